@@ -1,0 +1,75 @@
+"""``create_network`` and the lists of names. torch is imported when a network is built, not before."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from medmixers.mixers import TOKEN_MIXERS
+from medmixers.variants import NETWORKS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def list_networks() -> list[str]:
+    """Names that :func:`create_network` takes."""
+    return sorted(NETWORKS)
+
+
+def list_mixers() -> list[str]:
+    """Names that the option ``mixer`` of the MetaFormer networks takes."""
+    return sorted(TOKEN_MIXERS)
+
+
+def locate(path: str) -> Any:
+    """The object with this dotted path, ``package.module.Name``."""
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def option_names(target: Callable[..., Any]) -> list[str]:
+    """Names of the keyword-only parameters of a callable: what a caller may choose."""
+    parameters = inspect.signature(target).parameters.values()
+    return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+
+
+def check_options(owner: str, options: Mapping[str, Any], valid: list[str]) -> None:
+    """Raise ValueError, naming the valid options, if ``options`` holds another."""
+    unknown = [name for name in options if name not in valid]
+    if unknown:
+        listed = ", ".join(sorted(valid)) or "none"
+        raise ValueError(f"{owner} has no option {', '.join(map(repr, unknown))}; valid: {listed}")
+
+
+def create_network(name: str, *, spatial_dims: int, in_channels: int, out_channels: int, **options: Any) -> nn.Module:
+    """Build a network by its name, with untrained weights.
+
+    Args:
+        name: one of :func:`list_networks`.
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image.
+        out_channels: classes (or sigmoid channels) of the logits.
+        options: what the network's and its encoder's constructors take by keyword, for example ``mixer``,
+            ``kernel_size``, ``norm``; they override what the name fixes.
+
+    Returns:
+        The module. It maps images (B, in_channels, *spatial) to logits, (B, out_channels) of a classifier and
+        (B, out_channels, *spatial) of a segmentation network.
+
+    Raises:
+        ValueError: an unknown name or option (the message lists the valid ones), or a value out of range.
+    """
+    row = NETWORKS[name]
+    target = locate(row.target)
+    encoder = locate(row.encoder) if row.encoder else None
+    encoder_names = option_names(encoder) if encoder else []
+    arguments = {**row.arguments, **options}
+    check_options(f"network {name!r}", arguments, option_names(target) + encoder_names)
+    own = {key: value for key, value in arguments.items() if key not in encoder_names}
+    if encoder is None:
+        return target(spatial_dims, in_channels, out_channels, **own)
+    shared = {key: value for key, value in arguments.items() if key in encoder_names}
+    return target(encoder(spatial_dims, in_channels, **shared), out_channels, **own)

@@ -1,0 +1,1 @@
+"""Building blocks below the mixers, chosen once by ``spatial_dims``."""

@@ -1,0 +1,38 @@
+"""Convolution by number of spatial dimensions, and the checks on its sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+ConvFactory = Callable[..., Any]  # nn.Conv2d, nn.Conv3d and their transposed forms
+
+CONVS: dict[int, ConvFactory] = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED_CONVS: dict[int, ConvFactory] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+
+
+def check_spatial_dims(spatial_dims: int) -> None:
+    """Raise ValueError unless ``spatial_dims`` is 2 or 3."""
+    if spatial_dims not in CONVS:
+        raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims!r}")
+
+
+def conv_nd(spatial_dims: int) -> ConvFactory:
+    """The convolution class for 2 or 3 spatial dimensions."""
+    check_spatial_dims(spatial_dims)
+    return CONVS[spatial_dims]
+
+
+def transposed_conv_nd(spatial_dims: int) -> ConvFactory:
+    """The transposed convolution class for 2 or 3 spatial dimensions."""
+    check_spatial_dims(spatial_dims)
+    return TRANSPOSED_CONVS[spatial_dims]
+
+
+def check_kernel_size(kernel_size: int) -> int:
+    """Return ``kernel_size``; raise ValueError unless it is odd and positive, so that the output keeps its size."""
+    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be an odd integer >= 1, got {kernel_size!r}")
+    return kernel_size

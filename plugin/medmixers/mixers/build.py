@@ -1,0 +1,25 @@
+"""Make a token mixer by its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from medmixers.factory import check_options, locate, option_names
+from medmixers.mixers import TOKEN_MIXERS
+
+
+def mixer_option_names(name: str) -> list[str]:
+    """Options that the token mixer ``name`` takes beside its dimension."""
+    return [option for option in option_names(locate(TOKEN_MIXERS[name])) if option != "spatial_dims"]
+
+
+def create_mixer(name: str, dim: int, *, spatial_dims: int, **options: Any) -> nn.Module:
+    """Build the token mixer ``name`` for ``dim`` channels.
+
+    Raises:
+        ValueError: an unknown name or option (the valid ones are listed), or a value out of range.
+    """
+    check_options(f"token mixer {name!r}", options, mixer_option_names(name))
+    return locate(TOKEN_MIXERS[name])(dim, spatial_dims=spatial_dims, **options)

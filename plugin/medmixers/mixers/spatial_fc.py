@@ -1,0 +1,29 @@
+from collections.abc import Sequence
+from math import prod
+
+from torch import Tensor, nn
+
+from medmixers.layers.conv import check_spatial_dims
+from medmixers.layers.sizes import check_feature_size
+
+
+class SpatialFC(nn.Module):
+    """One learned matrix over the positions, shared by the channels, without bias (Yu et al. 2022, Table 5).
+
+    Args:
+        dim: channels C (any; the matrix does not see them).
+        spatial_dims: 2 or 3.
+        feature_size: spatial size that the matrix is made for; memory is its product squared.
+    """
+
+    def __init__(self, dim: int, *, spatial_dims: int, feature_size: Sequence[int]) -> None:
+        super().__init__()
+        check_spatial_dims(spatial_dims)
+        self.feature_size = tuple(feature_size)
+        tokens = prod(self.feature_size)
+        self.fc = nn.Linear(tokens, tokens, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: feature map, (B, C, *feature_size) -> the same shape. ValueError for another size."""
+        check_feature_size(x, self.feature_size, "spatial_fc")
+        return self.fc(x.flatten(2)).view_as(x)

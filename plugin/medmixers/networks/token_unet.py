@@ -1,0 +1,186 @@
+"""Token-UNet and UNet** of Tshimanga et al. 2026: a light residual U-Net around a bottleneck of a few tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medmixers.layers.conv import conv_nd, transposed_conv_nd
+from medmixers.layers.sizes import INTERPOLATIONS, check_image, crop, pad_to_multiple
+
+AVG_POOLS = {2: F.avg_pool2d, 3: F.avg_pool3d}
+INSTANCE_NORMS: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+RESAMPLINGS = ("none", "down", "up")
+
+
+class ResBlock(nn.Module):
+    """Convolution, instance norm and GELU beside a shortcut; nothing after the sum (figure 2).
+
+    Args:
+        in_channels, out_channels: a pointwise convolution joins the shortcut where they differ.
+        resample: "none"; "down": stride 2 and average pooling; "up": transposed convolution and interpolation.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, spatial_dims: int, resample: str = "none") -> None:
+        super().__init__()
+        if resample not in RESAMPLINGS:
+            raise ValueError(f"resample must be one of {RESAMPLINGS}, got {resample!r}")
+        conv = conv_nd(spatial_dims)
+        if resample == "up":
+            branch = transposed_conv_nd(spatial_dims)(
+                in_channels, out_channels, 3, stride=2, padding=1, output_padding=1
+            )
+        else:
+            branch = conv(in_channels, out_channels, 3, stride=2 if resample == "down" else 1, padding=1)
+        self.conv = branch
+        self.norm = INSTANCE_NORMS[spatial_dims](out_channels)
+        self.act = nn.GELU()
+        self.shortcut = nn.Identity() if in_channels == out_channels else conv(in_channels, out_channels, 1)
+        self.resample = resample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C_in, *spatial) -> (B, C_out, *spatial), halved or doubled."""
+        branch = self.act(self.norm(self.conv(x)))
+        if self.resample == "down":
+            x = AVG_POOLS[x.ndim - 2](x, 2)
+        x = self.shortcut(x)  # before the interpolation, which it commutes with: the same result, far cheaper
+        if self.resample == "up":
+            x = F.interpolate(x, scale_factor=2, mode=INTERPOLATIONS[x.ndim - 2], align_corners=False)
+        return branch + x
+
+
+class TokenMLP(nn.Sequential):
+    """LayerNorm, Linear, GELU, Linear: one score a token at each position."""
+
+    def __init__(self, channels: int, num_tokens: int, *, width: int) -> None:
+        super().__init__(nn.LayerNorm(channels), nn.Linear(channels, width), nn.GELU(), nn.Linear(width, num_tokens))
+
+
+class TokenLearner(nn.Module):
+    """Pool a feature map into a few tokens by learned attention over all positions (equations 2 and 3).
+
+    Args:
+        channels: C.
+        num_tokens: N.
+        width: hidden width of the scoring MLP.
+    """
+
+    def __init__(self, channels: int, num_tokens: int, *, width: int = 64) -> None:
+        super().__init__()
+        self.scores = TokenMLP(channels, num_tokens, width=width)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x: (B, C, *grid) -> tokens (B, N, C) and the attention (B, N, *grid), each map of sum 1."""
+        positions = x.flatten(2).transpose(1, 2)  # (B, P, C)
+        attention = self.scores(positions).transpose(1, 2).softmax(dim=-1)  # (B, N, P)
+        return attention @ positions, attention.unflatten(-1, x.shape[2:])
+
+
+class TokenFuser(nn.Module):
+    """Spread tokens back over a feature map and add them (equation 4).
+
+    Args: as of :class:`TokenLearner`.
+    """
+
+    def __init__(self, channels: int, num_tokens: int, *, width: int = 64) -> None:
+        super().__init__()
+        self.scores = TokenMLP(channels, num_tokens, width=width)
+        self.mix = nn.Linear(num_tokens, num_tokens, bias=False)
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """x: (B, C, *grid), tokens: (B, N, C) -> (B, C, *grid)."""
+        scores = self.scores(x.flatten(2).transpose(1, 2))  # (B, P, N)
+        mixed = self.mix(tokens.transpose(1, 2))  # (B, C, N)
+        return x + (mixed @ scores.transpose(1, 2)).view_as(x)
+
+
+class TokenUNet(nn.Module):
+    """UNet**, and Token-UNet without and with its Transformer.
+
+    Any input size: the end of each axis is padded to a multiple of the total stride (8) and cropped again.
+
+    Args:
+        spatial_dims: 3 as published, or 2.
+        in_channels: channels of the image.
+        out_channels: classes (or sigmoid channels) K.
+        channels: of the levels, finest first; each further level halves the resolution.
+        num_tokens: tokens of the bottleneck; 0 leaves the bottleneck out (UNet**).
+        token_mlp_channels: hidden width of TokenLearner's and TokenFuser's MLPs.
+        transformer_layers: pre-norm encoder layers over the tokens, without positional embedding.
+        transformer_heads: attention heads of each.
+        head_channels: hidden width of the pointwise classifier.
+
+    Raises:
+        ValueError: a Transformer without tokens, or channels that the heads do not divide.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        *,
+        channels: Sequence[int] = (32, 64, 128, 256),
+        num_tokens: int = 8,
+        token_mlp_channels: int = 64,
+        transformer_layers: int = 4,
+        transformer_heads: int = 8,
+        head_channels: int = 64,
+    ) -> None:
+        super().__init__()
+        conv, width = conv_nd(spatial_dims), channels[-1]
+        if transformer_layers and not num_tokens:
+            raise ValueError(f"a Transformer needs tokens, got {num_tokens=}, {transformer_layers=}")
+        if transformer_layers and width % transformer_heads:
+            raise ValueError(f"channels[-1] must be divisible by the heads, got {width}, {transformer_heads=}")
+        self.spatial_dims, self.in_channels = spatial_dims, in_channels
+        self.stride = 2 ** (len(channels) - 1)
+
+        pairs = list(pairwise(channels))
+        self.stem = ResBlock(in_channels, channels[0], spatial_dims=spatial_dims)
+        self.encoder = nn.ModuleList(
+            ResBlock(fine, coarse, spatial_dims=spatial_dims, resample="down") for fine, coarse in pairs
+        )
+        self.token_learner: TokenLearner | None = None
+        if num_tokens:
+            self.token_learner = TokenLearner(width, num_tokens, width=token_mlp_channels)
+            self.token_fuser = TokenFuser(width, num_tokens, width=token_mlp_channels)
+            self.transformer = nn.Sequential(
+                *(
+                    nn.TransformerEncoderLayer(
+                        width, transformer_heads, 4 * width, dropout=0.0, activation="gelu",
+                        batch_first=True, norm_first=True,
+                    )
+                    for _ in range(transformer_layers)
+                )
+            )  # fmt: skip
+        self.decoder = nn.ModuleList(
+            ResBlock(coarse, fine, spatial_dims=spatial_dims, resample="up") for fine, coarse in reversed(pairs)
+        )
+        self.head = nn.Sequential(conv(channels[0], head_channels, 1), nn.GELU(), conv(head_channels, out_channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: image, (B, in_channels, *spatial) of any size -> logits, (B, K, *spatial)."""
+        check_image(x, self.spatial_dims, self.in_channels)
+        size = x.shape[2:]
+        x = self.stem(self._pad(x))
+        skips = []
+        for block in self.encoder:
+            skips.append(x)
+            x = block(x)
+        if self.token_learner is not None:
+            tokens, _ = self.token_learner(x)
+            x = self.token_fuser(x, self.transformer(tokens))
+        for block, skip in zip(self.decoder, reversed(skips), strict=True):
+            x = block(x) + skip
+        return crop(self.head(x), size)
+
+    def _pad(self, x: Tensor) -> Tensor:
+        x = pad_to_multiple(x, self.stride)
+        if prod(x.shape[2:]) == self.stride**self.spatial_dims:
+            x = F.pad(x, (0, self.stride))  # instance norm needs two positions at the coarsest level
+        return x

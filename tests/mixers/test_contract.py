@@ -1,0 +1,148 @@
+"""What every token mixer must do, over the registry, in 2D and 3D, on odd and non-square sizes."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from medmixers import list_mixers
+from medmixers.mixers.build import create_mixer, mixer_option_names
+
+SIZES = {2: (9, 13), 3: (5, 9, 6)}
+TOKENS_SQUARED = {"random_mixing", "spatial_fc", "global_attention"}
+DIM = 32
+
+every_mixer = pytest.mark.parametrize("name", list_mixers())
+both_dims = pytest.mark.parametrize("spatial_dims", [2, 3])
+
+
+def build(name, spatial_dims, size):
+    torch.manual_seed(0)
+    options = {}
+    if "feature_size" in mixer_option_names(name) and name != "global_attention":
+        options["feature_size"] = size
+    return create_mixer(name, DIM, spatial_dims=spatial_dims, **options)
+
+
+def feature_map(size, batch=2):
+    return torch.randn(batch, DIM, *size, generator=torch.Generator().manual_seed(1))
+
+
+@every_mixer
+@both_dims
+def test_keeps_shape_and_gives_finite_gradients(name, spatial_dims):
+    mixer = build(name, spatial_dims, SIZES[spatial_dims])
+    x = feature_map(SIZES[spatial_dims]).requires_grad_()
+    y = mixer(x)
+    assert y.shape == x.shape
+    (y * torch.randn_like(y)).sum().backward()
+    for owner, tensor in [("input", x), *mixer.named_parameters()]:
+        assert tensor.grad is not None, owner
+        assert torch.isfinite(tensor.grad).all(), owner
+        assert tensor.grad.abs().sum() > 0, owner
+
+
+@every_mixer
+@both_dims
+def test_eval_is_deterministic_and_bfloat16_close(name, spatial_dims):
+    mixer = build(name, spatial_dims, SIZES[spatial_dims]).eval()
+    x = feature_map(SIZES[spatial_dims])
+    with torch.no_grad():
+        first = mixer(x)
+        assert torch.equal(first, mixer(x))
+        half = mixer.bfloat16()(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    # eight bits of mantissa, a few roundings in a row
+    torch.testing.assert_close(half.float(), first, rtol=0.05, atol=0.03 * first.abs().max().item())
+
+
+@every_mixer
+@both_dims
+def test_batch_entries_do_not_mix(name, spatial_dims):
+    mixer = build(name, spatial_dims, SIZES[spatial_dims]).eval()
+    x = feature_map(SIZES[spatial_dims], batch=3)
+    with torch.no_grad():
+        torch.testing.assert_close(mixer(x)[1:2], mixer(x[1:2]), rtol=1e-5, atol=1e-6)
+
+
+@every_mixer
+@both_dims
+def test_compiles_as_one_graph(name, spatial_dims):
+    mixer = build(name, spatial_dims, SIZES[spatial_dims]).eval()
+    x = feature_map(SIZES[spatial_dims])
+    compiled = torch.compile(mixer, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), mixer(x), rtol=1e-5, atol=1e-5)
+
+
+@every_mixer
+@both_dims
+def test_exports(name, spatial_dims):
+    mixer = build(name, spatial_dims, SIZES[spatial_dims]).eval()
+    x = feature_map(SIZES[spatial_dims])
+    with torch.no_grad():
+        exported = torch.export.export(mixer, (x,)).module()
+        torch.testing.assert_close(exported(x), mixer(x), rtol=1e-5, atol=1e-5)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the number of elements of the largest tensor that any operation returned."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(tensor, torch.Tensor) and tensor._base is None:
+                self.elements = max(self.elements, tensor.numel())
+        return out
+
+
+def largest_tensor(name, spatial_dims, size):
+    mixer = build(name, spatial_dims, size)
+    x = feature_map(size, batch=1).requires_grad_()
+    with LargestTensor() as largest:
+        mixer(x).sum().backward()
+    return largest.elements
+
+
+@pytest.mark.parametrize("name", sorted(set(list_mixers()) - TOKENS_SQUARED))
+@both_dims
+def test_memory_grows_with_tokens_not_tokens_squared(name, spatial_dims):
+    edge = {2: 24, 3: 10}[spatial_dims]
+    small = largest_tensor(name, spatial_dims, (edge,) * spatial_dims)
+    large = largest_tensor(name, spatial_dims, (2 * edge,) * spatial_dims)
+    assert large <= 1.1 * 2**spatial_dims * small
+
+
+@pytest.mark.parametrize("name", ["random_mixing", "spatial_fc", "global_attention"])
+def test_size_bound_mixer_names_both_sizes(name):
+    mixer = create_mixer(name, DIM, spatial_dims=2, feature_size=(6, 7))
+    with pytest.raises(ValueError, match=r"\(6, 7\).*\(7, 6\)"):
+        mixer(feature_map((7, 6)))
+
+
+@pytest.mark.parametrize("name", ["pooling", "conv", "grouped_conv", "local_attention", "sep_conv"])
+@pytest.mark.parametrize("kernel_size", [4, 0, -3, 3.0])
+def test_kernel_must_be_odd(name, kernel_size):
+    with pytest.raises(ValueError, match=f"odd integer >= 1, got {kernel_size}"):
+        create_mixer(name, DIM, spatial_dims=2, kernel_size=kernel_size)
+
+
+@every_mixer
+def test_dimension_must_be_2_or_3(name):
+    options = {"feature_size": (4,)} if name in ("random_mixing", "spatial_fc") else {}
+    with pytest.raises(ValueError, match="spatial_dims must be 2 or 3, got 1"):
+        create_mixer(name, DIM, spatial_dims=1, **options)
+
+
+@pytest.mark.parametrize("name", ["global_attention", "local_attention"])
+def test_heads_must_divide_the_channels(name):
+    with pytest.raises(ValueError, match="dim=40, head_dim=16"):
+        create_mixer(name, 40, spatial_dims=2)
+
+
+def test_misspelled_name_and_option_list_the_valid_ones():
+    with pytest.raises(ValueError, match=r"unknown token mixer 'poling'; valid: .*pooling"):
+        create_mixer("poling", DIM, spatial_dims=2)
+    with pytest.raises(ValueError, match="has no option 'kernal_size'; valid: kernel_size"):
+        create_mixer("sep_conv", DIM, spatial_dims=2, kernal_size=3)

@@ -1,0 +1,294 @@
+"""MetaFormer networks: published parameter counts, timm's logits, any size, options and their errors."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from medmixers import create_network, list_mixers
+from medmixers.networks.metaformer import MetaFormerEncoder, drop_path_rates
+from medmixers.networks.segformer import SegFormerDecoder
+
+TINY = {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64)}
+
+
+def millions(network):
+    return sum(p.numel() for p in network.parameters() if p.requires_grad) / 1e6
+
+
+def build(name, *, spatial_dims=2, in_channels=3, out_channels=9, **options):
+    return create_network(
+        name, spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, **options
+    )
+
+
+def on_meta(name, **options):
+    with torch.device("meta"):
+        return build(name, **options)
+
+
+# Keuth et al. 2025, re-derived to the printed digits; see the counts of the study's S12.
+@pytest.mark.parametrize(
+    ("mixer", "kernel_size", "class_2d", "segm_2d", "class_3d", "segm_3d"),
+    [
+        ("identity", None, 11.40, 11.93, 15.25, 15.78),
+        ("pooling", 3, 11.40, 11.93, 15.25, 15.78),
+        ("conv", 3, 22.02, 22.55, 47.10, 47.63),
+        ("conv", 5, 40.90, 41.43, 162.7, 163.2),
+        ("grouped_conv", 3, 11.44, 11.96, 15.34, 15.87),
+        ("grouped_conv", 5, 11.49, 12.02, 15.67, 16.20),
+        ("local_attention", 7, 16.13, 16.66, 19.98, 20.51),
+        ("global_attention", None, None, 16.65, 19.97, 20.50),
+    ],
+)
+def test_published_counts_of_s12(mixer, kernel_size, class_2d, segm_2d, class_3d, segm_3d):
+    options = {"mixer": mixer, "kernel_size": kernel_size}
+    nets = {
+        class_2d: on_meta("metaformer_s12", **options),
+        segm_2d: on_meta("metaformer_segformer_s12", out_channels=8, **options),
+        class_3d: on_meta("metaformer_s12", spatial_dims=3, in_channels=1, out_channels=2, **options),
+        segm_3d: on_meta("metaformer_segformer_s12", spatial_dims=3, in_channels=1, out_channels=10, **options),
+    }
+    for published, network in nets.items():
+        if published is not None:
+            digits = 1 if published > 100 else 2
+            assert millions(network) == pytest.approx(published, abs=10**-digits)
+
+
+def test_published_count_with_positional_embedding():
+    options = {"mixer": "global_attention", "input_size": (224, 224), "positional_embedding": True}
+    assert millions(on_meta("metaformer_s12", **options)) == pytest.approx(16.51, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [("s12", 11.915), ("s24", 21.389), ("s36", 30.863), ("m36", 56.173), ("m48", 73.473)],
+)
+def test_published_counts_of_poolformer(name, published):
+    assert millions(on_meta(f"poolformer_{name}", out_channels=1000)) == pytest.approx(published, abs=0.001)
+
+
+@pytest.mark.parametrize("size", [(224, 224), (160, 96)])
+def test_poolformer_gives_timms_logits(size):
+    torch.manual_seed(0)
+    theirs = timm.create_model("poolformer_s12", num_classes=10).eval()
+    for parameter in theirs.parameters():  # LayerScale 1e-5 would hide a wrong block
+        nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.1 if parameter.ndim == 1 else 0.04)
+    names = {
+        "head.fc.": "head.",
+        "head.norm.": "norm.",
+        "stem.": "encoder.stem.",
+        "stages.": "encoder.stages.",
+    }
+    state = {}
+    for key, value in theirs.state_dict().items():
+        old = next(prefix for prefix in names if key.startswith(prefix))
+        state[names[old] + key.removeprefix(old)] = value
+    ours = build("poolformer_s12", out_channels=10).eval()
+    ours.load_state_dict(state)
+    x = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        expected = theirs(x)
+        assert expected.std() > 0.1
+        torch.testing.assert_close(ours(x), expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("mixer", list_mixers())
+@pytest.mark.parametrize("size", [(33, 21), (7, 18, 30)])
+def test_segmentation_keeps_any_size_and_trains(mixer, size):
+    torch.manual_seed(0)
+    dims = len(size)
+    network = build(
+        "metaformer_segformer_s12", spatial_dims=dims, in_channels=2, out_channels=3,
+        mixer=mixer, input_size=size, **TINY,
+    )  # fmt: skip
+    logits = network(torch.randn(2, 2, *size))
+    assert logits.shape == (2, 3, *size)
+    (logits * torch.randn_like(logits)).sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+@pytest.mark.parametrize("stem_stride", [1, 2, 4])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (80, 37), (1, 2, 3), (9, 33, 14)])
+def test_border_voxels_influence_the_output(size, stem_stride):
+    torch.manual_seed(0)
+    network = build(
+        "metaformer_segformer_s12", spatial_dims=len(size), in_channels=1, out_channels=2,
+        mixer="identity", stem_stride=stem_stride, **TINY,
+    ).eval()  # fmt: skip
+    x = torch.randn(1, 1, *size)
+    with torch.no_grad():
+        before = network(x)
+        assert before.shape == (1, 2, *size)
+        for corner in ((0,) * len(size), (-1,) * len(size)):
+            changed = x.clone()
+            changed[(0, 0, *corner)] += 10
+            assert (network(changed) - before).abs()[(0, slice(None), *corner)].max() > 1e-4
+
+
+def test_decoder_equals_concatenate_resize_fuse():
+    torch.manual_seed(0)
+    dims, sizes = (8, 12, 16), ((9, 7), (5, 4), (3, 2))
+    decoder = SegFormerDecoder(dims, 4, spatial_dims=2, channels=10)
+    features = [torch.randn(2, d, *s) for d, s in zip(dims, sizes, strict=True)]
+    maps = [p(f) for p, f in zip(decoder.projections, features, strict=True)]
+    maps = [F.interpolate(m, size=sizes[0], mode="bilinear", align_corners=False) for m in maps]
+    expected = decoder.classify(decoder.act(decoder.norm(decoder.fuse(torch.cat(maps, 1)))))
+    torch.testing.assert_close(decoder(features), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_feature_maps_and_hybrids():
+    encoder = MetaFormerEncoder(
+        3, 1, mixer=("pooling", "sep_conv", "local_attention", "global_attention"), kernel_size=5, **TINY
+    )
+    features = encoder(torch.randn(1, 1, 40, 33, 8))
+    assert [tuple(f.shape[1:]) for f in features] == [
+        (16, 10, 9, 2), (32, 5, 5, 1), (48, 3, 3, 1), (64, 2, 2, 1),
+    ]  # fmt: skip
+    mixers = [stage.blocks[0].token_mixer for stage in encoder.stages]
+    assert [type(m).__name__ for m in mixers] == ["Pooling", "SepConv", "LocalAttention", "GlobalAttention"]
+    assert mixers[0].kernel_size == mixers[2].kernel_size == 5
+    assert mixers[1].dwconv.kernel_size == (5, 5, 5)
+
+
+def test_blocks_follow_the_formula():
+    torch.manual_seed(0)
+    encoder = MetaFormerEncoder(2, 3, mixer="conv", layer_scale_init=0.5, res_scale_init=2.0, **TINY)
+    block = encoder.stages[1].blocks[0]
+    x = torch.randn(2, 32, 6, 5)
+    mixed = 2 * x + 0.5 * block.token_mixer(F.group_norm(x, 1))
+    hidden = F.gelu(block.mlp.fc1(F.group_norm(mixed, 1)))
+    torch.testing.assert_close(block(x), 2 * mixed + 0.5 * block.mlp.fc2(hidden), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["group_norm", "layer_norm", "batch_norm", "none"])
+@pytest.mark.parametrize("activation", ["gelu", "relu", "silu", "squared_relu", "star_relu"])
+def test_norms_and_activations(norm, activation):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 40, 40)
+    network = build("metaformer_s12", norm=norm, activation=activation, layer_scale_init=1.0, **TINY).eval()
+    plain = build("metaformer_s12", layer_scale_init=1.0, **TINY).eval()
+    plain.load_state_dict(network.state_dict(), strict=False)
+    logits = network(x)
+    assert torch.isfinite(logits).all()
+    assert torch.equal(logits, plain(x)) == (norm == "group_norm" and activation == "gelu")
+
+
+def test_stochastic_depth_schedules():
+    assert drop_path_rates(0.1, (1, 2), "constant") == [[pytest.approx(0.1)], [pytest.approx(0.1)] * 2]
+    assert drop_path_rates(0.1, (1, 2), "ramp") == [[0.0], [pytest.approx(0.05), pytest.approx(0.1)]]
+
+
+def test_stochastic_depth_drops_whole_branches_in_training_only():
+    torch.manual_seed(0)
+    network = build("metaformer_s12", drop_path_rate=0.5, layer_scale_init=1.0, **TINY)
+    x = torch.randn(1, 3, 32, 32)
+    assert not torch.equal(network(x), network(x))
+    network.eval()
+    assert torch.equal(network(x), network(x))
+
+
+def test_studys_defaults():
+    study, pool = on_meta("metaformer_s36"), on_meta("poolformer_s36")
+    rates = {b.drop_path.drop_prob for s in study.encoder.stages for b in s.blocks}
+    assert rates == {0.1}
+    assert {b.drop_path.drop_prob for s in pool.encoder.stages for b in s.blocks} == {0.0}
+    network = build("metaformer_s12", **TINY)
+    assert network.encoder.stages[0].blocks[0].layer_scale1.scale.unique().tolist() == [pytest.approx(1e-5)]
+    assert build("metaformer_s36", **TINY).encoder.stages[0].blocks[0].layer_scale1.scale[0] == pytest.approx(1e-6)
+
+
+def test_head_orders():
+    torch.manual_seed(0)
+    network = build("metaformer_s12", **TINY).eval()
+    x = torch.randn(2, 3, 64, 64)
+    last = network.encoder(x)[-1]
+    expected = network.head(F.group_norm(last, 1).mean((2, 3)))
+    torch.testing.assert_close(network(x), expected, rtol=1e-5, atol=1e-5)
+    pool_first = build("metaformer_s12", head_order="pool_norm", **TINY).eval()
+    last = pool_first.encoder(x)[-1]
+    expected = pool_first.head(F.layer_norm(last.mean((2, 3)), (64,), eps=1e-6))
+    torch.testing.assert_close(pool_first(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_size_bound_mixers_need_and_keep_one_size():
+    with pytest.raises(ValueError, match="'random_mixing' is bound to one image size here: give input_size"):
+        build("metaformer_s12", mixer="random_mixing", **TINY)
+    network = build("metaformer_s12", mixer="random_mixing", input_size=(64, 40), **TINY)
+    assert network(torch.randn(1, 3, 64, 40)).shape == (1, 9)
+    assert network(torch.randn(1, 3, 63, 37)).shape == (1, 9)  # padded to the same feature size
+    with pytest.raises(ValueError, match=r"built for feature size \(16, 10\), got \(16, 16\)"):
+        network(torch.randn(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mixer": "poling"}, "unknown token mixer 'poling'; valid: conv, global_attention"),
+        ({"mixer": ("pooling", "conv")}, "mixer must be one value or 4, one a stage; got"),
+        (
+            {"mixer": "identity", "kernel_size": 3},
+            "token mixer identity has no option kernel_size; valid: none",
+        ),
+        (
+            {"mixer_options": {"head_dim": 16}},
+            "token mixer pooling has no option head_dim; valid: kernel_size",
+        ),
+        ({"kernal_size": 3}, r"network 'metaformer_s12' has no option 'kernal_size'; valid: .*kernel_size"),
+        ({"norm": "instance"}, "unknown norm 'instance'; valid: batch_norm, group_norm, layer_norm, none"),
+        ({"activation": "tanh"}, "unknown activation 'tanh'; valid: gelu"),
+        ({"head_order": "pool"}, "head_order must be one of"),
+        ({"stem_stride": 3}, r"stem_stride must be one of \(1, 2, 4\), got 3"),
+        ({"depths": (1, 1)}, "depths and dims must have one entry a stage each"),
+        ({"drop_path_rate": 1.0}, r"drop_path_rate must be in \[0, 1\), got 1.0"),
+        ({"drop_path_schedule": "cosine"}, "drop_path_schedule must be one of"),
+        ({"input_size": (32,)}, r"input_size must be 2 positive integers, got \(32,\)"),
+    ],
+)
+def test_bad_options_raise_and_name_the_valid_ones(options, message):
+    with pytest.raises(ValueError, match=message):
+        build("metaformer_s12", **{**TINY, **options})
+
+
+def test_unknown_network_lists_the_valid_ones():
+    with pytest.raises(ValueError, match=r"unknown network 'metaformer_s13'; valid: metaformer_m36, .*token_unet"):
+        build("metaformer_s13")
+
+
+@pytest.mark.parametrize("name", ["metaformer_s12", "metaformer_segformer_s12"])
+def test_wrong_images_are_named(name):
+    options = {"spatial_dims": 3, "in_channels": 2, **TINY}
+    with pytest.raises(ValueError, match=r"3 spatial dimensions, 2 channel.*got shape \(1, 2, 32, 32\)"):
+        build(name, **options)(torch.randn(1, 2, 32, 32))
+    with pytest.raises(ValueError, match=r"\(B, 2, D, H, W\).*got shape \(1, 1, 8, 8, 8\)"):
+        build(name, **options)(torch.randn(1, 1, 8, 8, 8))
+
+
+@pytest.mark.parametrize("name", ["metaformer_s12", "metaformer_segformer_s12"])
+def test_network_compiles_and_exports(name):
+    torch.manual_seed(0)
+    network = build(name, mixer=("pooling", "local_attention", "grouped_conv", "global_attention"), **TINY).eval()
+    x = torch.randn(1, 3, 40, 36)
+    with torch.no_grad():
+        expected = network(x)
+        compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=1e-5)
+        exported = torch.export.export(network, (x,)).module()
+        torch.testing.assert_close(exported(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_inductor_compiles_a_training_step():
+    torch.manual_seed(0)
+    network = build("metaformer_segformer_s12", mixer="pooling", drop_path_rate=0.0, **TINY)
+    compiled = torch.compile(network)
+    x, probe = torch.randn(1, 3, 32, 32), torch.randn(1, 9, 32, 32)
+    grads = []
+    for module in (network, compiled):
+        network.zero_grad()
+        (module(x) * probe).sum().backward()
+        grads.append([p.grad.clone() for p in network.parameters()])
+    for plain, fast in zip(*grads, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-4 * max(1.0, plain.abs().max().item()))
