@@ -1,0 +1,319 @@
+"""Check a data set in nnU-Net raw format before hours are spent on it. Needs neither torch nor nnU-Net.
+
+Format: nnU-Net's documentation/dataset_format.md. What nnU-Net 2.8 only warns about (a label whose affine is
+not its image's) or finds late (a label value it does not know, after planning) is an error here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+from nibabel.filebasedimages import ImageFileError
+from numpy.typing import NDArray
+
+REQUIRED = ("channel_names", "labels", "numTraining", "file_ending")
+# Grids may differ by rounding in their headers: by this part of a voxel's edge, at the volume's corners.
+GEOMETRY_TOLERANCE = 0.1
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What a sound data set holds.
+
+    Args:
+        folder: the data set.
+        channels: channel names in order.
+        labels: every label value and its name; regions by each of their values.
+        training, test: case identifiers; ``test`` is empty without imagesTs.
+        voxels: label value -> voxels in all training labels.
+        shapes: smallest and largest extent per axis over all cases.
+        notes: what is legal and yet unlikely to be meant, one line each.
+    """
+
+    folder: Path
+    channels: tuple[str, ...]
+    labels: Mapping[int, str]
+    training: tuple[str, ...]
+    test: tuple[str, ...]
+    voxels: Mapping[int, int]
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        total = max(sum(self.voxels.values()), 1)
+        shares = [
+            f"{name} ({value}): {100 * self.voxels.get(value, 0) / total:.2f} %" for value, name in self.labels.items()
+        ]
+        smallest, largest = (" x ".join(map(str, shape)) for shape in self.shapes)
+        return "\n".join(
+            [
+                f"{self.folder}: no error found",
+                f"cases: {len(self.training)} training, {len(self.test)} test",
+                f"channels: {', '.join(self.channels)}",
+                f"voxels: {smallest}" + (f" to {largest}" if largest != smallest else ""),
+                f"labels: {', '.join(shares)}",
+                *(f"note: {note}" for note in self.notes),
+            ]
+        )
+
+
+class _Volume(NamedTuple):
+    data: NDArray[Any]  # (*spatial), or (*spatial, components) where components > 1
+    affine: NDArray[np.float64]  # voxels to millimetres, (D + 1, D + 1)
+    components: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape[:-1] if self.components > 1 else self.data.shape
+
+
+class _Case(NamedTuple):
+    name: str
+    images: list[Path]
+    label: Path | None
+
+
+def audit_nnunet_dataset(folder: str | Path) -> AuditReport:
+    """Read every image and label of a data set and check them against its dataset.json.
+
+    Checks training cases and, where they exist, imagesTs and labelsTs.
+
+    Raises:
+        FileNotFoundError: the folder, dataset.json, a channel of a case or a training label is missing.
+        ValueError: anything else; the first fault found, in one line with the file and the values.
+    """
+    folder = Path(folder)
+    description = _read_description(folder)
+    labels = label_names(description)
+    channels = tuple(str(name) for name in description["channel_names"].values())
+    training = _training_cases(folder, description)
+    expected = description["numTraining"]
+    if len(training) != expected or not training:
+        raise ValueError(f"{folder}: dataset.json says numTraining {expected}, found {len(training)} cases")
+    test = _test_cases(folder, description["file_ending"])
+    voxels: dict[int, int] = dict.fromkeys(labels, 0)
+    empty: list[str] = []
+    shapes: list[tuple[int, ...]] = []
+    for case in training + test:
+        image = _check_images(case, channels, description["file_ending"])
+        shapes.append(image.shape)
+        if len(shapes[0]) != len(image.shape):
+            raise ValueError(f"{case.images[0]} has {len(image.shape)} axes, the first case has {len(shapes[0])}")
+        if case.label is None:
+            continue
+        counts = _check_label(case.label, image, case.images[0], labels)
+        if case in training:
+            voxels = {value: voxels[value] + counts.get(value, 0) for value in labels}
+            empty += [case.name] if set(counts) <= {0} else []
+    return AuditReport(
+        folder,
+        channels,
+        labels,
+        tuple(case.name for case in training),
+        tuple(case.name for case in test),
+        voxels,
+        (tuple(np.min(shapes, axis=0).tolist()), tuple(np.max(shapes, axis=0).tolist())),
+        tuple(_notes(folder, description, labels, voxels, empty, training)),
+    )
+
+
+def label_names(description: Mapping[str, Any]) -> dict[int, str]:
+    """Label value -> name, ascending, from the ``labels`` of a dataset.json, after nnU-Net's rules.
+
+    A region, a list of values, gives its name to those that have no other. The ignore label is the highest.
+    """
+    labels = description["labels"]
+    if not isinstance(labels, dict) or labels.get("background") != 0:
+        raise ValueError(f'dataset.json: labels must name "background" as 0, got {labels}')
+    names: dict[int, str] = {}
+    for name, value in sorted(labels.items(), key=lambda item: isinstance(item[1], list)):
+        values = value if isinstance(value, list) else [value]
+        if not values or not all(type(entry) is int for entry in values):
+            raise ValueError(f"dataset.json: label {name!r} must be an integer or a list of them, got {value!r}")
+        for entry in values:
+            names.setdefault(entry, name)
+    if "ignore" in labels and labels["ignore"] != max(names):
+        raise ValueError(f"dataset.json: the ignore label must be the highest value, got {labels['ignore']!r}")
+    if sorted(names) != list(range(len(names))):
+        raise ValueError(f"dataset.json: label values must be consecutive from 0, got {sorted(names)}")
+    regions = [name for name, value in labels.items() if name != "ignore" and value not in (0, [0])]
+    order = description.get("regions_class_order")
+    if any(isinstance(value, list) and len(value) > 1 for value in labels.values()) and (
+        not isinstance(order, list) or len(order) != len(regions)
+    ):
+        raise ValueError(f"dataset.json: regions_class_order must have {len(regions)} values, got {order}")
+    return dict(sorted(names.items()))
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no data set folder {folder}")
+    path = folder / "dataset.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no dataset.json; a data set in nnU-Net raw format needs one")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    missing = [key for key in REQUIRED if key not in description] if isinstance(description, dict) else REQUIRED
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; it needs {', '.join(REQUIRED)}")
+    if not isinstance(description["channel_names"], dict) or not description["channel_names"]:
+        raise ValueError(f'{path}: channel_names must look like {{"0": "T1"}}, got {description["channel_names"]}')
+    return description
+
+
+def _training_cases(folder: Path, description: dict[str, Any]) -> list[_Case]:
+    listed = description.get("dataset")
+    if listed is not None:  # nnU-Net's other form: dataset.json names the files
+        files = {name: [_resolve(folder, path) for path in row["images"]] for name, row in listed.items()}
+        return [_Case(name, files[name], _resolve(folder, listed[name]["label"])) for name in files]
+    for name in ("imagesTr", "labelsTr"):
+        if not (folder / name).is_dir():
+            raise FileNotFoundError(f"{folder} has no folder {name}")
+    ending = description["file_ending"]
+    cases = _group_images(folder / "imagesTr", ending)
+    return [_Case(name, images, folder / "labelsTr" / f"{name}{ending}") for name, images in cases]
+
+
+def _test_cases(folder: Path, ending: str) -> list[_Case]:
+    if not (folder / "imagesTs").is_dir():
+        return []
+    cases = []
+    for name, images in _group_images(folder / "imagesTs", ending):
+        label = folder / "labelsTs" / f"{name}{ending}"
+        cases.append(_Case(name, images, label if label.is_file() else None))
+    return cases
+
+
+def _group_images(folder: Path, ending: str) -> list[tuple[str, list[Path]]]:
+    """Case name and its files of channels 0, 1, 2 ..., from names such as ``case_0000.nii.gz``."""
+    pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(ending)}")
+    channels: dict[str, list[int]] = {}
+    for path in sorted(folder.iterdir()):
+        if not path.name.endswith(ending):
+            continue
+        match = pattern.fullmatch(path.name)
+        if match is None:
+            raise ValueError(f"{path} must be named CASE_CCCC{ending}, CCCC being the channel, as in case_0000")
+        channels.setdefault(match[1], []).append(int(match[2]))
+    return [
+        (name, [folder / f"{name}_{index:04d}{ending}" for index in range(max(found) + 1)])
+        for name, found in channels.items()
+    ]
+
+
+def _resolve(folder: Path, path: str) -> Path:
+    return folder / os.path.expandvars(path)
+
+
+def _check_images(case: _Case, channels: tuple[str, ...], ending: str) -> _Volume:
+    """The first channel of a case, after all are found whole, finite and in one geometry."""
+    first: _Volume | None = None
+    count = 0
+    for path in case.images:
+        if not path.is_file():
+            name = channels[count] if count < len(channels) else f"channel {count}"
+            raise FileNotFoundError(f"case {case.name!r} lacks channel {count} ({name}): {path}")
+        volume = _read(path)
+        if not np.isfinite(volume.data).all():
+            bad = int((~np.isfinite(volume.data)).sum())
+            raise ValueError(f"{path} holds NaN or infinity in {bad} of {volume.data.size} voxels")
+        first = first or volume
+        _check_geometry(path, volume, case.images[0], first)
+        count += volume.components
+    if count < len(channels):
+        missing = case.images[0].parent / f"{case.name}_{len(case.images):04d}{ending}"
+        raise FileNotFoundError(f"case {case.name!r} lacks channel {count} ({channels[count]}): {missing}")
+    if first is None or count > len(channels):
+        raise ValueError(f"case {case.name!r} has {count} channels, dataset.json names {len(channels)}")
+    return first
+
+
+def _check_label(path: Path, image: _Volume, image_path: Path, labels: Mapping[int, str]) -> dict[int, int]:
+    """Voxels per label value, after geometry and values are found right."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{image_path.name} has no label: {path}")
+    label = _read(path)
+    if label.components != 1:
+        raise ValueError(f"{path} has {label.components} components a voxel; a label has one")
+    _check_geometry(path, label, image_path, image)
+    values, counts = np.unique(label.data, return_counts=True)
+    unknown = [f"{value:g}" for value in values.tolist() if value not in labels]
+    if unknown:
+        shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+        valid = ", ".join(f"{value} {name}" for value, name in labels.items())
+        raise ValueError(f"{path} holds label {shown}, which dataset.json does not know; valid: {valid}")
+    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+
+
+def _check_geometry(path: Path, volume: _Volume, other_path: Path, other: _Volume) -> None:
+    if volume.shape != other.shape:
+        raise ValueError(f"{path} has shape {volume.shape}, {other_path.name} has {other.shape}")
+    corners = np.array(list(product(*((0, extent - 1) for extent in volume.shape), (1,))))
+    distance = np.linalg.norm(corners @ (volume.affine - other.affine).T, axis=1).max()
+    edge = np.linalg.norm(other.affine[:-1, :-1], axis=0).min()
+    if not distance <= GEOMETRY_TOLERANCE * edge:  # written so that a NaN fails
+        raise ValueError(
+            f"{path} lies elsewhere than {other_path.name}: a corner is {distance:.3g} mm away by the affines"
+        )
+
+
+def _read(path: Path) -> _Volume:
+    """One file. NIfTI through nibabel, which reads sheared affines too; anything else through SimpleITK."""
+    try:
+        volume = _read_nifti(path) if path.name.endswith((".nii", ".nii.gz")) else _read_itk(path)
+    except (OSError, EOFError, RuntimeError, zlib.error, ImageFileError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(f"{path} cannot be read: {reason}") from error
+    if len(volume.shape) not in (2, 3):
+        raise ValueError(f"{path} has {len(volume.shape)} axes {volume.shape}; each file is one 2D or 3D channel")
+    return volume
+
+
+def _read_nifti(path: Path) -> _Volume:
+    image = nib.load(path)
+    axes = min(len(image.shape), 3)
+    kept = [*range(axes), 3]
+    return _Volume(np.asanyarray(image.dataobj), image.affine[np.ix_(kept, kept)], 1)
+
+
+def _read_itk(path: Path) -> _Volume:
+    image = sitk.ReadImage(str(path))
+    axes = image.GetDimension()
+    data = np.moveaxis(sitk.GetArrayViewFromImage(image), range(axes), range(axes)[::-1])  # to x, y, z
+    affine = np.eye(axes + 1)
+    affine[:-1, :-1] = np.reshape(image.GetDirection(), (axes, axes)) * image.GetSpacing()
+    affine[:-1, -1] = image.GetOrigin()
+    return _Volume(data.copy(), affine, image.GetNumberOfComponentsPerPixel())
+
+
+def _notes(
+    folder: Path,
+    description: dict[str, Any],
+    labels: Mapping[int, str],
+    voxels: Mapping[int, int],
+    empty: list[str],
+    training: list[_Case],
+) -> Iterator[str]:
+    absent = [f"{value} {name}" for value, name in labels.items() if name != "ignore" and not voxels[value]]
+    if absent:
+        yield f"no training label holds {', '.join(absent)}"
+    if empty:
+        yield f"only background in {len(empty)} training labels, {empty[0]} for example"
+    if "dataset" not in description:
+        files = {path.name for path in (folder / "labelsTr").glob(f"*{description['file_ending']}")}
+        orphans = sorted(files - {case.label.name for case in training if case.label})
+        if orphans:
+            yield f"{len(orphans)} files in labelsTr have no image, {orphans[0]} for example"

@@ -1,0 +1,277 @@
+"""Every fault that the auditor names, on a data set that is sound but for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from medmixers.datasets.audit import audit_nnunet_dataset, label_names
+
+AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
+SHAPE = (6, 7, 5)
+
+
+def save(path: Path, data: np.ndarray, affine: np.ndarray = AFFINE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(data, affine), path)
+
+
+def image(shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    return np.random.default_rng(0).random(shape, dtype=np.float32)
+
+
+def label(top: int = 2) -> np.ndarray:
+    return (np.indices(SHAPE).sum(0) % (top + 1)).astype(np.uint8)
+
+
+def describe(folder: Path, **changes: Any) -> None:
+    description = {
+        "channel_names": {"0": "T1", "1": "T2"},
+        "labels": {"background": 0, "organ": 1, "tumour": 2},
+        "numTraining": 2,
+        "file_ending": ".nii.gz",
+        **changes,
+    }
+    (folder / "dataset.json").write_text(json.dumps(description))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for part, names in (("Tr", ("a", "b_1")), ("Ts", ("c",))):
+        for name in names:
+            for channel in range(2):
+                save(tmp_path / f"images{part}/{name}_{channel:04d}.nii.gz", image())
+            save(tmp_path / f"labels{part}/{name}.nii.gz", label())
+    describe(tmp_path)
+    return tmp_path
+
+
+def test_a_sound_data_set(folder: Path) -> None:
+    report = audit_nnunet_dataset(str(folder))
+    assert (report.training, report.test) == (("a", "b_1"), ("c",))
+    assert report.channels == ("T1", "T2")
+    assert report.voxels == {value: 2 * int((label() == value).sum()) for value in range(3)}
+    assert report.shapes == (SHAPE, SHAPE)
+    assert report.notes == ()
+    assert "cases: 2 training, 1 test" in str(report)
+    assert "6 x 7 x 5" in str(report)
+
+
+def test_without_a_test_folder(folder: Path) -> None:
+    (folder / "imagesTs").rename(folder / "elsewhere")
+    assert audit_nnunet_dataset(folder).test == ()
+
+
+FAULTS: list[tuple[str, Callable[[Path], Any], type[Exception], str]] = [
+    (
+        "unknown label",
+        lambda f: save(f / "labelsTr/b_1.nii.gz", label(4)),
+        ValueError,
+        r"labelsTr/b_1\.nii\.gz holds label 3, 4, which dataset\.json does not know; "
+        r"valid: 0 background, 1 organ, 2 tumour",
+    ),
+    (
+        "unknown label in a test case",
+        lambda f: save(f / "labelsTs/c.nii.gz", label(3)),
+        ValueError,
+        r"labelsTs/c\.nii\.gz holds label 3, which",
+    ),
+    (
+        "fractional label",
+        lambda f: save(f / "labelsTr/a.nii.gz", image()),
+        ValueError,
+        r"holds label 0\.\d+, .* and \d+ more, which",
+    ),
+    (
+        "NaN",
+        lambda f: save(f / "imagesTr/a_0001.nii.gz", np.where(image() < 0.5, np.nan, image())),
+        ValueError,
+        r"imagesTr/a_0001\.nii\.gz holds NaN or infinity in \d+ of 210 voxels",
+    ),
+    (
+        "infinity",
+        lambda f: save(f / "imagesTs/c_0000.nii.gz", np.full(SHAPE, np.inf)),
+        ValueError,
+        r"imagesTs/c_0000\.nii\.gz holds NaN or infinity in 210 of 210",
+    ),
+    (
+        "missing channel",
+        lambda f: (f / "imagesTr/a_0001.nii.gz").unlink(),
+        FileNotFoundError,
+        r"case 'a' lacks channel 1 \(T2\): .*a_0001",
+    ),
+    (
+        "missing first channel",
+        lambda f: (f / "imagesTr/a_0000.nii.gz").unlink(),
+        FileNotFoundError,
+        r"case 'a' lacks channel 0 \(T1\): .*a_0000",
+    ),
+    (
+        "too many channels",
+        lambda f: save(f / "imagesTr/a_0002.nii.gz", image()),
+        ValueError,
+        r"case 'a' has 3 channels, dataset\.json names 2",
+    ),
+    (
+        "missing label",
+        lambda f: (f / "labelsTr/a.nii.gz").unlink(),
+        FileNotFoundError,
+        r"a_0000\.nii\.gz has no label: .*labelsTr/a\.nii\.gz",
+    ),
+    (
+        "shape",
+        lambda f: save(f / "labelsTr/a.nii.gz", label()[:-1]),
+        ValueError,
+        r"labelsTr/a\.nii\.gz has shape \(5, 7, 5\), a_0000\.nii\.gz has \(6, 7, 5\)",
+    ),
+    (
+        "affine",
+        lambda f: save(f / "labelsTr/a.nii.gz", label(), AFFINE @ nib.affines.from_matvec(np.eye(3), [1, 0, 0])),
+        ValueError,
+        r"labelsTr/a\.nii\.gz lies elsewhere than a_0000\.nii\.gz: a corner is 2 mm away",
+    ),
+    (
+        "affine of a channel",
+        lambda f: save(f / "imagesTr/a_0001.nii.gz", image(), np.diag([2.0, 2.0, 3.5, 1])),
+        ValueError,
+        r"a_0001\.nii\.gz lies elsewhere",
+    ),
+    (
+        "four axes",
+        lambda f: save(f / "imagesTr/a_0000.nii.gz", image((*SHAPE, 2))),
+        ValueError,
+        r"has 4 axes \(6, 7, 5, 2\); each file is one 2D or 3D channel",
+    ),
+    (
+        "damaged file",
+        lambda f: (f / "imagesTr/a_0000.nii.gz").write_bytes((f / "imagesTr/a_0000.nii.gz").read_bytes()[:400]),
+        ValueError,
+        r"imagesTr/a_0000\.nii\.gz cannot be read: ",
+    ),
+    (
+        "file name",
+        lambda f: save(f / "imagesTr/x.nii.gz", image()),
+        ValueError,
+        r"must be named CASE_CCCC\.nii\.gz",
+    ),
+    (
+        "empty",
+        lambda f: (describe(f, numTraining=0), [path.unlink() for path in (f / "imagesTr").iterdir()]),
+        ValueError,
+        r"numTraining 0, found 0 cases",
+    ),
+    ("count", lambda f: describe(f, numTraining=9), ValueError, r"numTraining 9, found 2 cases"),
+    (
+        "no dataset.json",
+        lambda f: (f / "dataset.json").unlink(),
+        FileNotFoundError,
+        r"has no dataset\.json",
+    ),
+    (
+        "broken dataset.json",
+        lambda f: (f / "dataset.json").write_text('{"labels": '),
+        ValueError,
+        r"is not valid JSON: .*line 1",
+    ),
+    (
+        "incomplete dataset.json",
+        lambda f: (f / "dataset.json").write_text('{"labels": {}}'),
+        ValueError,
+        r"lacks channel_names, numTraining, file_ending",
+    ),
+    (
+        "no images",
+        lambda f: (f / "imagesTr").rename(f / "x"),
+        FileNotFoundError,
+        r"has no folder imagesTr",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spoil", "kind", "message"), [row[1:] for row in FAULTS], ids=[row[0] for row in FAULTS])
+def test_a_fault_is_one_clear_line(
+    folder: Path, spoil: Callable[[Path], Any], kind: type[Exception], message: str
+) -> None:
+    spoil(folder)
+    with pytest.raises(kind, match=message) as caught:
+        audit_nnunet_dataset(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no data set folder .*nowhere"):
+        audit_nnunet_dataset(tmp_path / "nowhere")
+
+
+def test_header_rounding_is_no_fault(folder: Path) -> None:
+    save(folder / "labelsTr/a.nii.gz", label(), AFFINE + 1e-4)
+    assert audit_nnunet_dataset(folder).training == ("a", "b_1")
+
+
+def test_ignore_label_and_regions(folder: Path) -> None:
+    labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
+    describe(folder, labels=labels, regions_class_order=[1, 2])
+    save(folder / "labelsTr/a.nii.gz", label(3))
+    report = audit_nnunet_dataset(folder)
+    assert report.labels == {0: "background", 1: "whole", 2: "whole", 3: "ignore"}
+    assert report.voxels[3] == int((label(3) == 3).sum())
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"organ": 1}, '"background" as 0'),
+        ({"background": 0, "organ": 2}, r"consecutive from 0, got \[0, 2\]"),
+        ({"background": 0, "organ": "1"}, r"'organ' must be an integer or a list of them, got '1'"),
+        ({"background": 0, "organ": 2, "ignore": 1}, "ignore label must be the highest value, got 1"),
+        ({"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order must have 2 values, got None"),
+    ],
+)
+def test_labels_against_nnunets_rules(labels: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        label_names({"labels": labels})
+
+
+def test_notes(folder: Path) -> None:
+    save(folder / "labelsTr/a.nii.gz", np.zeros(SHAPE, np.uint8))
+    save(folder / "labelsTr/b_1.nii.gz", label(1))
+    save(folder / "labelsTr/extra.nii.gz", label())
+    assert audit_nnunet_dataset(folder).notes == (
+        "no training label holds 2 tumour",
+        "only background in 1 training labels, a for example",
+        "1 files in labelsTr have no image, extra.nii.gz for example",
+    )
+
+
+def test_files_named_in_dataset_json(folder: Path) -> None:
+    (folder / "imagesTr").rename(folder / "scans")
+    rows = {
+        name: {
+            "images": [f"scans/{name}_000{c}.nii.gz" for c in range(2)],
+            "label": f"labelsTr/{name}.nii.gz",
+        }
+        for name in ("a", "b_1")
+    }
+    describe(folder, dataset=rows)
+    assert audit_nnunet_dataset(folder).training == ("a", "b_1")
+
+
+def test_colour_png_counts_its_components(tmp_path: Path) -> None:
+    for name in ("imagesTr", "labelsTr"):
+        (tmp_path / name).mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 9, 3), dtype=np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(pixels, isVector=True), str(tmp_path / "imagesTr/a_0000.png"))
+    sitk.WriteImage(sitk.GetImageFromArray(pixels[..., 0] % 2), str(tmp_path / "labelsTr/a.png"))
+    rgb = {"0": "R", "1": "G", "2": "B"}
+    describe(tmp_path, channel_names=rgb, numTraining=1, file_ending=".png", labels={"background": 0, "cell": 1})
+    assert audit_nnunet_dataset(tmp_path).shapes == ((9, 8), (9, 8))
+    describe(tmp_path, numTraining=1, file_ending=".png", labels={"background": 0, "cell": 1})
+    with pytest.raises(ValueError, match=r"has 3 channels, dataset\.json names 2"):
+        audit_nnunet_dataset(tmp_path)
