@@ -1,0 +1,71 @@
+"""Attention maps of TokenLearner modules: recorded during a forward, brought onto the image's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medmixers.layers.sizes import INTERPOLATIONS, crop
+from medmixers.networks.token_unet import TokenLearner
+
+
+@contextmanager
+def record_token_attention(network: nn.Module) -> Iterator[list[Tensor]]:
+    """Record the attention maps of every forward inside the ``with`` block; the output does not change.
+
+    Args:
+        network: any module that holds TokenLearner modules, wherever they are.
+
+    Yields:
+        A list that each call of a TokenLearner adds its maps to: (B, N, *grid), detached, each of sum 1.
+
+    Raises:
+        ValueError: the network has no tokens.
+    """
+    learners = [module for module in network.modules() if isinstance(module, TokenLearner)]
+    if not learners:
+        raise ValueError(
+            f"{type(network).__name__} has no TokenLearner, so there is no token attention to record; "
+            "networks that have one: token_unet, token_unet_no_transformer"
+        )
+    maps: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+        maps.append(output[1].detach())
+
+    handles = [learner.register_forward_hook(keep) for learner in learners]
+    try:
+        yield maps
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def attention_on_image(maps: Tensor, size: Sequence[int], *, stride: int = 8) -> Tensor:
+    """Bring maps onto the grid of the image that the network saw.
+
+    Token-UNet pads the end of each axis to a multiple of its stride, so cell i covers voxels stride * i to
+    stride * (i + 1) - 1 counted from the start: scale by exactly the stride, then cut the padding off. An
+    interpolation straight to ``size`` would squeeze the maps.
+
+    Args:
+        maps: (B, N, *grid), each of sum 1.
+        size: spatial size of the image.
+        stride: voxels a cell, the network's ``stride``.
+
+    Returns:
+        (B, N, *size), in multiples of uniform attention: 1 where a token looks no more than by chance.
+
+    Raises:
+        ValueError: the grid is too small for the image.
+    """
+    grid = maps.shape[2:]
+    if len(grid) != len(size) or any(cells * stride < voxels for cells, voxels in zip(grid, size, strict=True)):
+        raise ValueError(f"maps of grid {tuple(grid)} and stride {stride} do not cover an image of {tuple(size)}")
+    relative = maps * grid.numel()
+    mode = INTERPOLATIONS[len(grid)]
+    return crop(F.interpolate(relative, scale_factor=stride, mode=mode, align_corners=False), size)

@@ -1,0 +1,196 @@
+"""Token attention of an nnU-Net model: a blob's map lies on the blob, whatever nnU-Net did between."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medmixers import create_network
+from medmixers.explain.nnunet_attention import nnunet_token_attention
+from medmixers.networks.token_unet import TokenLearner
+from medmixers.nnunet.architecture import plans_architecture
+
+BLOB = np.array([26, 13, 30])
+SHAPE = (44, 36, 40)
+TOKEN_UNET = {"channels": [4, 4, 4, 8], "num_tokens": 3, "transformer_heads": 2}
+
+
+class IntensityLearner(TokenLearner):
+    """Attention on what is bright: its map is known."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        weights = x[:, :1].relu() ** 4
+        weights = weights / weights.flatten(1).sum(1).reshape(-1, *[1] * (x.ndim - 1))
+        return x, weights
+
+
+class BlobNetwork(nn.Module):
+    """Stands for Token-UNet with a stride of 2, so that the blob is found to about a voxel."""
+
+    stride = 2
+
+    def __init__(self, input_channels: int, num_classes: int, deep_supervision: bool = False) -> None:
+        super().__init__()
+        self.learner = IntensityLearner(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pool = {4: F.avg_pool2d, 5: F.avg_pool3d}[x.ndim]
+        missing = [(0, -size % 2) for size in reversed(x.shape[2:])]
+        self.learner(pool(F.pad(x, [p for pair in missing for p in pair]), 2))
+        return x
+
+
+def resampling(order: int) -> dict[str, Any]:
+    return {"is_seg": False, "order": order, "order_z": 0, "force_separate_z": None}
+
+
+def plans(architecture: dict[str, Any], *, reader: str, spacing: list[float], transpose: list[int]) -> dict[str, Any]:
+    configuration = {
+        "data_identifier": "nnUNetPlans_3d_fullres",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
+        "patch_size": [16] * len(spacing),
+        "spacing": spacing,
+        "normalization_schemes": ["ZScoreNormalization"],
+        "use_mask_for_norm": [False],
+        "architecture": architecture,
+    }
+    for kind, order in (("data", 3), ("seg", 1), ("probabilities", 1)):
+        configuration[f"resampling_fn_{kind}"] = "resample_data_or_seg_to_shape"
+        configuration[f"resampling_fn_{kind}_kwargs"] = {**resampling(order), "is_seg": kind == "seg"}
+    return {
+        "dataset_name": "Dataset001_Blob",
+        "plans_name": "nnUNetPlans",
+        "image_reader_writer": reader,
+        "transpose_forward": transpose,
+        "transpose_backward": np.argsort(transpose).tolist(),
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {"0": {}},
+        "configurations": {"3d_fullres": configuration},
+    }
+
+
+def write_model(folder: Path, network: nn.Module, described: dict[str, Any]) -> Path:
+    (folder / "fold_0").mkdir(parents=True)
+    (folder / "plans.json").write_text(json.dumps(described))
+    dataset = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "blob": 1}, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(dataset))
+    saved = {"network_weights": network.state_dict(), "init_args": {"configuration": "3d_fullres"}}
+    torch.save(saved, folder / "fold_0/checkpoint_final.pth")
+    return folder
+
+
+def write_image(path: Path) -> Path:
+    """A blob in a box of ones, zeros around it for nnU-Net to crop; oblique, flipped, anisotropic."""
+    position = np.indices(SHAPE).T - BLOB
+    data = np.zeros(SHAPE, dtype=np.float32)
+    data[7:41, 4:30, 9:] = 1
+    data += 20 * np.exp(-((position**2).sum(-1).T) / (2 * 2.5**2)) * (data > 0)
+    turn = nib.eulerangles.euler2mat(z=0.2, y=-0.1, x=0.15)
+    affine = nib.affines.from_matvec(turn @ np.diag([-1.5, 1.0, 2.0]), [30, -20, 11])
+    nib.save(nib.Nifti1Image(np.ascontiguousarray(data.transpose(0, 2, 1)), affine), path)  # axes R, S, A
+    return path
+
+
+def blob_model(folder: Path, *, reader: str, transpose: list[int], spacing: list[float]) -> Path:
+    architecture = {
+        "network_class_name": f"{__name__}.BlobNetwork",
+        "arch_kwargs": {},
+        "_kw_requires_import": [],
+    }
+    described = plans(architecture, reader=reader, spacing=spacing, transpose=transpose)
+    return write_model(folder, BlobNetwork(1, 2), described)
+
+
+def centre_of_mass(weight: np.ndarray) -> np.ndarray:
+    return np.array([np.average(grid, weights=weight) for grid in np.indices(weight.shape)])
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO", "NibabelIOWithReorient"])
+@pytest.mark.parametrize("transpose", [[0, 1, 2], [2, 0, 1]])
+def test_the_map_lies_on_the_blob(tmp_path: Path, reader: str, transpose: list[int]) -> None:
+    image = write_image(tmp_path / "blob_0000.nii.gz")
+    model = blob_model(tmp_path / "model", reader=reader, transpose=transpose, spacing=[1.5, 1.2, 1.0])
+    maps, affine = nnunet_token_attention(model, image, out=tmp_path / "maps" / "blob.nii.gz")
+    source = nib.load(image)
+    assert maps.shape == (1, *source.shape)
+    assert np.allclose(affine, source.affine)
+    assert np.linalg.norm(centre_of_mass(maps[0] ** 2) - BLOB[[0, 2, 1]]) < 1
+    written = nib.load(tmp_path / "maps" / "blob.nii.gz")
+    assert np.array_equal(np.moveaxis(written.get_fdata(dtype=np.float32), -1, 0), maps)
+    assert np.allclose(written.affine, source.affine, atol=1e-5)
+    assert [path.name for path in (tmp_path / "maps").iterdir()] == ["blob.nii.gz"]
+
+
+@pytest.mark.parametrize("transpose", [[0, 1, 2], [2, 0, 1]])
+def test_a_2d_model_attends_in_each_slice(tmp_path: Path, transpose: list[int]) -> None:
+    image = write_image(tmp_path / "blob_0000.nii.gz")
+    model = blob_model(tmp_path / "m", reader="SimpleITKIO", transpose=transpose, spacing=[1.3, 1.1])
+    maps, _ = nnunet_token_attention(model, image)
+    assert maps.shape == (1, *nib.load(image).shape)
+    expected = BLOB[[0, 2, 1]]
+    sliced = 2 - transpose[0]  # readers give z, y, x
+    through = maps[0].take(expected[sliced], axis=sliced)
+    assert np.linalg.norm(centre_of_mass(through**2) - np.delete(expected, sliced)) < 1
+
+
+def test_outside_the_crop_there_is_no_attention(tmp_path: Path) -> None:
+    image = write_image(tmp_path / "blob_0000.nii.gz")
+    model = blob_model(tmp_path / "m", reader="SimpleITKIO", transpose=[0, 1, 2], spacing=[1.5, 1.2, 1.0])
+    maps, _ = nnunet_token_attention(model, image)
+    empty = np.asarray(nib.load(image).dataobj) == 0
+    assert not maps[0][empty].any()
+
+
+@pytest.fixture
+def token_unet_model(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in TOKEN_UNET.items()}
+    network = create_network("token_unet", spatial_dims=3, in_channels=1, out_channels=2, **options)
+    architecture = plans_architecture("token_unet", spatial_dims=3, **TOKEN_UNET)
+    described = plans(architecture, reader="SimpleITKIO", spacing=[2.0, 2.0, 2.0], transpose=[0, 1, 2])
+    return write_model(tmp_path / "model", network, described)
+
+
+def test_a_token_unet_from_its_plans(token_unet_model: Path, tmp_path: Path) -> None:
+    image = write_image(tmp_path / "blob_0000.nii.gz")
+    maps, _ = nnunet_token_attention(str(token_unet_model), [str(image)], fold=0)
+    assert maps.shape == (3, *nib.load(image).shape)
+    assert np.isfinite(maps).all()
+    inside = np.asarray(nib.load(image).dataobj) > 0
+    assert all(0.5 < one[inside].mean() < 2 for one in maps)  # near the mean of the whole grid, 1
+
+
+def test_what_is_missing_is_named(token_unet_model: Path, tmp_path: Path) -> None:
+    image = write_image(tmp_path / "blob_0000.nii.gz")
+    with pytest.raises(FileNotFoundError, match=r"nowhere is no trained nnU-Net model: it has no plans\.json"):
+        nnunet_token_attention(tmp_path / "nowhere", image)
+    with pytest.raises(FileNotFoundError, match=r"checkpoint_final\.pth of fold_3; folds that have: fold_0"):
+        nnunet_token_attention(token_unet_model, image, fold=3)
+    with pytest.raises(FileNotFoundError, match=r"there is no image .*absent\.nii\.gz"):
+        nnunet_token_attention(token_unet_model, tmp_path / "absent.nii.gz")
+    with pytest.raises(ValueError, match="takes 1 image files, got 2"):
+        nnunet_token_attention(token_unet_model, [image, image])
+    with pytest.raises(ValueError, match=r"scan\.png must be a NIfTI file"):
+        nnunet_token_attention(token_unet_model, tmp_path / "scan.png")
+    with pytest.raises(ValueError, match="out must not be the image itself"):
+        nnunet_token_attention(token_unet_model, image, out=image)
+
+
+def test_nothing_is_written_on_failure(token_unet_model: Path, tmp_path: Path) -> None:
+    described = json.loads((token_unet_model / "plans.json").read_text())
+    architecture = plans_architecture("unet_star_star", spatial_dims=3, channels=[4, 4, 4, 8])
+    described["configurations"]["3d_fullres"]["architecture"] = architecture
+    network = create_network("unet_star_star", spatial_dims=3, in_channels=1, out_channels=2, channels=(4, 4, 4, 8))
+    model = write_model(tmp_path / "plain", network, described)
+    with pytest.raises(ValueError, match="has no TokenLearner"):
+        nnunet_token_attention(model, write_image(tmp_path / "i_0000.nii.gz"), out=tmp_path / "maps" / "m.nii")
+    assert not (tmp_path / "maps").exists()
