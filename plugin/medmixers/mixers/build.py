@@ -12,7 +12,7 @@ from medmixers.mixers import TOKEN_MIXERS
 
 def mixer_option_names(name: str) -> list[str]:
     """Options that the token mixer ``name`` takes beside its dimension."""
-    return [option for option in option_names(locate(TOKEN_MIXERS[name])) if option != "spatial_dims"]
+    return [option for option in option_names(locate(TOKEN_MIXERS[name].target)) if option != "spatial_dims"]
 
 
 def create_mixer(name: str, dim: int, *, spatial_dims: int, **options: Any) -> nn.Module:
@@ -22,4 +22,4 @@ def create_mixer(name: str, dim: int, *, spatial_dims: int, **options: Any) -> n
         ValueError: an unknown name or option (the valid ones are listed), or a value out of range.
     """
     check_options(f"token mixer {name!r}", options, mixer_option_names(name))
-    return locate(TOKEN_MIXERS[name])(dim, spatial_dims=spatial_dims, **options)
+    return locate(TOKEN_MIXERS[name].target)(dim, spatial_dims=spatial_dims, **options)

@@ -1,0 +1,1 @@
+"""Comparing networks: what they cost, and how they rank."""

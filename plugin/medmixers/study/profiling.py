@@ -1,0 +1,144 @@
+"""What a network costs: parameters, multiply-adds, latency, peak memory."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from medmixers.factory import create_network
+
+
+@dataclass(frozen=True)
+class NetworkProfile:
+    """Cost of one forward pass in eval mode, float32, batch 1.
+
+    Args:
+        parameters: trainable numbers.
+        frozen: numbers in buffers and frozen parameters.
+        gmacs: multiply-adds of convolutions and matrix products, in units of 10^9.
+        milliseconds: of each repeat, after one warm-up.
+        peak_mib: highest memory above what was held before the first pass, weights not counted: the allocator's on a
+            GPU, the resident set's on a CPU; None where the system does not tell.
+        threads: that torch used on the CPU.
+        device: "cpu" or the GPU's name.
+    """
+
+    name: str
+    size: tuple[int, ...]
+    in_channels: int
+    out_channels: int
+    parameters: int
+    frozen: int
+    gmacs: float
+    milliseconds: tuple[float, ...]
+    peak_mib: float | None
+    threads: int
+    device: str
+
+    def __str__(self) -> str:
+        size = " x ".join(map(str, self.size))
+        peak = "not measured" if self.peak_mib is None else f"{self.peak_mib:.0f} MiB above the weights"
+        low, high = min(self.milliseconds), max(self.milliseconds)
+        latency = f"{median(self.milliseconds):.1f} ms (median of {len(self.milliseconds)}, {low:.1f} to {high:.1f})"
+        where = f"{self.threads} thread(s)" if self.device == "cpu" else self.device
+        frozen = f", {self.frozen / 1e6:.3f} M frozen" if self.frozen else ""
+        return "\n".join(
+            [
+                f"{self.name}: {self.in_channels} -> {self.out_channels} channels at {size}",
+                f"parameters   {self.parameters / 1e6:.3f} M{frozen}",
+                f"MACs         {self.gmacs:.3f} G",
+                f"latency      {latency}, float32, {where}",
+                f"peak memory  {peak}",
+            ]
+        )
+
+
+def profile_network(
+    name: str,
+    *,
+    size: Sequence[int],
+    in_channels: int = 1,
+    out_channels: int = 2,
+    repeats: int = 5,
+    device: str = "cpu",
+    **options: Any,
+) -> NetworkProfile:
+    """Build a network and measure one forward pass.
+
+    On a CPU the peak is the growth of the process's high-water mark, so it is right in a fresh process only; the
+    command line is one.
+
+    Args:
+        name: one of ``medmixers.list_networks()``.
+        size: spatial size of the image in voxels; its length is the number of dimensions.
+        repeats: timed passes.
+        device: as torch names it.
+        options: of :func:`medmixers.create_network`. ``input_size`` is ``size`` where a mixer needs one.
+
+    Raises:
+        ValueError: as of :func:`medmixers.create_network`, or fewer than one repeat.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    if "mixer" in options:
+        options = {"input_size": tuple(size), **options}
+    build = {"spatial_dims": len(size), "in_channels": in_channels, "out_channels": out_channels, **options}
+    with torch.device("meta"):
+        gmacs = count_gmacs(create_network(name, **build), torch.empty(1, in_channels, *size))
+    network = create_network(name, **build).to(device).eval()
+    image = torch.randn(1, in_channels, *size, device=device)
+    before = _peak_bytes(device, reset=True)
+    milliseconds = [_timed_forward(network, image) for _ in range(repeats + 1)]
+    after = _peak_bytes(device)
+    return NetworkProfile(
+        name=name,
+        size=tuple(size),
+        in_channels=in_channels,
+        out_channels=out_channels,
+        parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),
+        frozen=sum(b.numel() for b in network.buffers())
+        + sum(p.numel() for p in network.parameters() if not p.requires_grad),
+        gmacs=gmacs,
+        milliseconds=tuple(milliseconds[1:]),
+        peak_mib=None if before is None or after is None else (after - before) / 2**20,
+        threads=torch.get_num_threads(),
+        device=torch.cuda.get_device_name(device) if image.is_cuda else "cpu",
+    )
+
+
+def count_gmacs(network: nn.Module, image: torch.Tensor) -> float:
+    """Multiply-adds of convolutions and matrix products of one forward, in units of 10^9. Both may be on "meta"."""
+    network.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(image)
+    return counter.get_total_flops() / 2 / 1e9
+
+
+@torch.inference_mode()
+def _timed_forward(network: nn.Module, image: torch.Tensor) -> float:
+    start = time.perf_counter()
+    network(image)
+    if image.is_cuda:
+        torch.cuda.synchronize(image.device)
+    return 1000 * (time.perf_counter() - start)
+
+
+def _peak_bytes(device: str, *, reset: bool = False) -> int | None:
+    if torch.device(device).type == "cuda":
+        if reset:
+            torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes, Linux KiB

@@ -1,0 +1,181 @@
+"""The structure of design.md, held from the sources: arrows between rooms, signatures, cheap imports."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import medmixers
+from medmixers.factory import locate
+from medmixers.mixers import TOKEN_MIXERS
+from medmixers.registry import Registry, UnknownNameError
+from medmixers.variants import NETWORKS
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "plugin" / "medmixers"
+CORE = ("layers", "mixers", "networks")
+NO_TORCH = ("registry", "variants", "factory", "tasks", "recipes", "results", "bundling", "datasets", "cli")
+# room -> rooms whose modules it may import, beside itself and the torch-free tables
+ARROWS = {
+    "layers": set(),
+    "mixers": {"layers"},
+    "networks": {"layers", "mixers"},
+    "nnunet": {"networks", "mixers", "layers"},
+    "explain": {"networks", "mixers", "layers"},
+    "study": {"networks", "mixers", "layers"},
+    "tasks": set(),
+    "bundling": {"tasks", "datasets"},
+    "datasets": {"tasks"},
+    "registry": set(),
+    "variants": set(),
+    "recipes": set(),
+    "factory": {"mixers"},
+}
+TABLES = {"registry", "variants", "recipes", "factory", "tasks"}
+
+
+def modules(*rooms):
+    for path in sorted(PACKAGE.rglob("*.py")):
+        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if not rooms or room in rooms:
+            yield room, path
+
+
+def imports(path, *, top_level_only=False):
+    """Dotted names that a file imports; those under TYPE_CHECKING cost nothing and are left out."""
+    tree = ast.parse(path.read_text())
+    guarded = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    for node in nodes:
+        if id(node) in guarded:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_arrows_run_one_way():
+    for room, path in modules(*ARROWS):
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] != "medmixers" or len(parts) == 1:
+                continue
+            allowed = ARROWS[room] | {room} | (TABLES if room not in TABLES else {"registry"} | ARROWS[room])
+            if room in ("factory", "tasks"):
+                allowed |= {"variants"}
+            assert parts[1] in allowed, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_every_room_has_its_arrows_stated():
+    glue = {"__init__", "cli", "demo"}  # the faces, which look into every room
+    assert {room for room, _ in modules()} <= set(ARROWS) | glue
+
+
+def test_core_imports_neither_nnunet_nor_bundles():
+    for _, path in modules(*CORE):
+        for name in imports(path):
+            assert not name.startswith(("nnunetv2", "monai.bundle")), f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_nothing_imports_scripts_or_tests():
+    for _, path in modules():
+        for name in imports(path):
+            assert name.split(".")[0] not in ("scripts", "tests"), f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_tables_and_listings_import_no_torch():
+    for _, path in modules(*NO_TORCH):
+        for name in imports(path, top_level_only=True):
+            assert name.split(".")[0] not in ("torch", "monai", "timm", "nnunetv2"), path.relative_to(ROOT)
+
+
+@pytest.mark.parametrize("what", ["networks", "mixers", "tasks", "bundles"])
+def test_listing_is_instant_and_torch_free(what):
+    code = (
+        "import sys, time; start = time.perf_counter(); import medmixers.cli;"
+        f"text = medmixers.cli.List().{what}();"
+        "seconds = time.perf_counter() - start;"
+        "assert text;"
+        "assert not {'torch', 'monai', 'nnunetv2', 'timm'} & set(sys.modules), sorted(sys.modules);"
+        "print(seconds)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(out.stdout) < 0.5
+
+
+def constructors():
+    paths = {row.target for row in NETWORKS.values()} | {row.target for row in TOKEN_MIXERS.values()}
+    targets = [locate(path) for path in sorted(paths)]
+    for _, path in modules("mixers", "networks"):
+        module = locate_module(path)
+        targets += [
+            item for item in vars(module).values() if inspect.isclass(item) and item.__module__ == module.__name__
+        ]
+    return targets
+
+
+def locate_module(path):
+    name = "medmixers." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    return __import__(name.removesuffix(".__init__"), fromlist=["_"])
+
+
+def test_no_constructor_swallows_options():
+    checked = 0
+    for target in constructors():
+        if "__init__" not in vars(target):
+            continue
+        kinds = [p.kind for p in inspect.signature(target).parameters.values()]
+        assert inspect.Parameter.VAR_KEYWORD not in kinds, f"{target} takes **kwargs"
+        checked += 1
+    assert checked > 10
+
+
+def test_public_face():
+    assert "metaformer_s12" in medmixers.list_networks()
+    assert "grouped_conv" in medmixers.list_mixers()
+    assert set(medmixers.__all__) == {"create_network", "list_mixers", "list_networks"}
+    for row in NETWORKS.values():
+        assert callable(locate(row.target))
+
+
+def test_registry_refuses_duplicates_and_lists_names():
+    table = Registry("thing")
+    table.register("b", 1)
+    table.register("a", 2)
+    with pytest.raises(ValueError, match="thing 'a' is registered twice"):
+        table.register("a", 3)
+    with pytest.raises(UnknownNameError, match=r"^unknown thing 'c'; valid: a, b$"):
+        table["c"]
+    with pytest.raises(ValueError, match="unknown thing"):
+        table[["a"]]
+    assert "a" in table
+    assert "c" not in table
+    assert table.get("c") is None
+
+
+def test_files_stay_short():
+    scripts = (ROOT / "scripts").glob("*.py")
+    long = {path.name: count for path in [*(p for _, p in modules()), *scripts] if (count := line_count(path)) > 400}
+    assert not long
+
+
+def line_count(path):
+    return len(path.read_text().splitlines())
+
+
+def test_tree_names_no_machine():
+    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "bundles").rglob("*.json"), *(ROOT / "scripts").iterdir()]:
+        if path.is_file():
+            for place in ("/home/", "/root/", "/work/", "/tmp/"):
+                assert place not in path.read_text(), f"{path.relative_to(ROOT)} names {place}"
