@@ -1,0 +1,34 @@
+"""Grey and white matter of one real brain in simulated subjects: the demo's task."""
+
+from medmixers.tasks.spec import Label, TaskSpec
+
+BRAIN_TISSUE_SEGMENTATION = TaskSpec(
+    name="brain_tissue_segmentation",
+    title="Brain tissue on T1 MRI: grey and white matter",
+    task="segmentation",
+    modality="MR",
+    spatial_dims=3,
+    channels=("T1",),
+    labels={
+        0: Label("background", (0, 0, 0)),
+        1: Label("grey_matter", (230, 159, 0)),
+        2: Label("white_matter", (86, 180, 233)),
+    },
+    spacing=(2.0, 2.0, 2.0),
+    intensity="zscore_nonzero",
+    validation_every=5,
+    licence="MNI ICBM152 2009a: may be used, copied, modified and distributed with its copyright notice",
+    citation=(
+        "Fonov V., Evans A. C., Botteron K., Almli C. R., McKinstry R. C., Collins D. L. (2011). "
+        "Unbiased average age-appropriate atlases for pediatric studies. NeuroImage 54(1), 313-327."
+    ),
+    data_source=(
+        "MNI ICBM152 2009a T1 template and its tissue probability maps, as the package nilearn carries "
+        "them, warped into simulated subjects (medmixers demo data)"
+    ),
+    intended_use="Trying the tools: training, evaluation and inference on a small, free data set.",
+    limits=(
+        "One real brain, simulated subjects: a check of the tools, not evidence about networks. "
+        "Not a medical device; not for clinical use."
+    ),
+)

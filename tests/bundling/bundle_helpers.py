@@ -1,0 +1,69 @@
+"""A tiny data set with an oblique, anisotropic geometry, and a way to run a bundle as a user does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+ROOT = Path(__file__).resolve().parents[2]
+BRAIN = "brain_tissue_segmentation_grouped_conv"
+SHAPE = (24, 20, 22)
+# Small enough for seconds on a CPU: the same network and the same configs, fewer channels and blocks.
+SMALL = ("--network_def#depths", "[1,1,1,1]", "--network_def#dims", "[8,8,16,16]", "--roi_size", "[16,16,16]")
+
+
+def oblique_affine() -> np.ndarray:
+    """Voxels of 1.5 x 2 x 3 mm, axes left, posterior and superior, turned by 20 and 15 degrees."""
+    a, b = np.deg2rad([20, 15])
+    about_z = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    about_x = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
+    affine = np.eye(4)
+    affine[:3, :3] = about_z @ about_x @ np.diag([-1.5, -2.0, 3.0])
+    affine[:3, 3] = [11.0, -7.0, 5.0]
+    return affine
+
+
+def write_dataset(folder: Path, *, training: int = 4, held_out: int = 2) -> Path:
+    """nnU-Net raw format: labels are levels of a smooth random field, the image is the label with noise."""
+    for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
+        (folder / name).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for index in range(training + held_out):
+        part = "Tr" if index < training else "Ts"
+        field = ndimage.gaussian_filter(rng.standard_normal(SHAPE), 3)
+        label = np.digitize(field, np.quantile(field, [0.4, 0.7])).astype(np.uint8)
+        image = (100.0 * label + 50 + rng.normal(scale=10, size=SHAPE)).astype(np.float32)
+        save(folder / f"images{part}" / f"case_{index}_0000.nii.gz", image)
+        save(folder / f"labels{part}" / f"case_{index}.nii.gz", label)
+    description = {
+        "channel_names": {"0": "T1"},
+        "labels": {"background": 0, "grey_matter": 1, "white_matter": 2},
+        "numTraining": training,
+        "file_ending": ".nii.gz",
+    }
+    (folder / "dataset.json").write_text(json.dumps(description))
+    return folder
+
+
+def save(path: Path, data: np.ndarray) -> None:
+    """A NIfTI file in the oblique geometry."""
+    nib.save(nib.Nifti1Image(data, oblique_affine()), path)
+
+
+def run_bundle(cwd: Path, *configs: str, **overrides: str) -> subprocess.CompletedProcess[str]:
+    """``python -m monai.bundle run`` of the committed bundle, from the working directory ``cwd``."""
+    bundle = ROOT / "bundles" / BRAIN
+    files = [str(bundle / "configs" / f"{name}.json") for name in configs]
+    command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(bundle)]
+    command += ["--config_file", str(files) if len(files) > 1 else files[0], *SMALL]
+    for key, value in overrides.items():
+        command += [f"--{key}", value]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
