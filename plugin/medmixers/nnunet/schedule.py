@@ -1,0 +1,71 @@
+"""Optimizer and learning rate of a :class:`medmixers.recipes.TrainingRecipe`, for nnU-Net's epochs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from medmixers.recipes import TrainingRecipe
+
+
+def build_optimizer(recipe: TrainingRecipe, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The recipe's optimizer over ``parameters``; momentum, where the recipe has one, is Nesterov's."""
+    if recipe.optimizer == "AdamW":
+        return torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    if recipe.optimizer == "SGD":
+        return torch.optim.SGD(
+            parameters,
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            momentum=recipe.momentum,
+            nesterov=recipe.momentum > 0,
+        )
+    raise ValueError(f"optimizer must be 'AdamW' or 'SGD', got {recipe.optimizer!r}")
+
+
+def learning_rate_at(recipe: TrainingRecipe, epoch: int, epochs: int) -> float:
+    """Learning rate of one epoch: linear warm-up, then one cosine cycle down to the recipe's minimum.
+
+    The warm-up takes the share of the run that it has in the recipe, so a short run is not all warm-up. The
+    cycle reaches its minimum at ``epochs``, one after the last: no epoch is spent at a learning rate of 0.
+
+    Args:
+        recipe: where the numbers come from.
+        epoch: 0 ... epochs - 1.
+        epochs: length of this run in nnU-Net's epochs.
+    """
+    warmup = round(epochs * recipe.warmup_epochs / recipe.epochs)
+    if epoch < warmup:
+        return recipe.learning_rate * (epoch + 1) / (warmup + 1)
+    progress = (epoch - warmup) / (epochs - warmup)
+    span = recipe.learning_rate - recipe.min_learning_rate
+    return recipe.min_learning_rate + span * (1 + math.cos(math.pi * progress)) / 2
+
+
+class RecipeSchedule(LRScheduler):
+    """Sets the learning rate as a function of the epoch alone, so a resumed run needs no saved schedule.
+
+    nnU-Net calls ``step(epoch)`` before each epoch and stores no state of the schedule.
+
+    Args:
+        optimizer: whose parameter groups all get the recipe's learning rate.
+        recipe: where the numbers come from.
+        epochs: length of the run in nnU-Net's epochs.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, recipe: TrainingRecipe, epochs: int) -> None:
+        self.recipe = recipe
+        self.epochs = epochs
+        super().__init__(optimizer)
+
+    def step(self, epoch: int | None = None) -> None:
+        """Set the learning rate of ``epoch``; of the next one if None."""
+        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        rate = learning_rate_at(self.recipe, self.last_epoch, self.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self._last_lr = [rate] * len(self.optimizer.param_groups)

@@ -1,0 +1,117 @@
+"""Trainers: found by nnU-Net, picklable, and what they put into the plans."""
+
+import pickle
+import sys
+from copy import deepcopy
+
+import pytest
+import torch
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+from medmixers import create_network, list_mixers
+from medmixers.nnunet.environment import trainer_folder
+from medmixers.nnunet.trainer_classes import TRAINERS, metaformer_trainer_name
+from medmixers.recipes import RECIPES
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_nnunet_finds_each_trainer_through_the_variable(name, nnunet_folders, monkeypatch):
+    monkeypatch.setenv("nnUNet_extTrainer", str(trainer_folder()))
+    found = recursive_find_trainer_class_by_name(name)
+    assert found is TRAINERS[name]
+    assert pickle.loads(pickle.dumps(found)) is found
+    assert "medmixers_trainers" not in sys.modules  # nnU-Net cleaned up, and the class survived it
+
+
+def test_nnunet_does_not_find_them_without_the_variable(nnunet_folders):
+    with pytest.raises(RuntimeError, match="Could not find requested nnunet trainer nnUNetTrainerTokenUNet"):
+        recursive_find_trainer_class_by_name("nnUNetTrainerTokenUNet")
+
+
+def test_there_is_one_trainer_for_each_mixer():
+    assert metaformer_trainer_name("grouped_conv") == "nnUNetTrainerMetaFormerGroupedConv"
+    assert metaformer_trainer_name("spatial_fc") == "nnUNetTrainerMetaFormerSpatialFC"
+    assert {metaformer_trainer_name(mixer) for mixer in list_mixers()} < set(TRAINERS)
+    assert all(trainer.recipe in RECIPES for trainer in TRAINERS.values())
+
+
+@pytest.mark.parametrize(
+    ("configuration", "patch_size"),
+    [("2d", [32, 48]), ("3d_fullres", [32, 16, 24]), ("3d_child", [32, 16, 24])],
+)
+@pytest.mark.parametrize("name", TRAINERS)
+def test_plans_hold_the_network_and_rebuild_it(
+    name, configuration, patch_size, nnunet_folders, stock_plans, dataset_json
+):
+    given = deepcopy(stock_plans)
+    trainer = TRAINERS[name](given, configuration, "all", dataset_json, CPU)
+    saved = trainer.plans_manager.plans["configurations"]
+    row = saved[configuration]["architecture"]
+    options = dict(row["arch_kwargs"])
+
+    assert row["network_class_name"] == "medmixers.nnunet.architecture.create_network_from_plans"
+    assert options.pop("name") == trainer.network_name
+    assert options.pop("spatial_dims") == len(patch_size)
+    bound = metaformer_trainer_name("random_mixing"), metaformer_trainer_name("spatial_fc")
+    assert options.get("input_size") == (patch_size if name in bound else None)
+    assert given["configurations"] == stock_plans["configurations"], "the caller's plans were changed"
+    assert trainer.my_init_kwargs["plans"]["configurations"] == saved, "the checkpoint would hold other plans"
+    others = {key: value for key, value in saved.items() if key != configuration}
+    assert others == {key: stock_plans["configurations"][key] for key in others}
+
+    network = trainer.build_network_architecture(
+        trainer.plans_manager, trainer.configuration_manager, 1, 2, trainer.enable_deep_supervision
+    )
+    plain = create_network(trainer.network_name, spatial_dims=len(patch_size), in_channels=1, out_channels=2, **options)
+    assert network.state_dict().keys() == plain.state_dict().keys()
+    assert not hasattr(network, "initialize")  # nnU-Net would apply it over our own initialisation
+    with torch.no_grad():
+        assert network.eval()(torch.zeros(1, 1, *patch_size)).shape == (1, 2, *patch_size)
+
+
+def test_optimizer_is_the_recipes(nnunet_folders, stock_plans, dataset_json):
+    trainer = TRAINERS["nnUNetTrainerUNetStarStar"](stock_plans, "2d", "all", dataset_json, CPU)
+    trainer.network = torch.nn.Linear(2, 2)
+    optimizer, schedule = trainer.configure_optimizers()
+    recipe = RECIPES[trainer.recipe]
+    assert type(optimizer).__name__ == recipe.optimizer
+    assert optimizer.defaults["lr"] == trainer.initial_lr == recipe.learning_rate
+    assert optimizer.defaults["weight_decay"] == trainer.weight_decay == recipe.weight_decay
+    assert schedule.epochs == trainer.num_epochs
+
+
+def test_run_length_comes_from_the_environment(nnunet_folders, stock_plans, dataset_json, monkeypatch):
+    trainer = TRAINERS["nnUNetTrainerUNetStarStar"](deepcopy(stock_plans), "2d", "all", dataset_json, CPU)
+    assert run_length(trainer) == (1000, 250, 50)  # nnU-Net's own
+    assert trainer.save_every == 50
+    monkeypatch.setenv("MEDMIXERS_EPOCHS", "7")
+    monkeypatch.setenv("MEDMIXERS_ITERATIONS_PER_EPOCH", "3")
+    monkeypatch.setenv("MEDMIXERS_VAL_ITERATIONS_PER_EPOCH", "2")
+    trainer = TRAINERS["nnUNetTrainerUNetStarStar"](deepcopy(stock_plans), "2d", "all", dataset_json, CPU)
+    assert run_length(trainer) == (7, 3, 2)
+    assert trainer.save_every == 1
+
+
+def run_length(trainer):
+    return trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "2.5", "many", "", " 4", "1e3"])
+@pytest.mark.parametrize(
+    "variable", ["MEDMIXERS_EPOCHS", "MEDMIXERS_ITERATIONS_PER_EPOCH", "MEDMIXERS_VAL_ITERATIONS_PER_EPOCH"]
+)
+def test_a_bad_run_length_names_variable_and_value(
+    variable, value, nnunet_folders, stock_plans, dataset_json, monkeypatch
+):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=f"^{variable} must be a whole number of at least 1, got '{value}'$"):
+        TRAINERS["nnUNetTrainerTokenUNet"](stock_plans, "2d", "all", dataset_json, CPU)
+    assert not list(nnunet_folders.iterdir()), "a refused run must leave nothing behind"
+
+
+def test_an_unknown_configuration_is_nnunets_own_error(nnunet_folders, stock_plans, dataset_json):
+    with pytest.raises(RuntimeError, match="configuration 4d not found"):
+        TRAINERS["nnUNetTrainerTokenUNet"](stock_plans, "4d", "all", dataset_json, CPU)
+    assert not list(nnunet_folders.iterdir())
