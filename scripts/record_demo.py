@@ -1,0 +1,60 @@
+"""Record a demo run: its table in results/measured.json and in the README, and the README's picture.
+
+python scripts/record_demo.py demo_run
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from medmixers.demo import report
+from medmixers.results import MEASURED, measured, record
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+PICTURE = MEASURED.with_name("demo.png")
+START, END = "<!-- demo table: scripts/record_demo.py -->", "<!-- end of demo table -->"
+
+
+def demo_table(section: dict[str, Any]) -> str:
+    """The Markdown table of the section "demo" of measured.json, with what it was measured on."""
+    labels = list(section["figures"][0]["dice"])
+    header = ["network", "parameters", *(f"Dice {label.replace('_', ' ')}" for label in labels), "mean", "training"]
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    for row in section["figures"]:
+        dice = [f"{row['dice'][label]:.3f}" for label in labels]
+        mean = sum(row["dice"].values()) / len(labels)
+        cells = [row["name"], f"{row['parameters']:,}", *dice, f"{mean:.3f}", f"{row['seconds']:.0f} s"]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines.append(f"\nMeasured {section['date']} on {section['cores']} cores of an {section['processor']}, no GPU.")
+    return "\n".join(lines)
+
+
+def replace_block(text: str, block: str) -> str:
+    """``text`` with the part between the two markers replaced."""
+    before, _, rest = text.partition(START)
+    _, _, after = rest.partition(END)
+    return f"{before}{START}\n{block}\n{END}{after}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the demo's folder")
+    result = report(parser.parse_args().run)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True)
+    rows = [
+        {"name": row.name, "parameters": row.parameters, "dice": dict(row.dice), "seconds": row.seconds}
+        for row in result.rows
+    ]
+    record("demo", rows, commit=commit.stdout.strip())
+    shutil.copyfile(result.pictures[0], PICTURE)
+    README.write_text(replace_block(README.read_text(), demo_table(measured()["demo"])))
+    print(result)
+
+
+if __name__ == "__main__":
+    main()
