@@ -32,6 +32,7 @@ ARROWS = {
     "registry": set(),
     "variants": set(),
     "recipes": set(),
+    "results": set(),
     "factory": {"mixers"},
 }
 TABLES = {"registry", "variants", "recipes", "factory", "tasks"}
