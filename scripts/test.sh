@@ -9,7 +9,7 @@ if [ $# -eq 0 ]; then
     ruff format --check .
     mypy
     python scripts/generate_bundles.py --check
-    set -- -n 2
+    set -- -n 2 --dist loadfile  # a file's fixtures, trainings among them, run once
 fi
 # One thread a process: two workers with two threads each would fight over two cores.
 OMP_NUM_THREADS=1 python -m pytest "$@"

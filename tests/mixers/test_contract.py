@@ -57,6 +57,29 @@ def test_eval_is_deterministic_and_bfloat16_close(name, spatial_dims):
 
 @every_mixer
 @both_dims
+def test_trains_under_autocast(name, spatial_dims):
+    mixer = build(name, spatial_dims, SIZES[spatial_dims])
+    x = feature_map(SIZES[spatial_dims]).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = mixer(x)
+    torch.testing.assert_close(y.float(), mixer(x), rtol=0.05, atol=0.03 * y.abs().max().item())
+    (y.float() * torch.randn_like(x)).sum().backward()
+    for owner, tensor in [("input", x), *mixer.named_parameters()]:
+        assert torch.isfinite(tensor.grad).all(), owner
+
+
+@every_mixer
+@both_dims
+def test_traces_to_a_file_that_loads(name, spatial_dims, tmp_path):
+    mixer = build(name, spatial_dims, SIZES[spatial_dims]).eval()
+    x = feature_map(SIZES[spatial_dims])
+    with torch.no_grad():
+        torch.jit.save(torch.jit.trace(mixer, x), tmp_path / "mixer.ts")
+        torch.testing.assert_close(torch.jit.load(tmp_path / "mixer.ts")(x), mixer(x), rtol=1e-5, atol=1e-5)
+
+
+@every_mixer
+@both_dims
 def test_batch_entries_do_not_mix(name, spatial_dims):
     mixer = build(name, spatial_dims, SIZES[spatial_dims]).eval()
     x = feature_map(SIZES[spatial_dims], batch=3)
@@ -144,5 +167,5 @@ def test_heads_must_divide_the_channels(name):
 def test_misspelled_name_and_option_list_the_valid_ones():
     with pytest.raises(ValueError, match=r"unknown token mixer 'poling'; valid: .*pooling"):
         create_mixer("poling", DIM, spatial_dims=2)
-    with pytest.raises(ValueError, match="has no option 'kernal_size'; valid: kernel_size"):
+    with pytest.raises(ValueError, match="has no option 'kernal_size'; valid: activation, bias, kernel_size"):
         create_mixer("sep_conv", DIM, spatial_dims=2, kernal_size=3)

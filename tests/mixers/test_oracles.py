@@ -31,6 +31,16 @@ def test_pooling_is_the_average_inside_the_image_minus_the_input(size, pool, con
         close(ours, expected)
 
 
+@pytest.mark.parametrize("size", [(9, 13), (7, 9, 8)])
+def test_pooling_rounds_once_in_half_precision(size):
+    mixer = create_mixer("pooling", 8, spatial_dims=len(size))
+    x = torch.randn(2, 8, *size) + 4  # far from zero, where the average of rounded terms would lose most
+    half = x.bfloat16()
+    assert torch.equal(mixer(half), mixer(half.float()).bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(mixer(x), mixer(x.float()))
+
+
 @pytest.mark.parametrize("size", [(1, 4), (2, 3, 1)])
 def test_pooling_takes_maps_smaller_than_the_kernel(size):
     x = torch.randn(2, 8, *size)

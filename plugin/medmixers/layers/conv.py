@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 from torch import nn
@@ -33,6 +34,13 @@ def transposed_conv_nd(spatial_dims: int) -> ConvFactory:
 
 def check_kernel_size(kernel_size: int) -> int:
     """Return ``kernel_size``; raise ValueError unless it is odd and positive, so that the output keeps its size."""
-    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+    if not isinstance(kernel_size, Integral) or kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be an odd integer >= 1, got {kernel_size!r}")
-    return kernel_size
+    return int(kernel_size)
+
+
+def check_positive(**values: int) -> None:
+    """Raise ValueError, naming it, for a value that is no integer of at least 1."""
+    for name, value in values.items():
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"{name} must be an integer >= 1, got {value!r}")

@@ -13,7 +13,7 @@ INTERPOLATIONS = {2: "bilinear", 3: "trilinear"}
 def check_image(x: Tensor, spatial_dims: int, in_channels: int) -> None:
     """Raise ValueError unless ``x`` is (B, in_channels, *spatial) with ``spatial_dims`` spatial axes."""
     if x.ndim != spatial_dims + 2 or x.shape[1] != in_channels:
-        axes = ", ".join(("H, W", "D, H, W")[spatial_dims - 2 :][:1])
+        axes = {2: "H, W", 3: "D, H, W"}[spatial_dims]
         raise ValueError(
             f"expected an image of shape (B, {in_channels}, {axes}): {spatial_dims} spatial dimensions, "
             f"{in_channels} channel(s); got shape {tuple(x.shape)}"

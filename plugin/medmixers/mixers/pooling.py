@@ -2,7 +2,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from medmixers.layers.conv import check_kernel_size, check_spatial_dims
 
@@ -12,7 +11,8 @@ class Pooling(nn.Module):
 
     The average counts the voxels inside the image only; the subtraction cancels the block's own shortcut. The same
     as ``nn.AvgPool(kernel_size, stride=1, padding=kernel_size // 2, count_include_pad=False)`` minus the input, but
-    several times faster on a CPU, in half precision too, and for feature maps smaller than the kernel.
+    faster on a CPU, and for half precision and feature maps smaller than the kernel in 3D too. Computed in float32
+    and rounded once.
 
     Args:
         dim: channels C (any; nothing is learned).
@@ -27,8 +27,11 @@ class Pooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: feature map, (B, C, *spatial) -> the same shape."""
-        total: Tensor = _BoxSum.apply(x, self.kernel_size)
-        return total * (1 / _window_voxels(x, self.kernel_size)).to(x.dtype) - x
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        # The plain function wherever no gradient is asked for: tracing cannot save a custom autograd function.
+        box_sum = _BoxSum.apply if wide.requires_grad and torch.is_grad_enabled() else _box_sum
+        mean = box_sum(wide, self.kernel_size) / _window_voxels(x, self.kernel_size)
+        return (mean - wide).to(x.dtype)
 
 
 class _BoxSum(torch.autograd.Function):
@@ -45,20 +48,15 @@ class _BoxSum(torch.autograd.Function):
 
 
 def _box_sum(x: Tensor, kernel_size: int) -> Tensor:
-    radius = kernel_size // 2
-    if x.ndim == 4:  # torch's depthwise 2D convolution is fast in every layout
-        ones = x.new_ones(x.shape[1], 1, kernel_size, kernel_size)
-        return F.conv2d(x, ones, padding=radius, groups=x.shape[1])
-    # One axis after the other by shifted sums, in float32: hundreds of terms would drown in half precision.
-    total = x.to(torch.promote_types(x.dtype, torch.float32))
+    """Shifted sums, one axis after the other."""
     for axis in range(2, x.ndim):
-        size, source = total.shape[axis], total
-        total = source.clone()
-        for shift in range(1, min(radius, size - 1) + 1):
+        size, total = x.shape[axis], x.clone()
+        for shift in range(1, min(kernel_size // 2, size - 1) + 1):
             length = size - shift
-            total.narrow(axis, 0, length).add_(source.narrow(axis, shift, length))
-            total.narrow(axis, shift, length).add_(source.narrow(axis, 0, length))
-    return total.to(x.dtype)
+            total.narrow(axis, 0, length).add_(x.narrow(axis, shift, length))
+            total.narrow(axis, shift, length).add_(x.narrow(axis, 0, length))
+        x = total
+    return x
 
 
 def _window_voxels(x: Tensor, kernel_size: int) -> Tensor:
