@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medmixers.mixers import TOKEN_MIXERS
@@ -44,14 +45,26 @@ def check_options(owner: str, options: Mapping[str, Any], valid: list[str]) -> N
         raise ValueError(f"{owner} has no option {', '.join(map(repr, unknown))}; valid: {listed}")
 
 
-def create_network(name: str, *, spatial_dims: int, in_channels: int, out_channels: int, **options: Any) -> nn.Module:
-    """Build a network by its name, with untrained weights.
+def create_network(
+    name: str,
+    *,
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int,
+    pretrained: str | Path | None = None,
+    warm_start: bool = False,
+    **options: Any,
+) -> nn.Module:
+    """Build a network by its name, untrained unless ``pretrained`` is given.
 
     Args:
         name: one of :func:`list_networks`.
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
         out_channels: classes (or sigmoid channels) of the logits.
+        pretrained: a weights file, or "timm:NAME"; see :func:`medmixers.networks.weights.load_weights`, which also
+            reports what it did. MetaFormer networks only.
+        warm_start: let ``pretrained`` come from a network with other token mixers.
         options: what the network's and its encoder's constructors take by keyword, for example ``mixer``,
             ``kernel_size``, ``norm``; they override what the name fixes.
 
@@ -60,8 +73,20 @@ def create_network(name: str, *, spatial_dims: int, in_channels: int, out_channe
         (B, out_channels, *spatial) of a segmentation network.
 
     Raises:
-        ValueError: an unknown name or option (the message lists the valid ones), or a value out of range.
+        ValueError: an unknown name or option (the message lists the valid ones), a value out of range, or weights
+            that do not fit.
+        OSError: weights that cannot be found or downloaded.
     """
+    for key, value in (("in_channels", in_channels), ("out_channels", out_channels)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{key} must be an integer >= 1, got {value!r}")
+    network = _build(name, spatial_dims, in_channels, out_channels, options)
+    if pretrained is not None:
+        locate("medmixers.networks.weights.load_weights")(network, pretrained, warm_start=warm_start)
+    return network
+
+
+def _build(name: str, spatial_dims: int, in_channels: int, out_channels: int, options: Mapping[str, Any]) -> nn.Module:
     row = NETWORKS[name]
     target = locate(row.target)
     encoder = locate(row.encoder) if row.encoder else None

@@ -36,61 +36,154 @@ class NetworkRow:
 
 @dataclass(frozen=True)
 class MetaFormerSize:
-    """Blocks and channels of the four stages, and the LayerScale start value of that depth (Yu et al. 2022)."""
+    """Blocks and channels of the four stages."""
 
     depths: tuple[int, int, int, int]
     dims: tuple[int, int, int, int]
-    layer_scale_init: float
+
+    @property
+    def layer_scale_init(self) -> float:
+        """LayerScale's start value at this depth (Yu et al. 2022, section 4.1)."""
+        return 1e-5 if sum(self.depths) <= 24 else 1e-6
 
 
 SMALL, MEDIUM = (64, 128, 320, 512), (96, 192, 384, 768)
-METAFORMER_SIZES: Registry[MetaFormerSize] = Registry("MetaFormer size")
-for _name, _depths, _dims, _init in (
-    ("s12", (2, 2, 6, 2), SMALL, 1e-5),
-    ("s24", (4, 4, 12, 4), SMALL, 1e-5),
-    ("s36", (6, 6, 18, 6), SMALL, 1e-6),
-    ("m36", (6, 6, 18, 6), MEDIUM, 1e-6),
-    ("m48", (8, 8, 24, 8), MEDIUM, 1e-6),
-):
-    METAFORMER_SIZES.register(_name, MetaFormerSize(_depths, _dims, _init))
+METAFORMER_SIZES = {  # Yu et al. 2022, Table 1
+    "s12": MetaFormerSize((2, 2, 6, 2), SMALL),
+    "s24": MetaFormerSize((4, 4, 12, 4), SMALL),
+    "s36": MetaFormerSize((6, 6, 18, 6), SMALL),
+    "m36": MetaFormerSize((6, 6, 18, 6), MEDIUM),
+    "m48": MetaFormerSize((8, 8, 24, 8), MEDIUM),
+}
+CONVFORMER_SIZES = {  # Yu et al. 2023, Table 2; ConvFormer and CAFormer
+    "s18": MetaFormerSize((3, 3, 9, 3), SMALL),
+    "s36": MetaFormerSize((3, 12, 18, 3), SMALL),
+    "m36": MetaFormerSize((3, 12, 18, 3), (96, 192, 384, 576)),
+    "b36": MetaFormerSize((3, 12, 18, 3), (128, 256, 512, 768)),
+}
 
 NETWORKS: Registry[NetworkRow] = Registry("network")
 
-# Stochastic depth: constant 0.1 in Keuth et al. 2025; a ramp, off by default as in timm, in Yu et al. 2022.
-_STUDY = {"drop_path_rate": 0.1, "drop_path_schedule": "constant"}
-_POOLFORMER = {
-    "drop_path_rate": 0.0,
-    "drop_path_schedule": "ramp",
-    "mixer": "pooling",
+ENCODER = "medmixers.networks.metaformer.MetaFormerEncoder"
+CLASSIFIER = "medmixers.networks.classifier.MetaFormerClassifier"
+SEGFORMER = "medmixers.networks.segformer.MetaFormerSegFormer"
+POOL, ATTENTION = "pooling", "global_attention"
+
+# Stochastic depth: constant 0.1 in Keuth et al. 2025; a ramp, off by default as in timm, in Yu et al. 2022 and 2023.
+STUDY = {"drop_path_rate": 0.1, "drop_path_schedule": "constant"}
+POOLFORMER = {"mixer": POOL, "head_order": "pool_norm"}
+BASELINE = {  # Yu et al. 2023, section 2.4: StarReLU, ResScale in the last two stages, no biases in blocks
+    "norm": "group_norm",
+    "norm_bias": False,
+    "norm_eps": 1e-6,
+    "downsample_norm": "layer_norm",
+    "activation": "star_relu",
+    "mlp_bias": False,
+    "layer_scale_init": None,
+    "res_scale_init": (None, None, 1.0, 1.0),
     "head_order": "pool_norm",
 }
-for _family, _target, _task, _source, _fixed, _summary in (
-    ("metaformer", "classifier.MetaFormerClassifier", "classification", "keuth2025", _STUDY,
-     "MetaFormer {}, any token mixer, classifier"),
-    ("metaformer_segformer", "segformer.MetaFormerSegFormer", "segmentation", "keuth2025", _STUDY,
-     "MetaFormer {}, any token mixer, SegFormer decoder"),
-    ("poolformer", "classifier.MetaFormerClassifier", "classification", "yu2022", _POOLFORMER,
-     "PoolFormer {}, timm's logits with timm's weights"),
-):  # fmt: skip
-    for _name, _size in METAFORMER_SIZES.items():
+CONVFORMER = {**BASELINE, "norm": "layer_norm", "mixer": "sep_conv", "head": "mlp"}
+CAFORMER = {
+    **CONVFORMER,
+    "mixer": ("sep_conv", "sep_conv", ATTENTION, ATTENTION),
+    "mixer_options": {"head_dim": 32, "proj_bias": False},
+}
+RANDFORMER = {**BASELINE, "mixer": ("identity", "identity", "random_mixing", "random_mixing")}
+
+for _family, _sizes, _target, _source, _fixed, _summary in (
+    ("metaformer", METAFORMER_SIZES, CLASSIFIER, "keuth2025", STUDY, "MetaFormer, any token mixer, classifier"),
+    ("metaformer_segformer", METAFORMER_SIZES, SEGFORMER, "keuth2025", STUDY, "MetaFormer, SegFormer decoder"),
+    ("poolformer", METAFORMER_SIZES, CLASSIFIER, "yu2022", POOLFORMER, "PoolFormer"),
+    ("poolformerv2", METAFORMER_SIZES, CLASSIFIER, "yu2023", {**BASELINE, "mixer": POOL}, "PoolFormerV2"),
+    ("identityformer", METAFORMER_SIZES, CLASSIFIER, "yu2023", {**BASELINE, "mixer": "identity"}, "IdentityFormer"),
+    ("randformer", METAFORMER_SIZES, CLASSIFIER, "yu2023", RANDFORMER, "RandFormer, one image size"),
+    ("convformer", CONVFORMER_SIZES, CLASSIFIER, "yu2023", CONVFORMER, "ConvFormer"),
+    ("caformer", CONVFORMER_SIZES, CLASSIFIER, "yu2023", CAFORMER, "CAFormer: convolution, then attention"),
+):
+    for _name, _size in _sizes.items():
         NETWORKS.register(
             f"{_family}_{_name}",
             NetworkRow(
-                target=f"medmixers.networks.{_target}",
-                task=_task,
+                target=_target,
+                task="segmentation" if _target == SEGFORMER else "classification",
                 source=_source,
-                summary=_summary.format(_name.upper()),
-                encoder="medmixers.networks.metaformer.MetaFormerEncoder",
-                arguments={**vars(_size), **_fixed},
+                summary=_summary,
+                encoder=ENCODER,
+                arguments={**vars(_size), "layer_scale_init": _size.layer_scale_init, **_fixed},
             ),
         )
 
-for _name, _summary, _arguments in (
-    (
-        "unet_star_star",
-        "UNet**: residual U-Net with additive skips",
-        {"num_tokens": 0, "transformer_layers": 0},
-    ),
+# Hybrid stages of Yu et al. 2022, Table 5: LayerNorm over channels, heads of 32 channels, and one positional
+# embedding, where attention begins. (The authors add it before that stage's first block, we inside its mixer.)
+for _letters in ("pppa", "ppaa", "pppf", "ppff"):
+    _mixers = tuple({"p": POOL, "a": ATTENTION, "f": "spatial_fc"}[letter] for letter in _letters)
+    _first = tuple(stage == _letters.find("a") for stage in range(4))
+    _options: dict[str, Any] = {"positional_embedding": _first, "mixer_options": {"head_dim": 32}}
+    NETWORKS.register(
+        f"metaformer_{_letters}_s12",
+        NetworkRow(
+            target=CLASSIFIER,
+            task="classification",
+            source="yu2022",
+            summary=f"hybrid of {' - '.join(_mixers)}, one image size",
+            encoder=ENCODER,
+            arguments={
+                **vars(METAFORMER_SIZES["s12"]),
+                **POOLFORMER,
+                "norm": "layer_norm",
+                "mixer": _mixers,
+                **(_options if "a" in _letters else {}),
+            },
+        ),
+    )
+
+# Isotropic IdentityFormer (Yu et al. 2023, section 3.5): one stage of 18 blocks of width 384, one token for 16 pixels.
+for _suffix, _stem in (("", "patch"), ("_conv_stem", "convolutional")):
+    NETWORKS.register(
+        f"identityformer_isotropic_s{_suffix}",
+        NetworkRow(
+            target=CLASSIFIER,
+            task="classification",
+            source="yu2023",
+            summary=f"isotropic IdentityFormer, {_stem} stem",
+            encoder=ENCODER,
+            arguments={
+                **BASELINE,
+                "depths": (18,),
+                "dims": (384,),
+                "stem": _stem,
+                "stem_stride": 16,
+                "mixer": "identity",
+                "res_scale_init": None,
+            },
+        ),
+    )
+
+for _name, _target, _task, _summary in (
+    ("med_next", "med_next.MedNeXt", "classification", "MedNeXt of Xue et al. (not MIC-DKFZ's, which MONAI has)"),
+    ("med_unext", "med_unext.MedUNeXt", "segmentation", "MedUNeXt of Xue et al., parameter-matched reconstruction"),
+):
+    NETWORKS.register(
+        _name, NetworkRow(target=f"medmixers.networks.{_target}", task=_task, source="xue2026", summary=_summary)
+    )
+
+for _name, _target, _task, _source, _summary in (
+    ("unet_keuth2025", "study_unet", "segmentation", "keuth2025", "MONAI's UNet as in the study, kernel 3 to 9"),
+    ("unet_patch_embedding_keuth2025", "study_unet_patch_embedding", "segmentation", "keuth2025",
+     "UNet@PatchEmb of the study: MetaFormer's stem, MONAI's UNet"),
+    ("resnet18_keuth2025", "study_resnet18", "classification", "keuth2025",
+     "MONAI's ResNet18 with widened kernels, as in the study"),
+    ("unet_tshimanga2026", "token_unet_paper_unet", "segmentation", "tshimanga2026", "MONAI's UNet of six levels"),
+    ("swin_unetr_tshimanga2026", "swin_unetr", "segmentation", "tshimanga2026", "MONAI's SwinUNETR, 24 features"),
+):  # fmt: skip
+    NETWORKS.register(
+        _name,
+        NetworkRow(target=f"medmixers.networks.baselines.{_target}", task=_task, source=_source, summary=_summary),
+    )
+
+for _name, _summary, _tokens in (
+    ("unet_star_star", "UNet**: residual U-Net with additive skips", {"num_tokens": 0, "transformer_layers": 0}),
     ("token_unet_no_transformer", "UNet** + TokenLearner + TokenFuser", {"transformer_layers": 0}),
     ("token_unet", "UNet** + TokenLearner + 4-layer Transformer + TokenFuser", {}),
 ):
@@ -101,6 +194,6 @@ for _name, _summary, _arguments in (
             task="segmentation",
             source="tshimanga2026",
             summary=_summary,
-            arguments=_arguments,
+            arguments=_tokens,
         ),
     )

@@ -73,6 +73,18 @@ def test_token_learner_and_fuser_written_out(grid):
         torch.testing.assert_close(fuser(x, tokens)[b], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_attention_maps_stay_with_the_network_after_a_forward():
+    torch.manual_seed(0)
+    network = build("token_unet", in_channels=1, **TINY).eval()
+    assert network.token_learner.attention is None
+    with torch.no_grad():
+        network(torch.randn(2, 1, 17, 24, 30))
+    maps = network.token_learner.attention
+    assert maps.shape == (2, 8, 3, 3, 4)
+    torch.testing.assert_close(maps.sum((2, 3, 4)), torch.ones(2, 8))
+    assert "attention" not in " ".join(network.state_dict())
+
+
 def test_attention_maps_sum_to_one_on_the_coarse_grid():
     learner = build("token_unet").token_learner
     tokens, attention = learner(torch.randn(2, 256, 2, 3, 4))
@@ -108,6 +120,17 @@ def test_transformer_is_pre_norm_without_positions():
     assert len(network.transformer) == 4
 
 
+def test_decoupled_tokens_have_their_own_width():
+    torch.manual_seed(0)
+    coupled, decoupled = build("token_unet", **TINY), build("token_unet", token_dim=20, **TINY)
+    layer = sum(p.numel() for p in torch.nn.TransformerEncoderLayer(20, 4, 80).parameters())
+    same = sum(p.numel() for p in coupled.transformer.parameters())
+    expected = sum(p.numel() for p in coupled.parameters()) - same + 4 * layer + (16 * 20 + 20) + (20 * 16 + 16)
+    assert sum(p.numel() for p in decoupled.parameters()) == expected
+    x = torch.randn(1, 4, 16, 20, 24)
+    assert decoupled(x).shape == (1, 3, 16, 20, 24)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_compiles_exports_and_runs_in_bfloat16(name):
     torch.manual_seed(0)
@@ -125,10 +148,16 @@ def test_compiles_exports_and_runs_in_bfloat16(name):
 
 
 def test_bad_values_are_named():
-    with pytest.raises(ValueError, match="num_tokens=0, transformer_layers=4"):
+    with pytest.raises(ValueError, match="no tokens to process: num_tokens=0, transformer_layers=4"):
         TokenUNet(3, 1, 2, num_tokens=0)
-    with pytest.raises(ValueError, match="256, transformer_heads=7"):
+    with pytest.raises(ValueError, match="tokens of width 256 cannot be split into transformer_heads=7"):
         TokenUNet(3, 1, 2, transformer_heads=7)
+    with pytest.raises(ValueError, match=r"got tuple\(channels\)=\(32, 64\), num_tokens=-1"):
+        TokenUNet(3, 1, 2, channels=(32, 64), num_tokens=-1)
+    with pytest.raises(ValueError, match="transformer_layers=-2"):
+        TokenUNet(3, 1, 2, transformer_layers=-2)
+    with pytest.raises(ValueError, match=r"at least 2 levels"):
+        TokenUNet(3, 1, 2, channels=())
     with pytest.raises(ValueError, match=r"resample must be one of .* got 'half'"):
         ResBlock(4, 4, spatial_dims=3, resample="half")
     with pytest.raises(ValueError, match=r"'token_unet' has no option 'tokens'; valid: .*num_tokens"):

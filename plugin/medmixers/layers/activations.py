@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,20 +19,29 @@ class SquaredReLU(nn.Module):
 
 
 class StarReLU(nn.Module):
-    """scale * relu(x)^2 + bias with a learnable scalar scale and bias (Yu et al. 2023, section 2.3).
+    """scale * relu(x)^2 + bias with scalars shared by all channels (Yu et al. 2023, equation 15).
 
-    The start values 1 and 0 are those of timm and of the authors' training; the closed form for normal input,
-    0.8944 and -0.4472, is not used by them.
+    Args:
+        scale: its value, or start value where it is learned.
+        bias: likewise.
+        learn_scale: whether the scale is a parameter.
+        learn_bias: whether the bias is a parameter.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, *, scale: float = 1.0, bias: float = 0.0, learn_scale: bool = True, learn_bias: bool = True
+    ) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(1))
-        self.bias = nn.Parameter(torch.zeros(1))
+        self.scale = nn.Parameter(torch.full((1,), scale)) if learn_scale else scale
+        self.bias = nn.Parameter(torch.full((1,), bias)) if learn_bias else bias
 
     def forward(self, x: Tensor) -> Tensor:
         return self.scale * torch.square(torch.relu(x)) + self.bias
 
+
+# relu(x)^2 of a standard normal x has mean 1/2 and variance 5/4 (equations 11 to 13)
+SCALE, BIAS = 1.25**-0.5, -0.5 * 1.25**-0.5
+fixed = partial(StarReLU, learn_scale=False, learn_bias=False)
 
 ACTIVATIONS: Registry[Callable[[], nn.Module]] = Registry("activation")
 for _name, _activation in (
@@ -39,6 +49,12 @@ for _name, _activation in (
     ("relu", nn.ReLU),
     ("silu", nn.SiLU),
     ("squared_relu", SquaredReLU),
+    # The six variants of Table 8: learned both, scale alone, bias alone; fixed both, scale alone, bias alone.
     ("star_relu", StarReLU),
+    ("star_relu_scale", partial(StarReLU, learn_bias=False)),
+    ("star_relu_bias", partial(StarReLU, learn_scale=False)),
+    ("star_relu_fixed", partial(fixed, scale=SCALE, bias=BIAS)),
+    ("star_relu_fixed_scale", partial(fixed, scale=SCALE)),
+    ("star_relu_fixed_bias", partial(fixed, bias=-0.5)),
 ):
     ACTIVATIONS.register(_name, _activation)

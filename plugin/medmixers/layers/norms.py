@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmixers.layers.conv import check_spatial_dims
-from medmixers.registry import Registry
 
 
 class ChannelLayerNorm(nn.Module):
@@ -17,14 +14,15 @@ class ChannelLayerNorm(nn.Module):
 
     Args:
         dim: channels C.
+        bias: whether a bias is learned beside the weight.
         eps: added to the variance; 1e-6 as in timm.
     """
 
-    def __init__(self, dim: int, *, eps: float = 1e-6) -> None:
+    def __init__(self, dim: int, *, bias: bool = True, eps: float = 1e-6) -> None:
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(dim))
-        self.bias = nn.Parameter(torch.zeros(dim))
+        self.bias = nn.Parameter(torch.zeros(dim)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """x: feature map, (B, C, *spatial) -> the same shape."""
@@ -32,16 +30,35 @@ class ChannelLayerNorm(nn.Module):
         return normed.movedim(-1, 1)
 
 
-BATCH_NORMS: dict[int, Callable[[int], nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-
-NORMS: Registry[Callable[[int, int], nn.Module]] = Registry("norm")
-NORMS.register("group_norm", lambda dim, spatial_dims: nn.GroupNorm(1, dim))
-NORMS.register("layer_norm", lambda dim, spatial_dims: ChannelLayerNorm(dim))
-NORMS.register("batch_norm", lambda dim, spatial_dims: BATCH_NORMS[spatial_dims](dim))
-NORMS.register("none", lambda dim, spatial_dims: nn.Identity())
+NORMS = ("group_norm", "layer_norm", "batch_norm", "none")
+BATCH_NORMS: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
-def create_norm(name: str, dim: int, *, spatial_dims: int) -> nn.Module:
-    """The normalisation ``name`` ("group_norm" is one group over all channels and positions) for ``dim`` channels."""
+def create_norm(name: str, dim: int, *, spatial_dims: int, bias: bool = True, eps: float | None = None) -> nn.Module:
+    """A normalisation of ``dim`` channels.
+
+    Args:
+        name: "group_norm": one group, over all channels and positions; "layer_norm": the channels of a position;
+            "batch_norm"; "none".
+        dim: channels C.
+        bias: whether a bias is learned beside the weight.
+        eps: added to the variance; None means 1e-6 for layer_norm and 1e-5 for the others.
+
+    Raises:
+        ValueError: another name.
+    """
     check_spatial_dims(spatial_dims)
-    return NORMS[name](dim, spatial_dims)
+    if name == "none":
+        return nn.Identity()
+    if name == "layer_norm":
+        return ChannelLayerNorm(dim, bias=bias, eps=1e-6 if eps is None else eps)
+    norm: nn.Module
+    if name == "group_norm":
+        norm = nn.GroupNorm(1, dim, eps=1e-5 if eps is None else eps)
+    elif name == "batch_norm":
+        norm = BATCH_NORMS[spatial_dims](dim, eps=1e-5 if eps is None else eps)
+    else:
+        raise ValueError(f"unknown norm {name!r}; valid: {', '.join(sorted(NORMS))}")
+    if not bias:
+        norm.register_parameter("bias", None)
+    return norm

@@ -21,19 +21,28 @@ class GlobalAttention(nn.Module):
     Args:
         dim: channels C, a multiple of ``head_dim``.
         spatial_dims: 2 or 3.
-        head_dim: channels of one head; 16 in Keuth et al. 2025, 32 in Yu et al. 2022.
+        head_dim: channels of one head; 16 in Keuth et al. 2025, 32 in Yu et al. 2022 and 2023.
+        qkv_bias: whether queries, keys and values have a bias.
+        proj_bias: whether the output projection has one; not so in Yu et al. 2023.
         feature_size: if given, a zero-initialised positional embedding of this size is learned and added to the
             input, and other sizes raise; None means no embedding and any size.
     """
 
     def __init__(
-        self, dim: int, *, spatial_dims: int, head_dim: int = 16, feature_size: Sequence[int] | None = None
+        self,
+        dim: int,
+        *,
+        spatial_dims: int,
+        head_dim: int = 16,
+        qkv_bias: bool = False,
+        proj_bias: bool = True,
+        feature_size: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
         self.heads = head_count(dim, head_dim)
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim, bias=proj_bias)
         self.pos_embedding: Tensor | None = None
         if feature_size is not None:
             self.pos_embedding = nn.Parameter(torch.zeros(1, dim, *feature_size))

@@ -1,27 +1,37 @@
 from torch import Tensor, nn
 
-from medmixers.layers.activations import StarReLU
+from medmixers.layers.activations import ACTIVATIONS
 from medmixers.layers.conv import check_kernel_size, conv_nd
 
 
 class SepConv(nn.Module):
-    """Inverted separable convolution of ConvFormer (Yu et al. 2023, section 3.3), without biases.
+    """Inverted separable convolution of ConvFormer (Yu et al. 2023, equation 8).
 
-    Pointwise to twice the channels, StarReLU, depthwise, pointwise back.
+    Pointwise to twice the channels, activation, depthwise, pointwise back.
 
     Args:
         dim: channels C.
         spatial_dims: 2 or 3.
         kernel_size: edge of the depthwise kernel in voxels, odd.
+        activation: a name of :data:`medmixers.layers.activations.ACTIVATIONS`.
+        bias: whether the three convolutions have biases; not so as published.
     """
 
-    def __init__(self, dim: int, *, spatial_dims: int, kernel_size: int = 7) -> None:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        spatial_dims: int,
+        kernel_size: int = 7,
+        activation: str = "star_relu",
+        bias: bool = False,
+    ) -> None:
         super().__init__()
         conv, width, padding = conv_nd(spatial_dims), 2 * dim, check_kernel_size(kernel_size) // 2
-        self.pwconv1 = conv(dim, width, 1, bias=False)
-        self.act1 = StarReLU()
-        self.dwconv = conv(width, width, kernel_size, padding=padding, groups=width, bias=False)
-        self.pwconv2 = conv(width, dim, 1, bias=False)
+        self.pwconv1 = conv(dim, width, 1, bias=bias)
+        self.act1 = ACTIVATIONS[activation]()
+        self.dwconv = conv(width, width, kernel_size, padding=padding, groups=width, bias=bias)
+        self.pwconv2 = conv(width, dim, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: feature map, (B, C, *spatial) -> the same shape."""

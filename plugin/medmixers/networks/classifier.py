@@ -4,26 +4,64 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from medmixers.layers.activations import SquaredReLU
 from medmixers.layers.norms import ChannelLayerNorm, create_norm
 from medmixers.networks.metaformer import MetaFormerEncoder
 
 HEAD_ORDERS = ("norm_pool", "pool_norm")
+HEADS = ("linear", "mlp")
+
+
+class MLPHead(nn.Module):
+    """Linear C -> 4 C, squared ReLU, LayerNorm, dropout, Linear: the head of ConvFormer and CAFormer.
+
+    Args:
+        dim: channels C.
+        out_channels: classes K.
+        dropout: probability in training.
+    """
+
+    def __init__(self, dim: int, out_channels: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.act = SquaredReLU()
+        self.norm = nn.LayerNorm(4 * dim, eps=1e-6)
+        self.dropout = nn.Dropout(dropout)
+        self.fc2 = nn.Linear(4 * dim, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C) -> logits, (B, K)."""
+        return self.fc2(self.dropout(self.norm(self.act(self.fc1(x)))))
 
 
 class MetaFormerClassifier(nn.Module):
-    """Encoder, norm and global average pooling in either order, linear head.
+    """Encoder, norm and global average pooling in either order, head.
 
     Args:
         encoder: its last feature map is classified.
         out_channels: classes K.
         head_order: "norm_pool": GroupNorm(1), then the mean over the positions (Keuth et al. 2025);
-            "pool_norm": the mean, then LayerNorm (timm's PoolFormer).
+            "pool_norm": the mean, then LayerNorm (timm, and Yu et al. 2023).
+        head: "linear" or "mlp" (:class:`MLPHead`).
+        dropout: of the mlp head.
     """
 
-    def __init__(self, encoder: MetaFormerEncoder, out_channels: int, *, head_order: str = "norm_pool") -> None:
+    def __init__(
+        self,
+        encoder: MetaFormerEncoder,
+        out_channels: int,
+        *,
+        head_order: str = "norm_pool",
+        head: str = "linear",
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         if head_order not in HEAD_ORDERS:
             raise ValueError(f"head_order must be one of {HEAD_ORDERS}, got {head_order!r}")
+        if head not in HEADS:
+            raise ValueError(f"head must be one of {HEADS}, got {head!r}")
+        if head == "linear" and dropout:
+            raise ValueError(f"dropout belongs to head='mlp', got {head=}, {dropout=}")
         dim = encoder.dims[-1]
         self.encoder = encoder
         self.pool_first = head_order == "pool_norm"
@@ -32,7 +70,7 @@ class MetaFormerClassifier(nn.Module):
             if self.pool_first
             else create_norm("group_norm", dim, spatial_dims=encoder.spatial_dims)
         )
-        self.head = nn.Linear(dim, out_channels)
+        self.head = nn.Linear(dim, out_channels) if head == "linear" else MLPHead(dim, out_channels, dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: image, (B, in_channels, *spatial) -> logits, (B, K)."""

@@ -5,102 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from monai.networks.layers.drop_path import DropPath
 from torch import Tensor, nn
 
-from medmixers.layers.activations import ACTIVATIONS
-from medmixers.layers.conv import conv_nd
+from medmixers.layers.conv import check_positive
 from medmixers.layers.norms import create_norm
-from medmixers.layers.scales import create_scale
 from medmixers.layers.sizes import check_image, pad_to_multiple
 from medmixers.mixers.build import create_mixer, mixer_option_names
+from medmixers.networks.blocks import Downsampling, MetaFormerBlock, MetaFormerStage, create_stem
 
-STEM_STRIDES = (1, 2, 4)
 DROP_PATH_SCHEDULES = ("constant", "ramp")
 
 
-class ChannelMLP(nn.Sequential):
-    """Pointwise C -> ratio C, activation, ratio C -> C, with biases: the half of a block that mixes no positions."""
-
-    def __init__(self, dim: int, *, spatial_dims: int, ratio: float, activation: str) -> None:
-        conv, width = conv_nd(spatial_dims), int(ratio * dim)
-        super().__init__()
-        self.fc1 = conv(dim, width, 1)
-        self.act = ACTIVATIONS[activation]()
-        self.fc2 = conv(width, dim, 1)
-        for layer in (self.fc1, self.fc2):
-            nn.init.trunc_normal_(layer.get_parameter("weight"), std=0.02)
-            nn.init.zeros_(layer.get_parameter("bias"))
-
-
-class MetaFormerBlock(nn.Module):
-    """x + scale1 * mixer(norm1 x), then x + scale2 * mlp(norm2 x), each branch under stochastic depth.
-
-    Args:
-        dim: channels C.
-        mixer: token mixer, a module (B, C, *spatial) -> the same shape.
-        layer_scale_init: start value of the branches' LayerScale; None leaves it out.
-        res_scale_init: start value of the shortcuts' ResScale; None leaves it out.
-        drop_path: probability of dropping a branch for a whole sample in training.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        *,
-        spatial_dims: int,
-        mixer: nn.Module,
-        norm: str = "group_norm",
-        activation: str = "gelu",
-        mlp_ratio: float = 4.0,
-        layer_scale_init: float | None = 1e-5,
-        res_scale_init: float | None = None,
-        drop_path: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.norm1 = create_norm(norm, dim, spatial_dims=spatial_dims)
-        self.token_mixer = mixer
-        self.layer_scale1 = create_scale(dim, spatial_dims=spatial_dims, init=layer_scale_init)
-        self.res_scale1 = create_scale(dim, spatial_dims=spatial_dims, init=res_scale_init)
-        self.norm2 = create_norm(norm, dim, spatial_dims=spatial_dims)
-        self.mlp = ChannelMLP(dim, spatial_dims=spatial_dims, ratio=mlp_ratio, activation=activation)
-        self.layer_scale2 = create_scale(dim, spatial_dims=spatial_dims, init=layer_scale_init)
-        self.res_scale2 = create_scale(dim, spatial_dims=spatial_dims, init=res_scale_init)
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: feature map, (B, C, *spatial) -> the same shape."""
-        x = self.res_scale1(x) + self.drop_path(self.layer_scale1(self.token_mixer(self.norm1(x))))
-        return self.res_scale2(x) + self.drop_path(self.layer_scale2(self.mlp(self.norm2(x))))
-
-
-class MetaFormerStage(nn.Module):
-    """Downsampling (identity in the first stage), then the blocks."""
-
-    def __init__(self, downsample: nn.Module, blocks: Sequence[MetaFormerBlock]) -> None:
-        super().__init__()
-        self.downsample = downsample
-        self.blocks = nn.Sequential(*blocks)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: feature map, (B, C_in, *spatial) -> (B, C, *spatial / stride)."""
-        return self.blocks(self.downsample(x))
-
-
-class PatchEmbedding(nn.Module):
-    """Strided convolution with bias, without norm: the stem and the downsampling of the study's MetaFormer."""
-
-    def __init__(self, in_channels: int, dim: int, *, spatial_dims: int, stride: int) -> None:
-        super().__init__()
-        # Kernel 2 s - 1 and padding s / 2 give 7 / 2 at stride 4 and 3 / 1 at stride 2, as published.
-        self.conv = conv_nd(spatial_dims)(in_channels, dim, 2 * stride - 1, stride=stride, padding=stride // 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
-
-
 class MetaFormerEncoder(nn.Module):
-    """Four stages of MetaFormer blocks with a token mixer each.
+    """Stages of MetaFormer blocks, four as published, with a token mixer each; one stage is an isotropic network.
 
     An input whose size is no multiple of ``stem_stride`` is padded with zeros at the end of the axis, so that no
     border voxel is dropped; further stages round up.
@@ -115,15 +32,22 @@ class MetaFormerEncoder(nn.Module):
         mixer_options: further options of the mixers. Each stage takes those that its mixer has; an option that no
             stage's mixer has raises.
         input_size: image size in voxels. Needed by mixers that are bound to a size (random_mixing, spatial_fc) and
-            by ``positional_embedding``; other image sizes then raise.
+            by ``positional_embedding``; other image sizes then raise. The other mixers do not use it.
         positional_embedding: learn one in the first block of each stage of global attention (the study's 2D
-            classification).
-        stem_stride: downsampling of the first stage: 4 as published, 2 or 1 for finer feature maps.
-        norm: "group_norm" (one group), "layer_norm" (channels of a position), "batch_norm" or "none".
-        activation: of the channel MLP: "gelu", "relu", "silu", "squared_relu", "star_relu".
+            classification); or one choice a stage.
+        stem: "overlapping" convolution, "patch" embedding, or a "convolutional" stem (Yu et al. 2023, isotropic).
+        stem_stride: downsampling of the stem: 4 as published, 2 or 1 for finer feature maps, 16 if isotropic.
+        norm: "group_norm" (one group), "layer_norm" (channels of a position), "batch_norm" or "none"; or one a stage.
+        norm_bias: whether the blocks' and the downsampling's norms have a bias.
+        norm_eps: added to the variance in the blocks' norms; None means the norm's own default.
+        downsample_norm: norm after the stem and before each downsampling; "none" in Keuth et al. 2025.
+        activation: of the channel MLP, a name of :data:`medmixers.layers.activations.ACTIVATIONS`.
         mlp_ratio: width of the channel MLP over C.
+        mlp_bias: whether the channel MLP has biases.
         layer_scale_init: start value of LayerScale, None without; or one a stage.
-        res_scale_init: start value of ResScale, None without; or one a stage.
+        res_scale_init: start value of ResScale, None without; or one a stage. Both together are BranchScale.
+        residual: False leaves the blocks' shortcuts out.
+        channel_mlp: False leaves the blocks' channel MLPs out.
         drop_path_rate: stochastic depth.
         drop_path_schedule: "constant": the rate in every block (Keuth et al. 2025); "ramp": linear from 0 in the
             first block to the rate in the last (Yu et al. 2022).
@@ -143,23 +67,33 @@ class MetaFormerEncoder(nn.Module):
         kernel_size: int | None = None,
         mixer_options: Mapping[str, Any] | None = None,
         input_size: Sequence[int] | None = None,
-        positional_embedding: bool = False,
+        positional_embedding: bool | Sequence[bool] = False,
+        stem: str = "overlapping",
         stem_stride: int = 4,
-        norm: str = "group_norm",
+        norm: str | Sequence[str] = "group_norm",
+        norm_bias: bool = True,
+        norm_eps: float | None = None,
+        downsample_norm: str = "none",
         activation: str = "gelu",
         mlp_ratio: float = 4.0,
+        mlp_bias: bool = True,
         layer_scale_init: float | Sequence[float | None] | None = 1e-5,
         res_scale_init: float | Sequence[float | None] | None = None,
+        residual: bool = True,
+        channel_mlp: bool = True,
         drop_path_rate: float = 0.0,
         drop_path_schedule: str = "ramp",
     ) -> None:
         super().__init__()
-        if stem_stride not in STEM_STRIDES:
-            raise ValueError(f"stem_stride must be one of {STEM_STRIDES}, got {stem_stride!r}")
-        if len(depths) != len(dims):
+        check_positive(in_channels=in_channels, **{f"dims[{i}]": dim for i, dim in enumerate(dims)})
+        if not dims or len(depths) != len(dims):
             raise ValueError(f"depths and dims must have one entry a stage each, got {depths=}, {dims=}")
-        stages = len(depths)
+        stages = len(dims)
         mixers: list[str] = per_stage(mixer, stages, "mixer")
+        norms: list[str] = per_stage(norm, stages, "norm")
+        embeddings: list[bool] = per_stage(positional_embedding, stages, "positional_embedding")
+        if any(embeddings) and "global_attention" not in mixers:
+            raise ValueError(f"positional_embedding belongs to token mixer global_attention, got {', '.join(mixers)}")
         layer_scales = per_stage(layer_scale_init, stages, "layer_scale_init")
         res_scales = per_stage(res_scale_init, stages, "res_scale_init")
         options = stage_mixer_options(mixers, kernel_size, mixer_options or {})
@@ -168,7 +102,12 @@ class MetaFormerEncoder(nn.Module):
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
         self.dims, self.stem_stride = tuple(dims), stem_stride
 
-        self.stem = PatchEmbedding(in_channels, dims[0], spatial_dims=spatial_dims, stride=stem_stride)
+        def downsampling_norm(dim: int) -> nn.Module:
+            return create_norm(downsample_norm, dim, spatial_dims=spatial_dims, bias=norm_bias)
+
+        self.stem = create_stem(
+            stem, in_channels, dims[0], spatial_dims=spatial_dims, stride=stem_stride, norm=downsampling_norm(dims[0])
+        )
         self.stages = nn.ModuleList()
         for i, dim in enumerate(dims):
             blocks = [
@@ -180,20 +119,26 @@ class MetaFormerEncoder(nn.Module):
                         dim,
                         spatial_dims=spatial_dims,
                         **options[i],
-                        **size_option(mixers[i], sizes[i], positional_embedding and j == 0),
+                        **size_option(mixers[i], sizes[i], embeddings[i] and j == 0),
                     ),
-                    norm=norm,
+                    norm=norms[i],
+                    norm_bias=norm_bias,
+                    norm_eps=norm_eps,
                     activation=activation,
                     mlp_ratio=mlp_ratio,
+                    mlp_bias=mlp_bias,
                     layer_scale_init=layer_scales[i],
                     res_scale_init=res_scales[i],
                     drop_path=drop_paths[i][j],
+                    residual=residual,
+                    channel_mlp=channel_mlp,
                 )
                 for j in range(depths[i])
             ]
             downsample: nn.Module = nn.Identity()
             if i > 0:
-                downsample = PatchEmbedding(dims[i - 1], dim, spatial_dims=spatial_dims, stride=2)
+                before = dims[i - 1]
+                downsample = Downsampling(before, dim, spatial_dims=spatial_dims, norm=downsampling_norm(before))
             self.stages.append(MetaFormerStage(downsample, blocks))
 
     def forward(self, x: Tensor) -> list[Tensor]:

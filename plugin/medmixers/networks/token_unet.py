@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -67,17 +68,25 @@ class TokenLearner(nn.Module):
         channels: C.
         num_tokens: N.
         width: hidden width of the scoring MLP.
+
+    Attributes:
+        attention: the maps of the last forward, (B, N, *grid), detached; None before the first, and after compiled,
+            exported or traced ones.
     """
 
     def __init__(self, channels: int, num_tokens: int, *, width: int = 64) -> None:
         super().__init__()
         self.scores = TokenMLP(channels, num_tokens, width=width)
+        self.attention: Tensor | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x: (B, C, *grid) -> tokens (B, N, C) and the attention (B, N, *grid), each map of sum 1."""
         positions = x.flatten(2).transpose(1, 2)  # (B, P, C)
         attention = self.scores(positions).transpose(1, 2).softmax(dim=-1)  # (B, N, P)
-        return attention @ positions, attention.unflatten(-1, x.shape[2:])
+        maps = attention.unflatten(-1, x.shape[2:])
+        if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+            self.attention = maps.detach()
+        return attention @ positions, maps
 
 
 class TokenFuser(nn.Module):
@@ -110,6 +119,8 @@ class TokenUNet(nn.Module):
         channels: of the levels, finest first; each further level halves the resolution.
         num_tokens: tokens of the bottleneck; 0 leaves the bottleneck out (UNet**).
         token_mlp_channels: hidden width of TokenLearner's and TokenFuser's MLPs.
+        token_dim: width of the tokens in the Transformer, apart from the channels: a linear layer leads there and one
+            back ("decoupled"). None keeps the channels' width and has no such layers.
         transformer_layers: pre-norm encoder layers over the tokens, without positional embedding.
         transformer_heads: attention heads of each.
         head_channels: hidden width of the pointwise classifier.
@@ -127,16 +138,23 @@ class TokenUNet(nn.Module):
         channels: Sequence[int] = (32, 64, 128, 256),
         num_tokens: int = 8,
         token_mlp_channels: int = 64,
+        token_dim: int | None = None,
         transformer_layers: int = 4,
         transformer_heads: int = 8,
         head_channels: int = 64,
     ) -> None:
         super().__init__()
+        if len(channels) < 2 or min(num_tokens, transformer_layers) < 0:
+            raise ValueError(
+                "at least 2 levels, 0 tokens and 0 layers are needed, "
+                f"got {tuple(channels)=}, {num_tokens=}, {transformer_layers=}"
+            )
         conv, width = conv_nd(spatial_dims), channels[-1]
-        if transformer_layers and not num_tokens:
-            raise ValueError(f"a Transformer needs tokens, got {num_tokens=}, {transformer_layers=}")
-        if transformer_layers and width % transformer_heads:
-            raise ValueError(f"channels[-1] must be divisible by the heads, got {width}, {transformer_heads=}")
+        token_width = token_dim or width
+        if (transformer_layers or token_dim) and not num_tokens:
+            raise ValueError(f"no tokens to process: {num_tokens=}, {transformer_layers=}, {token_dim=}")
+        if transformer_layers and token_width % transformer_heads:
+            raise ValueError(f"tokens of width {token_width} cannot be split into {transformer_heads=}")
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
         self.stride = 2 ** (len(channels) - 1)
 
@@ -149,10 +167,12 @@ class TokenUNet(nn.Module):
         if num_tokens:
             self.token_learner = TokenLearner(width, num_tokens, width=token_mlp_channels)
             self.token_fuser = TokenFuser(width, num_tokens, width=token_mlp_channels)
+            self.to_tokens = nn.Linear(width, token_width) if token_dim else nn.Identity()
+            self.to_channels = nn.Linear(token_width, width) if token_dim else nn.Identity()
             self.transformer = nn.Sequential(
                 *(
                     nn.TransformerEncoderLayer(
-                        width, transformer_heads, 4 * width, dropout=0.0, activation="gelu",
+                        token_width, transformer_heads, 4 * token_width, dropout=0.0, activation="gelu",
                         batch_first=True, norm_first=True,
                     )
                     for _ in range(transformer_layers)
@@ -174,7 +194,7 @@ class TokenUNet(nn.Module):
             x = block(x)
         if self.token_learner is not None:
             tokens, _ = self.token_learner(x)
-            x = self.token_fuser(x, self.transformer(tokens))
+            x = self.token_fuser(x, self.to_channels(self.transformer(self.to_tokens(tokens))))
         for block, skip in zip(self.decoder, reversed(skips), strict=True):
             x = block(x) + skip
         return crop(self.head(x), size)

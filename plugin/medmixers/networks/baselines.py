@@ -1,0 +1,155 @@
+"""The networks that the papers compare with: thin factories over MONAI's, which stay MONAI's.
+
+MONAI's U-Nets take sizes that their strides divide; they are wrapped to take any size, like ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monai.networks.nets.resnet import ResNetBlock, resnet18
+from monai.networks.nets.swin_unetr import SwinUNETR
+from monai.networks.nets.unet import UNet
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medmixers.layers.conv import check_kernel_size, conv_nd
+from medmixers.layers.sizes import INTERPOLATIONS, check_image, crop, pad_to_multiple
+
+# Keuth et al. 2025: residual units of each kernel, so that the networks stay trainable.
+UNET_UNITS = {3: 2, 5: 1, 7: 1, 9: 1}
+PATCH_EMBEDDING_UNITS = {3: 6, 5: 4, 7: 4, 9: 3}
+STUDY_UNET: dict[str, Any] = {
+    "act": "LEAKYRELU",
+    "norm": ("INSTANCE", {"affine": True}),
+    "bias": False,
+}
+
+
+class AnySize(nn.Module):
+    """Pad the end of each axis to a multiple of ``stride``, apply ``network``, crop.
+
+    Args:
+        network: images (B, in_channels, *spatial) to logits of the same size.
+        stride: what its input must be a multiple of.
+        minimum: smallest multiple of ``stride`` that it takes; instance norm needs two positions at the coarsest level.
+    """
+
+    def __init__(
+        self, network: nn.Module, *, spatial_dims: int, in_channels: int, stride: int, minimum: int = 2
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.spatial_dims, self.in_channels = spatial_dims, in_channels
+        self.stride, self.smallest = stride, minimum * stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: image, (B, in_channels, *spatial) of any size -> logits, (B, K, *spatial)."""
+        check_image(x, self.spatial_dims, self.in_channels)
+        size = x.shape[2:]
+        missing = max(0, self.smallest - size[-1])
+        x = pad_to_multiple(F.pad(x, (0, missing)) if missing else x, self.stride)
+        return crop(self.network(x), size)
+
+
+def study_unet(spatial_dims: int, in_channels: int, out_channels: int, *, kernel_size: int = 3) -> nn.Module:
+    """U-Net of Keuth et al. 2025 from MONAI's blocks; 2D and 3D.
+
+    Args:
+        kernel_size: 3, 5, 7 or 9, of all convolutions.
+    """
+    network = UNet(
+        spatial_dims,
+        in_channels,
+        out_channels,
+        channels=(64, 128, 320, 512, 1024),
+        strides=(2, 2, 2, 2),
+        kernel_size=kernel_size,
+        up_kernel_size=kernel_size,
+        num_res_units=_units(UNET_UNITS, kernel_size),
+        **STUDY_UNET,
+    )
+    return AnySize(network, spatial_dims=spatial_dims, in_channels=in_channels, stride=16)
+
+
+def study_unet_patch_embedding(
+    spatial_dims: int, in_channels: int, out_channels: int, *, kernel_size: int = 3
+) -> nn.Module:
+    """UNet@PatchEmb of Keuth et al. 2025: the MetaFormer's stem before a U-Net, fourfold upsampling behind it.
+
+    Args:
+        kernel_size: 3, 5, 7 or 9, of the U-Net's convolutions.
+    """
+    network = nn.Sequential(
+        conv_nd(spatial_dims)(in_channels, 64, 7, stride=4, padding=2),
+        UNet(
+            spatial_dims,
+            64,
+            out_channels,
+            channels=(64, 128, 320, 512),
+            strides=(2, 2, 2),
+            kernel_size=kernel_size,
+            up_kernel_size=kernel_size,
+            num_res_units=_units(PATCH_EMBEDDING_UNITS, kernel_size),
+            **STUDY_UNET,
+        ),
+        nn.Upsample(scale_factor=4, mode=INTERPOLATIONS[spatial_dims], align_corners=False),
+    )
+    return AnySize(network, spatial_dims=spatial_dims, in_channels=in_channels, stride=32)
+
+
+def token_unet_paper_unet(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Module:
+    """The default U-Net that Tshimanga et al. 2026 compare Token-UNet with."""
+    network = UNet(
+        spatial_dims,
+        in_channels,
+        out_channels,
+        channels=(32, 64, 128, 256, 320, 320),
+        strides=(2,) * 5,
+        num_res_units=0,
+    )
+    return AnySize(network, spatial_dims=spatial_dims, in_channels=in_channels, stride=32)
+
+
+def swin_unetr(spatial_dims: int, in_channels: int, out_channels: int, *, feature_size: int = 24) -> nn.Module:
+    """MONAI's SwinUNETR, with 24 features that of Tshimanga et al. 2026.
+
+    Args:
+        feature_size: width of the first stage, a multiple of 12.
+    """
+    network = SwinUNETR(in_channels, out_channels, feature_size=feature_size, spatial_dims=spatial_dims)
+    return AnySize(network, spatial_dims=spatial_dims, in_channels=in_channels, stride=32)
+
+
+def study_resnet18(spatial_dims: int, in_channels: int, out_channels: int, *, kernel_size: int = 3) -> nn.Module:
+    """ResNet18 of Keuth et al. 2025: the convolutions of every basic block widened, the stem kept at 7.
+
+    Args:
+        kernel_size: odd, of the blocks' convolutions.
+    """
+    padding = check_kernel_size(kernel_size) // 2
+    network = resnet18(
+        spatial_dims=spatial_dims,
+        n_input_channels=in_channels,
+        num_classes=out_channels,
+        conv1_t_size=7,
+        conv1_t_stride=2,
+        shortcut_type="B",
+        bias_downsample=False,
+    )
+    conv = conv_nd(spatial_dims)
+    for block in network.modules():
+        if isinstance(block, ResNetBlock):
+            for name in ("conv1", "conv2"):
+                old = getattr(block, name)
+                wide = conv(
+                    old.in_channels, old.out_channels, kernel_size, stride=old.stride, padding=padding, bias=False
+                )
+                setattr(block, name, wide)
+    return network
+
+
+def _units(table: dict[int, int], kernel_size: int) -> int:
+    if kernel_size not in table:
+        raise ValueError(f"kernel_size must be one of {', '.join(map(str, table))}, got {kernel_size!r}")
+    return table[kernel_size]

@@ -1,0 +1,149 @@
+"""LAFFN, SEM and SDFFN of Xue et al. 2026, and the MED block that they make. The 3D forms are ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from medmixers.layers.conv import check_kernel_size, conv_nd
+from medmixers.layers.norms import ChannelLayerNorm
+from medmixers.layers.sizes import resize
+
+
+class LAFFN(nn.Module):
+    """Linear attention as a feed-forward network: (softmax_C(x W1) * softmax_N(x W2)) W3 (equation 9).
+
+    Literally, each entry of the product is about 1 / (C N), so the branch is nearly dead at the start.
+
+    Args:
+        dim: channels C.
+        rescale: multiply the product by C N, which brings it to about 1; not in the paper.
+    """
+
+    def __init__(self, dim: int, *, spatial_dims: int, rescale: bool = False) -> None:
+        super().__init__()
+        conv = conv_nd(spatial_dims)
+        self.rescale = rescale
+        self.query = conv(dim, dim, 1, bias=False)
+        self.key = conv(dim, dim, 1, bias=False)
+        self.out = conv(dim, dim, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: feature map, (B, C, *spatial) -> the same shape."""
+        channels = self.query(x).softmax(dim=1)
+        positions = self.key(x).flatten(2).softmax(dim=-1).view_as(x)
+        product = channels * positions
+        if self.rescale:
+            product = product * (x.shape[1] * prod(x.shape[2:]))
+        return self.out(product)
+
+
+class SEM(nn.Module):
+    """Spatial encoding module (equation 12): a map of weights from strips and axes, times a projection of the input.
+
+    z = W_l x; Z0 and Z1 are sums of depthwise strip convolutions of z, one an axis; Z2 joins a linear layer along each
+    axis of z; a = conv [Z0, Z1, Z2]; the output is W_o (a * W_r x).
+
+    Args:
+        dim: channels C.
+        feature_size: spatial size that the axes' linear layers are made for. At another size the axis is resampled to
+            it and back.
+        kernel_sizes: lengths of the strips of Z0 and Z1. 7 and 11 are inferred from the published counts.
+    """
+
+    def __init__(
+        self, dim: int, *, spatial_dims: int, feature_size: Sequence[int], kernel_sizes: tuple[int, int] = (7, 11)
+    ) -> None:
+        super().__init__()
+        conv = conv_nd(spatial_dims)
+        if len(feature_size) != spatial_dims:
+            raise ValueError(f"feature_size must have {spatial_dims} values, got {tuple(feature_size)}")
+        self.left, self.right, self.out = (conv(dim, dim, 1, bias=False) for _ in range(3))
+        self.near, self.far = (
+            nn.ModuleList(_strip(dim, spatial_dims, axis, check_kernel_size(k)) for axis in range(spatial_dims))
+            for k in kernel_sizes
+        )
+        self.axes = nn.ModuleList(nn.Linear(size, size, bias=False) for size in feature_size)
+        self.join = conv(spatial_dims * dim, dim, 1, bias=False)
+        self.weigh = conv(3 * dim, dim, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: feature map, (B, C, *spatial) -> the same shape."""
+        z = self.left(x)
+        near, far = (torch.stack([strip(z) for strip in strips]).sum(0) for strips in (self.near, self.far))
+        lines = [_mix_axis(z, axis, linear) for axis, linear in enumerate(self.axes, start=2)]
+        weights = self.weigh(torch.cat([near, far, self.join(torch.cat(lines, 1))], 1))
+        return self.out(weights * self.right(x))
+
+
+def _strip(dim: int, spatial_dims: int, axis: int, length: int) -> nn.Module:
+    """Depthwise convolution of ``length`` along one axis and 1 along the others."""
+    kernel, padding = [1] * spatial_dims, [0] * spatial_dims
+    kernel[axis], padding[axis] = length, length // 2
+    return conv_nd(spatial_dims)(dim, dim, tuple(kernel), padding=tuple(padding), groups=dim, bias=False)
+
+
+def _mix_axis(x: Tensor, axis: int, linear: nn.Module) -> Tensor:
+    """Apply ``linear`` along one axis, at the length that it was made for."""
+    size = list(x.shape[2:])
+    size[axis - 2] = linear.get_parameter("weight").shape[0]
+    mixed = linear(resize(x, size).movedim(axis, -1)).movedim(-1, axis)
+    return resize(mixed, x.shape[2:])
+
+
+class SDFFN(nn.Module):
+    """Feed-forward network that keeps its width: linear, depthwise 3, linear (figure 4C); 2 C^2 + 9 C weights in 2D.
+
+    Args:
+        dim: channels C.
+    """
+
+    def __init__(self, dim: int, *, spatial_dims: int) -> None:
+        super().__init__()
+        conv = conv_nd(spatial_dims)
+        self.fc1 = conv(dim, dim, 1, bias=False)
+        self.dwconv = conv(dim, dim, 3, padding=1, groups=dim, bias=False)
+        self.fc2 = conv(dim, dim, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: feature map, (B, C, *spatial) -> the same shape."""
+        return self.fc2(self.dwconv(self.fc1(x)))
+
+
+class MEDBlock(nn.Module):
+    """x + LAFFN(norm x), then the same with SEM and with SDFFN."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        spatial_dims: int,
+        feature_size: Sequence[int],
+        kernel_sizes: tuple[int, int] = (7, 11),
+        rescale: bool = False,
+    ) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(ChannelLayerNorm(dim) for _ in range(3))
+        self.laffn = LAFFN(dim, spatial_dims=spatial_dims, rescale=rescale)
+        self.sem = SEM(dim, spatial_dims=spatial_dims, feature_size=feature_size, kernel_sizes=kernel_sizes)
+        self.sdffn = SDFFN(dim, spatial_dims=spatial_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: feature map, (B, C, *spatial) -> the same shape."""
+        for norm, branch in zip(self.norms, (self.laffn, self.sem, self.sdffn), strict=True):
+            x = x + branch(norm(x))
+        return x
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution of kernel 3, ReLU, BatchNorm in the given order of the last two."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, spatial_dims: int, stride: int = 1, norm_last: bool = False
+    ) -> None:
+        norm: nn.Module = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[spatial_dims](out_channels)
+        conv = conv_nd(spatial_dims)(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        super().__init__(conv, *((nn.ReLU(), norm) if norm_last else (norm, nn.ReLU())))

@@ -1,0 +1,77 @@
+"""MedNeXt of Xue et al. 2026: a classifier of LAFFN, SEM and SDFFN. Not the MedNeXt of Roy et al. 2023 (MONAI's)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medmixers.layers.conv import conv_nd
+from medmixers.layers.sizes import check_image
+from medmixers.networks.med_blocks import ConvNormAct, MEDBlock
+
+MAX_POOLS = {2: F.max_pool2d, 3: F.max_pool3d}
+
+
+class MedNeXt(nn.Module):
+    """Convolutional stem, four stages of MED blocks, global average pooling, linear head.
+
+    Widths of the stem, kernels and the strided convolutions between stages are inferred from the published counts.
+
+    Args:
+        spatial_dims: 2 as published, or 3 (our extension).
+        in_channels: channels of the image.
+        out_channels: classes K.
+        input_size: image size in voxels that SEM's linear layers are made for; other sizes are resampled inside.
+        depths: MED blocks of each stage.
+        dims: channels of each stage.
+        kernel_sizes: of SEM's strips.
+        rescale: of LAFFN; not in the paper.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        *,
+        input_size: Sequence[int] | None = None,
+        depths: Sequence[int] = (2, 2, 2, 2),
+        dims: Sequence[int] = (64, 128, 256, 512),
+        kernel_sizes: tuple[int, int] = (7, 11),
+        rescale: bool = False,
+    ) -> None:
+        super().__init__()
+        conv = conv_nd(spatial_dims)
+        self.spatial_dims, self.in_channels = spatial_dims, in_channels
+        size = [-(-axis // 2) for axis in (input_size or (224,) * spatial_dims)]
+        size = [-(-axis // 2) for axis in size]
+        widths = (dims[0] // 4, dims[0] // 2, dims[0])
+        pairs = zip((in_channels, *widths), widths, strict=False)
+        self.stem = nn.Sequential(
+            *(
+                ConvNormAct(before, after, spatial_dims=spatial_dims, stride=2 if i == 0 else 1, norm_last=True)
+                for i, (before, after) in enumerate(pairs)
+            )
+        )
+        self.stages = nn.ModuleList()
+        for i, (depth, dim) in enumerate(zip(depths, dims, strict=True)):
+            downsample = []
+            if i:
+                downsample.append(conv(dims[i - 1], dim, 3, stride=2, padding=1, bias=False))
+                size = [-(-axis // 2) for axis in size]
+            blocks = [
+                MEDBlock(dim, spatial_dims=spatial_dims, feature_size=size, kernel_sizes=kernel_sizes, rescale=rescale)
+                for _ in range(depth)
+            ]
+            self.stages.append(nn.Sequential(*downsample, *blocks))
+        self.head = nn.Linear(dims[-1], out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: image, (B, in_channels, *spatial) -> logits, (B, K)."""
+        check_image(x, self.spatial_dims, self.in_channels)
+        x = MAX_POOLS[self.spatial_dims](self.stem(x), 3, stride=2, padding=1)
+        for stage in self.stages:
+            x = stage(x)
+        return self.head(x.flatten(2).mean(-1))

@@ -1,0 +1,205 @@
+"""Loading weights: the original authors' key formats, inflation to 3D, other channel counts, warm start, errors."""
+
+import re
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from medmixers import create_network
+from medmixers.networks.weights import load_weights, read_checkpoint
+
+TINY = {"depths": (1, 1, 2, 1), "dims": (32, 32, 64, 64)}
+
+
+def build(name, *, spatial_dims=2, in_channels=3, out_channels=10, **options):
+    return create_network(
+        name, spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, **options
+    )
+
+
+def timm_model(name="poolformer_s12", **options):
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=10, **options).eval()
+    for key, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            nn.init.normal_(parameter, 1.0 if key.endswith(("scale", "weight")) else 0.0, 0.1)
+        else:
+            nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def original_poolformer(state):
+    """timm's keys -> those of the authors' PoolFormer: patch_embed, network.k, layer_scale_k."""
+    names = {}
+    for key, value in state.items():
+        key = key.replace("stem.conv", "patch_embed.proj").replace("head.norm", "norm").replace("head.fc", "head")
+        key = re.sub(r"stages\.(\d)\.downsample\.conv", lambda m: f"network.{2 * int(m[1]) - 1}.proj", key)
+        key = re.sub(r"stages\.(\d)\.blocks", lambda m: f"network.{2 * int(m[1])}", key)
+        names[re.sub(r"layer_scale(\d)\.scale", r"layer_scale_\1", key)] = value
+    return names
+
+
+def original_baseline(state):
+    """timm's keys -> those of the authors' CAFormer: downsample_layers, stages.i.j, linear MLPs everywhere."""
+    names = {}
+    for key, value in state.items():
+        key = key.replace("stem.conv", "downsample_layers.0.conv").replace("stem.norm", "downsample_layers.0.post_norm")
+        key = re.sub(r"stages\.(\d)\.downsample\.norm", r"downsample_layers.\1.pre_norm", key)
+        key = re.sub(r"stages\.(\d)\.downsample\.conv", r"downsample_layers.\1.conv", key)
+        key = re.sub(r"stages\.(\d)\.blocks\.", r"stages.\1.", key)
+        key = key.replace("head.norm", "norm").replace("head.fc", "head")
+        is_pointwise = value.ndim == 4 and value.shape[2:] == (1, 1)
+        names[key] = value.flatten(1) if is_pointwise else value
+    return names
+
+
+@pytest.mark.parametrize(
+    ("name", "convert"), [("poolformer_s12", original_poolformer), ("caformer_s18", original_baseline)]
+)
+def test_original_formats_give_timms_logits(name, convert, tmp_path):
+    theirs = timm_model(name)
+    state = convert(theirs.state_dict())
+    assert not set(state) & {"stem.conv.weight"}
+    file = tmp_path / "weights.pth"
+    torch.save({"state_dict": state}, file)
+    ours = build(name, pretrained=file).eval()
+    x = torch.randn(1, 3, 96, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["poolformer_s12", "convformer_s18"])
+def test_inflated_network_answers_a_constant_volume_as_the_2d_one(name):
+    theirs = timm_model(name)
+    flat, volume = build(name), build(name, spatial_dims=3)
+    load_weights(flat, theirs.state_dict())
+    report = load_weights(volume, theirs.state_dict())
+    assert set(report.adapted.values()) == {"inflated to 3D"}
+    x = torch.randn(1, 3, 64, 64)
+    stem_2d, stem_3d = (network.encoder.stem.conv for network in (flat, volume))
+    repeated = x.unsqueeze(2).expand(-1, -1, 64, -1, -1)
+    middle = stem_3d(repeated)[:, :, 8]
+    torch.testing.assert_close(middle, stem_2d(x), rtol=1e-4, atol=1e-4)
+    for flat_weight, weight in zip(flat.parameters(), volume.parameters(), strict=True):
+        if weight.ndim == 5:
+            torch.testing.assert_close(weight.sum(2), flat_weight, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_first_convolution_is_adapted_to_the_channels(spatial_dims):
+    theirs = timm_model()
+    rgb = theirs.stem.conv.weight
+    one, four = (build("poolformer_s12", spatial_dims=spatial_dims, in_channels=c) for c in (1, 4))
+    report = load_weights(one, theirs.state_dict())
+    load_weights(four, theirs.state_dict())
+    assert "input channels 3 -> 1" in report.adapted["encoder.stem.conv.weight"]
+    total = one.encoder.stem.conv.weight
+    total = total.sum(2) if spatial_dims == 3 else total
+    torch.testing.assert_close(total, rgb.sum(1, keepdim=True), rtol=1e-5, atol=1e-6)
+    repeated = four.encoder.stem.conv.weight
+    repeated = repeated.sum(2) if spatial_dims == 3 else repeated
+    torch.testing.assert_close(repeated, rgb[:, [0, 1, 2, 0]] * 3 / 4, rtol=1e-5, atol=1e-6)
+
+
+def test_other_class_count_and_segmentation_leave_the_head_out():
+    theirs = timm_model()
+    classifier, segmenter = build("poolformer_s12", out_channels=4), build("metaformer_segformer_s12", out_channels=4)
+    report = load_weights(classifier, theirs.state_dict())
+    assert set(report.skipped) == {"head.weight", "head.bias"}
+    assert set(report.kept) == {"head.weight", "head.bias"}
+    report = load_weights(segmenter, theirs.state_dict())
+    assert all(key.startswith(("decoder.", "norms.")) for key in report.kept)
+    torch.testing.assert_close(
+        segmenter.encoder.stages[3].blocks[1].mlp.fc1.weight, theirs.stages[3].blocks[1].mlp.fc1.weight
+    )
+    loaded = len(theirs.state_dict()) - len(report.skipped)
+    assert str(report).startswith(f"{loaded} tensors loaded, 0 adapted")
+
+
+def hybrid():
+    """A checkpoint of the pretrained hybrid [P, P, A, A], in the original format."""
+    torch.manual_seed(1)
+    network = build("metaformer_ppaa_s12", positional_embedding=False)
+    state = {}
+    for key, value in network.state_dict().items():
+        key = key.removeprefix("encoder.")
+        key = "head.norm." + key.removeprefix("norm.") if key.startswith("norm.") else key
+        state["head.fc." + key.removeprefix("head.") if key in ("head.weight", "head.bias") else key] = value
+    state["stages.2.pos_embed"] = torch.randn(1, 320, 14, 14)
+    return network, state
+
+
+@pytest.mark.parametrize("mixer", ["local_attention", "grouped_conv", "random_mixing", "pooling"])
+def test_warm_start_takes_all_but_the_mixers(mixer):
+    source, state = hybrid()
+    target = build(
+        "metaformer_s12", norm="layer_norm", head_order="pool_norm", input_size=(64, 64),
+        mixer=("pooling", "pooling", mixer, mixer),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"warm_start=True allows other token mixers"):
+        load_weights(target, state)
+    report = load_weights(target, state, warm_start=True)
+    blocks = [network.encoder.stages[2].blocks[3] for network in (source, target)]
+    assert torch.equal(blocks[0].mlp.fc1.weight, blocks[1].mlp.fc1.weight)
+    mixers = [block.token_mixer for block in blocks]
+    if mixer == "local_attention":
+        assert torch.equal(mixers[0].qkv.weight, mixers[1].qkv.weight)
+        assert mixers[1].heads == 2 * mixers[0].heads  # heads of 16 share what heads of 32 had
+        assert not mixers[1].qkv.bias.any()
+        assert set(report.skipped) == {"encoder.stages.2.pos_embed"}
+    else:
+        assert all(".token_mixer." in key or key.endswith("pos_embed") for key in report.skipped)
+
+
+def test_warm_start_into_global_attention_is_the_same_network():
+    source, state = hybrid()
+    target = build(
+        "metaformer_s12", norm="layer_norm", head_order="pool_norm", mixer_options={"head_dim": 32},
+        mixer=("pooling", "pooling", "global_attention", "global_attention"),
+    )  # fmt: skip
+    load_weights(target, state, warm_start=True)
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(target.eval()(x), source.eval()(x))
+
+
+def test_mismatch_raises_and_changes_nothing():
+    network = build("poolformer_s12", **TINY)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with pytest.raises(ValueError, match=r"keys do not fit, the first: encoder.stages.0.blocks.0.layer_scale1.scale"):
+        load_weights(network, timm_model().state_dict())
+    state = {f"encoder.{key}": value for key, value in network.encoder.state_dict().items()}
+    del state["encoder.stem.conv.bias"]
+    with pytest.raises(ValueError, match=r"encoder\.stem\.conv\.bias is not in the checkpoint"):
+        load_weights(network, state)
+    state = {**network.state_dict(), "encoder.extra": torch.zeros(1)}
+    with pytest.raises(ValueError, match=r"encoder\.extra is not in the network"):
+        load_weights(network, state)
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+def test_bad_sources_end_in_one_line(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"no weights file 'nowhere.pth'; valid: a file, or 'timm:NAME'"):
+        build("poolformer_s12", pretrained="nowhere.pth")
+    with pytest.raises(ValueError, match="timm has no model 'poolformer_s13'"):
+        build("poolformer_s12", pretrained="timm:poolformer_s13")
+    file = tmp_path / "numbers.pth"
+    torch.save([1, 2], file)
+    with pytest.raises(ValueError, match="holds no state dict"):
+        read_checkpoint(file)
+
+    def offline(name, pretrained):
+        raise ConnectionError("no route to the hub\nand more")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(OSError, match=r"could not download 'poolformer_s12.sail_in1k' \(no route to the hub\); fetch"):
+        build("poolformer_s12", pretrained="timm:poolformer_s12.sail_in1k")
+
+
+def test_local_file_in_our_own_format_works_offline(tmp_path):
+    source = build("poolformer_s12", **TINY)
+    torch.save(source.state_dict(), tmp_path / "ours.pt")
+    target = build("poolformer_s12", **TINY, pretrained=tmp_path / "ours.pt")
+    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
