@@ -57,13 +57,17 @@ def save(path: Path, data: np.ndarray) -> None:
     nib.save(nib.Nifti1Image(data, oblique_affine()), path)
 
 
-def run_bundle(cwd: Path, *configs: str, **overrides: str) -> subprocess.CompletedProcess[str]:
-    """``python -m monai.bundle run`` of the committed bundle, from the working directory ``cwd``."""
+def run_bundle(cwd: Path, *configs: str, ranks: int = 1, **overrides: str) -> subprocess.CompletedProcess[str]:
+    """``python -m monai.bundle run`` of the committed bundle, from the working directory ``cwd``.
+
+    Several ranks are started by torchrun, on the CPU.
+    """
     bundle = ROOT / "bundles" / BRAIN
     files = [str(bundle / "configs" / f"{name}.json") for name in configs]
-    command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(bundle)]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
+    command = [sys.executable, *torchrun, "-m", "monai.bundle", "run", "--bundle_root", str(bundle)]
     command += ["--config_file", str(files) if len(files) > 1 else files[0], *SMALL]
     for key, value in overrides.items():
         command += [f"--{key}", value]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **({"CUDA_VISIBLE_DEVICES": ""} if ranks > 1 else {})}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)

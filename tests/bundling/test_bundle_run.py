@@ -52,6 +52,21 @@ def test_resume_goes_on_where_training_stopped(work: Path) -> None:
     assert (work / "resumed" / "model.pt").is_file()
 
 
+def test_two_ranks_share_the_training_cases(work: Path) -> None:
+    done = run_bundle(
+        work,
+        "train",
+        "multi_gpu_train",
+        ranks=2,
+        epochs="1",
+        **{**paths(work), "ckpt_dir": str(work / "two_ranks")},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Iter: 2/2 -- train_loss") == 1  # 3 cases: 2 steps a rank; only the first rank says so
+    weights = torch.load(work / "two_ranks" / "model.pt", weights_only=True)
+    assert list(weights) == list(torch.load(work / "models" / "model.pt", weights_only=True))
+
+
 def test_evaluation_and_inference_agree_in_the_geometry_of_the_images(work: Path) -> None:
     evaluated = run_bundle(work, "train", "evaluate", **paths(work))
     assert evaluated.returncode == 0, evaluated.stderr[-3000:]
@@ -89,9 +104,17 @@ def test_bad_input_ends_in_one_line(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
     done = run_bundle(tmp_path, "train", dataset_dir=str(missing), ckpt_dir=str(tmp_path / "models"))
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith(f"medmixers: error: dataset_dir '{missing}'")
+    assert done.stderr.strip().splitlines()[-1].startswith(f"medmixers: error: there is no data set folder {missing}")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "models").exists()
+
+
+def test_weights_of_other_options_end_in_one_line(work: Path) -> None:
+    weights = str(work / "models" / "model.pt")
+    done = run_bundle(work, "inference", **{**paths(work), "ckpt_path": weights, "kernel_size": "5"})
+    assert done.returncode == 1
+    assert "model.pt' holds the weights of another network, or of other options" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 def test_untrained_bundle_refuses_to_predict(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from monai.data.utils import create_file_basename
 
 from medmixers.bundling.datalist import case_name, nnunet_datalist, nnunet_images, split_datalist
 
@@ -29,6 +30,7 @@ def write_json(folder: Path, channels: list[str]) -> None:
     content = {
         "channel_names": dict(enumerate(channels)),
         "labels": {"background": 0},
+        "numTraining": 3,
         "file_ending": ".nii.gz",
     }
     (folder / "dataset.json").write_text(json.dumps(content))
@@ -46,6 +48,7 @@ def test_channels_of_a_case_stay_together(dataset: Path) -> None:
 
 def test_one_channel_is_a_path(dataset: Path) -> None:
     write_json(dataset, ["T1"])
+    (dataset / "imagesTs" / "d_0001.nii.gz").unlink()
     assert nnunet_images(dataset) == [str(dataset / "imagesTs" / "d_0000.nii.gz")]
 
 
@@ -64,35 +67,62 @@ def test_split_refuses_what_it_cannot_split() -> None:
         split_datalist([{}, {}], part="test", validation_every=5)
 
 
+def test_cases_that_dataset_json_lists(dataset: Path) -> None:
+    rows = {
+        name: {"images": [f"imagesTr/{name}_{c:04d}.nii.gz" for c in range(2)], "label": f"labelsTr/{name}.nii.gz"}
+        for name in ("b", "a")
+    }
+    expected = nnunet_datalist(dataset)[:2]
+    description = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps({**description, "dataset": rows}))
+    assert nnunet_datalist(dataset) == expected
+    (dataset / "dataset.json").write_text(json.dumps({**description, "dataset": {"a": "a.nii.gz"}}))
+    with pytest.raises(ValueError, match=r'dataset must look like \{"CASE"'):
+        nnunet_datalist(dataset)
+
+
 def test_missing_folder_is_named(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
-    with pytest.raises(FileNotFoundError, match=f"dataset_dir '{missing}' is not a folder"):
+    with pytest.raises(FileNotFoundError, match=f"there is no data set folder {missing}"):
         nnunet_datalist(missing)
     assert nnunet_images(missing, missing_ok=True) == []
 
 
 def test_missing_files_are_named(dataset: Path) -> None:
     (dataset / "labelsTr" / "b.nii.gz").unlink()
-    with pytest.raises(FileNotFoundError, match=r"case 'b' of .* has no label .*b\.nii\.gz"):
+    with pytest.raises(FileNotFoundError, match=r"b_0000\.nii\.gz has no label: .*labelsTr/b\.nii\.gz"):
         nnunet_datalist(dataset)
+    (dataset / "labelsTs" / "d.nii.gz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"d_0000\.nii\.gz has no label: none in labelsTs"):
+        nnunet_datalist(dataset, held_out=True)
     (dataset / "imagesTs" / "d_0001.nii.gz").unlink()
-    with pytest.raises(FileNotFoundError, match=r"case 'd' lacks .*d_0001\.nii\.gz"):
+    with pytest.raises(ValueError, match=r"case 'd' has 1 files, dataset\.json names 2 channels"):
         nnunet_images(dataset)
-    (dataset / "imagesTs" / "d_0000.nii.gz").unlink()
-    with pytest.raises(FileNotFoundError, match=r"imagesTs' holds no image; expected files named CASE_0000"):
+    (dataset / "imagesTs" / "d_0000.nii.gz").rename(dataset / "imagesTs" / "d_0001.nii.gz")
+    with pytest.raises(FileNotFoundError, match=r"case 'd' lacks .*d_0000\.nii\.gz"):
+        nnunet_images(dataset)
+    (dataset / "imagesTs" / "d_0001.nii.gz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"imagesTs holds no image; expected files named CASE_0000"):
         nnunet_images(dataset)
     (dataset / "dataset.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"holds no dataset\.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no dataset\.json"):
         nnunet_datalist(dataset)
 
 
-def test_broken_json_is_named(dataset: Path) -> None:
-    (dataset / "dataset.json").write_text("{")
-    with pytest.raises(ValueError, match=r"dataset\.json' is not JSON"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"dataset\.json is not valid JSON"),
+        ('{"labels": {}}', "lacks channel_names, numTraining, file_ending"),
+        ("[]", "lacks channel_names"),
+        ('{"channel_names": {"0": "a"}, "labels": {}, "numTraining": 1, "file_ending": 1}', "file_ending must look"),
+    ],
+)
+def test_broken_json_is_named(text: str, message: str, dataset: Path) -> None:
+    (dataset / "dataset.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
         nnunet_datalist(dataset)
-    (dataset / "dataset.json").write_text('{"labels": {}}')
-    with pytest.raises(ValueError, match="lacks channel_names, file_ending"):
-        nnunet_datalist(dataset)
+    assert nnunet_images(dataset, missing_ok=True) == []
 
 
 @pytest.mark.parametrize(
@@ -102,7 +132,13 @@ def test_broken_json_is_named(dataset: Path) -> None:
         ("brain_009.nii.gz", "brain_009.nii.gz"),
         ("scan.nii", "scan.nii"),
         ("_0000.nii", "_0000.nii"),
+        ("1.3.6.1.4_0000.nii.gz", "1.3.6.1.4.nii.gz"),
+        ("1.3.6.1.4.nii.gz", "1.3.6.1.4.nii.gz"),
+        ("v1.2_case_0001.mha", "v1.2_case.mha"),
     ],
 )
 def test_prediction_is_named_after_its_case(image: str, prediction: str) -> None:
-    assert case_name({"filename_or_obj": f"/data/{image}"}, None)["subject"] == prediction
+    subject = case_name({"filename_or_obj": f"/data/{image}"}, None)["subject"]
+    assert subject == prediction
+    stem = prediction.removesuffix(".gz").rpartition(".")[0]
+    assert Path(create_file_basename("", subject, "out", separate_folder=False, makedirs=False)).name == stem

@@ -8,11 +8,15 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from bundle_helpers import SHAPE, save, write_dataset
 
+from medmixers.bundling.datalist import nnunet_images
 from medmixers.bundling.preflight import check_evaluation, check_inference, check_training
 
 EXPECTED = {"spatial_dims": 3, "in_channels": 1, "out_channels": 3}
+TRAINING = {**EXPECTED, "validation_every": 5}
+NETWORK = torch.nn.Conv3d(1, 3, 1)
 
 
 @pytest.fixture
@@ -28,9 +32,11 @@ def last_words(error: pytest.ExceptionInfo[SystemExit]) -> str:
 
 
 def test_sound_data_passes(dataset: Path, tmp_path: Path) -> None:
-    (tmp_path / "model.pt").touch()
-    check_training(dataset_dir=str(dataset), **EXPECTED)
-    check_evaluation(dataset_dir=str(dataset), ckpt_path=str(tmp_path / "model.pt"), **EXPECTED)
+    torch.save(NETWORK.state_dict(), tmp_path / "model.pt")
+    torch.save({"model": NETWORK.state_dict(), "trainer": {"epoch": 1}}, tmp_path / "resume.pt")
+    check_training(dataset_dir=str(dataset), **TRAINING)
+    for name in ("model.pt", "resume.pt"):
+        evaluate(dataset, tmp_path / name)
 
 
 def test_nan_in_a_training_image(dataset: Path) -> None:
@@ -38,7 +44,7 @@ def test_nan_in_a_training_image(dataset: Path) -> None:
     image[3, 4, 5] = np.nan
     save(dataset / "imagesTr" / "case_1_0000.nii.gz", image)
     with pytest.raises(SystemExit) as error:
-        check_training(dataset_dir=str(dataset), **EXPECTED)
+        check_training(dataset_dir=str(dataset), **TRAINING)
     message = last_words(error)
     assert "case_1_0000.nii.gz" in message
     assert "NaN" in message
@@ -49,7 +55,7 @@ def test_unknown_label(dataset: Path) -> None:
     label[3, 4, 5] = 7
     save(dataset / "labelsTr" / "case_1.nii.gz", label)
     with pytest.raises(SystemExit) as error:
-        check_training(dataset_dir=str(dataset), **EXPECTED)
+        check_training(dataset_dir=str(dataset), **TRAINING)
     message = last_words(error)
     assert "case_1.nii.gz" in message
     assert "7" in message
@@ -63,20 +69,91 @@ def test_data_set_of_another_task(dataset: Path) -> None:
     ):
         (dataset / "dataset.json").write_text(json.dumps({**description, key: value}))
         with pytest.raises(SystemExit) as error:
-            check_training(dataset_dir=str(dataset), **EXPECTED)
+            check_training(dataset_dir=str(dataset), **TRAINING)
         assert message in last_words(error)
 
 
 def test_network_of_other_dimensions(dataset: Path) -> None:
     with pytest.raises(SystemExit) as error:
-        check_training(dataset_dir=str(dataset), **{**EXPECTED, "spatial_dims": 2})
+        check_training(dataset_dir=str(dataset), **{**TRAINING, "spatial_dims": 2})
     assert "are 3D; the network takes 2D images" in last_words(error)
 
 
 def test_weights_come_first(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as error:
-        check_evaluation(dataset_dir=str(dataset), ckpt_path=str(tmp_path / "none.pt"), **EXPECTED)
+        evaluate(tmp_path / "nowhere", tmp_path / "none.pt")
     assert "none.pt" in last_words(error)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "cannot be read as weights"),
+        (b"no weights", "cannot be read as weights"),
+        (Path("a pickled object"), "cannot be read as weights"),
+        ([1, 2], "holds no weights: a dict of tensors"),
+        ({"epoch": 1}, "holds no weights: a dict of tensors"),
+        (torch.nn.Conv3d(1, 3, 3).state_dict(), "1 tensors are missing, unknown or of another shape, 'weight'"),
+        (torch.nn.PReLU(3).state_dict(), "2 tensors are missing, unknown or of another shape, 'bias'"),
+    ],
+)
+def test_weights_that_do_not_fit(content: object, message: str, dataset: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(SystemExit) as error:
+        evaluate(dataset, path)
+    assert message in last_words(error)
+    with pytest.raises(SystemExit) as error:
+        infer([str(dataset / "imagesTs" / "case_2_0000.nii.gz")], dataset, ckpt_path=path)
+    assert message in last_words(error)
+
+
+def test_truncated_weights(dataset: Path, tmp_path: Path) -> None:
+    torch.save(NETWORK.state_dict(), tmp_path / "model.pt")
+    (tmp_path / "model.pt").write_bytes((tmp_path / "model.pt").read_bytes()[:-200])
+    with pytest.raises(SystemExit) as error:
+        evaluate(dataset, tmp_path / "model.pt")
+    assert "model.pt' cannot be read as weights" in last_words(error)
+
+
+def test_one_training_case_cannot_be_split(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "Dataset001_Tiny", training=1, held_out=0)
+    with pytest.raises(SystemExit) as error:
+        check_training(dataset_dir=str(dataset), **TRAINING)
+    assert "at least 2 training cases are needed" in last_words(error)
+
+
+def test_each_check_reads_its_own_folders(dataset: Path, tmp_path: Path) -> None:
+    nan = np.full(SHAPE, np.nan, np.float32)
+    torch.save(NETWORK.state_dict(), tmp_path / "model.pt")
+    image = (dataset / "imagesTs" / "case_2_0000.nii.gz").read_bytes()
+    save(dataset / "imagesTs" / "case_2_0000.nii.gz", nan)
+    check_training(dataset_dir=str(dataset), **TRAINING)
+    with pytest.raises(SystemExit) as error:
+        evaluate(dataset, tmp_path / "model.pt")
+    assert "case_2_0000.nii.gz holds NaN" in last_words(error)
+    (dataset / "imagesTs" / "case_2_0000.nii.gz").write_bytes(image)
+    save(dataset / "imagesTr" / "case_0_0000.nii.gz", nan)
+    evaluate(dataset, tmp_path / "model.pt")
+
+
+def test_broken_dataset_json_at_inference(dataset: Path) -> None:
+    (dataset / "dataset.json").write_text("{")
+    images = nnunet_images(dataset, missing_ok=True)  # what the config resolves first
+    with pytest.raises(SystemExit) as error:
+        infer(images, dataset)
+    assert "dataset.json is not valid JSON" in last_words(error)
+
+
+def test_labels_that_are_no_table(dataset: Path) -> None:
+    description = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps({**description, "labels": ["background"]}))
+    with pytest.raises(SystemExit) as error:
+        check_training(dataset_dir=str(dataset), **TRAINING)
+    assert 'labels must name "background" as 0' in last_words(error)
 
 
 @pytest.mark.parametrize(
@@ -102,21 +179,32 @@ def test_unreadable_image_to_predict(tmp_path: Path) -> None:
     path.write_text("no image")
     with pytest.raises(SystemExit) as error:
         infer([str(path)], tmp_path)
-    assert f"{str(path)!r} cannot be read" in last_words(error)
+    assert f"{path} cannot be read" in last_words(error)
 
 
 def test_nothing_to_predict(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as error:
         infer([], tmp_path)
-    assert f"dataset_dir '{tmp_path}' holds no dataset.json" in last_words(error)
+    assert f"{tmp_path} has no dataset.json" in last_words(error)
 
 
-def infer(images: list[str], folder: Path) -> None:
+def test_an_empty_list_to_predict(dataset: Path) -> None:
+    with pytest.raises(SystemExit) as error:
+        infer([], dataset)
+    assert "there is no image to predict" in last_words(error)
+
+
+def evaluate(dataset: Path, weights: Path) -> None:
+    check_evaluation(dataset_dir=str(dataset), ckpt_path=str(weights), network=NETWORK, **EXPECTED)
+
+
+def infer(images: list[str], folder: Path, *, ckpt_path: Path | None = None) -> None:
     check_inference(
         dataset_dir=str(folder),
         images=images,
-        ckpt_path="",
-        load_pretrain=False,
+        ckpt_path=str(ckpt_path or ""),
+        network=NETWORK,
+        load_pretrain=ckpt_path is not None,
         spatial_dims=3,
         in_channels=1,
     )

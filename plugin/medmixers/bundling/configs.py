@@ -177,6 +177,7 @@ def inference_config(row: BundleRow) -> Config:
                 dataset_dir="@dataset_dir",
                 images="@datalist",
                 ckpt_path="@ckpt_path",
+                network="@network_def",
                 load_pretrain="@load_pretrain",
                 spatial_dims=row.task_spec.spatial_dims,
                 in_channels=len(row.task_spec.channels),

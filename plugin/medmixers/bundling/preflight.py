@@ -1,23 +1,20 @@
-"""What a bundle checks before it starts: bad input ends in one line, not in a traceback. No torch here.
+"""What a bundle checks before it starts: bad input ends in one line, not in a traceback.
 
 The configs call these functions in ``initialize``. MONAI wraps an exception that a config raises into others
-and prints them all; SystemExit passes through, prints its message alone and gives the exit status 1.
+and prints them all; SystemExit passes through, prints its message alone and gives the exit status 1. torch is
+imported only where weights are looked at.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
 
-import nibabel as nib
-import numpy as np
-from nibabel.filebasedimages import ImageFileError
-
-from medmixers.bundling.datalist import nnunet_datalist, nnunet_images, read_dataset_json
-from medmixers.datasets.audit import audit_nnunet_dataset
+from medmixers.bundling.datalist import nnunet_datalist, nnunet_images, nnunet_split
+from medmixers.datasets.audit import audit_nnunet_dataset, label_names, read_image
+from medmixers.datasets.raw_format import read_description
 
 P = ParamSpec("P")
 
@@ -36,29 +33,41 @@ def one_line(check: Callable[P, None]) -> Callable[P, None]:
 
 
 @one_line
-def check_training(*, dataset_dir: str, spatial_dims: int, in_channels: int, out_channels: int) -> None:
-    """End the process unless the training cases (imagesTr, labelsTr) can be read and fit the network.
+def check_training(
+    *, dataset_dir: str, validation_every: int, spatial_dims: int, in_channels: int, out_channels: int
+) -> None:
+    """End the process unless the training cases can be read, split, and fit the network. imagesTs is not read.
 
     Args:
         dataset_dir: a DatasetNNN_Name folder in nnU-Net raw format.
+        validation_every: of the split.
         spatial_dims: of the network.
         in_channels: of the network.
         out_channels: of the network: background and labels.
     """
     _check_dataset(dataset_dir, in_channels=in_channels, out_channels=out_channels)
-    nnunet_datalist(dataset_dir)
-    _audit(dataset_dir, spatial_dims)
+    nnunet_split(dataset_dir, part="training", validation_every=validation_every)
+    _audit(dataset_dir, spatial_dims, part="training")
 
 
 @one_line
 def check_evaluation(
-    *, dataset_dir: str, ckpt_path: str, spatial_dims: int, in_channels: int, out_channels: int
+    *, dataset_dir: str, ckpt_path: str, network: Any, spatial_dims: int, in_channels: int, out_channels: int
 ) -> None:
-    """End the process unless the held-out cases (imagesTs, labelsTs) can be read, and there are weights."""
-    _check_weights(ckpt_path)
+    """End the process unless the held-out cases (imagesTs, labelsTs) can be read, and there are weights.
+
+    Args:
+        dataset_dir: a DatasetNNN_Name folder in nnU-Net raw format.
+        ckpt_path: file of the weights.
+        network: the module that will load them.
+        spatial_dims: of the network.
+        in_channels: of the network.
+        out_channels: of the network: background and labels.
+    """
+    _check_weights(ckpt_path, network)
     _check_dataset(dataset_dir, in_channels=in_channels, out_channels=out_channels)
-    nnunet_datalist(dataset_dir, images="imagesTs", labels="labelsTs")
-    _audit(dataset_dir, spatial_dims)
+    nnunet_datalist(dataset_dir, held_out=True)
+    _audit(dataset_dir, spatial_dims, part="test")
 
 
 @one_line
@@ -67,6 +76,7 @@ def check_inference(
     dataset_dir: str,
     images: Sequence[Any],
     ckpt_path: str,
+    network: Any,
     load_pretrain: bool,
     spatial_dims: int,
     in_channels: int,
@@ -77,14 +87,16 @@ def check_inference(
         dataset_dir: named in the message where ``images`` is empty.
         images: paths, or lists of the channels' paths.
         ckpt_path: file of the weights.
+        network: the module that will load them.
         load_pretrain: False predicts with random weights, on purpose.
         spatial_dims: of the network.
         in_channels: of the network.
     """
     if load_pretrain:
-        _check_weights(ckpt_path, hint="; --load_pretrain False predicts with untrained weights")
+        _check_weights(ckpt_path, network, hint="; --load_pretrain False predicts with untrained weights")
     if not images:
         nnunet_images(dataset_dir)  # raises and says what is missing
+        raise ValueError("the datalist is empty: there is no image to predict")
     for entry in images:
         files = [entry] if isinstance(entry, (str, Path)) else list(entry)
         if len(files) != in_channels:
@@ -93,8 +105,8 @@ def check_inference(
             _check_image(file, spatial_dims)
 
 
-def _audit(dataset_dir: str, spatial_dims: int) -> None:
-    axes = len(audit_nnunet_dataset(dataset_dir).shapes[0])
+def _audit(dataset_dir: str, spatial_dims: int, *, part: str) -> None:
+    axes = len(audit_nnunet_dataset(dataset_dir, parts=(part,)).shapes[0])
     if axes != spatial_dims:
         raise ValueError(f"the images of {dataset_dir!r} are {axes}D; the network takes {spatial_dims}D images")
 
@@ -103,33 +115,45 @@ def _check_image(file: str | Path, spatial_dims: int) -> None:
     """A NIfTI file must have the network's dimensions and finite values; other formats are left to MONAI."""
     if not str(file).endswith((".nii", ".nii.gz")):
         return
-    try:
-        image = nib.load(file)
-        values = np.asanyarray(image.dataobj)
-    except (ImageFileError, EOFError, zlib.error) as error:
-        raise ValueError(f"{str(file)!r} cannot be read: {error}") from error
+    image = read_image(Path(file))
     if len(image.shape) != spatial_dims:
         raise ValueError(f"{str(file)!r} has the shape {image.shape}; the network takes {spatial_dims}D images")
-    bad = int(values.size - np.isfinite(values).sum())
-    if bad:
-        raise ValueError(f"{str(file)!r} holds NaN or infinity in {bad} of {values.size} voxels")
-    if not values.any():
-        raise ValueError(f"{str(file)!r} is 0 in all of its {values.size} voxels")
+    if not image.data.any():
+        raise ValueError(f"{str(file)!r} is 0 in all of its {image.data.size} voxels")
 
 
-def _check_weights(ckpt_path: str, *, hint: str = "") -> None:
+def _check_weights(ckpt_path: str, network: Any, *, hint: str = "") -> None:
+    """The file must hold tensors of the names and shapes of the network's, flat or as ``model`` of a state."""
     if not Path(ckpt_path).is_file():
         raise FileNotFoundError(
             f"no weights at {ckpt_path!r}: this bundle is untrained; train it, or give --ckpt_path FILE{hint}"
         )
+    import torch  # only here: rendering a bundle and reading its data lists do without
+
+    try:
+        content = torch.load(ckpt_path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file may raise anything: torch's unpickler runs what the bytes say
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(f"{ckpt_path!r} cannot be read as weights: {reason}") from error
+    weights = content.get("model", content) if isinstance(content, dict) else content
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise ValueError(f"{ckpt_path!r} holds no weights: a dict of tensors is needed, or one under 'model'")
+    expected = network.state_dict()
+    wrong = expected.keys() ^ weights.keys()
+    wrong |= {name for name in expected.keys() & weights.keys() if expected[name].shape != weights[name].shape}
+    if wrong:
+        raise ValueError(
+            f"{ckpt_path!r} holds the weights of another network, or of other options: {len(wrong)} tensors are "
+            f"missing, unknown or of another shape, {min(wrong)!r} for example"
+        )
 
 
 def _check_dataset(dataset_dir: str, *, in_channels: int, out_channels: int) -> None:
-    content = read_dataset_json(dataset_dir)
+    content = read_description(Path(dataset_dir))
     where = str(Path(dataset_dir) / "dataset.json")
     channels = content["channel_names"]
     if len(channels) != in_channels:
         raise ValueError(f"{where!r} names {len(channels)} channels; the network takes {in_channels}")
-    values = sorted(content["labels"].values(), key=str)
+    values = list(label_names(content))
     if values != list(range(out_channels)):
         raise ValueError(f"{where!r} has the labels {values}; the network has {list(range(out_channels))}")

@@ -55,11 +55,14 @@ torchrun --standalone --nproc_per_node 2 -m monai.bundle run --bundle_root "$BUN
 ```
 
 Every top-level key of a config is an option: `--epochs 100`, `--learning_rate 0.0005`, `--batch_size 2`, \
-`--roi_size "[64,64,64]"`, `--network_name NAME`{kernel_option}, `--ckpt_dir FOLDER`, `--output_dir FOLDER`, \
+`--roi_size "[64,64,64]"`{kernel_option}, `--ckpt_dir FOLDER`, `--output_dir FOLDER`, \
 `--num_workers 4`. A training goes on with `--resume_ckpt FILE` and the same `--epochs` (the best validation \
 is counted anew), \
 starts from other weights with `--pretrained_ckpt FILE`, stops early with `--early_stop True --patience 10`. \
 A network option given for training must be given for evaluation and inference too.
+{family_option}
+MONAI checks no option's name: one that is misspelled is added to the config without a word, and nothing \
+uses it. Compare the spelling with the keys of the config.
 
 In `val_mean_dice_raw.csv` the columns are {class_columns}; `mean` is over them. \
 On several GPUs the validation cases are shared out evenly, so one may count twice.
@@ -105,10 +108,21 @@ def readme(row: BundleRow) -> str:
         notes=recipe.notes,
         validation_every=task.validation_every,
         kernel_option=", `--kernel_size 5`" if "kernel_size" in row.network_options else "",
+        family_option=_family_option(row),
         class_columns=", ".join(f"`class{key - 1}` = {name}" for key, name in names.items() if key),
         limits=task.limits,
     )
     return "\n".join(_wrap(line) for line in text.splitlines()) + "\n"
+
+
+def _family_option(row: BundleRow) -> str:
+    """Which networks ``--network_name`` can put in: those that take the options that the configs give."""
+    family = row.network.rpartition("_")[0]
+    names = sorted(name for name in NETWORKS if name.rpartition("_")[0] == family)
+    return (
+        f"`--network_name NAME` takes {', '.join(f'`{name}`' for name in names)}: the other options of "
+        "`network_def` are theirs, and any other network refuses them."
+    )
 
 
 def _wrap(line: str) -> str:

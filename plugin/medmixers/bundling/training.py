@@ -75,7 +75,7 @@ def train_config(row: BundleRow) -> Config:
         "train": _train(row),
         "validate": _validate(row),
         "initialize": [
-            ours(f"{PREFLIGHT}.check_training", dataset_dir="@dataset_dir", **_expected(row)),
+            _check_training(row),
             "$monai.utils.set_determinism(seed=@seed)",
         ],
         "run": [
@@ -91,9 +91,7 @@ def evaluate_config(row: BundleRow) -> Config:
     """configs/evaluate.json, laid over train.json: the held-out cases, in the geometry of their images."""
     return {
         "ckpt_path": "$@ckpt_dir + '/model.pt'",
-        "val_datalist": ours(
-            f"{DATALIST}.nnunet_datalist", dataset_dir="@dataset_dir", images="imagesTs", labels="labelsTs"
-        ),
+        "val_datalist": ours(f"{DATALIST}.nnunet_datalist", dataset_dir="@dataset_dir", held_out=True),
         "validate::handlers": [
             weights_loader("@ckpt_path"),
             {"_target_": "StatsHandler", "iteration_log": False},
@@ -111,6 +109,7 @@ def evaluate_config(row: BundleRow) -> Config:
                 f"{PREFLIGHT}.check_evaluation",
                 dataset_dir="@dataset_dir",
                 ckpt_path="@ckpt_path",
+                network="@network_def",
                 **_expected(row),
             ),
             "$monai.utils.set_determinism(seed=@seed)",
@@ -141,13 +140,22 @@ def multi_gpu_config(row: BundleRow) -> Config:
         "validate::dataloader::sampler": "@validate::sampler",
         "validate::evaluator::val_handlers": ("$@validate::handlers if torch.distributed.get_rank() == 0 else None"),
         "initialize": [
-            ours(f"{PREFLIGHT}.check_training", dataset_dir="@dataset_dir", **_expected(row)),
+            _check_training(row),
             "$torch.distributed.init_process_group('nccl' if torch.cuda.is_available() else 'gloo')",
             "$torch.cuda.set_device(@device) if torch.cuda.is_available() else None",
             "$monai.utils.set_determinism(seed=@seed + torch.distributed.get_rank())",
         ],
         "finalize": ["$torch.distributed.destroy_process_group()"],
     }
+
+
+def _check_training(row: BundleRow) -> Config:
+    return ours(
+        f"{PREFLIGHT}.check_training",
+        dataset_dir="@dataset_dir",
+        validation_every=row.task_spec.validation_every,
+        **_expected(row),
+    )
 
 
 def _expected(row: BundleRow) -> Config:

@@ -6,11 +6,8 @@ not its image's) or finds late (a label value it does not know, after planning) 
 
 from __future__ import annotations
 
-import json
-import os
-import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -22,7 +19,9 @@ import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
-REQUIRED = ("channel_names", "labels", "numTraining", "file_ending")
+from medmixers.datasets.raw_format import Case, held_out_cases, read_description, training_cases
+
+PARTS = ("training", "test")
 # Grids may differ by rounding in their headers: by this part of a voxel's edge, at the volume's corners.
 GEOMETRY_TOLERANCE = 0.1
 
@@ -35,7 +34,7 @@ class AuditReport:
         folder: the data set.
         channels: channel names in order.
         labels: every label value and its name; regions by each of their values.
-        training, test: case identifiers; ``test`` is empty without imagesTs.
+        training, test: identifiers of the cases that were read; ``test`` is empty without imagesTs.
         voxels: label value -> voxels in all training labels.
         shapes: smallest and largest extent per axis over all cases.
         notes: what is legal and yet unlikely to be meant, one line each.
@@ -68,7 +67,9 @@ class AuditReport:
         )
 
 
-class _Volume(NamedTuple):
+class Volume(NamedTuple):
+    """One image file."""
+
     data: NDArray[Any]  # (*spatial), or (*spatial, components) where components > 1
     affine: NDArray[np.float64]  # voxels to millimetres, (D + 1, D + 1)
     components: int
@@ -78,30 +79,28 @@ class _Volume(NamedTuple):
         return self.data.shape[:-1] if self.components > 1 else self.data.shape
 
 
-class _Case(NamedTuple):
-    name: str
-    images: list[Path]
-    label: Path | None
-
-
-def audit_nnunet_dataset(folder: str | Path) -> AuditReport:
+def audit_nnunet_dataset(folder: str | Path, *, parts: Collection[str] = PARTS) -> AuditReport:
     """Read every image and label of a data set and check them against its dataset.json.
 
-    Checks training cases and, where they exist, imagesTs and labelsTs.
+    Args:
+        folder: the data set.
+        parts: what to read: "training", and "test", which is imagesTs and labelsTs where they exist. The
+            other part's images stay unopened.
 
     Raises:
         FileNotFoundError: the folder, dataset.json, a channel of a case or a training label is missing.
         ValueError: anything else; the first fault found, in one line with the file and the values.
     """
+    if not parts or not set(parts) <= set(PARTS):
+        raise ValueError(f"parts must be of {', '.join(PARTS)}, got {tuple(parts)}")
     folder = Path(folder)
-    description = _read_description(folder)
+    description = read_description(folder)
     labels = label_names(description)
     channels = tuple(str(name) for name in description["channel_names"].values())
-    training = _training_cases(folder, description)
-    expected = description["numTraining"]
-    if len(training) != expected or not training:
-        raise ValueError(f"{folder}: dataset.json says numTraining {expected}, found {len(training)} cases")
-    test = _test_cases(folder, description["file_ending"])
+    training = _counted_training_cases(folder, description) if "training" in parts else []
+    test = held_out_cases(folder, description) if "test" in parts else []
+    if not training + test:
+        raise FileNotFoundError(f"{folder / 'imagesTs'} holds no image")
     voxels: dict[int, int] = dict.fromkeys(labels, 0)
     empty: list[str] = []
     shapes: list[tuple[int, ...]] = []
@@ -124,7 +123,7 @@ def audit_nnunet_dataset(folder: str | Path) -> AuditReport:
         tuple(case.name for case in test),
         voxels,
         (tuple(np.min(shapes, axis=0).tolist()), tuple(np.max(shapes, axis=0).tolist())),
-        tuple(_notes(folder, description, labels, voxels, empty, training)),
+        tuple(_notes(folder, description, labels, voxels, empty, training) if training else ()),
     )
 
 
@@ -156,80 +155,22 @@ def label_names(description: Mapping[str, Any]) -> dict[int, str]:
     return dict(sorted(names.items()))
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no data set folder {folder}")
-    path = folder / "dataset.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no dataset.json; a data set in nnU-Net raw format needs one")
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
-    missing = [key for key in REQUIRED if key not in description] if isinstance(description, dict) else REQUIRED
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}; it needs {', '.join(REQUIRED)}")
-    if not isinstance(description["channel_names"], dict) or not description["channel_names"]:
-        raise ValueError(f'{path}: channel_names must look like {{"0": "T1"}}, got {description["channel_names"]}')
-    return description
-
-
-def _training_cases(folder: Path, description: dict[str, Any]) -> list[_Case]:
-    listed = description.get("dataset")
-    if listed is not None:  # nnU-Net's other form: dataset.json names the files
-        files = {name: [_resolve(folder, path) for path in row["images"]] for name, row in listed.items()}
-        return [_Case(name, files[name], _resolve(folder, listed[name]["label"])) for name in files]
-    for name in ("imagesTr", "labelsTr"):
-        if not (folder / name).is_dir():
-            raise FileNotFoundError(f"{folder} has no folder {name}")
-    ending = description["file_ending"]
-    cases = _group_images(folder / "imagesTr", ending)
-    return [_Case(name, images, folder / "labelsTr" / f"{name}{ending}") for name, images in cases]
-
-
-def _test_cases(folder: Path, ending: str) -> list[_Case]:
-    if not (folder / "imagesTs").is_dir():
-        return []
-    cases = []
-    for name, images in _group_images(folder / "imagesTs", ending):
-        label = folder / "labelsTs" / f"{name}{ending}"
-        cases.append(_Case(name, images, label if label.is_file() else None))
+def _counted_training_cases(folder: Path, description: dict[str, Any]) -> list[Case]:
+    cases, expected = training_cases(folder, description), description["numTraining"]
+    if len(cases) != expected or not cases:
+        raise ValueError(f"{folder}: dataset.json says numTraining {expected}, found {len(cases)} cases")
     return cases
 
 
-def _group_images(folder: Path, ending: str) -> list[tuple[str, list[Path]]]:
-    """Case name and its files of channels 0, 1, 2 ..., from names such as ``case_0000.nii.gz``."""
-    pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(ending)}")
-    channels: dict[str, list[int]] = {}
-    for path in sorted(folder.iterdir()):
-        if not path.name.endswith(ending):
-            continue
-        match = pattern.fullmatch(path.name)
-        if match is None:
-            raise ValueError(f"{path} must be named CASE_CCCC{ending}, CCCC being the channel, as in case_0000")
-        channels.setdefault(match[1], []).append(int(match[2]))
-    return [
-        (name, [folder / f"{name}_{index:04d}{ending}" for index in range(max(found) + 1)])
-        for name, found in channels.items()
-    ]
-
-
-def _resolve(folder: Path, path: str) -> Path:
-    return folder / os.path.expandvars(path)
-
-
-def _check_images(case: _Case, channels: tuple[str, ...], ending: str) -> _Volume:
+def _check_images(case: Case, channels: tuple[str, ...], ending: str) -> Volume:
     """The first channel of a case, after all are found whole, finite and in one geometry."""
-    first: _Volume | None = None
+    first: Volume | None = None
     count = 0
     for path in case.images:
         if not path.is_file():
             name = channels[count] if count < len(channels) else f"channel {count}"
             raise FileNotFoundError(f"case {case.name!r} lacks channel {count} ({name}): {path}")
-        volume = _read(path)
-        if not np.isfinite(volume.data).all():
-            bad = int((~np.isfinite(volume.data)).sum())
-            raise ValueError(f"{path} holds NaN or infinity in {bad} of {volume.data.size} voxels")
+        volume = read_image(path)
         first = first or volume
         _check_geometry(path, volume, case.images[0], first)
         count += volume.components
@@ -241,7 +182,7 @@ def _check_images(case: _Case, channels: tuple[str, ...], ending: str) -> _Volum
     return first
 
 
-def _check_label(path: Path, image: _Volume, image_path: Path, labels: Mapping[int, str]) -> dict[int, int]:
+def _check_label(path: Path, image: Volume, image_path: Path, labels: Mapping[int, str]) -> dict[int, int]:
     """Voxels per label value, after geometry and values are found right."""
     if not path.is_file():
         raise FileNotFoundError(f"{image_path.name} has no label: {path}")
@@ -258,7 +199,7 @@ def _check_label(path: Path, image: _Volume, image_path: Path, labels: Mapping[i
     return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
 
 
-def _check_geometry(path: Path, volume: _Volume, other_path: Path, other: _Volume) -> None:
+def _check_geometry(path: Path, volume: Volume, other_path: Path, other: Volume) -> None:
     if volume.shape != other.shape:
         raise ValueError(f"{path} has shape {volume.shape}, {other_path.name} has {other.shape}")
     corners = np.array(list(product(*((0, extent - 1) for extent in volume.shape), (1,))))
@@ -270,7 +211,16 @@ def _check_geometry(path: Path, volume: _Volume, other_path: Path, other: _Volum
         )
 
 
-def _read(path: Path) -> _Volume:
+def read_image(path: Path) -> Volume:
+    """One image file, its values finite; ValueError says what is wrong with it."""
+    volume = _read(path)
+    if not np.isfinite(volume.data).all():
+        bad = int((~np.isfinite(volume.data)).sum())
+        raise ValueError(f"{path} holds NaN or infinity in {bad} of {volume.data.size} voxels")
+    return volume
+
+
+def _read(path: Path) -> Volume:
     """One file. NIfTI through nibabel, which reads sheared affines too; anything else through SimpleITK."""
     try:
         volume = _read_nifti(path) if path.name.endswith((".nii", ".nii.gz")) else _read_itk(path)
@@ -282,21 +232,21 @@ def _read(path: Path) -> _Volume:
     return volume
 
 
-def _read_nifti(path: Path) -> _Volume:
+def _read_nifti(path: Path) -> Volume:
     image = nib.load(path)
     axes = min(len(image.shape), 3)
     kept = [*range(axes), 3]
-    return _Volume(np.asanyarray(image.dataobj), image.affine[np.ix_(kept, kept)], 1)
+    return Volume(np.asanyarray(image.dataobj), image.affine[np.ix_(kept, kept)], 1)
 
 
-def _read_itk(path: Path) -> _Volume:
+def _read_itk(path: Path) -> Volume:
     image = sitk.ReadImage(str(path))
     axes = image.GetDimension()
     data = np.moveaxis(sitk.GetArrayViewFromImage(image), range(axes), range(axes)[::-1])  # to x, y, z
     affine = np.eye(axes + 1)
     affine[:-1, :-1] = np.reshape(image.GetDirection(), (axes, axes)) * image.GetSpacing()
     affine[:-1, -1] = image.GetOrigin()
-    return _Volume(data.copy(), affine, image.GetNumberOfComponentsPerPixel())
+    return Volume(data.copy(), affine, image.GetNumberOfComponentsPerPixel())
 
 
 def _notes(
@@ -305,7 +255,7 @@ def _notes(
     labels: Mapping[int, str],
     voxels: Mapping[int, int],
     empty: list[str],
-    training: list[_Case],
+    training: list[Case],
 ) -> Iterator[str]:
     absent = [f"{value} {name}" for value, name in labels.items() if name != "ignore" and not voxels[value]]
     if absent:

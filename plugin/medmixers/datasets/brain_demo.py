@@ -20,11 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medmixers.tasks import TASKS
+
 Array = NDArray[np.float32]
 
 MARKER = "medmixers_demo.json"
 VERSION = 1  # raise it when the same parameters would write other voxels
-LABELS = {"background": 0, "grey_matter": 1, "white_matter": 2}
+LABELS = {name: value for value, name in TASKS["brain_tissue_segmentation"].label_names.items()}
 # The larger of the two probabilities must reach this. By eye, at 2 mm: at 0.5 the blurred sulci of the
 # average brain fall apart into single voxels, at 0.2 sulci and ventricles close up.
 THRESHOLD = 0.3

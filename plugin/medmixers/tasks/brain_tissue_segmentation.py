@@ -1,4 +1,4 @@
-"""Grey and white matter of one real brain in simulated subjects: the demo's task."""
+"""Grey and white matter of one real anatomy (an average of 152 people) in simulated subjects: the demo's task."""
 
 from medmixers.tasks.spec import Label, TaskSpec
 
@@ -28,7 +28,7 @@ BRAIN_TISSUE_SEGMENTATION = TaskSpec(
     ),
     intended_use="Trying the tools: training, evaluation and inference on a small, free data set.",
     limits=(
-        "One real brain, simulated subjects: a check of the tools, not evidence about networks. "
-        "Not a medical device; not for clinical use."
+        "One real anatomy (an average of 152 people), simulated subjects: a check of the tools, not evidence "
+        "about networks. Not a medical device; not for clinical use."
     ),
 )
