@@ -1,18 +1,20 @@
 """Record a demo run: its table in results/measured.json and in the README, and the README's picture.
 
 python scripts/record_demo.py demo_run
+
+Commit, date and machine are those that the run wrote down when it trained; a run of changed sources is refused.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
-import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 from medmixers.demo import report
-from medmixers.results import MEASURED, measured, record
+from medmixers.results import MEASURED, measured, read_clean_run, record
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -30,7 +32,11 @@ def demo_table(section: dict[str, Any]) -> str:
         mean = sum(row["dice"].values()) / len(labels)
         cells = [row["name"], f"{row['parameters']:,}", *dice, f"{mean:.3f}", f"{row['seconds']:.0f} s"]
         lines.append("| " + " | ".join(cells) + " |")
-    lines.append(f"\nMeasured {section['date']} on {section['cores']} cores of an {section['processor']}, no GPU.")
+    lines.append(
+        f"\nMeasured {section['date']} at commit {section['commit'][:7]}; processor {section['processor']}, "
+        f"{section['cores']} cores; device {section['device']}.\nTraining is the wall time of the training command: "
+        "the bundle's with its preflight and validation, nnU-Net's with its\nfinal validation."
+    )
     return "\n".join(lines)
 
 
@@ -44,13 +50,19 @@ def replace_block(text: str, block: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the demo's folder")
-    result = report(parser.parse_args().run)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True)
+    folder = parser.parse_args().run
+    try:
+        run = read_clean_run([folder / "bundle", folder / "nnunet"])
+        result = report(folder)
+        if len(result.rows) < 2 or any(row.seconds is None for row in result.rows):
+            raise ValueError(f"{folder} is not finished; run scripts/demo.sh {folder} again")
+    except (ValueError, OSError) as error:
+        sys.exit(f"record_demo: error: {error}")
     rows = [
         {"name": row.name, "parameters": row.parameters, "dice": dict(row.dice), "seconds": row.seconds}
         for row in result.rows
     ]
-    record("demo", rows, commit=commit.stdout.strip())
+    record("demo", rows, run=run)
     shutil.copyfile(result.pictures[0], PICTURE)
     README.write_text(replace_block(README.read_text(), demo_table(measured()["demo"])))
     print(result)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 
 def medmixers(*arguments, **options):
@@ -47,11 +48,34 @@ def test_profile_gives_size_to_mixers_that_need_one():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["profile", "metaformer_s13"], "unknown network 'metaformer_s13'; valid: metaformer_m36"),
+        (["profile", "metaformer_s13"], "unknown network 'metaformer_s13'; valid: "),
         (["profile", "metaformer_s12", "--mixer", "poling"], "unknown token mixer 'poling'; valid: conv"),
         (["profile", "metaformer_s12", "--kernal_size", "3"], "has no option 'kernal_size'; valid: "),
         (["profile", "token_unet", "--size", "64"], "spatial_dims must be 2 or 3, got 1"),
         (["profile", "token_unet", "--repeats", "0"], "repeats must be at least 1, got 0"),
+        (["profile", "token_unet", "--threads", "0"], "threads must be at least 1, got 0"),
+        (["profile", "token_unet", "--size", "abc"], "size must be whole numbers, as 224,224 or 96,96,96, got 'abc'"),
+        (["profile", "token_unet", "--size", "0,32,32"], "size must be at least 1 voxel along each axis, got (0, 32"),
+        (
+            ["profile", "token_unet", "--size", "8,8,8", "--device", "foo"],
+            "device 'foo' cannot be used here; valid: cpu",
+        ),
+        (["profile", "token_unet", "-size", "8,8,8", "-x", "1"], "there is no flag -x; valid: --name, --size"),
+        (["profile"], "missing a required argument: 'name'; it takes: NAME, --size"),
+        (
+            ["demo", "data", "d", "--cases", "2", "--held_out", "1", "--sead", "1"],
+            "no flag --sead; valid: --out, --cases",
+        ),
+        (["demo", "data", "d", "--cases", "x"], "cases must be a whole number, got 'x'"),
+        (["demo", "data", "d", "--cases"], "--cases needs a value"),
+        (["demo", "data"], "missing a required argument: 'out'; it takes: OUT, --cases"),
+        (["demo", "data", "d", "2", "1", "0", "upper"], "too many positional arguments; it takes: OUT, --cases"),
+        (["demo", "report", "d", "--pictures=maybe"], "pictures must be True or False, got 'maybe'"),
+        (["demo", "dat", "d"], "there is no command 'dat'; valid: data, report"),
+        (["fly"], "there is no command 'fly'; valid: dataset, demo, explain, list, nnunet, profile"),
+        (["--seed", "1"], "there is no flag --seed here"),
+        (["list", "networks", "upper"], "too many positional arguments; it takes: "),
+        (["dataset", "check", "900"], "900"),
         (["dataset", "check", "no_such_folder"], "no_such_folder"),
         (["demo", "report", "no_such_folder"], "no_such_folder is no run of the demo"),
         (["explain", "attention", "no_model", "image.nii.gz", "out.nii.gz"], "image.nii.gz"),
@@ -66,6 +90,31 @@ def test_bad_input_ends_in_one_line(arguments, message, tmp_path):
     assert lines[0].startswith("medmixers: error: ")
     assert message in lines[0]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there():
+    out = medmixers("profile", "token_unet", "--size", "8,8,8", "--device", "cuda")
+    assert out.returncode == 2
+    assert out.stderr.splitlines()[-1] == "medmixers: error: device 'cuda' cannot be used here; valid: cpu"
+
+
+def test_flags_as_they_may_be_written(tmp_path):
+    out = medmixers("demo", "report", "--nopictures", "--run=900", cwd=tmp_path)
+    assert "900 is no run of the demo" in out.stderr
+    assert "cases must be a whole number, got 'x'" in medmixers("demo", "data", "d", "-c", "x", cwd=tmp_path).stderr
+    assert "--in-channels" not in medmixers("profile", "metaformer_s13", "--in-channels", 3).stderr
+    out = medmixers("profile", "token_unet", "--size", "8,8,8", "--repeats", 1, "--channels", "4,4,4,8")
+    assert out.returncode == 0, out.stderr
+    assert "token_unet: 1 -> 2 channels at 8 x 8 x 8" in out.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["demo"], ["demo", "--help"], ["profile", "token_unet", "--help"]])
+def test_help_runs_nothing(arguments):
+    out = medmixers(*arguments)
+    assert out.returncode == 0
+    assert "SYNOPSIS" in out.stdout + out.stderr
+    assert "parameters  " not in out.stdout
 
 
 def test_existing_folder_that_is_not_ours_is_left_alone(tmp_path):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
-Size = int | tuple[int, ...] | list[int]
+Size = tuple[int, ...]
 
 
 class List:
@@ -37,7 +40,7 @@ class List:
 
 
 class Demo:
-    """Twelve simulated subjects from one real brain, and the report of `scripts/demo.sh`."""
+    """Twelve simulated subjects from one real anatomy, and the report of `scripts/demo.sh`."""
 
     def data(self, out: str, cases: int = 12, held_out: int = 3, seed: int = 0) -> str:
         """Write the demo's data set in nnU-Net's raw format to the folder OUT."""
@@ -70,7 +73,7 @@ class Explain:
         """Token attention of an nnU-Net model folder on an image, as NIfTI in the image's geometry."""
         from medmixers.explain.nnunet_attention import nnunet_token_attention
 
-        maps, _ = nnunet_token_attention(model, image, out=out, fold=fold, device=device)
+        maps, _ = nnunet_token_attention(model, image, out=out, fold=fold, device=_usable_device(device))
         return f"{len(maps)} token attention maps of {image}: {out}"
 
 
@@ -127,16 +130,17 @@ class MedMixers:
 
         from medmixers.study.profiling import profile_network
 
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1, got {threads}")
         torch.set_num_threads(threads)
-        voxels = (size,) if isinstance(size, int) else tuple(size)
         return str(
             profile_network(
                 name,
-                size=voxels,
+                size=size,
                 in_channels=in_channels,
                 out_channels=out_channels,
                 repeats=repeats,
-                device=device,
+                device=_usable_device(device),
                 **options,
             )
         )
@@ -148,15 +152,141 @@ def _table(rows: Any) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
 
 
-def main() -> None:
-    """Entry point. Bad input ends in one line on stderr and exit status 2."""
-    arguments = sys.argv[1:]
-    try:
-        if arguments[:2] == ["nnunet", "run"] and len(arguments) > 2:
-            NnUNet().run(*arguments[2:])  # past fire, which would take nnU-Net's own -flags for ours
-        import fire
+def _usable_device(name: str) -> str:
+    """``name`` if torch can compute there; ValueError otherwise."""
+    import torch
 
-        fire.Fire(MedMixers, command=arguments, name="medmixers")
+    try:
+        torch.zeros(1, device=name).cpu()
+    except (RuntimeError, AssertionError):  # torch without CUDA asserts
+        valid = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise ValueError(f"device {name!r} cannot be used here; valid: {', '.join(valid)}") from None
+    return name
+
+
+def _whole_number(name: str, word: str) -> int:
+    try:
+        return int(word)
+    except ValueError:
+        raise ValueError(f"{name} must be a whole number, got {word!r}") from None
+
+
+def _truth(name: str, word: str | bool) -> bool:
+    truths = {"True": True, "true": True, "False": False, "false": False}
+    if isinstance(word, str) and word not in truths:
+        raise ValueError(f"{name} must be True or False, got {word!r}")
+    return word if isinstance(word, bool) else truths[word]
+
+
+def _size(name: str, word: str) -> Size:
+    try:
+        return tuple(int(part) for part in word.strip("()[]").split(","))
+    except ValueError:
+        raise ValueError(f"{name} must be whole numbers, as 224,224 or 96,96,96, got {word!r}") from None
+
+
+# by the annotation of a command's parameter; any other is taken as it was typed, a folder named 900 too
+_READERS: Mapping[str, Callable[[str, Any], Any]] = {"int": _whole_number, "bool": _truth, "Size": _size}
+
+
+def _find_command(words: list[str]) -> tuple[Any, list[str]]:
+    """The command, or the group of commands, that the first words name; and the words after it."""
+    found: Any = MedMixers()
+    rest = list(words)
+    while rest and not callable(found) and not rest[0].startswith("-"):
+        names = [name for name in dir(found) if not name.startswith("_")]
+        word = rest.pop(0)
+        if word not in names:
+            raise ValueError(f"there is no command {word!r}; valid: {', '.join(names)}")
+        found = getattr(found, word)
+    return found, rest
+
+
+def _read_words(words: list[str], parameters: Mapping[str, inspect.Parameter]) -> tuple[list[str], dict[str, Any]]:
+    """Positional words, and flag -> its word; True for a flag without one. Refuses flags the command lacks."""
+    free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    valid = [name for name, parameter in parameters.items() if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    positional: list[str] = []
+    flags: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not _is_flag(word):
+            positional.append(word)
+            continue
+        flag, equals, value = word.lstrip("-").partition("=")
+        name = flag.replace("-", "_")
+        if len(name) == 1 and not word.startswith("--"):  # -c, as fire's help offers where one flag begins with it
+            starting = [each for each in valid if each.startswith(name)]
+            name = starting[0] if len(starting) == 1 else name
+        switched_off = name.removeprefix("no")
+        if name not in valid and switched_off in valid and parameters[switched_off].annotation == "bool":
+            flags[switched_off] = False
+            continue
+        if name not in valid and (not free or not word.startswith("--")):
+            listed = ", ".join(f"--{each}" for each in valid) or "none"
+            raise ValueError(f"there is no flag {word.partition('=')[0]}; valid: {listed}")
+        is_switch = name in valid and parameters[name].annotation == "bool"
+        if equals:
+            flags[name] = value
+        elif rest and not _is_flag(rest[0]) and (not is_switch or rest[0].lower() in ("true", "false")):
+            flags[name] = rest.pop(0)
+        elif name in valid and not is_switch:
+            raise ValueError(f"--{name} needs a value")
+        else:
+            flags[name] = True
+    return positional, flags
+
+
+def _is_flag(word: str) -> bool:
+    return re.match("--?[A-Za-z]", word) is not None  # -1 is a number
+
+
+def _bind(command: Callable[..., Any], words: list[str]) -> inspect.BoundArguments:
+    """What the words mean as arguments of the command. Raises ValueError, before anything has run."""
+    from fire.parser import DefaultParseValue
+
+    signature = inspect.signature(command)
+    positional, flags = _read_words(words, signature.parameters)
+    try:
+        bound = signature.bind(*positional, **flags)
+    except TypeError as error:
+        listed = ", ".join(
+            name.upper() if p.default is p.empty else f"--{name}" for name, p in signature.parameters.items()
+        )
+        raise ValueError(f"{error}; it takes: {listed}") from None
+    for name, value in bound.arguments.items():
+        parameter = signature.parameters[name]
+        if parameter.kind is parameter.VAR_KEYWORD:
+            read = {key: DefaultParseValue(word) if isinstance(word, str) else word for key, word in value.items()}
+            bound.arguments[name] = read
+        elif parameter.annotation in _READERS:
+            bound.arguments[name] = _READERS[parameter.annotation](name, value)
+    return bound
+
+
+def main() -> None:
+    """Entry point. Bad input ends in one line on stderr and exit status 2.
+
+    fire writes the help and reads options' values. It does not call: it would run a command first and refuse a
+    misspelled flag afterwards.
+    """
+    words = sys.argv[1:]
+    try:
+        if words[:2] == ["nnunet", "run"] and len(words) > 2:
+            NnUNet().run(*words[2:])  # its flags are nnU-Net's
+        command, rest = _find_command(words)
+        wants_help = "-h" in rest or "--help" in rest
+        if wants_help or not (callable(command) or rest):
+            import fire
+
+            path = words[: len(words) - len(rest)]
+            fire.Fire(MedMixers, command=[*path, *(["--", "--help"] if wants_help else [])], name="medmixers")
+            return
+        if not callable(command):
+            raise ValueError(f"there is no flag {rest[0]} here; medmixers --help shows the commands")
+        bound = _bind(command, rest)
+        print(command(*bound.args, **bound.kwargs))
     except (ValueError, OSError, ImportError) as error:
         print(f"medmixers: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

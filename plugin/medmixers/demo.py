@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmixers.bundling.catalog import BUNDLES
+from medmixers.tasks import TASKS, Label
 
 DATASET = "Dataset900_BrainTissue"
-BUNDLE = "brain_tissue_segmentation_grouped_conv"
+TASK = "brain_tissue_segmentation"
+BUNDLE = f"{TASK}_grouped_conv"
 TOKEN_NETWORKS = ("token_unet", "token_unet_no_transformer")
 SECONDS_FILE = "seconds.txt"  # in a method's folder: what its training took, written by the script that ran it
 
@@ -93,7 +95,7 @@ def report(run_dir: str | Path, *, pictures: bool = True) -> DemoReport:
         raise FileNotFoundError(f"{run} is no run of the demo: there is no {data / 'dataset.json'}")
     description = json.loads((data / "dataset.json").read_text())
     ending = description["file_ending"]
-    labels = {value: name for name, value in description["labels"].items() if value}
+    labels = {value: label for value, label in TASKS[TASK].labels.items() if value}
     truths = {path.name[: -len(ending)]: path for path in sorted((data / "labelsTs").glob(f"*{ending}"))}
     if not truths:
         raise FileNotFoundError(f"{data / 'labelsTs'} holds no labels to measure predictions with")
@@ -138,7 +140,7 @@ def _nnunet_network(weights: Path) -> str:
 
 
 def _measure(
-    name: str, folder: Path, weights: Path, truths: Mapping[str, Path], labels: Mapping[int, str]
+    name: str, folder: Path, weights: Path, truths: Mapping[str, Path], labels: Mapping[int, Label]
 ) -> MethodRow:
     predictions = {case: folder / "predictions" / path.name for case, path in truths.items()}
     missing = [str(path) for path in predictions.values() if not path.is_file()]
@@ -149,20 +151,20 @@ def _measure(
     return MethodRow(
         name,
         _count_parameters(weights) if weights.is_file() else None,
-        {label: float(np.nanmean([score[label] for score in scores])) for label in labels.values()},
+        {label.name: float(np.nanmean([score[label.name] for score in scores])) for label in labels.values()},
         float(seconds.read_text()) if seconds.is_file() else None,
         predictions,
     )
 
 
-def case_dice(prediction: Path, truth: Path, labels: Mapping[int, str]) -> dict[str, float]:
+def case_dice(prediction: Path, truth: Path, labels: Mapping[int, Label]) -> dict[str, float]:
     """Label name -> Dice of one case."""
     from medmixers.explain.panels import dice
 
     predicted, true = (_read(path) for path in (prediction, truth))
     if predicted.shape != true.shape:
         raise ValueError(f"{prediction} has shape {predicted.shape}, its label {truth} has {true.shape}")
-    return {name: dice(predicted, true, value) for value, name in labels.items()}
+    return {label.name: dice(predicted, true, value) for value, label in labels.items()}
 
 
 def _read(path: Path) -> NDArray[Any]:
@@ -182,7 +184,7 @@ def _draw(
     run: Path,
     data: Path,
     truths: Mapping[str, Path],
-    labels: Mapping[int, str],
+    labels: Mapping[int, Label],
     rows: list[MethodRow],
 ) -> list[Path]:
     """One PNG a case; with token attention where nnU-Net trained a network that has it."""

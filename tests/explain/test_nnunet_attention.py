@@ -185,6 +185,27 @@ def test_what_is_missing_is_named(token_unet_model: Path, tmp_path: Path) -> Non
         nnunet_token_attention(token_unet_model, image, out=image)
 
 
+def test_images_that_the_model_cannot_take_are_named(token_unet_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "maps" / "m.nii.gz"
+
+    def refuse(data: np.ndarray, message: str) -> None:
+        image = tmp_path / "bad_0000.nii.gz"
+        nib.save(nib.Nifti1Image(data.astype(np.float32), np.eye(4)), image)
+        with pytest.raises(ValueError, match=message):
+            nnunet_token_attention(token_unet_model, image, out=out)
+
+    whole = np.ones((16, 16, 16))
+    whole[2, 3, 4:6] = np.nan, np.inf
+    refuse(whole, r"bad_0000\.nii\.gz holds 2 values that are NaN or infinite")
+    refuse(np.ones((16, 16)), r"must be one 3D image without time or channels, got \(16, 16\)")
+    refuse(np.ones((16, 16, 1)), r"is a single slice, shape \(16, 16, 1\); the model takes 3D images")
+    refuse(np.ones((16, 16, 16, 2)), r"must be one 3D image without time or channels, got \(16, 16, 16, 2\)")
+    (tmp_path / "text.nii").write_text("no image")
+    with pytest.raises(ValueError, match=r"text\.nii cannot be read"):
+        nnunet_token_attention(token_unet_model, tmp_path / "text.nii", out=out)
+    assert not out.parent.exists()
+
+
 def test_nothing_is_written_on_failure(token_unet_model: Path, tmp_path: Path) -> None:
     described = json.loads((token_unet_model / "plans.json").read_text())
     architecture = plans_architecture("unet_star_star", spatial_dims=3, channels=[4, 4, 4, 8])

@@ -10,12 +10,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medmixers.explain.panels import LABEL_COLOURS, dice, write_case_panel
+from medmixers.explain.panels import dice, write_case_panel
+from medmixers.tasks import Label
 
 pytest.importorskip("matplotlib")
 from PIL import Image
 
-LABELS = {1: "grey_matter", 2: "white_matter"}
+LABELS = {1: Label("grey_matter", (204, 121, 167)), 2: Label("white_matter", (0, 158, 115))}
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 
 
@@ -76,7 +77,7 @@ def test_a_picture_with_attention(files: dict[str, Path], tmp_path: Path) -> Non
 
 def coloured(picture: np.ndarray, label: int) -> np.ndarray:
     """Where the overlay of a label is: its hue, whatever the image below."""
-    wanted = np.array([int(LABEL_COLOURS[label - 1][i : i + 2], 16) for i in (1, 3, 5)])
+    wanted = np.array(LABELS[label].colour)
     near = np.abs(picture - (0.75 * wanted + 0.25 * 128)).sum(-1) < 120
     return near & (np.ptp(picture, axis=-1) > 40)  # no grey
 
@@ -102,7 +103,7 @@ def test_a_flipped_file_gives_the_same_picture(files: dict[str, Path], tmp_path:
 
 def test_more_than_two_labels_and_an_empty_image(files: dict[str, Path], tmp_path: Path) -> None:
     save(files["image"], np.zeros((30, 34, 28), dtype=np.float32))
-    out = draw(files, tmp_path / "a.png", labels={1: "a", 2: "b", 3: "c"})
+    out = draw(files, tmp_path / "a.png", labels={**LABELS, 3: Label("c", (0, 0, 255))})
     assert pixels(out).any()
 
 

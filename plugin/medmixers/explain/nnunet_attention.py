@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nib
 import numpy as np
 import torch
+from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import io_orientation, ornt_transform
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -53,7 +54,8 @@ def nnunet_token_attention(
 
     Raises:
         FileNotFoundError: a folder or file is missing.
-        ValueError: a file that is no NIfTI, a wrong number of channels, a cascade, a network without tokens.
+        ValueError: a file that is no NIfTI, or whose shape or values the model cannot take; a wrong number of
+            channels, a cascade, a network without tokens.
     """
     model_folder = Path(model_folder)
     paths = [Path(path) for path in ([images] if isinstance(images, str | Path) else images)]
@@ -63,6 +65,7 @@ def nnunet_token_attention(
     channels = len(dataset_json["channel_names"])
     if len(paths) != channels:
         raise ValueError(f"the model in {model_folder} takes {channels} image files, got {len(paths)}")
+    _check_images(paths, len(configuration.patch_size))
 
     preprocessor = configuration.preprocessor_class(verbose=False)
     data, _, properties = preprocessor.run_case([str(path) for path in paths], None, plans, configuration, dataset_json)
@@ -84,6 +87,25 @@ def _check_paths(paths: list[Path], out: Path | None) -> None:
             raise FileNotFoundError(f"there is no image {path}")
         if out is not None and out.resolve() == path.resolve():
             raise ValueError(f"out must not be the image itself: {out}")
+
+
+def _check_images(paths: list[Path], spatial_dims: int) -> None:
+    """nnU-Net's reader would take a time series for channels, and its network NaN for numbers."""
+    shapes = []
+    for path in paths:
+        try:
+            voxels = np.asanyarray(nib.load(path).dataobj)
+        except (ImageFileError, EOFError) as error:
+            raise ValueError(f"{path} cannot be read: {error}") from None
+        if voxels.ndim != 3 and not (voxels.ndim == 2 and spatial_dims == 2):
+            raise ValueError(f"{path} must be one {spatial_dims}D image without time or channels, got {voxels.shape}")
+        if spatial_dims == 3 and 1 in voxels.shape:
+            raise ValueError(f"{path} is a single slice, shape {voxels.shape}; the model takes 3D images")
+        if not np.isfinite(voxels).all():
+            raise ValueError(f"{path} holds {np.count_nonzero(~np.isfinite(voxels))} values that are NaN or infinite")
+        shapes.append(voxels.shape)
+    if len(set(shapes)) > 1:
+        raise ValueError(f"the channels of a case must have one shape, got {', '.join(map(str, shapes))}")
 
 
 def _weights_file(model_folder: Path, fold: int | str | None, checkpoint: str) -> Path:

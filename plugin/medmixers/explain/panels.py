@@ -13,14 +13,14 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
+from medmixers.tasks import Label
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
 Array = NDArray[Any]
 
-# Of labels 1, 2, ...: apart for colour-blind readers too (Wong, Nature Methods 8 (2011) 441).
-LABEL_COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#F0E442", "#0072B2")
 VIEWS = (("axial", 2), ("coronal", 1), ("sagittal", 0))  # name and the axis that is cut, in RAS
 MARGIN = 4  # voxels kept around the foreground of the image
 COLUMN_INCHES, HEADER_INCHES, LEGEND_INCHES, CAPTION_INCHES = 2.6, 0.7, 0.4, 0.3
@@ -41,7 +41,7 @@ def write_case_panel(
     image: str | Path,
     truth: str | Path,
     predictions: Mapping[str, str | Path],
-    labels: Mapping[int, str],
+    labels: Mapping[int, Label],
     attention: str | Path | None = None,
     image_name: str = "image",
     title: str = "",
@@ -52,7 +52,7 @@ def write_case_panel(
         out: the PNG; written under a temporary name, then renamed.
         image, truth: NIfTI files on one grid.
         predictions: name of a method -> its NIfTI file, on the same grid.
-        labels: foreground label value -> its name in the legend.
+        labels: foreground label value -> its name in the legend and its colour.
         attention: 4D NIfTI whose last axis are the tokens, as of ``nnunet_token_attention``.
         image_name: heading of the image's column.
         title: first line of the picture.
@@ -114,7 +114,7 @@ def _draw(
     segmentations: list[Array],
     maps: Array | None,
     *,
-    labels: Mapping[int, str],
+    labels: Mapping[int, Label],
     spacing: Array,
     headings: list[str],
     title: str,
@@ -148,7 +148,7 @@ def _draw_views(
     part: SubFigure,
     volume: Array,
     segmentations: list[Array],
-    labels: Mapping[int, str],
+    labels: Mapping[int, Label],
     spacing: Array,
     headings: list[str],
     *,
@@ -215,33 +215,33 @@ def _show(axes: Axes, volume: Array, axis: int, index: int, spacing: Array) -> N
     axes.axis("off")
 
 
-def _overlay(axes: Axes, data: Array, axis: int, index: int, spacing: Array, labels: Mapping[int, str]) -> None:
-    from matplotlib.colors import to_rgba
-
+def _overlay(axes: Axes, data: Array, axis: int, index: int, spacing: Array, labels: Mapping[int, Label]) -> None:
     across, up = np.delete(spacing, axis)
     plane = _cut(data, axis, index)
     coloured = np.zeros((*plane.shape, 4))
-    for value in labels:
-        coloured[plane == value] = to_rgba(_colour(value), 0.75)
+    for value, label in labels.items():
+        coloured[plane == value] = (*_colour(label), 0.75)
     axes.imshow(coloured, origin="lower", aspect=up / across, interpolation="nearest")
 
 
-def _scores(prediction: Array, truth: Array, labels: Mapping[int, str]) -> str:
-    scores = {name: dice(prediction, truth, value) for value, name in labels.items()}
+def _scores(prediction: Array, truth: Array, labels: Mapping[int, Label]) -> str:
+    scores = {label.name: dice(prediction, truth, value) for value, label in labels.items()}
     if len(scores) > 2:  # no room for all
         return f"mean Dice {np.nanmean(list(scores.values())):.3f}"
     return "Dice " + ", ".join(f"{name.replace('_', ' ')} {score:.3f}" for name, score in scores.items())
 
 
-def _legend(part: SubFigure, labels: Mapping[int, str]) -> None:
+def _legend(part: SubFigure, labels: Mapping[int, Label]) -> None:
     from matplotlib.patches import Patch
 
-    patches = [Patch(color=_colour(value), label=name.replace("_", " ")) for value, name in labels.items()]
+    patches = [Patch(color=_colour(label), label=label.name.replace("_", " ")) for label in labels.values()]
     part.legend(handles=patches, loc="center", ncols=len(patches), fontsize=9, frameon=False, labelcolor=TEXT)
 
 
-def _colour(label: int) -> str:
-    return LABEL_COLOURS[(label - 1) % len(LABEL_COLOURS)]
+def _colour(label: Label) -> tuple[float, float, float]:
+    """As matplotlib takes it, from 0 to 1."""
+    red, green, blue = label.colour
+    return red / 255, green / 255, blue / 255
 
 
 def _save(figure: Figure, out: Path) -> Path:

@@ -8,12 +8,16 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
+from collections.abc import Mapping
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 MEASURED = Path(__file__).with_name("measured.json")
+RUN_FILE = "run.json"  # beside what a run wrote: when, where and from which commit
+CODE = ("plugin", "bundles", "scripts", "pyproject.toml")  # the parts of the checkout that a run depends on
 
 
 def measured() -> dict[str, Any]:
@@ -21,27 +25,85 @@ def measured() -> dict[str, Any]:
     return json.loads(MEASURED.read_text())
 
 
-def record(section: str, figures: Any, *, commit: str, path: Path = MEASURED) -> None:
-    """Replace one section of measured.json, with where and when it was measured.
+def write_run(folder: str | Path, *, device: str, checkout: str | Path = ".") -> None:
+    """Write run.json into a folder that a run is about to fill.
+
+    Args:
+        folder: of the run; made if missing.
+        device: that the run computes on, as torch names it.
+        checkout: of this project. ``commit`` and ``dirty`` are null where git does not know it.
+    """
+    run = {
+        "date": date.today().isoformat(),
+        "commit": _git(checkout, "rev-parse", "HEAD"),
+        "dirty": None if (changes := _git(checkout, "status", "--porcelain", "--", *CODE)) is None else bool(changes),
+        "processor": processor(),
+        "cores": usable_cores(),
+        "device": device,
+        "versions": {name: version(name) for name in ("torch", "monai", "nnunetv2")},
+    }
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    _write_json(Path(folder) / RUN_FILE, run)
+
+
+def read_clean_run(folders: list[Path]) -> dict[str, Any]:
+    """What run.json says in each of the folders, without ``dirty``; the date is the latest.
+
+    Raises:
+        FileNotFoundError: a folder without run.json.
+        ValueError: a run of changed or unknown sources, or runs that differ in more than their date.
+    """
+    runs = []
+    for folder in folders:
+        path = folder / RUN_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no {path}, so nothing tells what was measured; run the demo again")
+        run = json.loads(path.read_text())
+        if run.pop("dirty") is not False:
+            raise ValueError(f"{path} is of a checkout that was not clean or not under git; commit, then run again")
+        runs.append(run)
+    latest = max(runs, key=lambda run: run["date"])
+    for run, folder in zip(runs, folders, strict=True):
+        different = [key for key in latest if key != "date" and run[key] != latest[key]]
+        if different:
+            raise ValueError(f"the runs in {folders[0].parent} differ in {', '.join(different)}; run {folder} again")
+    return latest
+
+
+def record(section: str, figures: Any, *, run: Mapping[str, Any], path: Path = MEASURED) -> None:
+    """Replace one section of measured.json.
 
     Args:
         section: its name.
         figures: JSON data.
-        commit: of the checkout that was measured.
+        run: when and where it was measured, as of :func:`read_clean_run`.
         path: the file; written under a temporary name, then renamed.
     """
     sections = json.loads(path.read_text()) if path.is_file() else {}
-    sections[section] = {
-        "date": date.today().isoformat(),
-        "commit": commit,
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "versions": {name: version(name) for name in ("torch", "monai", "nnunetv2")},
-        "figures": figures,
-    }
+    sections[section] = {**run, "figures": figures}
+    _write_json(path, sections)
+
+
+def _write_json(path: Path, data: Any) -> None:
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(sections, indent=2) + "\n")
+    partial.write_text(json.dumps(data, indent=2) + "\n")
     os.replace(partial, path)
+
+
+def _git(checkout: str | Path, *arguments: str) -> str | None:
+    """What git prints; None without git or outside a checkout."""
+    try:
+        out = subprocess.run(["git", *arguments], cwd=checkout, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return out.stdout.strip()
+
+
+def usable_cores() -> int | None:
+    """Cores that this process may use, which a container may hold below the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
 
 
 def processor() -> str:

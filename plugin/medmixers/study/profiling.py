@@ -84,10 +84,12 @@ def profile_network(
         options: of :func:`medmixers.create_network`. ``input_size`` is ``size`` where a mixer needs one.
 
     Raises:
-        ValueError: as of :func:`medmixers.create_network`, or fewer than one repeat.
+        ValueError: as of :func:`medmixers.create_network`, fewer than one repeat, or an empty image.
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
+    if any(extent < 1 for extent in size):
+        raise ValueError(f"size must be at least 1 voxel along each axis, got {tuple(size)}")
     if "mixer" in options:
         options = {"input_size": tuple(size), **options}
     build = {"spatial_dims": len(size), "in_channels": in_channels, "out_channels": out_channels, **options}
