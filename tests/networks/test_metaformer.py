@@ -318,3 +318,50 @@ def test_inductor_compiles_a_training_step():
         grads.append([p.grad.clone() for p in network.parameters()])
     for plain, fast in zip(*grads, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-4 * max(1.0, plain.abs().max().item()))
+
+
+def hybrid(mixer):
+    return ("pooling", "pooling", mixer, mixer)
+
+
+EMBEDDED = {"positional_embedding": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "mixer", "kernel_size", "options", "published"),
+    [
+        ("metaformer_s12", "conv", 7, {}, 69.21),
+        ("metaformer_s12", "grouped_conv", 7, {}, 11.57),
+        ("metaformer_s12", hybrid("local_attention"), 3, {}, 15.97),
+        ("metaformer_s12", hybrid("global_attention"), None, {}, 15.96),
+        ("metaformer_s12", hybrid("global_attention"), None, {**EMBEDDED, "input_size": (224, 224)}, 16.05),
+        *[("metaformer_s12", hybrid("conv"), k, {}, n) for k, n in ((3, 21.66), (5, 39.88), (7, 67.21))],
+        *[("metaformer_s12", hybrid("grouped_conv"), k, {}, n) for k, n in ((3, 11.44), (5, 11.48), (7, 11.55))],
+        *[("metaformer_segformer_s12", "conv", k, {}, n) for k, n in ((5, 41.43), (7, 69.74), (9, 107.49))],
+        *[("metaformer_segformer_s12", "grouped_conv", k, {}, n) for k, n in ((7, 12.10), (9, 12.20))],
+        ("metaformer_s24", "pooling", 3, {}, 20.88),
+        ("metaformer_s24", "grouped_conv", 3, {}, 20.95),
+        ("metaformer_s24", "conv", 7, {}, 136.49),
+        ("metaformer_s36", "pooling", 3, {}, 30.35),
+        ("metaformer_s36", "grouped_conv", 3, {}, 30.45),
+        ("metaformer_s36", "conv", 7, {}, 203.77),
+    ],
+)
+def test_published_counts_of_other_kernels_hybrids_and_sizes(name, mixer, kernel_size, options, published):
+    classes = 8 if "segformer" in name else 9
+    network = on_meta(name, out_channels=classes, mixer=mixer, kernel_size=kernel_size, **options)
+    assert millions(network) == pytest.approx(published, abs=0.0061)
+
+
+@pytest.mark.parametrize(
+    ("name", "mixer", "published"),
+    [
+        ("metaformer_segformer_s24", "pooling", 25.25),
+        ("metaformer_segformer_s24", "grouped_conv", 25.44),
+        ("metaformer_segformer_s36", "pooling", 34.73),
+        ("metaformer_segformer_s36", "grouped_conv", 35.01),
+    ],
+)
+def test_published_counts_of_larger_3d_networks(name, mixer, published):
+    network = on_meta(name, spatial_dims=3, in_channels=1, out_channels=10, mixer=mixer, kernel_size=3)
+    assert round(millions(network), 2) == pytest.approx(published, abs=0.0051)
