@@ -45,6 +45,12 @@ def test_profile_gives_size_to_mixers_that_need_one():
     assert "0.009 M frozen" in out.stdout  # 2 * 64^2 + 2 * 16^2 + 6 * 4^2 + 2 * 1 numbers
 
 
+def test_profile_gives_size_to_networks_that_need_one_by_name():
+    out = medmixers("profile", "randformer_s12", "--size", "64,64", "--repeats", 1)
+    assert out.returncode == 0, out.stderr
+    assert "0.002 M frozen" in out.stdout  # 6 * 16^2 + 2 * 4^2 numbers, in the last two stages
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -77,9 +77,7 @@ def create_network(
             that do not fit.
         OSError: weights that cannot be found or downloaded.
     """
-    for key, value in (("in_channels", in_channels), ("out_channels", out_channels)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{key} must be an integer >= 1, got {value!r}")
+    locate("medmixers.layers.conv.check_positive")(in_channels=in_channels, out_channels=out_channels)
     network = _build(name, spatial_dims, in_channels, out_channels, options)
     if pretrained is not None:
         locate("medmixers.networks.weights.load_weights")(network, pretrained, warm_start=warm_start)

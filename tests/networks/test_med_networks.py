@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from network_checks import assert_compiles_and_exports
 from torch.nn import functional as F
 
 from medmixers import create_network
@@ -151,12 +152,7 @@ def test_compiles_and_exports(name):
     torch.manual_seed(0)
     network = build(name, **TINY[name], input_size=(64, 64)).eval()
     x = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        expected = network(x)
-        compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=1e-5)
-        exported = torch.export.export(network, (x,)).module()
-        torch.testing.assert_close(exported(x), expected, rtol=1e-4, atol=1e-5)
+    assert_compiles_and_exports(network, x)
 
 
 def test_bad_values_are_named():

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from network_checks import assert_compiles_and_exports
 from torch.nn import functional as F
 
 from medmixers import create_network, list_mixers
@@ -297,12 +298,7 @@ def test_network_compiles_and_exports(name):
     torch.manual_seed(0)
     network = build(name, mixer=("pooling", "local_attention", "grouped_conv", "global_attention"), **TINY).eval()
     x = torch.randn(1, 3, 40, 36)
-    with torch.no_grad():
-        expected = network(x)
-        compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=1e-5)
-        exported = torch.export.export(network, (x,)).module()
-        torch.testing.assert_close(exported(x), expected, rtol=1e-4, atol=1e-5)
+    assert_compiles_and_exports(network, x)
 
 
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="inductor needs a C++ compiler: no g++")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from network_checks import assert_compiles_and_exports
 from torch.nn import functional as F
 
 from medmixers import create_network
@@ -136,12 +137,9 @@ def test_compiles_exports_and_runs_in_bfloat16(name):
     torch.manual_seed(0)
     network = build(name, in_channels=1, **TINY).eval()
     x = torch.randn(1, 1, 16, 20, 24)
+    assert_compiles_and_exports(network, x)
     with torch.no_grad():
         expected = network(x)
-        compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=1e-5)
-        exported = torch.export.export(network, (x,)).module()
-        torch.testing.assert_close(exported(x), expected, rtol=1e-4, atol=1e-5)
         with torch.autocast("cpu", torch.bfloat16):
             half = network(x)
     torch.testing.assert_close(half.float(), expected, rtol=0.1, atol=0.1 * expected.abs().max().item())

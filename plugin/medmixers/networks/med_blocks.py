@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from medmixers.layers.conv import check_kernel_size, conv_nd
-from medmixers.layers.norms import ChannelLayerNorm
+from medmixers.layers.norms import ChannelLayerNorm, create_norm
 from medmixers.layers.sizes import resize
 
 
@@ -144,6 +144,6 @@ class ConvNormAct(nn.Sequential):
     def __init__(
         self, in_channels: int, out_channels: int, *, spatial_dims: int, stride: int = 1, norm_last: bool = False
     ) -> None:
-        norm: nn.Module = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[spatial_dims](out_channels)
+        norm = create_norm("batch_norm", out_channels, spatial_dims=spatial_dims)
         conv = conv_nd(spatial_dims)(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
         super().__init__(conv, *((nn.ReLU(), norm) if norm_last else (norm, nn.ReLU())))

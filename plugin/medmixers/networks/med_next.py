@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from medmixers.layers.conv import conv_nd
 from medmixers.layers.sizes import check_image
 from medmixers.networks.med_blocks import ConvNormAct, MEDBlock
+from medmixers.networks.metaformer import stage_sizes
 
 MAX_POOLS = {2: F.max_pool2d, 3: F.max_pool3d}
 
@@ -45,8 +46,7 @@ class MedNeXt(nn.Module):
         super().__init__()
         conv = conv_nd(spatial_dims)
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
-        size = [-(-axis // 2) for axis in (input_size or (224,) * spatial_dims)]
-        size = [-(-axis // 2) for axis in size]
+        sizes = stage_sizes(input_size or (224,) * spatial_dims, spatial_dims, 4, len(dims))
         widths = (dims[0] // 4, dims[0] // 2, dims[0])
         pairs = zip((in_channels, *widths), widths, strict=False)
         self.stem = nn.Sequential(
@@ -60,9 +60,10 @@ class MedNeXt(nn.Module):
             downsample = []
             if i:
                 downsample.append(conv(dims[i - 1], dim, 3, stride=2, padding=1, bias=False))
-                size = [-(-axis // 2) for axis in size]
             blocks = [
-                MEDBlock(dim, spatial_dims=spatial_dims, feature_size=size, kernel_sizes=kernel_sizes, rescale=rescale)
+                MEDBlock(
+                    dim, spatial_dims=spatial_dims, feature_size=sizes[i], kernel_sizes=kernel_sizes, rescale=rescale
+                )
                 for _ in range(depth)
             ]
             self.stages.append(nn.Sequential(*downsample, *blocks))

@@ -97,7 +97,9 @@ class MetaFormerEncoder(nn.Module):
         layer_scales = per_stage(layer_scale_init, stages, "layer_scale_init")
         res_scales = per_stage(res_scale_init, stages, "res_scale_init")
         options = stage_mixer_options(mixers, kernel_size, mixer_options or {})
-        sizes = stage_sizes(input_size, spatial_dims, stem_stride, stages)
+        sizes: Sequence[tuple[int, ...] | None] = [None] * stages
+        if input_size is not None:
+            sizes = stage_sizes(input_size, spatial_dims, stem_stride, stages)
         drop_paths = drop_path_rates(drop_path_rate, depths, drop_path_schedule)
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
         self.dims, self.stem_stride = tuple(dims), stem_stride
@@ -183,12 +185,8 @@ def stage_mixer_options(
     return [{key: value for key, value in options.items() if key in names} for names in valid]
 
 
-def stage_sizes(
-    input_size: Sequence[int] | None, spatial_dims: int, stem_stride: int, stages: int
-) -> list[tuple[int, ...] | None]:
-    """Spatial size of each stage's feature map for an image of ``input_size``; None where that is not given."""
-    if input_size is None:
-        return [None] * stages
+def stage_sizes(input_size: Sequence[int], spatial_dims: int, stem_stride: int, stages: int) -> list[tuple[int, ...]]:
+    """Spatial size of each stage's feature map for an image of ``input_size``. Raises ValueError for no image size."""
     if len(input_size) != spatial_dims or min(input_size) < 1:
         raise ValueError(f"input_size must be {spatial_dims} positive integers, got {tuple(input_size)!r}")
     strides = [stem_stride * 2**i for i in range(stages)]

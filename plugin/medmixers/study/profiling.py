@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from medmixers.factory import create_network
+from medmixers.variants import NETWORKS
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def profile_network(
         raise ValueError(f"repeats must be at least 1, got {repeats}")
     if any(extent < 1 for extent in size):
         raise ValueError(f"size must be at least 1 voxel along each axis, got {tuple(size)}")
-    if "mixer" in options:
+    if NETWORKS[name].encoder is not None:  # its token mixers may be bound to a size, by the name alone too
         options = {"input_size": tuple(size), **options}
     build = {"spatial_dims": len(size), "in_channels": in_channels, "out_channels": out_channels, **options}
     with torch.device("meta"):
