@@ -1,35 +1,134 @@
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from medmixers.layers.conv import check_spatial_dims
 from medmixers.layers.sizes import check_feature_size
+
+STORED_TOKENS = 8192  # largest map whose matrix is stored by default: 256 MiB
+BLOCK_NUMBERS = 2**22  # of the matrix made at a time where it is not stored
+NO_SEED = -1  # the matrix came from elsewhere and cannot be made again
 
 
 class RandomMixing(nn.Module):
     """A frozen random mixture of all positions (RandFormer, Yu et al. 2023, equation 6).
 
-    Row m of the matrix is the softmax of uniform random numbers, y[m] = sum_n R[m, n] x[n]. The matrix is a buffer:
-    saved with the weights, never trained.
+    Row m of the matrix is the softmax of uniform random numbers, y[m] = sum_n R[m, n] x[n]. The numbers are a
+    function of a seed, which torch's generator draws at construction, and of m and n alone: the matrix can be kept,
+    or made again row by row in every pass, with the same result on every device.
 
     Args:
         dim: channels C (any; the matrix does not see them).
         spatial_dims: 2 or 3.
-        feature_size: spatial size that the matrix is made for; memory is its product squared.
+        feature_size: spatial size that the matrix is made for.
+        stored: True keeps the matrix, tokens squared numbers; False makes its rows again in every pass, which needs
+            memory for some of them only and takes longer; None stores it up to 8192 tokens.
+
+    Attributes:
+        seed: what the matrix is made from, saved with the weights, in either form the same: each loads the other's.
+        mixing: the matrix, (tokens, tokens), saved with the weights too; None where it is not stored.
     """
 
-    mixing: Tensor
+    mixing: Tensor | None
+    seed: Tensor
 
-    def __init__(self, dim: int, *, spatial_dims: int, feature_size: Sequence[int]) -> None:
+    def __init__(
+        self, dim: int, *, spatial_dims: int, feature_size: Sequence[int], stored: bool | None = None
+    ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
         self.feature_size = tuple(feature_size)
-        tokens = prod(self.feature_size)
-        self.register_buffer("mixing", torch.softmax(torch.rand(tokens, tokens), dim=-1))
+        self.tokens = prod(self.feature_size)
+        self.register_buffer("seed", torch.randint(2**31, ()))
+        self.register_buffer("mixing", None)
+        if self.tokens <= STORED_TOKENS if stored is None else stored:
+            self.mixing = mixing_rows(self.seed, 0, self.tokens, self.tokens)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: feature map, (B, C, *feature_size) -> the same shape. ValueError for another size."""
         check_feature_size(x, self.feature_size, "random_mixing")
-        return nn.functional.linear(x.flatten(2), self.mixing.to(x.dtype)).view_as(x)
+        flat = x.flatten(2)
+        if self.mixing is not None:
+            mixed = F.linear(flat, self.mixing.to(x.dtype))
+        elif x.requires_grad and torch.is_grad_enabled():
+            mixed = _StreamedMixing.apply(flat, self.seed)
+        else:
+            mixed = _mix(flat, self.seed)
+        return mixed.view_as(x)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Weights of either form, or a bare matrix of another implementation (stored form only)."""
+        seed, matrix = prefix + "seed", prefix + "mixing"
+        if seed not in state_dict and matrix in state_dict:
+            state_dict[seed] = torch.tensor(NO_SEED)
+        known = seed in state_dict and state_dict[seed] != NO_SEED
+        if self.mixing is None and state_dict.pop(matrix, None) is not None and not known:
+            error_msgs.append(f"{matrix!r} was saved without a seed: build random_mixing with stored=True to load it")
+        if self.mixing is not None and known and matrix not in state_dict:
+            state_dict[matrix] = mixing_rows(state_dict[seed], 0, self.tokens, self.tokens)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+
+def mixing_rows(seed: Tensor, start: int, stop: int, tokens: int) -> Tensor:
+    """Rows ``start`` to ``stop`` of the mixing matrix, (stop - start, tokens), float32, each of sum 1.
+
+    A row's key is a hash of the seed and its number; its uniform numbers are hashes of the key and the column.
+    """
+    row = torch.arange(start, stop, dtype=torch.int32, device=seed.device).unsqueeze(1)
+    column = torch.arange(tokens, dtype=torch.int32, device=seed.device)
+    key = _hash(row + _hash(seed.to(torch.int32)))
+    bits = _hash(column * (_hash(key) | 1) + key)  # an odd factor: rows are no shifts of each other
+    uniform = ((bits >> 8) & 0xFFFFFF).float().mul_(2.0**-24)  # 24 bits fill a float32's mantissa
+    return uniform.softmax(dim=-1)
+
+
+def _hash(x: Tensor) -> Tensor:
+    """Mix the bits of int32 numbers: xor with shifts and products modulo 2^32 (Wellons' lowbias32)."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32)):
+        x = (x ^ ((x >> shift) & (2 ** (32 - shift) - 1))) * factor
+    return x ^ ((x >> 16) & 0xFFFF)
+
+
+def _blocks(tokens: int) -> Iterator[tuple[int, int]]:
+    rows = max(1, BLOCK_NUMBERS // tokens)
+    return ((start, min(start + rows, tokens)) for start in range(0, tokens, rows))
+
+
+def _mix(x: Tensor, seed: Tensor) -> Tensor:
+    """x: (B, C, tokens) -> each row's weighted mean, (B, C, tokens)."""
+    tokens = x.shape[-1]
+    rows = (mixing_rows(seed, start, stop, tokens) for start, stop in _blocks(tokens))
+    return torch.cat([F.linear(x, block.to(x.dtype)) for block in rows], dim=-1)
+
+
+class _StreamedMixing(torch.autograd.Function):
+    """:func:`_mix` that keeps no rows for the backward pass: they are made again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, seed: Tensor) -> Tensor:
+        ctx.save_for_backward(seed)
+        return _mix(x, seed)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (seed,) = ctx.saved_tensors
+        tokens = grad.shape[-1]
+        total = torch.zeros_like(grad, dtype=torch.promote_types(grad.dtype, torch.float32))
+        for start, stop in _blocks(tokens):
+            total += grad[..., start:stop] @ mixing_rows(seed, start, stop, tokens).to(grad.dtype)
+        return total.to(grad.dtype), None
