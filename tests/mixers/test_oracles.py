@@ -48,6 +48,18 @@ def test_pooling_takes_maps_smaller_than_the_kernel(size):
     close(create_mixer("pooling", 8, spatial_dims=len(size), kernel_size=9)(x), everything - x)
 
 
+@pytest.mark.parametrize("size", [(9, 13), (7, 9, 8), (2, 3, 1)])
+def test_traced_and_exported_pooling_takes_other_sizes(size):
+    mixer = create_mixer("pooling", 8, spatial_dims=len(size), kernel_size=5)
+    small, large = torch.randn(1, 8, *size), torch.randn(1, 8, *(extent + 4 for extent in size))
+    traced = torch.jit.trace(mixer, small)
+    close(traced(small), mixer(small))
+    close(traced(large), mixer(large))
+    axes = {axis: torch.export.Dim.DYNAMIC for axis in range(2, small.ndim)}
+    exported = torch.export.export(mixer, (large,), dynamic_shapes=(axes,)).module()
+    close(exported(2 * large[..., 1:]), mixer(2 * large[..., 1:]))
+
+
 @pytest.mark.parametrize(("name", "groups"), [("conv", 1), ("grouped_conv", 8)])
 @pytest.mark.parametrize(("size", "pool", "conv"), CASES)
 def test_convolutions(size, pool, conv, name, groups):

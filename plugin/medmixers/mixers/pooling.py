@@ -2,6 +2,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from medmixers.layers.conv import check_kernel_size, check_spatial_dims
 
@@ -28,35 +29,69 @@ class Pooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: feature map, (B, C, *spatial) -> the same shape."""
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        # The plain function wherever no gradient is asked for: tracing cannot save a custom autograd function.
-        box_sum = _BoxSum.apply if wide.requires_grad and torch.is_grad_enabled() else _box_sum
-        mean = box_sum(wide, self.kernel_size) / _window_voxels(x, self.kernel_size)
-        return (mean - wide).to(x.dtype)
+        if torch.compiler.is_exporting() or torch.jit.is_tracing():  # one operator, for images of any size
+            return (average_pool(wide, self.kernel_size) - wide).to(x.dtype)
+        pool = _Pool.apply if wide.requires_grad and torch.is_grad_enabled() else _pool
+        return pool(wide, self.kernel_size, False).to(x.dtype)
 
 
-class _BoxSum(torch.autograd.Function):
-    """Sum over the window around each voxel. It is its own adjoint, so no padded copy or weight gradient is made."""
+def average_pool(x: Tensor, kernel_size: int) -> Tensor:
+    """The average over the window around each voxel by torch's own operator, in 3D plane by plane and then across.
+
+    What is exported, and the plain reference. nn.AvgPool3d would refuse feature maps smaller than the kernel.
+    """
+    options = {"stride": 1, "count_include_pad": False}
+    radius = kernel_size // 2
+    planes = F.avg_pool2d(x.flatten(1, -3), kernel_size, padding=radius, **options).view_as(x)
+    if x.ndim == 4:
+        return planes
+    return F.avg_pool2d(planes.flatten(3), (kernel_size, 1), padding=(radius, 0), **options).view_as(x)
+
+
+class _Pool(torch.autograd.Function):
+    """:func:`_pool`, whose transpose is its backward pass: nothing is kept but the kernel size."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, kernel_size: int) -> Tensor:
-        ctx.kernel_size = kernel_size
-        return _box_sum(x, kernel_size)
+    def forward(ctx: Any, x: Tensor, kernel_size: int, transposed: bool) -> Tensor:
+        ctx.arguments = kernel_size, not transposed
+        return _pool(x, kernel_size, transposed)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _BoxSum.apply(grad, ctx.kernel_size), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _Pool.apply(grad, *ctx.arguments), None, None
 
 
-def _box_sum(x: Tensor, kernel_size: int) -> Tensor:
-    """Shifted sums, one axis after the other."""
+def _pool(x: Tensor, kernel_size: int, transposed: bool) -> Tensor:
+    """Window sums, one axis after the other, over the windows' voxels, minus ``x``; or the transpose of that map."""
+    share = 1 / _window_voxels(x, kernel_size)
+    source = x * share if transposed else x
+    total, other = torch.empty_like(x), torch.empty_like(x)
     for axis in range(2, x.ndim):
-        size, total = x.shape[axis], x.clone()
-        for shift in range(1, min(kernel_size // 2, size - 1) + 1):
-            length = size - shift
+        _window_sum(source, total, axis, kernel_size // 2)
+        source, total, other = total, other, total
+    return source.sub_(x) if transposed else source.mul_(share).sub_(x)
+
+
+def _window_sum(x: Tensor, total: Tensor, axis: int, radius: int) -> None:
+    """Fill ``total`` with the sums over the window along one axis, by shifted additions without a padded copy."""
+    size = x.shape[axis]
+    if radius == 0 or size == 1:
+        total.copy_(x)
+    for shift in range(1, min(radius, size - 1) + 1):
+        length = size - shift
+        if shift == 1:  # the window's first two voxels in one pass
+            _add_into(total.narrow(axis, 0, length), x.narrow(axis, 0, length), x.narrow(axis, 1, length))
+            total.narrow(axis, length, 1).copy_(x.narrow(axis, length, 1))
+        else:
             total.narrow(axis, 0, length).add_(x.narrow(axis, shift, length))
-            total.narrow(axis, shift, length).add_(x.narrow(axis, 0, length))
-        x = total
-    return x
+        total.narrow(axis, shift, length).add_(x.narrow(axis, 0, length))
+
+
+def _add_into(total: Tensor, a: Tensor, b: Tensor) -> None:
+    if torch.compiler.is_compiling():  # which takes no view as out=, and fuses this
+        total.copy_(a + b)
+    else:
+        torch.add(a, b, out=total)
 
 
 def _window_voxels(x: Tensor, kernel_size: int) -> Tensor:
