@@ -55,7 +55,7 @@ def test_traced_and_exported_pooling_takes_other_sizes(size):
     traced = torch.jit.trace(mixer, small)
     close(traced(small), mixer(small))
     close(traced(large), mixer(large))
-    axes = {axis: torch.export.Dim.DYNAMIC for axis in range(2, small.ndim)}
+    axes = dict.fromkeys(range(2, small.ndim), torch.export.Dim.DYNAMIC)
     exported = torch.export.export(mixer, (large,), dynamic_shapes=(axes,)).module()
     close(exported(2 * large[..., 1:]), mixer(2 * large[..., 1:]))
 

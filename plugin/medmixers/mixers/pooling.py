@@ -40,12 +40,11 @@ def average_pool(x: Tensor, kernel_size: int) -> Tensor:
 
     What is exported, and the plain reference. nn.AvgPool3d would refuse feature maps smaller than the kernel.
     """
-    options = {"stride": 1, "count_include_pad": False}
     radius = kernel_size // 2
-    planes = F.avg_pool2d(x.flatten(1, -3), kernel_size, padding=radius, **options).view_as(x)
+    planes = F.avg_pool2d(x.flatten(1, -3), kernel_size, 1, radius, count_include_pad=False).view_as(x)
     if x.ndim == 4:
         return planes
-    return F.avg_pool2d(planes.flatten(3), (kernel_size, 1), padding=(radius, 0), **options).view_as(x)
+    return F.avg_pool2d(planes.flatten(3), (kernel_size, 1), 1, (radius, 0), count_include_pad=False).view_as(x)
 
 
 class _Pool(torch.autograd.Function):

@@ -36,9 +36,7 @@ class RandomMixing(nn.Module):
     mixing: Tensor | None
     seed: Tensor
 
-    def __init__(
-        self, dim: int, *, spatial_dims: int, feature_size: Sequence[int], stored: bool | None = None
-    ) -> None:
+    def __init__(self, dim: int, *, spatial_dims: int, feature_size: Sequence[int], stored: bool | None = None) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
         self.feature_size = tuple(feature_size)
