@@ -1,6 +1,7 @@
 from torch import Tensor, nn
 
 from medmixers.layers.conv import check_kernel_size, conv_nd
+from medmixers.layers.depthwise import depthwise_conv
 
 
 class GroupedConv(nn.Module):
@@ -19,4 +20,4 @@ class GroupedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: feature map, (B, C, *spatial) -> the same shape."""
-        return self.conv(x)
+        return depthwise_conv(x, self.conv.weight, self.conv.bias)

@@ -2,6 +2,7 @@ from torch import Tensor, nn
 
 from medmixers.layers.activations import ACTIVATIONS
 from medmixers.layers.conv import check_kernel_size, conv_nd
+from medmixers.layers.depthwise import depthwise_conv
 
 
 class SepConv(nn.Module):
@@ -35,4 +36,5 @@ class SepConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: feature map, (B, C, *spatial) -> the same shape."""
-        return self.pwconv2(self.dwconv(self.act1(self.pwconv1(x))))
+        x = self.act1(self.pwconv1(x))
+        return self.pwconv2(depthwise_conv(x, self.dwconv.weight, self.dwconv.bias))

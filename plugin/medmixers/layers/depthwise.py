@@ -1,0 +1,71 @@
+"""Depthwise convolution, one group a channel, in the memory layout that is fast on a CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.nn import grad as gradients
+
+CONVOLUTIONS: dict[int, Any] = {4: F.conv2d, 5: F.conv3d}
+WEIGHT_GRADIENTS: dict[int, Any] = {4: gradients.conv2d_weight, 5: gradients.conv3d_weight}
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Depthwise convolution of stride 1 that keeps the size.
+
+    On a CPU it runs channels-last whatever the layout of its input, and its input gradient is a convolution with the
+    mirrored kernel: the same numbers, several times sooner than from oneDNN's backward pass on contiguous tensors.
+    Elsewhere, and compiled or exported, it is torch's own (:func:`plain_depthwise_conv`).
+
+    Args:
+        x: feature map, (B, C, *spatial).
+        weight: odd kernels, (C, 1, *kernel).
+        bias: (C,) or None.
+
+    Returns:
+        (B, C, *spatial), in the layout of ``x``.
+    """
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return plain_depthwise_conv(x, weight, bias)
+    if torch.is_autocast_enabled("cpu"):  # here, because a custom function sees no autocast in its backward pass
+        dtype = torch.get_autocast_dtype("cpu")
+        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    return _ChannelsLastDepthwise.apply(x, weight, bias)
+
+
+def plain_depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The reference of :func:`depthwise_conv`: torch's convolution with as many groups as channels."""
+    padding = [extent // 2 for extent in weight.shape[2:]]
+    return CONVOLUTIONS[x.ndim](x, weight, bias, padding=padding, groups=weight.shape[0])
+
+
+class _ChannelsLastDepthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        channels_last = CHANNELS_LAST[x.ndim]
+        ctx.layout = torch.contiguous_format if x.is_contiguous() else channels_last
+        ctx.has_bias = bias is not None
+        x = x.contiguous(memory_format=channels_last)
+        ctx.save_for_backward(x, weight)
+        return plain_depthwise_conv(x, weight, bias).contiguous(memory_format=ctx.layout)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        axes = list(range(2, x.ndim))
+        grad = grad.contiguous(memory_format=CHANNELS_LAST[x.ndim])
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = plain_depthwise_conv(grad, weight.flip(axes), None).contiguous(memory_format=ctx.layout)
+        if ctx.needs_input_grad[1]:
+            padding = [extent // 2 for extent in weight.shape[2:]]
+            grad_weight = WEIGHT_GRADIENTS[x.ndim](x, weight.shape, grad, padding=padding, groups=weight.shape[0])
+        if ctx.has_bias and ctx.needs_input_grad[2]:
+            grad_bias = grad.sum([0, *axes])
+        return grad_x, grad_weight, grad_bias
