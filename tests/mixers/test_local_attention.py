@@ -1,33 +1,10 @@
-"""Tiled local attention against a plain one that unfolds every neighbourhood."""
-
-from math import prod
+"""Tiled local attention against plain ones: every neighbourhood unfolded, and full attention under a mask."""
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from medmixers.mixers.local_attention import LocalAttention
-
-
-def unfold_attention(mixer, x):
-    """The same weights, one gathered neighbourhood a query: memory tokens x kernel volume x channels."""
-    batch, channels, *spatial = x.shape
-    dims, k, heads = len(spatial), mixer.kernel_size, mixer.heads
-    q, key, value = mixer.qkv(x.movedim(1, -1)).movedim(-1, 1).chunk(3, dim=1)
-
-    def neighbourhoods(t):
-        t = F.pad(t, [k // 2] * (2 * dims))
-        for axis in range(2, 2 + dims):
-            t = t.unfold(axis, k, 1)
-        return t.reshape(batch, -1, prod(spatial), k**dims)
-
-    inside = neighbourhoods(torch.ones(batch, 1, *spatial, dtype=x.dtype)) > 0
-    q = q.reshape(batch, heads, -1, prod(spatial), 1)
-    key, value = (neighbourhoods(t).unflatten(1, (heads, -1)) for t in (key, value))
-    scores = (q * key).sum(2) / q.shape[2] ** 0.5  # (B, heads, N, k^d)
-    weights = scores.masked_fill(~inside, -torch.inf).softmax(-1)
-    out = (weights.unsqueeze(2) * value).sum(-1).reshape(batch, channels, *spatial)
-    return mixer.proj(out.movedim(1, -1)).movedim(-1, 1)
+from medmixers.study.peers import Neighbourhoods, masked_attention, unfold_attention
 
 
 @pytest.mark.parametrize("kernel_size", [3, 5, 7])
@@ -38,13 +15,14 @@ def test_equals_unfold_also_at_borders_and_in_gradients(size, kernel_size):
     x = torch.randn(2, 32, *size)
     probe = torch.randn_like(x)
     results = []
-    for attention in (mixer, lambda t: unfold_attention(mixer, t)):
+    for attention in (mixer, Neighbourhoods(mixer, unfold_attention), Neighbourhoods(mixer, masked_attention)):
         mixer.zero_grad()
         leaf = x.clone().requires_grad_()
         y = attention(leaf)
         (y * probe).sum().backward()
         results.append([y, leaf.grad, *(p.grad.clone() for p in mixer.parameters())])
-    for ours, reference in zip(*results, strict=True):
+    for ours, reference, masked in zip(*results, strict=True):
+        torch.testing.assert_close(masked, reference, rtol=1e-5, atol=1e-5 * max(1, reference.abs().max().item()))
         torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5 * max(1, reference.abs().max().item()))
 
 

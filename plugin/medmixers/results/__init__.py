@@ -25,15 +25,14 @@ def measured() -> dict[str, Any]:
     return json.loads(MEASURED.read_text())
 
 
-def write_run(folder: str | Path, *, device: str, checkout: str | Path = ".") -> None:
-    """Write run.json into a folder that a run is about to fill.
+def describe_run(*, device: str, checkout: str | Path = ".") -> dict[str, Any]:
+    """When, where and from which commit a run that starts now is made.
 
     Args:
-        folder: of the run; made if missing.
         device: that the run computes on, as torch names it.
-        checkout: of this project. ``commit`` and ``dirty`` are null where git does not know it.
+        checkout: of this project. ``commit`` and ``dirty`` are None where git does not know it.
     """
-    run = {
+    return {
         "date": date.today().isoformat(),
         "commit": _git(checkout, "rev-parse", "HEAD"),
         "dirty": None if (changes := _git(checkout, "status", "--porcelain", "--", *CODE)) is None else bool(changes),
@@ -42,6 +41,11 @@ def write_run(folder: str | Path, *, device: str, checkout: str | Path = ".") ->
         "device": device,
         "versions": {name: version(name) for name in ("torch", "monai", "nnunetv2")},
     }
+
+
+def write_run(folder: str | Path, *, device: str, checkout: str | Path = ".") -> None:
+    """Write run.json, :func:`describe_run`, into a folder that a run is about to fill; made if missing."""
+    run = describe_run(device=device, checkout=checkout)
     Path(folder).mkdir(parents=True, exist_ok=True)
     _write_json(Path(folder) / RUN_FILE, run)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -98,9 +100,9 @@ def profile_network(
         gmacs = count_gmacs(create_network(name, **build), torch.empty(1, in_channels, *size))
     network = create_network(name, **build).to(device).eval()
     image = torch.randn(1, in_channels, *size, device=device)
-    before = _peak_bytes(device, reset=True)
+    before = peak_bytes(device, reset=True)
     milliseconds = [_timed_forward(network, image) for _ in range(repeats + 1)]
-    after = _peak_bytes(device)
+    after = peak_bytes(device)
     return NetworkProfile(
         name=name,
         size=tuple(size),
@@ -134,14 +136,24 @@ def _timed_forward(network: nn.Module, image: torch.Tensor) -> float:
     return 1000 * (time.perf_counter() - start)
 
 
-def _peak_bytes(device: str, *, reset: bool = False) -> int | None:
+def peak_bytes(device: str, *, reset: bool = False) -> int | None:
+    """Highest memory so far: a GPU's allocator's, or this process's; None where the system does not tell.
+
+    ``reset`` starts anew from what is held now; of a process only Linux can, elsewhere imports may hide a small peak.
+    """
     if torch.device(device).type == "cuda":
         if reset:
             torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "linux":  # not getrusage, which begins with the peak of the process that started this one
+        if reset:
+            with suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak becomes what is resident now
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
     if sys.platform == "win32":
         return None
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes, Linux KiB
+    return peak if sys.platform == "darwin" else 1024 * peak  # macOS counts bytes, others KiB
