@@ -8,6 +8,7 @@ import pytest
 
 from medmixers.registry import UnknownNameError
 from medmixers.tasks import TASKS, Label
+from medmixers.tasks.palette import BACKGROUND, coloured
 
 BRAIN = TASKS["brain_tissue_segmentation"]
 
@@ -16,7 +17,7 @@ BRAIN = TASKS["brain_tissue_segmentation"]
 def test_every_task_is_whole(name: str) -> None:
     task = TASKS[name]
     assert task.name == name
-    assert task.labels[0].name == "background" or task.task == "classification"
+    assert task.labels[0].name == "background" or task.task == "classification" or task.multi_label
     names, colours = zip(*((label.name, label.colour) for label in task.labels.values()), strict=True)
     assert len(set(names)) == len(names)
     assert len(set(colours)) == len(colours)
@@ -40,9 +41,19 @@ def test_unknown_task_lists_the_tasks() -> None:
     ("field", "value", "message"),
     [
         ("task", "detection", "segmentation, classification, got 'detection'"),
-        ("intensity", "window", "zscore, zscore_nonzero, got 'window'"),
-        ("spacing", (1.0, 1.0), r"self.spacing=\(1.0, 1.0\), self.spatial_dims=3"),
-        ("labels", {0: Label("background", (0, 0, 0)), 2: Label("b", (1, 1, 1))}, r"0..K-1, got \[0, 2\]"),
+        ("intensity", "percentile", "zscore, zscore_nonzero, unit, window, got 'percentile'"),
+        ("intensity", "window", 'window belongs to intensity "window", got .*window=None'),
+        ("window", (0, 1), 'window belongs to intensity "window"'),
+        ("split", "random", "given, every, got 'random'"),
+        ("spatial_dims", 4, "must be 2 or 3, got 4"),
+        ("channels", (), "at least one image channel"),
+        ("spacing", (1.0, 1.0), r"spacing=\(1.0, 1.0\), self.spatial_dims=3"),
+        ("image_size", (8, 8, 8), "spacing or image_size, not both"),
+        ("labels", {0: BACKGROUND, 2: Label("b", (1, 1, 1))}, r"0..K-1, at least two, got \[0, 2\]"),
+        ("labels", {0: BACKGROUND, 1: BACKGROUND}, "different names, got background, background"),
+        ("labels", coloured("a", "b"), "must be \"background\", got 'a'"),
+        ("ignore_label", 0, "one above the labels, 3, got 0"),
+        ("regions", {"whole": (1, 2)}, "with multi_label and must name its labels in order, background, .*got whole"),
         ("validation_every", 1, "at least 2, got 1"),
     ],
 )
