@@ -44,8 +44,9 @@ class TaskSpec:
         intensity: "zscore" (each image to mean 0, standard deviation 1), "zscore_nonzero" (the same over the
             voxels that are not 0, and the others stay 0), "unit" (8-bit values to 0..1) or "window".
         window: with intensity "window", the two values that clip the image and become 0 and 1.
-        split: "given" (the data set's own training, validation and test parts) or "every" (training and test
-            are given or set apart by the converter; of the training part the rule below takes validation).
+        split: "given" (training, validation and test parts come with the data set, or its converter sets all
+            three apart) or "every" (of the training part the rule below takes validation; the test part is
+            the data set's own or set apart by its converter).
         validation_every: the rule, for "every" and where a given validation part is empty: of the sorted
             groups the first and every n-th after it validate.
         group_by: what must never lie on two sides of a split ("patient"), in one word; None where each image is
