@@ -72,7 +72,7 @@ def write_medmnist(task: str, folder: Path, *, edge: int = 28, counts: tuple[int
     return path
 
 
-def write_jsrt(folder: Path, *, nodules: int = 5, others: int = 3) -> None:
+def write_jsrt(folder: Path, *, nodules: int = 3, others: int = 2) -> None:
     """Raw .IMG files, landmarks and clavicle masks. Structures shift by 10 pixels from case to case."""
     for name in ("RL", "LL", "H"):
         (folder / "landmarks" / name).mkdir(parents=True)

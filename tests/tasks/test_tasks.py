@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from skimage.color import deltaE_ciede2000, rgb2lab
 
 from medmixers.registry import UnknownNameError
 from medmixers.tasks import TASKS, Label
-from medmixers.tasks.palette import BACKGROUND, coloured
+from medmixers.tasks.palette import BACKGROUND, PALETTE, coloured
 
 BRAIN = TASKS["brain_tissue_segmentation"]
 
@@ -25,6 +27,36 @@ def test_every_task_is_whole(name: str) -> None:
     for text in (task.title, task.licence, task.citation, task.data_source, task.intended_use, task.limits):
         assert text.strip()
         assert "#" not in text  # a bundle's metadata holds it, and MONAI rewrites '#'
+
+
+def to_linear(colours: np.ndarray) -> np.ndarray:
+    return np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+
+
+def to_srgb(colours: np.ndarray) -> np.ndarray:
+    colours = colours.clip(0, 1)
+    return np.where(colours <= 0.0031308, 12.92 * colours, 1.055 * colours ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize("eyes", ["normal", "protanopic", "deuteranopic"])
+def test_colours_differ_to_all_eyes(eyes: str) -> None:
+    # Vienot, Brettel, Mollon (1999): cone responses, and what is left of them without one kind of cone
+    cones = np.array([[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]])
+    kept = {
+        "normal": np.eye(3),
+        "protanopic": np.array([[0, 2.02344, -2.52581], [0, 1, 0], [0, 0, 1]]),
+        "deuteranopic": np.array([[1, 0, 0], [0.494207, 0, 1.24827], [0, 0, 1]]),
+    }[eyes]
+    colours = np.array([BACKGROUND.colour, *PALETTE]) / 255
+    seen = to_srgb(to_linear(colours) @ (np.linalg.inv(cones) @ kept @ cones).T)
+    lab = rgb2lab(seen[None])[0]
+    distances = [deltaE_ciede2000(lab[i], lab[j]) for i in range(len(lab)) for j in range(i)]
+    assert min(distances) > 11
+
+
+def test_no_colour_is_left_for_an_eighteenth_label() -> None:
+    with pytest.raises(ValueError, match="the palette has 17 colours, got 18 labels"):
+        coloured(*map(str, range(18)))
 
 
 def test_the_demo_data_has_the_labels_of_its_task() -> None:

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.draw import polygon2mask
 
-from medmixers.datasets.reading import read_picture, read_table, some
+from medmixers.datasets.reading import polygon_mask, read_picture, read_table, some
 from medmixers.datasets.writers import DatalistWriter
 
 
@@ -94,7 +93,7 @@ def _masks(element: Any, shape: tuple[int, ...], channels: dict[str, int], stem:
             points = np.array([point.split(",") for point in child.get("points", "").split(";")], float)
         except ValueError:
             raise ValueError(f"{stem}: points must look like 'x,y;x,y', got {child.get('points')!r}") from None
-        masks[channels[label]] |= polygon2mask(shape, points[:, ::-1])  # CVAT writes (x, y), this wants (row, column)
+        masks[channels[label]] |= polygon_mask(points, size)
     return masks, others
 
 

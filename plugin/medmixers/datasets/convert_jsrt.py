@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.draw import polygon2mask
 
-from medmixers.datasets.reading import read_picture, some
+from medmixers.datasets.reading import polygon_mask, read_picture, some
 from medmixers.datasets.writers import DatalistWriter
 
 EDGE = 1024  # of masks, and of the images written
@@ -96,4 +95,4 @@ def _polygon(path: Path) -> NDArray[np.bool_]:
         raise ValueError(f"{path} cannot be read: {error}") from None
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or points.min() < 0 or points.max() > EDGE:
         raise ValueError(f"{path} must hold points (x, y) from 0 to {EDGE}, got shape {points.shape}")
-    return polygon2mask((EDGE, EDGE), points[:, ::-1])  # wants (row, column)
+    return polygon_mask(points, (EDGE, EDGE))

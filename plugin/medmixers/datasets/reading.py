@@ -13,6 +13,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from skimage.draw import polygon2mask
 
 Array = NDArray[Any]
 DAMAGE = (OSError, EOFError, ValueError, zlib.error, ImageFileError)
@@ -84,6 +85,15 @@ def read_picture(path: Path, mode: str | None = None) -> Array:
         raise ValueError(f"{path} cannot be read: it is no image that Pillow knows") from None
     except (OSError, SyntaxError, ValueError) as error:  # a broken PNG raises SyntaxError
         raise ValueError(f"{path} cannot be read: {_first_line(error)}") from None
+
+
+def polygon_mask(points: Array, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """The pixels, (height, width), whose centres a polygon of points (x, y) encloses.
+
+    Points count from the corner of the image, as CVAT's do, so that pixel 0 reaches from 0 to 1. scikit-image counts
+    from the centre of pixel 0, and by (row, column).
+    """
+    return polygon2mask(shape, points[:, ::-1] - 0.5)
 
 
 def read_table(path: Path, columns: Collection[str]) -> list[dict[str, str]]:
