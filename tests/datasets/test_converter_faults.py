@@ -48,6 +48,12 @@ def nifti(pattern: str, value: int, affine: np.ndarray | None = None) -> Spoil:
     return spoil
 
 
+def cut_plain(source: Path) -> None:
+    path = first(source, "ct.nii.gz")
+    nib.save(nib.load(path), path.with_suffix(""))
+    cut("ct.nii")(source)
+
+
 def little_endian(source: Path) -> None:
     path = first(source, "*.IMG")
     np.fromfile(path, ">u2").astype("<u2").tofile(path)
@@ -86,6 +92,7 @@ FAULTS: list[tuple[str, Spoil, str]] = [
     ("breast_tissue_segmentation", remove("masks/*.png"), r"the mask of TCGA.* is missing"),
     ("breast_tissue_segmentation", cut("images/*.png"), r"\.png cannot be read"),
     ("abdomen_ct_segmentation", cut("ct.nii.gz"), r"ct\.nii\.gz cannot be read: Compressed file ended"),
+    ("abdomen_ct_segmentation", cut_plain, r"ct\.nii cannot be read: Expected \d+ bytes"),
     ("abdomen_ct_segmentation", remove("ct.nii.gz"), r"a file of ct is missing"),
     ("abdomen_ct_segmentation", nifti("ct.nii.gz", 0, np.eye(4)), r"lies elsewhere than combined_labels"),
     ("abdomen_ct_segmentation", nifti("combined_labels.nii.gz", 12), r"holds label 12; valid: 0, 1, 2"),

@@ -161,6 +161,14 @@ def test_tiger_excludes_as_nnunet_does_and_keeps_slides_together(tiny: Callable[
     assert sorted(map(len, parts.values())) == [1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("text", ["{", "[{}]", '[{"train": 1, "val": []}]', '{"train": []}'])
+def test_folds_of_another_form_are_refused(text: str, tmp_path: Path) -> None:
+    assert read_folds(tmp_path) is None
+    (tmp_path / "splits_final.json").write_text(text)
+    with pytest.raises(ValueError, match=r"splits_final\.json must look like \[\{\"train\""):
+        read_folds(tmp_path)
+
+
 def test_tiger_small_regions_can_be_left_out(tmp_path: Path) -> None:
     source = write_source("breast_tissue_segmentation", tmp_path / "source")
     said = convert("breast_tissue_segmentation", source, tmp_path / "out", min_size=70, test_every=0)
@@ -304,6 +312,8 @@ def test_refusals_before_anything_is_read(tmp_path: Path) -> None:
         convert("brain", tmp_path, tmp_path / "out")
     with pytest.raises(ValueError, match=r"no option --sise; valid: --size"):
         convert("colon_pathology_classification", tmp_path, tmp_path / "out", sise=28)
+    with pytest.raises(ValueError, match=r"--size must be a whole number, got 'big'"):
+        convert("colon_pathology_classification", tmp_path, tmp_path / "out", size="big")
     with pytest.raises(FileNotFoundError, match="there is no source"):
         convert("colon_pathology_classification", tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(FileExistsError, match="exists; choose another folder"):
@@ -323,7 +333,7 @@ def test_the_command(tmp_path: Path) -> None:
     command += [str(tmp_path / "source"), str(tmp_path / "out"), "--test_every"]
     done = subprocess.run([*command, "2"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "test: 4 cases in 2 groups; holding right_ventricle 4, myocardium 4, left_ventricle 4" in done.stdout
+    assert "test: 4 cases (groups: 2); holding right_ventricle 4, myocardium 4, left_ventricle 4" in done.stdout
     assert len(os.listdir(tmp_path / "out/labelsTs")) == 4
     again = subprocess.run([*command, "2"], capture_output=True, text=True, check=False)
     assert (again.returncode, again.stderr) == (

@@ -64,6 +64,32 @@ def test_the_demo_data_has_the_labels_of_its_task() -> None:
     assert {name: key for key, name in BRAIN.label_names.items()} == brain_demo.LABELS
 
 
+@pytest.mark.parametrize(
+    ("name", "channels", "logits", "size"),
+    [  # in_channels, out_channels and image size or spacing as the papers and their code have them
+        ("colon_pathology_classification", 3, 9, (224, 224)),
+        ("skin_lesion_classification", 3, 7, (224, 224)),
+        ("chest_xray_pneumonia_classification", 1, 2, (224, 224)),
+        ("abdominal_organ_classification", 1, 11, (224, 224)),
+        ("lung_nodule_classification", 1, 2, (64, 64, 64)),
+        ("chest_xray_segmentation", 1, 5, (256, 256)),
+        ("wrist_bone_segmentation", 1, 17, (224, 384)),
+        ("breast_tissue_segmentation", 3, 8, None),
+        ("abdomen_ct_segmentation", 1, 10, (1.5, 1.5, 1.5)),
+        ("brain_tumor_segmentation", 4, 3, (1, 1, 1)),
+        ("covid_ct_classification", 1, 2, (224, 224)),
+        ("monkeypox_skin_classification", 3, 2, (224, 224)),
+        ("covid_ct_slice_classification", 1, 2, (224, 224)),
+        ("multi_organ_ct_segmentation", 1, 9, (1.5, 1.5, 3.0)),
+        ("cardiac_mri_segmentation", 1, 4, (1.5625, 1.5625, 10)),
+        ("brain_tissue_segmentation", 1, 3, (2, 2, 2)),
+    ],
+)
+def test_published_sizes(name: str, channels: int, logits: int, size: tuple[float, ...] | None) -> None:
+    task = TASKS[name]
+    assert (len(task.channels), task.out_channels, task.image_size or task.spacing) == (channels, logits, size)
+
+
 def test_unknown_task_lists_the_tasks() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown task 'brian'; valid: .*brain_tissue_segmentation"):
         TASKS["brian"]

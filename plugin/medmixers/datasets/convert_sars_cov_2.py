@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def convert(writer: DatalistWriter, source: Path, *, test_every: int = 5, simila
         images = [read_picture(path, "L") for path in paths]
         numbers = near_duplicates(images, similarity)
         groups = [f"{label.name} {number:05d}" for number in numbers]
-        largest = max(map(groups.count, set(groups)))
+        largest = max(Counter(groups).values())
         if largest > max(len(groups) / 2, 10):
             raise ValueError(
                 f"{largest} of {len(groups)} slices of {label.name} would be one group at {similarity=}; raise it"

@@ -6,6 +6,7 @@ import inspect
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,7 @@ def convert(task: str, source: str | Path, out: str | Path, **options: Any) -> s
 
     module, _, name = CONVERTERS[task].rpartition(".")
     function = getattr(import_module(module), name)
-    valid = [name for name, item in inspect.signature(function).parameters.items() if item.kind is item.KEYWORD_ONLY]
-    unknown = [f"--{name}" for name in options if name not in valid]
-    if unknown:
-        listed = ", ".join(f"--{name}" for name in valid) or "none"
-        raise ValueError(f"{task} has no option {unknown[0]}; valid: {listed}")
+    options = _checked_options(task, function, options)
     source, out = Path(source), Path(out)
     if not source.exists():
         raise FileNotFoundError(f"there is no source {source}")
@@ -79,3 +76,27 @@ def convert(task: str, source: str | Path, out: str | Path, **options: Any) -> s
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return f"{writer.summary()}\n{out}"
+
+
+# annotation of a converter's option -> what its value must be, and how to say so
+_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "str": (object, "text"),  # a folder named 900 was read as a number
+    "int": (int, "a whole number"),
+    "int | None": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+}
+
+
+def _checked_options(task: str, function: Callable[..., None], options: dict[str, Any]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters
+    valid = [name for name, item in parameters.items() if item.kind is item.KEYWORD_ONLY]
+    checked = {}
+    for name, value in options.items():
+        if name not in valid:
+            listed = ", ".join(f"--{each}" for each in valid) or "none"
+            raise ValueError(f"{task} has no option --{name}; valid: {listed}")
+        kind, words = _KINDS[parameters[name].annotation]
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise ValueError(f"--{name} must be {words}, got {value!r}")
+        checked[name] = str(value) if words == "text" else value
+    return checked

@@ -42,18 +42,19 @@ def nifti_file(folder: Path, stem: str) -> Path:
 def open_nifti(path: Path) -> Any:
     """A NIfTI image, three axes, whose data is not read yet but seems to be all there.
 
-    The last four bytes of a .nii.gz are its length; only where they do not fit the header is the data read, to know.
+    A .nii.gz ends with its length in four bytes. Only where the length does not fit the header is the data read.
     """
     existing(path, "a NIfTI file")
     try:
         image = nib.load(path)
+        data = image.dataobj
+        length = path.stat().st_size
         if path.name.endswith(".gz"):
             with path.open("rb") as file:
                 file.seek(-4, 2)
                 length = int.from_bytes(file.read(4), "little")
-            data = image.dataobj
-            if length != (data.offset + int(np.prod(data.shape)) * data.dtype.itemsize) % 2**32:
-                np.asanyarray(data)
+        if length != (data.offset + int(np.prod(data.shape)) * data.dtype.itemsize) % 2**32:
+            np.asanyarray(data)
     except DAMAGE as error:
         raise ValueError(f"{path} cannot be read: {_first_line(error)}") from None
     if len(image.shape) != 3:

@@ -68,7 +68,7 @@ class Writer:
             if cases:
                 counts = Counter(key for case in cases for key in case.classes)
                 held = ", ".join(f"{name} {counts[key]}" for key, name in self._class_names().items())
-                groups = f" in {len({case.group for case in cases})} groups" if self._is_grouped() else ""
+                groups = f" (groups: {len({case.group for case in cases})})" if self._is_grouped() else ""
                 lines.append(f"{part}: {len(cases)} cases{groups}; holding {held}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
@@ -288,7 +288,7 @@ def last_of_every(names: Iterable[str], every: int) -> set[str]:
 
     Validation takes the first of every n, so the two rules pick evenly and apart from each other.
     """
-    if type(every) is not int or every == 1 or every < 0:
+    if every == 1 or every < 0:
         raise ValueError(f"test_every must be 0, or a whole number from 2, got {every!r}")
     return set(sorted(set(names))[every - 1 :: every]) if every else set()
 
