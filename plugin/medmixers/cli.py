@@ -57,7 +57,20 @@ class Demo:
 
 
 class Dataset:
-    """Data sets in nnU-Net's raw format."""
+    """Data sets: from their own files to what bundles and nnU-Net read, and a check."""
+
+    def convert(self, task: str, source: str, out: str, **options: Any) -> str:
+        """Write the data set of a task from its own files in SOURCE to the new folder OUT, by groups into parts.
+
+        Args:
+            task: a task of `medmixers list tasks`.
+            source: the folder as it was downloaded and unpacked.
+            out: a folder that does not exist yet.
+            options: of the task's converter; a wrong one lists them.
+        """
+        from medmixers.datasets.converters import convert
+
+        return convert(task, source, out, **options)
 
     def check(self, folder: str) -> str:
         """Files, geometry, NaN and labels of every case; the first fault ends it in one line."""

@@ -44,7 +44,7 @@ def network_keys(row: BundleRow) -> Config:
         name="@network_name",
         spatial_dims=task.spatial_dims,
         in_channels=len(task.channels),
-        out_channels=len(task.labels),
+        out_channels=task.out_channels,
         **options,
     )
     keys["network"] = "$@network_def.to(@device)"
@@ -65,7 +65,7 @@ def deterministic_transforms(row: BundleRow, *, with_label: bool) -> list[Config
         {
             "_target_": "Spacingd",
             "keys": keys,
-            "pixdim": list(task.spacing),
+            "pixdim": list(task.spacing or ()),
             "mode": ["bilinear", "nearest"] if with_label else "bilinear",
         },
         {

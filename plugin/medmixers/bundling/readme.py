@@ -89,7 +89,7 @@ def readme(row: BundleRow) -> str:
         summary=NETWORKS[row.network].summary,
         network=row.network,
         options=", ".join(f"`{key}={value!r}`" for key, value in row.network_options.items()),
-        spacing=" x ".join(f"{value:g}" for value in task.spacing),
+        spacing=" x ".join(f"{value:g}" for value in task.spacing or ()),
         intensity=task.intensity,
         data_source=task.data_source,
         licence=task.licence,

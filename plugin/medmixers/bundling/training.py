@@ -164,7 +164,7 @@ def _expected(row: BundleRow) -> Config:
     return {
         "spatial_dims": task.spatial_dims,
         "in_channels": len(task.channels),
-        "out_channels": len(task.labels),
+        "out_channels": task.out_channels,
     }
 
 

@@ -172,7 +172,7 @@ def _check_images(case: Case, channels: tuple[str, ...], ending: str) -> Volume:
             raise FileNotFoundError(f"case {case.name!r} lacks channel {count} ({name}): {path}")
         volume = read_image(path)
         first = first or volume
-        _check_geometry(path, volume, case.images[0], first)
+        check_geometry(path, volume, case.images[0], first)
         count += volume.components
     if count < len(channels):
         missing = case.images[0].parent / f"{case.name}_{len(case.images):04d}{ending}"
@@ -189,7 +189,7 @@ def _check_label(path: Path, image: Volume, image_path: Path, labels: Mapping[in
     label = _read(path)
     if label.components != 1:
         raise ValueError(f"{path} has {label.components} components a voxel; a label has one")
-    _check_geometry(path, label, image_path, image)
+    check_geometry(path, label, image_path, image)
     values, counts = np.unique(label.data, return_counts=True)
     unknown = [f"{value:g}" for value in values.tolist() if value not in labels]
     if unknown:
@@ -199,7 +199,8 @@ def _check_label(path: Path, image: Volume, image_path: Path, labels: Mapping[in
     return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
 
 
-def _check_geometry(path: Path, volume: Volume, other_path: Path, other: Volume) -> None:
+def check_geometry(path: Path, volume: Volume, other_path: Path, other: Volume) -> None:
+    """Raises ValueError where two images do not lie on one voxel grid."""
     if volume.shape != other.shape:
         raise ValueError(f"{path} has shape {volume.shape}, {other_path.name} has {other.shape}")
     corners = np.array(list(product(*((0, extent - 1) for extent in volume.shape), (1,))))

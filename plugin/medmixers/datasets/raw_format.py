@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+FOLDS_FILE = "splits_final.json"  # as nnU-Net names it in its preprocessed folder
 REQUIRED = ("channel_names", "labels", "numTraining", "file_ending")
 
 
@@ -71,6 +72,26 @@ def held_out_cases(folder: Path, description: dict[str, Any]) -> list[Case]:
         label = folder / "labelsTs" / f"{name}{ending}"
         cases.append(Case(name, images, label if label.is_file() else None))
     return cases
+
+
+def read_folds(folder: Path) -> list[dict[str, list[str]]] | None:
+    """The folds of ``folder/splits_final.json``, [{"train": cases, "val": cases}, ...]; None without the file.
+
+    A converter writes it, in nnU-Net's own form, where cases must stay together, as both frames of one heart.
+
+    Raises:
+        ValueError: the file is not JSON or of another form.
+    """
+    path = folder / FOLDS_FILE
+    if not path.is_file():
+        return None
+    try:
+        folds = json.loads(path.read_text(encoding="utf-8"))
+        return [{part: [str(case) for case in fold[part]] for part in ("train", "val")} for fold in folds]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{path} must look like [{{"train": [CASE, ...], "val": [CASE, ...]}}, ...]: {error}'
+        ) from None
 
 
 def _listed_cases(folder: Path, listed: Any) -> list[Case]:

@@ -1,6 +1,7 @@
 """Grey and white matter of one real anatomy (an average of 152 people) in simulated subjects: the demo's task."""
 
-from medmixers.tasks.spec import Label, TaskSpec
+from medmixers.tasks.palette import with_background
+from medmixers.tasks.spec import TaskSpec
 
 BRAIN_TISSUE_SEGMENTATION = TaskSpec(
     name="brain_tissue_segmentation",
@@ -9,11 +10,7 @@ BRAIN_TISSUE_SEGMENTATION = TaskSpec(
     modality="MR",
     spatial_dims=3,
     channels=("T1",),
-    labels={
-        0: Label("background", (0, 0, 0)),
-        1: Label("grey_matter", (230, 159, 0)),
-        2: Label("white_matter", (86, 180, 233)),
-    },
+    labels=with_background("grey_matter", "white_matter"),
     spacing=(2.0, 2.0, 2.0),
     intensity="zscore_nonzero",
     validation_every=5,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 TASK_KINDS = ("segmentation", "classification")
-INTENSITY_RULES = ("zscore", "zscore_nonzero")
+INTENSITY_RULES = ("zscore", "zscore_nonzero", "unit", "window")
+SPLITS = ("given", "every")
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,27 @@ class TaskSpec:
         modality: "MR", "CT", ... as the metadata of a MONAI Bundle names it.
         spatial_dims: 2 or 3.
         channels: names of the image channels, in the order of the files ``_0000``, ``_0001``, ...
-        labels: id -> label; the ids are 0..K-1, and 0 is the background of a segmentation.
+        labels: id -> label; the ids are 0..K-1. Id 0 is the background of an exclusive segmentation, so that the
+            files serve nnU-Net too, whether a voxel is ever given it or not.
+        multi_label: structures overlap: label k is sigmoid channel k, and there is no background.
+        ignore_label: value in the label files that neither the loss nor the score counts: K, one above the
+            labels, as nnU-Net has it. No channel of the network belongs to it.
+        regions: name of each label -> the ids in the files that make it up, where files hold exclusive ids
+            (0 background) and the labels are overlapping unions of them; from the outermost region inwards.
         spacing: voxel size in mm that images are resampled to, one per axis.
-        intensity: "zscore" (each image to mean 0, standard deviation 1) or "zscore_nonzero" (the same over
-            the voxels that are not 0, and the others stay 0).
-        validation_every: the split rule: the first of the sorted training cases and every n-th after it
-            validate.
+        image_size: pixels that images are resized to, one per axis in the order x, y, z, so of a 2D image width,
+            then height, as MONAI loads it; instead of ``spacing``. Images keep their own pixels where neither
+            is given.
+        intensity: "zscore" (each image to mean 0, standard deviation 1), "zscore_nonzero" (the same over the
+            voxels that are not 0, and the others stay 0), "unit" (8-bit values to 0..1) or "window".
+        window: with intensity "window", the two values that clip the image and become 0 and 1.
+        split: "given" (training, validation and test parts come with the data set, or its converter sets all
+            three apart) or "every" (of the training part the rule below takes validation; the test part is
+            the data set's own or set apart by its converter).
+        validation_every: the rule, for "every" and where a given validation part is empty: of the sorted
+            groups the first and every n-th after it validate.
+        group_by: what must never lie on two sides of a split ("patient"), in one word; None where each image is
+            its own group or where the data set does not tell, which ``limits`` then says.
         licence: of the data.
         citation: of the data.
         data_source: where the data comes from.
@@ -49,9 +65,16 @@ class TaskSpec:
     spatial_dims: int
     channels: tuple[str, ...]
     labels: Mapping[int, Label]
-    spacing: tuple[float, ...]
+    multi_label: bool = False
+    ignore_label: int | None = None
+    regions: Mapping[str, tuple[int, ...]] | None = None
+    spacing: tuple[float, ...] | None = None
+    image_size: tuple[int, ...] | None = None
     intensity: str
-    validation_every: int
+    window: tuple[float, float] | None = None
+    split: str = "every"
+    validation_every: int = 5
+    group_by: str | None = None
     licence: str
     citation: str
     data_source: str
@@ -59,19 +82,65 @@ class TaskSpec:
     limits: str
 
     def __post_init__(self) -> None:
-        if self.task not in TASK_KINDS:
-            raise ValueError(f"task must be one of {', '.join(TASK_KINDS)}, got {self.task!r}")
-        if self.intensity not in INTENSITY_RULES:
-            raise ValueError(f"intensity must be one of {', '.join(INTENSITY_RULES)}, got {self.intensity!r}")
-        if len(self.spacing) != self.spatial_dims:
-            raise ValueError(f"spacing must have spatial_dims values, got {self.spacing=}, {self.spatial_dims=}")
-        if sorted(self.labels) != list(range(len(self.labels))):
-            raise ValueError(f"labels must have the ids 0..K-1, got {sorted(self.labels)}")
+        for name, valid in (("task", TASK_KINDS), ("intensity", INTENSITY_RULES), ("split", SPLITS)):
+            if getattr(self, name) not in valid:
+                raise ValueError(f"{name} must be one of {', '.join(valid)}, got {getattr(self, name)!r}")
+        if self.spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims must be 2 or 3, got {self.spatial_dims}")
+        if not self.channels:
+            raise ValueError("channels must name at least one image channel, got none")
         if self.validation_every < 2:
             raise ValueError(f"validation_every must be at least 2, got {self.validation_every}")
-        object.__setattr__(self, "labels", MappingProxyType(dict(self.labels)))
+        self._check_grid_and_window()
+        self._check_labels()
+        object.__setattr__(self, "labels", MappingProxyType(dict(sorted(self.labels.items()))))
+        if self.regions is not None:
+            object.__setattr__(self, "regions", MappingProxyType(dict(self.regions)))
+
+    def _check_grid_and_window(self) -> None:
+        if self.spacing is not None and self.image_size is not None:
+            raise ValueError(f"give spacing or image_size, not both, got {self.spacing=}, {self.image_size=}")
+        for name in ("spacing", "image_size"):
+            values = getattr(self, name)
+            if values is not None and (len(values) != self.spatial_dims or min(values) <= 0):
+                raise ValueError(
+                    f"{name} must have spatial_dims values above 0, got {name}={values}, {self.spatial_dims=}"
+                )
+        if (self.intensity == "window") != (self.window is not None):
+            raise ValueError(f'window belongs to intensity "window", got {self.intensity=}, {self.window=}')
+        if self.window is not None and not (len(self.window) == 2 and self.window[0] < self.window[1]):
+            raise ValueError(f"window must be (low, high) with low < high, got {self.window}")
+
+    def _check_labels(self) -> None:
+        if (len(self.labels) < 2 and not self.multi_label) or sorted(self.labels) != list(range(len(self.labels))):
+            raise ValueError(f"labels must have the ids 0..K-1, at least two, got {sorted(self.labels)}")
+        names = [label.name for label in self.labels.values()]
+        if len(set(names)) != len(names):
+            raise ValueError(f"labels must have different names, got {', '.join(names)}")
+        segments = self.task == "segmentation"
+        if segments and not self.multi_label and self.labels[0].name != "background":
+            raise ValueError(f'label 0 of an exclusive segmentation must be "background", got {self.labels[0].name!r}')
+        if self.ignore_label is not None and (
+            not segments or self.multi_label or self.ignore_label != len(self.labels)
+        ):
+            raise ValueError(
+                f"ignore_label belongs to an exclusive segmentation and must be one above the labels, "
+                f"{len(self.labels)}, got {self.ignore_label}"
+            )
+        if self.regions is not None and (
+            not segments or not self.multi_label or list(self.regions) != list(self.label_names.values())
+        ):
+            raise ValueError(
+                f"regions belong to a segmentation with multi_label and must name its labels in order, "
+                f"{', '.join(names)}, got {', '.join(self.regions)}"
+            )
 
     @property
     def label_names(self) -> dict[int, str]:
         """id -> name, in the order of the ids."""
         return {key: self.labels[key].name for key in sorted(self.labels)}
+
+    @property
+    def out_channels(self) -> int:
+        """Number of logits: one a label."""
+        return len(self.labels)

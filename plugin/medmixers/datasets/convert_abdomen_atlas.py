@@ -1,0 +1,34 @@
+"""AbdomenAtlas 1.0 Mini: ``BDMAP_XXXXXXXX/{ct,combined_labels}.nii.gz``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medmixers.datasets.reading import existing, nifti_file, some
+from medmixers.datasets.writers import RawWriter, last_of_every
+
+
+def convert(writer: RawWriter, source: Path, *, test_list: str = "", test_every: int = 10) -> None:
+    """Every case, linked or copied.
+
+    Args:
+        writer: of abdomen_ct_segmentation.
+        source: folder that holds the folders BDMAP_*, at any depth.
+        test_list: text file with a test case a line; the study's is AbdomenAtlasTestSplit.csv of its code, 520 cases.
+        test_every: without a list, of the sorted cases the n-th, 2n-th, ... are tested on; 0 for none.
+    """
+    folders = some([path for path in source.rglob("BDMAP_*") if path.is_dir()], "folder BDMAP_*", source)
+    names = [folder.name for folder in folders]
+    test = _listed(Path(test_list)) if test_list else last_of_every(names, test_every)
+    if test_list and (absent := test - set(names)):
+        writer.notes.append(f"{len(absent)} test cases of the list are not in {source}, {min(absent)} for example")
+    for folder in folders:
+        image, label = (nifti_file(folder, stem) for stem in ("ct", "combined_labels"))
+        writer.add("test" if folder.name in test else "training", folder.name, [image], label)
+    # Some headers are not orthonormal, which SimpleITK, nnU-Net's default, refuses.
+    writer.description["overwrite_image_reader_writer"] = "NibabelIOWithReorient"
+
+
+def _listed(path: Path) -> set[str]:
+    lines = existing(path, "the list of test cases").read_text(encoding="utf-8").splitlines()
+    return {line.strip().strip(",") for line in lines if line.strip().startswith("BDMAP_")}

@@ -1,0 +1,36 @@
+"""FeTS 2022 (BraTS 2021): ``FeTS2022_00001/FeTS2022_00001_{t1,t1ce,t2,flair,seg}.nii.gz``, ``partitioning_1.csv``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medmixers.datasets.reading import nifti_file, read_table, some
+from medmixers.datasets.writers import RawWriter, last_of_every
+
+SUFFIXES = {"T1": "t1", "T1ce": "t1ce", "T2": "t2", "FLAIR": "flair"}
+IDS = {0: 0, 1: 1, 2: 2, 4: 3}  # nnU-Net wants consecutive ids
+
+
+def convert(writer: RawWriter, source: Path, *, test_every: int = 0) -> None:
+    """Every subject with a segmentation. Ids become consecutive, enhancing tumour 4 -> 3.
+
+    Args:
+        writer: of brain_tumor_segmentation.
+        source: folder that holds a folder a subject, at any depth, and partitioning_1.csv (Partition_ID, Subject_ID).
+        test_every: of the sorted subjects the n-th, 2n-th, ... are tested on; 0 for none, as the study cross-validates.
+    """
+    labels = some(list(source.rglob("*_seg.nii*")), "*_seg.nii.gz", source)
+    subjects = {path.name.partition("_seg.nii")[0]: path for path in labels}
+    test = last_of_every(subjects, test_every)
+    for subject, label in subjects.items():
+        images = [nifti_file(label.parent, f"{subject}_{SUFFIXES[channel]}") for channel in writer.task.channels]
+        writer.add("test" if subject in test else "training", writer.case_name(subject), images, label, ids=IDS)
+    writer.notes.append("label 4 (enhancing tumour) is written as 3")
+    tables = list(source.rglob("partitioning_1.csv"))
+    if not tables:
+        writer.notes.append("no partitioning_1.csv: the institutions of the subjects are not known")
+        return
+    rows = read_table(tables[0], ("Partition_ID", "Subject_ID"))
+    writer.description["institutions"] = {
+        writer.case_name(row["Subject_ID"]): row["Partition_ID"] for row in rows if row["Subject_ID"] in subjects
+    }

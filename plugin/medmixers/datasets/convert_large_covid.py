@@ -1,0 +1,41 @@
+"""Large COVID-19 CT scan slice: ``curated_data/{1NonCOVID,2COVID}/*.png``, ``meta_data_{normal,covid}.csv``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medmixers.datasets.reading import read_picture, read_table, some
+from medmixers.datasets.writers import DatalistWriter, last_of_every
+
+# class -> its folder and its table; the third class of the set, other pneumonia, is not of this task
+SOURCES = {"normal": ("1NonCOVID", "meta_data_normal.csv"), "covid": ("2COVID", "meta_data_covid.csv")}
+FILE, PATIENT = "File name", "Patient ID"
+
+
+def convert(writer: DatalistWriter, source: Path, *, test_every: int = 5) -> None:
+    """Every slice that its table gives a patient, grey.
+
+    Args:
+        writer: of covid_ct_slice_classification.
+        source: folder that holds the folders and tables, at any depth.
+        test_every: of the sorted patients of each class the n-th, 2n-th, ... are tested on; 0 for none.
+    """
+    for key, label in writer.task.labels.items():
+        folder, table = SOURCES[label.name]
+        images = [path for path in source.rglob(f"{folder}/*") if path.suffix.lower() in (".png", ".jpg")]
+        some(images, f"image in a folder {folder}", source)
+        rows = read_table(some(list(source.rglob(table)), table, source)[0], (FILE, PATIENT))
+        patients = {row[FILE]: row[PATIENT] for row in rows if row[PATIENT]}
+        known = sorted(path for path in images if path.name in patients)
+        if not known:
+            raise ValueError(
+                f"{table} names none of the {len(images)} images of {folder}, {images[0].name} for example"
+            )
+        if len(known) < len(images):
+            writer.notes.append(f"{len(images) - len(known)} images of {folder} without a patient were left out")
+        groups = {path: f"{label.name} {patients[path.name]}" for path in known}
+        test = last_of_every(groups.values(), test_every)
+        for path, group in groups.items():
+            name = f"{label.name}_{writer.case_name(path.stem)}"
+            part = "test" if group in test else "training"
+            writer.add_class(part, name, read_picture(path, "L"), key, group=group)

@@ -1,0 +1,102 @@
+"""Which converter makes a task's data set from the files that people download, and the run of one."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from medmixers.registry import Registry
+from medmixers.tasks import TASKS
+
+# task -> function(writer, source, *, options); imported when it is called
+CONVERTERS: Registry[str] = Registry("task with a converter")
+for _name, _target in (
+    ("colon_pathology_classification", "convert_medmnist.convert"),
+    ("skin_lesion_classification", "convert_medmnist.convert"),
+    ("chest_xray_pneumonia_classification", "convert_medmnist.convert"),
+    ("abdominal_organ_classification", "convert_medmnist.convert"),
+    ("lung_nodule_classification", "convert_medmnist.convert"),
+    ("chest_xray_segmentation", "convert_jsrt.convert"),
+    ("wrist_bone_segmentation", "convert_grazpedwri.convert"),
+    ("breast_tissue_segmentation", "convert_tiger.convert"),
+    ("abdomen_ct_segmentation", "convert_abdomen_atlas.convert"),
+    ("brain_tumor_segmentation", "convert_fets.convert"),
+    ("covid_ct_classification", "convert_sars_cov_2.convert"),
+    ("monkeypox_skin_classification", "convert_msld.convert"),
+    ("covid_ct_slice_classification", "convert_large_covid.convert"),
+    ("multi_organ_ct_segmentation", "convert_synapse.convert"),
+    ("cardiac_mri_segmentation", "convert_acdc.convert"),
+):
+    CONVERTERS.register(_name, f"medmixers.datasets.{_target}")
+
+
+def convert(task: str, source: str | Path, out: str | Path, **options: Any) -> str:
+    """Write the data set of a task from its own files, whole or not at all.
+
+    Args:
+        task: name in ``CONVERTERS``.
+        source: folder (or file) as it was downloaded and unpacked.
+        out: folder to write; it must not exist.
+        options: of this task's converter.
+
+    Returns:
+        What was written: cases, groups and classes of each part, and what was left out or changed.
+
+    Raises:
+        FileNotFoundError: the source, or a file that it must hold, is missing.
+        FileExistsError: ``out`` exists.
+        ValueError: an unknown task or option, or a file that is damaged or not of this data set.
+    """
+    from medmixers.datasets.writers import DatalistWriter, RawWriter
+
+    module, _, name = CONVERTERS[task].rpartition(".")
+    function = getattr(import_module(module), name)
+    options = _checked_options(task, function, options)
+    source, out = Path(source), Path(out)
+    if not source.exists():
+        raise FileNotFoundError(f"there is no source {source}")
+    if out.exists():
+        raise FileExistsError(f"{out} exists; choose another folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{out.name}.partial-", dir=out.parent))
+    try:
+        partial.chmod(0o755)  # mkdtemp makes it private
+        spec = TASKS[task]
+        exclusive = spec.task == "segmentation" and (not spec.multi_label or spec.regions is not None)
+        writer = (RawWriter if exclusive else DatalistWriter)(spec, partial)
+        function(writer, source, **options)
+        writer.finish()
+        os.rename(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return f"{writer.summary()}\n{out}"
+
+
+# annotation of a converter's option -> what its value must be, and how to say so
+_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "str": (object, "text"),  # a folder named 900 was read as a number
+    "int": (int, "a whole number"),
+    "int | None": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+}
+
+
+def _checked_options(task: str, function: Callable[..., None], options: dict[str, Any]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters
+    valid = [name for name, item in parameters.items() if item.kind is item.KEYWORD_ONLY]
+    checked = {}
+    for name, value in options.items():
+        if name not in valid:
+            listed = ", ".join(f"--{each}" for each in valid) or "none"
+            raise ValueError(f"{task} has no option --{name}; valid: {listed}")
+        kind, words = _KINDS[parameters[name].annotation]
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise ValueError(f"--{name} must be {words}, got {value!r}")
+        checked[name] = str(value) if words == "text" else value
+    return checked

@@ -1,0 +1,119 @@
+"""Opening the files of a data set for its converter: each fault is one line that names the file."""
+
+from __future__ import annotations
+
+import csv
+import zlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from skimage.draw import polygon2mask
+
+Array = NDArray[Any]
+DAMAGE = (OSError, EOFError, ValueError, zlib.error, ImageFileError)
+
+
+def existing(path: Path, what: str) -> Path:
+    """``path``, if it is a file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{what} is missing: {path}")
+    return path
+
+
+def some(paths: Collection[Path], what: str, source: Path) -> list[Path]:
+    """The paths, sorted, if there is one at least."""
+    if not paths:
+        raise FileNotFoundError(f"{source} holds no {what}")
+    return sorted(paths)
+
+
+def nifti_file(folder: Path, stem: str) -> Path:
+    """``folder/stem.nii.gz``, or ``.nii`` where that is what there is."""
+    plain = folder / f"{stem}.nii"
+    return plain if plain.is_file() else existing(folder / f"{stem}.nii.gz", f"a file of {stem}")
+
+
+def open_nifti(path: Path) -> Any:
+    """A NIfTI image, three axes, whose data is not read yet but seems to be all there.
+
+    A .nii.gz ends with its length in four bytes. Only where the length does not fit the header is the data read.
+    """
+    existing(path, "a NIfTI file")
+    try:
+        image = nib.load(path)
+        data = image.dataobj
+        length = path.stat().st_size
+        if path.name.endswith(".gz"):
+            with path.open("rb") as file:
+                file.seek(-4, 2)
+                length = int.from_bytes(file.read(4), "little")
+        if length != (data.offset + int(np.prod(data.shape)) * data.dtype.itemsize) % 2**32:
+            np.asanyarray(data)
+    except DAMAGE as error:
+        raise ValueError(f"{path} cannot be read: {_first_line(error)}") from None
+    if len(image.shape) != 3:
+        raise ValueError(f"{path} has {len(image.shape)} axes {image.shape}; 3 are expected")
+    return image
+
+
+def read_label_file(path: Path, *, valid: Collection[int]) -> Array:
+    """Label values of a NIfTI or picture file as uint8, (*spatial). ValueError for a value that is not valid."""
+    try:
+        is_nifti = path.name.endswith((".nii", ".nii.gz"))
+        data = np.asanyarray(nib.load(path).dataobj) if is_nifti else read_picture(path)
+    except DAMAGE as error:
+        raise ValueError(f"{path} cannot be read: {_first_line(error)}") from None
+    unknown = sorted(set(np.unique(data).tolist()) - set(valid))
+    if unknown:
+        shown = ", ".join(f"{value:g}" for value in unknown[:5])
+        raise ValueError(f"{path} holds label {shown}; valid: {', '.join(map(str, sorted(valid)))}")
+    return data.astype(np.uint8)
+
+
+def read_picture(path: Path, mode: str | None = None) -> Array:
+    """A PNG, JPEG, GIF ... as (height, width[, 3]), converted to PIL's ``mode`` ("L", "RGB") if one is given."""
+    existing(path, "an image")
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert(mode) if mode else image)
+    except UnidentifiedImageError:
+        raise ValueError(f"{path} cannot be read: it is no image that Pillow knows") from None
+    except (OSError, SyntaxError, ValueError) as error:  # a broken PNG raises SyntaxError
+        raise ValueError(f"{path} cannot be read: {_first_line(error)}") from None
+
+
+def polygon_mask(points: Array, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """The pixels, (height, width), whose centres a polygon of points (x, y) encloses.
+
+    Points count from the corner of the image, as CVAT's do, so that pixel 0 reaches from 0 to 1. scikit-image counts
+    from the centre of pixel 0, and by (row, column).
+    """
+    return polygon2mask(shape, points[:, ::-1] - 0.5)
+
+
+def read_table(path: Path, columns: Collection[str]) -> list[dict[str, str]]:
+    """Rows of a CSV file with these columns at least. Bytes that are not UTF-8 are read as Latin-1."""
+    content = existing(path, "a table").read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    rows = [
+        {(key or "").strip(): (value or "").strip() for key, value in row.items() if not isinstance(value, list)}
+        for row in csv.DictReader(text.splitlines())
+    ]
+    lacking = [column for column in columns if not rows or column not in rows[0]]
+    if lacking:
+        found = ", ".join(rows[0]) if rows else "no row"
+        raise ValueError(f"{path} lacks the column {', '.join(lacking)}; it has {found}")
+    return rows
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

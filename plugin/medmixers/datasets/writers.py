@@ -1,0 +1,309 @@
+"""What every converter writes with: a data set folder, whole or not at all, in the format that bundles read.
+
+An exclusive segmentation becomes nnU-Net's raw format, anything else a folder with datalist.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from medmixers.datasets.audit import Volume, check_geometry
+from medmixers.datasets.datalist_format import FILE, PARTS, validation_groups
+from medmixers.datasets.raw_format import FOLDS_FILE
+from medmixers.datasets.reading import open_nifti, read_label_file, read_picture
+from medmixers.tasks import TaskSpec
+
+Array = NDArray[Any]
+
+
+class Written(NamedTuple):
+    """One case as it was written."""
+
+    part: str
+    name: str
+    group: str
+    classes: frozenset[int]  # ids that it holds
+
+
+class Writer:
+    """Shared by both formats: which cases were written, and what a person should know of them.
+
+    Args:
+        task: what the data set is for.
+        folder: where to write; it exists and is empty.
+    """
+
+    def __init__(self, task: TaskSpec, folder: Path) -> None:
+        self.task = task
+        self.folder = folder
+        self.cases: list[Written] = []
+        self.notes: list[str] = []
+        self._names: set[str] = set()
+
+    def case_name(self, text: str) -> str:
+        """``text`` with nothing but letters, digits, '-' and '_', which every tool takes in a file name."""
+        return re.sub(r"[^A-Za-z0-9-]+", "_", text).strip("_")
+
+    def finish(self) -> None:
+        """Write what describes the whole. Raises ValueError where nothing trains or a group was divided."""
+        self._check()
+
+    def summary(self) -> str:
+        """Cases, groups and classes of each part, then the notes."""
+        lines = [f"{self.task.name}: {len(self.cases)} cases"]
+        for part in PARTS:
+            cases = [case for case in self.cases if case.part == part]
+            if cases:
+                counts = Counter(key for case in cases for key in case.classes)
+                held = ", ".join(f"{name} {counts[key]}" for key, name in self._class_names().items())
+                groups = f" (groups: {len({case.group for case in cases})})" if self._is_grouped() else ""
+                lines.append(f"{part}: {len(cases)} cases{groups}; holding {held}")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+    def _add(self, part: str, name: str, group: str | None, classes: Iterable[int]) -> None:
+        if name in self._names:
+            raise ValueError(f"two cases would be named {name}; rename one of their files")
+        self._names.add(name)
+        self.cases.append(Written(part, name, group or name, frozenset(classes)))
+
+    def _check(self) -> None:
+        if not any(case.part == "training" for case in self.cases):
+            raise ValueError(f"no case is left to train {self.task.name}")
+        seen: dict[str, str] = {}
+        for case in self.cases:
+            if seen.setdefault(case.group, case.part) != case.part:
+                raise ValueError(f"group {case.group!r} would lie in {seen[case.group]} and in {case.part}")
+
+    def _class_names(self) -> dict[int, str]:
+        return self.task.label_names
+
+    def _is_grouped(self) -> bool:
+        return any(case.group != case.name for case in self.cases)
+
+
+class DatalistWriter(Writer):
+    """Images with a class or overlapping masks: images/, masks/ and datalist.json."""
+
+    def __init__(self, task: TaskSpec, folder: Path) -> None:
+        super().__init__(task, folder)
+        self._entries: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
+
+    def add_class(self, part: str, name: str, image: Array, label: int, *, group: str | None = None) -> None:
+        """One image, (height, width[, 3]) as PNG or (X, Y, Z) as NIfTI of unknown geometry, and its class."""
+        if label not in self.task.labels:
+            raise ValueError(f"{name} has class {label}; valid: {', '.join(map(str, self.task.labels))}")
+        self._add(part, name, group, [label])
+        self._put(part, {"image": self._save("images", name, image), "label": label}, group)
+
+    def add_masks(self, part: str, name: str, image: Array, masks: Array, *, group: str | None = None) -> None:
+        """One image and a mask a label, (labels, height, width) bool."""
+        self._add(part, name, group, [key for key in self.task.labels if masks[key].any()])
+        files = [
+            self._save("masks", f"{name}_{key:02d}_{label.name}", masks[key].astype(np.uint8) * 255)
+            for key, label in self.task.labels.items()
+        ]
+        self._put(part, {"image": self._save("images", name, image), "label": files}, group)
+
+    def finish(self) -> None:
+        """Write datalist.json."""
+        super().finish()
+        (self.folder / FILE).write_text(json.dumps(self._entries, indent=1) + "\n", encoding="utf-8")
+
+    def _put(self, part: str, entry: dict[str, Any], group: str | None) -> None:
+        self._entries[part].append({**entry, "group": group} if group else entry)
+
+    def _save(self, kind: str, name: str, data: Array) -> str:
+        (self.folder / kind).mkdir(exist_ok=True)
+        file = f"{kind}/{name}.nii.gz" if self.task.spatial_dims == 3 else f"{kind}/{name}.png"
+        if self.task.spatial_dims == 3:
+            nib.save(nib.Nifti1Image(data, np.eye(4)), self.folder / file)
+        else:
+            Image.fromarray(np.ascontiguousarray(data)).save(self.folder / file)
+        return file
+
+
+class RawWriter(Writer):
+    """nnU-Net's raw format: imagesTr, labelsTr, imagesTs, labelsTs, dataset.json, and the folds by group.
+
+    ``description`` is added to dataset.json.
+    """
+
+    def __init__(self, task: TaskSpec, folder: Path) -> None:
+        super().__init__(task, folder)
+        self.description: dict[str, Any] = {}
+        self._ending = ".nii.gz" if task.spatial_dims == 3 else ".png"
+        for name in ("imagesTr", "labelsTr"):
+            (folder / name).mkdir()
+
+    def add(
+        self,
+        part: str,
+        name: str,
+        images: Sequence[Path],
+        label: Path,
+        *,
+        group: str | None = None,
+        ids: Mapping[int, int] | None = None,
+    ) -> None:
+        """One case, its images linked or copied, its label too unless ``ids`` changes its values.
+
+        Args:
+            part: "training" or "test".
+            name: of the case.
+            images: a file a channel, or one file that holds all channels.
+            label: its file.
+            group: what must not be divided; the case itself where it is None.
+            ids: value in the file -> value to write; a value that it does not name is refused. None keeps all.
+        """
+        values, classes = self._checked_label(label, images, ids)
+        self._add(part, name, group, classes)
+        where = "Tr" if part == "training" else "Ts"
+        for kind in ("images", "labels"):
+            (self.folder / f"{kind}{where}").mkdir(exist_ok=True)
+        for channel, image in enumerate(images):
+            _place(image, self.folder / f"images{where}" / f"{name}_{channel:04d}{self._ending}")
+        target = self.folder / f"labels{where}" / f"{name}{self._ending}"
+        if ids is None:
+            _place(label, target)
+        elif self.task.spatial_dims == 3:
+            header = nib.load(label).header.copy()
+            header.set_data_dtype(np.uint8)
+            nib.save(nib.Nifti1Image(values, nib.load(label).affine, header), target)
+        else:
+            Image.fromarray(values).save(target)
+
+    def finish(self) -> None:
+        """Write dataset.json, and splits_final.json where cases share a group."""
+        super().finish()
+        task = self.task
+        training = [case for case in self.cases if case.part == "training"]
+        description = {
+            "name": task.name,
+            "description": task.title,
+            "reference": task.citation,
+            "licence": task.licence,
+            "channel_names": {str(index): name for index, name in enumerate(task.channels)},
+            "labels": self._labels(),
+            "numTraining": len(training),
+            "file_ending": self._ending,
+            **({"regions_class_order": region_class_order(task.regions)} if task.regions else {}),
+            **self.description,
+        }
+        (self.folder / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        if self._is_grouped() and len({case.group for case in training}) > 1:
+            folds = folds_by_group({case.name: case.group for case in training}, every=task.validation_every)
+            (self.folder / FOLDS_FILE).write_text(json.dumps(folds, indent=1) + "\n", encoding="utf-8")
+            self.notes.append(
+                f"for nnU-Net copy {FOLDS_FILE} to the folder of this data set in nnUNet_preprocessed before training"
+            )
+
+    def _labels(self) -> dict[str, Any]:
+        task = self.task
+        if task.regions is not None:
+            return {"background": 0, **{name: list(ids) for name, ids in task.regions.items()}}
+        ignore = {} if task.ignore_label is None else {"ignore": task.ignore_label}
+        return {**{name: key for key, name in task.label_names.items()}, **ignore}
+
+    def _class_names(self) -> dict[int, str]:
+        return {key: name for key, name in self.task.label_names.items() if self.task.regions or key}
+
+    def _file_values(self) -> set[int]:
+        """What label files may hold."""
+        if self.task.regions is not None:
+            return {0}.union(*self.task.regions.values())
+        return {*self.task.labels, *([] if self.task.ignore_label is None else [self.task.ignore_label])}
+
+    def _checked_label(
+        self, path: Path, images: Sequence[Path], ids: Mapping[int, int] | None
+    ) -> tuple[Array, set[int]]:
+        """The label as it is to be written, and the ids of ``task.labels`` that it holds."""
+        if self.task.spatial_dims == 3:
+            label = open_nifti(path)
+            for image in images:
+                check_geometry(image, _lazy(open_nifti(image)), path, _lazy(label))
+        elif (sizes := {read_picture(file).shape[:2] for file in (path, *images)}) and len(sizes) > 1:
+            raise ValueError(f"{path} has another size than {images[0]}: {sorted(sizes)}")
+        task = self.task
+        values = read_label_file(path, valid=ids or self._file_values())
+        if ids is not None:
+            table = np.zeros(max(ids) + 1, np.uint8)
+            table[list(ids)] = list(ids.values())
+            values = table[values]
+        held = set(np.unique(values).tolist())
+        if task.regions is not None:
+            return values, {index for index, region in enumerate(task.regions.values()) if held & set(region)}
+        return values, held & set(task.labels)
+
+
+def region_class_order(regions: Mapping[str, Sequence[int]]) -> list[int]:
+    """nnU-Net's regions_class_order: the id that each region paints, the next regions painting over it.
+
+    Raises:
+        ValueError: a region adds no id, or several, to those that follow.
+    """
+    order = []
+    names = list(regions)
+    for index, name in enumerate(names):
+        own = set(regions[name]).difference(*(regions[later] for later in names[index + 1 :]))
+        if len(own) != 1:
+            raise ValueError(f"region {name!r} must add one id to the regions after it, got {sorted(own)}")
+        order.append(own.pop())
+    return order
+
+
+def folds_by_group(groups: Mapping[str, str], *, every: int) -> list[dict[str, list[str]]]:
+    """nnU-Net's splits_final.json: fold k validates the k-th of the sorted groups and every n-th after it.
+
+    Args:
+        groups: case -> its group.
+        every: n, the number of folds; fewer where there are fewer groups.
+    """
+    names = list(groups.values())
+    folds = []
+    for fold in range(min(every, len(set(names)))):
+        chosen = validation_groups(names, every=every, fold=fold)
+        folds.append(
+            {
+                "train": sorted(case for case, group in groups.items() if group not in chosen),
+                "val": sorted(case for case, group in groups.items() if group in chosen),
+            }
+        )
+    return folds
+
+
+def last_of_every(names: Iterable[str], every: int) -> set[str]:
+    """Of the sorted names the n-th, the 2n-th, ...: what is set apart to test; none for 0.
+
+    Validation takes the first of every n, so the two rules pick evenly and apart from each other.
+    """
+    if every == 1 or every < 0:
+        raise ValueError(f"test_every must be 0, or a whole number from 2, got {every!r}")
+    return set(sorted(set(names))[every - 1 :: every]) if every else set()
+
+
+def _lazy(image: Any) -> Volume:
+    return Volume(image.dataobj, image.affine, 1)
+
+
+def _place(source: Path, target: Path) -> None:
+    """``source`` as ``target``: a hard link where that can be, else a copy; recompressed where the ending differs."""
+    if target.name.endswith(".nii.gz") and not source.name.endswith(".nii.gz"):
+        nib.save(nib.load(source), target)
+        return
+    source = source.resolve()  # a link to a symlink would break with it
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

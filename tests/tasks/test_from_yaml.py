@@ -1,0 +1,91 @@
+"""A user's task from YAML: whole tasks survive, every fault is one line that names the field."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from medmixers.tasks import TASKS, TaskSpec
+from medmixers.tasks.from_yaml import load_task
+from medmixers.tasks.palette import PALETTE
+
+
+def plain(task: TaskSpec) -> dict[str, Any]:
+    """The task as YAML can hold it."""
+    content = {field.name: getattr(task, field.name) for field in fields(task)}
+    content["labels"] = {key: {"name": label.name, "colour": list(label.colour)} for key, label in task.labels.items()}
+    for name in ("channels", "spacing", "image_size", "window"):
+        content[name] = content[name] and list(content[name])
+    content["regions"] = task.regions and {name: list(ids) for name, ids in task.regions.items()}
+    return content
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_every_task_survives_yaml(name: str, tmp_path: Path) -> None:
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(plain(TASKS[name]), sort_keys=False))
+    loaded = load_task(tmp_path / "task.yaml")
+    assert loaded == TASKS[name]
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    content = plain(TASKS["brain_tissue_segmentation"]) | changes
+    text = yaml.safe_dump({key: value for key, value in content.items() if value != "absent"})
+    (folder / "task.yaml").write_text(text)
+    return folder / "task.yaml"
+
+
+def test_names_alone_get_the_palette(tmp_path: Path) -> None:
+    task = load_task(write(tmp_path, task="classification", labels=["benign", "malignant"]))
+    assert task.label_names == {0: "benign", 1: "malignant"}
+    assert [label.colour for label in task.labels.values()] == list(PALETTE[:2])
+    task = load_task(write(tmp_path, labels=["background", "vessel"]))
+    assert [label.colour for label in task.labels.values()] == [(0, 0, 0), PALETTE[0]]
+
+
+def test_numbers_in_exponent_notation(tmp_path: Path) -> None:
+    path = write(tmp_path, spacing="absent")
+    path.write_text(path.read_text() + "spacing: [1e-1, 2, 1.5e0]\n")
+    assert yaml.safe_load(path.read_text())["spacing"][0] == "1e-1"  # the trap: text
+    assert load_task(path).spacing == (0.1, 2.0, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"spacings": [1, 1, 1]}, r"unknown field 'spacings'; valid: name, title, .*spacing"),
+        ({"title": "absent", "limits": "absent"}, r"missing field title, limits$"),
+        ({"title": 7}, r"title must be text, got 7; put it in quotes"),
+        ({"citation": "issue #4"}, r"citation must not hold '#'"),
+        ({"spatial_dims": "3"}, r"spatial_dims must be a whole number, got '3'"),
+        ({"spatial_dims": True}, r"spatial_dims must be a whole number, got True"),
+        ({"multi_label": "yes please"}, r"multi_label must be true or false, got 'yes please'"),
+        ({"channels": "T1"}, r"channels must be a list, as \[a, b\], got 'T1'"),
+        ({"spacing": [1, 1, "wide"]}, r"each of spacing must be a number, got 'wide'"),
+        ({"spacing": [1, 1]}, r"spacing must have spatial_dims values above 0"),
+        ({"labels": {0: "background"}}, r"label 0 must be \{name: \.\.\., colour: .*got 'background'"),
+        ({"labels": {"a": {"name": "a", "colour": [0, 0, 0]}}}, r"an id of labels must be a whole number, got 'a'"),
+        ({"labels": {0: {"name": "a", "colour": [0, 0, 256]}}}, r"colour of label 0 .* from 0 to 255"),
+        ({"labels": "grey"}, r"labels must be a list of names, or"),
+        ({"regions": [1, 2]}, r"regions must be 'label: \[ids\]' lines"),
+        ({"intensity": "log"}, r"intensity must be one of zscore, zscore_nonzero, unit, window, got 'log'"),
+    ],
+)
+def test_a_fault_is_one_line(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        load_task(write(tmp_path, **changes))
+    assert str(caught.value).startswith(str(tmp_path / "task.yaml"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [1", "is not valid YAML: .*line 1"), ("- a", "a task is 'field")])
+def test_not_a_task_at_all(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "task.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_task(tmp_path / "task.yaml")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(FileNotFoundError, match=r"no task file .*other\.yaml"):
+        load_task(tmp_path / "other.yaml")
