@@ -70,7 +70,7 @@ def published() -> list[PublishedFigure]:
 def _row(table: Mapping[str, Any], row: list[Any]) -> list[PublishedFigure]:
     name, options, *cells = row
     built = isinstance(options, dict)
-    shared = {
+    shared: dict[str, Any] = {
         "paper": table["paper"],
         "where": table["where"],
         "name": name,
@@ -83,7 +83,7 @@ def _row(table: Mapping[str, Any], row: list[Any]) -> list[PublishedFigure]:
         if cell is None:
             continue
         own = cell if isinstance(cell, dict) else {"value": cell}
-        numbers = {key: Decimal(own[key]) for key in ("value", "spread", "rederived") if key in own}
+        numbers: dict[str, Any] = {key: Decimal(own[key]) for key in ("value", "spread", "rederived") if key in own}
         notes = [text for text in (own.get("note"), column.get("note"), table.get("note")) if text]
         size = tuple(column["size"]) if "size" in column else None
         figures.append(
