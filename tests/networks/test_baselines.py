@@ -1,4 +1,4 @@
-"""The papers' baselines: published counts, and MONAI's own networks behind the names."""
+"""The papers' baselines: MONAI's own networks behind the names."""
 
 import pytest
 import torch
@@ -14,35 +14,6 @@ def build(name, *, spatial_dims=2, in_channels=3, out_channels=5, **options):
     return create_network(
         name, spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, **options
     )
-
-
-@pytest.mark.parametrize(
-    ("name", "spatial_dims", "in_channels", "out_channels", "kernel_size", "millions"),
-    [
-        ("unet_keuth2025", 2, 3, 8, 3, 28.42),
-        ("unet_keuth2025", 2, 3, 8, 5, 42.14),
-        ("unet_keuth2025", 2, 3, 8, 7, 82.09),
-        ("unet_keuth2025", 2, 3, 8, 9, 135.35),
-        ("unet_keuth2025", 3, 1, 10, 3, 84.18),
-        ("unet_keuth2025", 3, 1, 10, 5, 208.59),
-        ("unet_patch_embedding_keuth2025", 2, 3, 8, 3, 21.25),
-        ("unet_patch_embedding_keuth2025", 2, 3, 8, 5, 39.43),
-        ("unet_patch_embedding_keuth2025", 2, 3, 8, 7, 77.11),
-        ("unet_patch_embedding_keuth2025", 2, 3, 8, 9, 96.15),  # printed 96.6
-        ("resnet18_keuth2025", 2, 3, 9, 3, 11.18),
-        ("resnet18_keuth2025", 2, 3, 9, 5, 30.71),
-        ("resnet18_keuth2025", 2, 3, 9, 7, 60.01),
-        ("resnet18_keuth2025", 3, 1, 2, 3, 33.16),
-        ("resnet18_keuth2025", 3, 1, 2, 5, 152.78),
-        ("unet_tshimanga2026", 3, 4, 3, None, 12.89),
-        ("swin_unetr_tshimanga2026", 3, 4, 3, None, 15.71),
-    ],
-)
-def test_published_counts(name, spatial_dims, in_channels, out_channels, kernel_size, millions):
-    options = {} if kernel_size is None else {"kernel_size": kernel_size}
-    with torch.device("meta" if not name.startswith("swin") else "cpu"):
-        network = build(name, spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, **options)
-    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == millions
 
 
 @pytest.mark.parametrize("name", SEGMENTERS)

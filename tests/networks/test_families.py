@@ -1,4 +1,4 @@
-"""The families of Yu et al.: published counts, timm's logits, and each ablation axis by what it changes."""
+"""The families of Yu et al.: timm's logits, and each ablation axis by what it changes."""
 
 import pytest
 import timm
@@ -9,37 +9,9 @@ from torch import nn
 from medmixers import create_network
 from medmixers.layers.activations import ACTIVATIONS, StarReLU
 from medmixers.networks.weights import load_weights
-from medmixers.study.profiling import count_gmacs
 from medmixers.variants import METAFORMER_SIZES
 
 TINY = {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64)}
-BASELINES = {"s12": 11.892, "s24": 21.341, "s36": 30.791, "m36": 56.077, "m48": 73.346}
-RANDOM = {"s12": 0.235, "s24": 0.471, "s36": 0.706, "m36": 0.706, "m48": 0.941}
-PUBLISHED = {  # parameters in millions, multiply-adds in billions at 224 x 224; None: not compared here
-    **{f"poolformerv2_{size}": (count, None) for size, count in BASELINES.items()},
-    **{
-        f"identityformer_{size}": (count, gmacs)
-        for (size, count), gmacs in zip(BASELINES.items(), (1.812, 3.392, 4.972, 8.759, 11.533), strict=True)
-    },
-    **{
-        f"randformer_{size}": (count, gmacs)
-        for (size, count), gmacs in zip(BASELINES.items(), (1.888, 3.545, 5.201, 9.035, 11.902), strict=True)
-    },
-    "convformer_s18": (26.77, 3.94),
-    "convformer_s36": (40.01, 7.64),
-    "convformer_m36": (57.05, 12.84),
-    "convformer_b36": (99.88, 22.63),
-    "caformer_s18": (26.34, 4.11),
-    "caformer_s36": (39.30, 7.97),
-    "caformer_m36": (56.21, 13.24),
-    "caformer_b36": (98.75, 23.16),
-    "metaformer_pppa_s12": (14.04, None),
-    "metaformer_ppaa_s12": (16.54, 2.55),
-    "metaformer_pppf_s12": (11.92, None),
-    "metaformer_ppff_s12": (12.15, None),
-    "identityformer_isotropic_s": (21.93, 4.22),
-    "identityformer_isotropic_s_conv_stem": (22.51, 4.64),
-}
 
 
 def build(name, *, spatial_dims=2, in_channels=3, out_channels=10, **options):
@@ -48,27 +20,8 @@ def build(name, *, spatial_dims=2, in_channels=3, out_channels=10, **options):
     )
 
 
-def millions(network):
-    return sum(p.numel() for p in network.parameters() if p.requires_grad) / 1e6
-
-
-def sized(name, size=(224, 224)):
+def sized(name, size):
     return {"input_size": size} if name.startswith(("randformer", "metaformer_pp")) else {}
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_counts_and_multiply_adds(name):
-    parameters, gmacs = PUBLISHED[name]
-    with torch.device("meta"):
-        network = build(name, out_channels=1000, **sized(name))
-        image = torch.empty(1, 3, 224, 224)
-    digits = 3 if len(str(parameters).partition(".")[2]) == 3 else 2
-    assert millions(network) == pytest.approx(parameters, abs=0.6 * 10**-digits)
-    if gmacs is not None:
-        assert count_gmacs(network, image) == pytest.approx(gmacs, abs=0.006)
-    if name.startswith("randformer"):
-        frozen = sum(buffer.numel() for buffer in network.buffers()) / 1e6
-        assert frozen == pytest.approx(RANDOM[name.rpartition("_")[2]], abs=0.0006)
 
 
 def randomise(network):
@@ -164,16 +117,6 @@ def test_star_relu_variants():
     assert abs(standardised.std() - 1) < 0.01
 
 
-def test_channel_mlp_off_leaves_the_published_count():
-    # Yu et al. 2022, Table 5: 2.5 M without the channel MLPs
-    assert millions(build("poolformer_s12", out_channels=1000, channel_mlp=False)) == pytest.approx(2.46, abs=0.01)
-    grouped = build("poolformer_s12", out_channels=1000, mixer="grouped_conv", kernel_size=3)
-    assert millions(grouped) == pytest.approx(11.95, abs=0.005)
-    pooled = build("poolformer_s12", out_channels=1000)
-    difference = sum(depth * dim * 10 for depth, dim in zip((2, 2, 6, 2), (64, 128, 320, 512), strict=True))
-    assert millions(grouped) - millions(pooled) == pytest.approx(difference / 1e6)
-
-
 def test_residual_off_removes_the_shortcut():
     torch.manual_seed(0)
     block = build("metaformer_s12", residual=False, mixer="identity", layer_scale_init=None, **TINY)
@@ -196,6 +139,7 @@ def test_residual_off_removes_the_shortcut():
         ({"norm": "none"}, -4 * (16 + 32 + 2 * 48 + 64)),
         ({"norm": ("group_norm", "none", "group_norm", "group_norm")}, -4 * 32),
         ({"head": "mlp"}, (64 * 256 + 256 + 2 * 256 + 256 * 10 + 10) - (64 * 10 + 10)),
+        ({"channel_mlp": False}, -8 * (16**2 + 32**2 + 2 * 48**2 + 64**2) - 8 * (16 + 32 + 2 * 48 + 64)),
         ({"mlp_ratio": 2}, -(16**2 + 32**2 + 2 * 48**2 + 64**2) * 4 - 2 * (16 + 32 + 2 * 48 + 64)),
     ],
 )

@@ -1,4 +1,4 @@
-"""MedNeXt and MedUNeXt: published counts, and LAFFN, SEM, SDFFN against plain tensor algebra."""
+"""MedNeXt and MedUNeXt: LAFFN, SEM, SDFFN against plain tensor algebra."""
 
 import pytest
 import torch
@@ -7,7 +7,6 @@ from torch.nn import functional as F
 
 from medmixers import create_network
 from medmixers.networks.med_blocks import LAFFN, SDFFN, SEM, MEDBlock, _mix_axis
-from medmixers.study.profiling import count_gmacs
 
 TINY = {"med_next": {"dims": (8, 8, 16, 16)}, "med_unext": {"channels": (8, 8, 16, 16, 16), "med_depth": 1}}
 SIZES = [(6, 9), (4, 5, 6)]
@@ -17,23 +16,6 @@ def build(name, *, spatial_dims=2, in_channels=3, out_channels=2, **options):
     return create_network(
         name, spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, **options
     )
-
-
-def millions(network):
-    return sum(p.numel() for p in network.parameters()) / 1e6
-
-
-def test_published_counts():
-    with torch.device("meta"):
-        classifier = build("med_next")
-        image = torch.empty(1, 3, 224, 224)
-        unet = build("med_unext", in_channels=1, out_channels=4)
-    # Printed: 10.72 M and 1.90 G. The kernels 7 and 11 are inferred: no odd pair of kernels gives 10.72 exactly.
-    assert millions(classifier) == pytest.approx(10.740, abs=0.0005)
-    assert count_gmacs(classifier, image) == pytest.approx(1.90, abs=0.005)
-    assert millions(unet) == pytest.approx(39.85, abs=0.005)
-    # Printed 528,036: a slip, 2 * 512^2 + 9 * 512 is 528,896.
-    assert sum(p.numel() for p in SDFFN(512, spatial_dims=2).parameters()) == 528_896
 
 
 def as_tokens(x):

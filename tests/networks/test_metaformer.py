@@ -1,4 +1,4 @@
-"""MetaFormer networks: published parameter counts, timm's logits, any size, options and their errors."""
+"""MetaFormer networks: what a mixer adds, timm's logits, any size, options and their errors."""
 
 import os
 import shutil
@@ -17,10 +17,6 @@ from medmixers.networks.segformer import SegFormerDecoder
 TINY = {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64)}
 
 
-def millions(network):
-    return sum(p.numel() for p in network.parameters() if p.requires_grad) / 1e6
-
-
 def build(name, *, spatial_dims=2, in_channels=3, out_channels=9, **options):
     return create_network(
         name, spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, **options
@@ -30,39 +26,6 @@ def build(name, *, spatial_dims=2, in_channels=3, out_channels=9, **options):
 def on_meta(name, **options):
     with torch.device("meta"):
         return build(name, **options)
-
-
-# Keuth et al. 2025, re-derived to the printed digits; see the counts of the study's S12.
-@pytest.mark.parametrize(
-    ("mixer", "kernel_size", "class_2d", "segm_2d", "class_3d", "segm_3d"),
-    [
-        ("identity", None, 11.40, 11.93, 15.25, 15.78),
-        ("pooling", 3, 11.40, 11.93, 15.25, 15.78),
-        ("conv", 3, 22.02, 22.55, 47.10, 47.63),
-        ("conv", 5, 40.90, 41.43, 162.7, 163.2),
-        ("grouped_conv", 3, 11.44, 11.96, 15.34, 15.87),
-        ("grouped_conv", 5, 11.49, 12.02, 15.67, 16.20),
-        ("local_attention", 7, 16.13, 16.66, 19.98, 20.51),
-        ("global_attention", None, None, 16.65, 19.97, 20.50),
-    ],
-)
-def test_published_counts_of_s12(mixer, kernel_size, class_2d, segm_2d, class_3d, segm_3d):
-    options = {"mixer": mixer, "kernel_size": kernel_size}
-    nets = {
-        class_2d: on_meta("metaformer_s12", **options),
-        segm_2d: on_meta("metaformer_segformer_s12", out_channels=8, **options),
-        class_3d: on_meta("metaformer_s12", spatial_dims=3, in_channels=1, out_channels=2, **options),
-        segm_3d: on_meta("metaformer_segformer_s12", spatial_dims=3, in_channels=1, out_channels=10, **options),
-    }
-    for published, network in nets.items():
-        if published is not None:
-            unit = 10 if published > 100 else 100  # printed digits, rounded or cut off
-            assert published in (round(millions(network) * unit) / unit, int(millions(network) * unit) / unit)
-
-
-def test_published_count_with_positional_embedding():
-    options = {"mixer": "global_attention", "input_size": (224, 224), "positional_embedding": True}
-    assert int(100 * millions(on_meta("metaformer_s12", **options))) == 1651
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -86,14 +49,6 @@ def test_mixers_add_exactly_their_weights(spatial_dims, mixer, kernel_size, adde
     expected = sum(depth * added(dim, volume) for depth, dim in zip((2, 2, 6, 2), (64, 128, 320, 512), strict=True))
     count = [sum(p.numel() for p in network.parameters()) for network in (plain, mixed)]
     assert count[1] - count[0] == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "published"),
-    [("s12", 11.915), ("s24", 21.389), ("s36", 30.863), ("m36", 56.173), ("m48", 73.473)],
-)
-def test_published_counts_of_poolformer(name, published):
-    assert millions(on_meta(f"poolformer_{name}", out_channels=1000)) == pytest.approx(published, abs=0.001)
 
 
 @pytest.mark.parametrize("mixer", list_mixers())
@@ -314,50 +269,3 @@ def test_inductor_compiles_a_training_step():
         grads.append([p.grad.clone() for p in network.parameters()])
     for plain, fast in zip(*grads, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-4 * max(1.0, plain.abs().max().item()))
-
-
-def hybrid(mixer):
-    return ("pooling", "pooling", mixer, mixer)
-
-
-EMBEDDED = {"positional_embedding": True}
-
-
-@pytest.mark.parametrize(
-    ("name", "mixer", "kernel_size", "options", "published"),
-    [
-        ("metaformer_s12", "conv", 7, {}, 69.21),
-        ("metaformer_s12", "grouped_conv", 7, {}, 11.57),
-        ("metaformer_s12", hybrid("local_attention"), 3, {}, 15.97),
-        ("metaformer_s12", hybrid("global_attention"), None, {}, 15.96),
-        ("metaformer_s12", hybrid("global_attention"), None, {**EMBEDDED, "input_size": (224, 224)}, 16.05),
-        *[("metaformer_s12", hybrid("conv"), k, {}, n) for k, n in ((3, 21.66), (5, 39.88), (7, 67.21))],
-        *[("metaformer_s12", hybrid("grouped_conv"), k, {}, n) for k, n in ((3, 11.44), (5, 11.48), (7, 11.55))],
-        *[("metaformer_segformer_s12", "conv", k, {}, n) for k, n in ((5, 41.43), (7, 69.74), (9, 107.49))],
-        *[("metaformer_segformer_s12", "grouped_conv", k, {}, n) for k, n in ((7, 12.10), (9, 12.20))],
-        ("metaformer_s24", "pooling", 3, {}, 20.88),
-        ("metaformer_s24", "grouped_conv", 3, {}, 20.95),
-        ("metaformer_s24", "conv", 7, {}, 136.49),
-        ("metaformer_s36", "pooling", 3, {}, 30.35),
-        ("metaformer_s36", "grouped_conv", 3, {}, 30.45),
-        ("metaformer_s36", "conv", 7, {}, 203.77),
-    ],
-)
-def test_published_counts_of_other_kernels_hybrids_and_sizes(name, mixer, kernel_size, options, published):
-    classes = 8 if "segformer" in name else 9
-    network = on_meta(name, out_channels=classes, mixer=mixer, kernel_size=kernel_size, **options)
-    assert millions(network) == pytest.approx(published, abs=0.0061)
-
-
-@pytest.mark.parametrize(
-    ("name", "mixer", "published"),
-    [
-        ("metaformer_segformer_s24", "pooling", 25.25),
-        ("metaformer_segformer_s24", "grouped_conv", 25.44),
-        ("metaformer_segformer_s36", "pooling", 34.73),
-        ("metaformer_segformer_s36", "grouped_conv", 35.01),
-    ],
-)
-def test_published_counts_of_larger_3d_networks(name, mixer, published):
-    network = on_meta(name, spatial_dims=3, in_channels=1, out_channels=10, mixer=mixer, kernel_size=3)
-    assert round(millions(network), 2) == pytest.approx(published, abs=0.0051)

@@ -1,4 +1,4 @@
-"""UNet** and Token-UNet: published counts, any size, TokenLearner and TokenFuser against plain algebra."""
+"""UNet** and Token-UNet: any size, TokenLearner and TokenFuser against plain algebra."""
 
 import pytest
 import torch
@@ -16,16 +16,6 @@ def build(name, *, spatial_dims=3, in_channels=4, out_channels=3, **options):
     return create_network(
         name, spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, **options
     )
-
-
-@pytest.mark.parametrize(
-    ("name", "millions"),
-    [("unet_star_star", 2.4157), ("token_unet_no_transformer", 2.4508), ("token_unet", 5.6098)],
-)
-def test_counts(name, millions):
-    """Printed: 2.42, 2.45, 5.51. Four layers of width 256 cannot give the last; 5.6098 is the network described."""
-    parameters = sum(p.numel() for p in build(name).parameters())
-    assert parameters / 1e6 == pytest.approx(millions, abs=5e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)

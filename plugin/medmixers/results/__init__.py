@@ -1,6 +1,7 @@
 """Figures as data. measured.json: what this project measured, with commit, versions, machine and date. No torch here.
 
-Published and measured figures never mix; a figure that was not measured is absent.
+Published and measured figures never mix; a figure that was not measured is absent. What the papers print is read by
+:mod:`medmixers.results.published`.
 """
 
 from __future__ import annotations
