@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from math import prod
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmixers.layers.conv import conv_nd, transposed_conv_nd
-from medmixers.layers.sizes import INTERPOLATIONS, check_image, crop, pad_to_multiple
+from medmixers.layers.sizes import INTERPOLATIONS, check_image, crop, pad_for_instance_norm
 
 AVG_POOLS = {2: F.avg_pool2d, 3: F.avg_pool3d}
 INSTANCE_NORMS: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
@@ -187,7 +186,7 @@ class TokenUNet(nn.Module):
         """x: image, (B, in_channels, *spatial) of any size -> logits, (B, K, *spatial)."""
         check_image(x, self.spatial_dims, self.in_channels)
         size = x.shape[2:]
-        x = self.stem(self._pad(x))
+        x = self.stem(pad_for_instance_norm(x, self.stride))
         skips = []
         for block in self.encoder:
             skips.append(x)
@@ -198,9 +197,3 @@ class TokenUNet(nn.Module):
         for block, skip in zip(self.decoder, reversed(skips), strict=True):
             x = block(x) + skip
         return crop(self.head(x), size)
-
-    def _pad(self, x: Tensor) -> Tensor:
-        x = pad_to_multiple(x, self.stride)
-        if prod(x.shape[2:]) == self.stride**self.spatial_dims:
-            x = F.pad(x, (0, self.stride))  # instance norm needs two positions at the coarsest level
-        return x
