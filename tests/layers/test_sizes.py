@@ -34,6 +34,7 @@ def test_least_padding_that_leaves_two_positions(stride, spatial_dims):
         ("unet_tshimanga2026", {}),
         ("swin_unetr_tshimanga2026", {"feature_size": 12}),
         ("token_unet", {"channels": (4, 8, 8), "transformer_heads": 2}),
+        ("token_unet_released_8_attention", {"channels": (4, 8, 8)}),
     ],
 )
 def test_the_smallest_images_train(name, options):
