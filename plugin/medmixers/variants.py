@@ -163,6 +163,15 @@ for _suffix, _stem in (("", "patch"), ("_conv_stem", "convolutional")):
     )
 
 for _name, _target, _task, _summary in (
+    ("rad_dino_classifier", "RadDinoClassifier", "classification", "frozen RAD-DINO, MLP on its CLS token, 2D"),
+    ("rad_dino_segformer", "RadDinoSegFormer", "segmentation", "frozen RAD-DINO, SegFormer decoder, 2D"),
+):
+    NETWORKS.register(
+        _name,
+        NetworkRow(target=f"medmixers.networks.rad_dino.{_target}", task=_task, source="keuth2025", summary=_summary),
+    )
+
+for _name, _target, _task, _summary in (
     ("med_next", "med_next.MedNeXt", "classification", "MedNeXt of Xue et al. (not MIC-DKFZ's, which MONAI has)"),
     ("med_unext", "med_unext.MedUNeXt", "segmentation", "MedUNeXt of Xue et al., parameter-matched reconstruction"),
 ):
@@ -186,7 +195,7 @@ for _name, _target, _task, _source, _summary in (
 
 TOKEN_UNET, NO_TOKENS = "medmixers.networks.token_unet.TokenUNet", {"num_tokens": 0, "transformer_layers": 0}
 RELEASED = "medmixers.networks.token_unet_released.TokenUNetReleased"
-for _name, _target, _summary, _arguments in (
+TOKEN_UNETS: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (
     ("unet_star_star", TOKEN_UNET, "UNet**: residual U-Net with additive skips", NO_TOKENS),
     ("token_unet_no_transformer", TOKEN_UNET, "UNet** + TokenLearner + TokenFuser", {"transformer_layers": 0}),
     ("token_unet", TOKEN_UNET, "UNet** + TokenLearner + 4-layer Transformer + TokenFuser", {}),
@@ -204,7 +213,8 @@ for _name, _target, _summary, _arguments in (
     ),
     ("token_unet_released_32_attention_long", RELEASED, "the authors' released code: 32 tokens, attention of 8 layers",
      {"num_tokens": 32, "token_processor": "attention", "processor_layers": 8}),
-):  # fmt: skip
+)  # fmt: skip
+for _name, _target, _summary, _arguments in TOKEN_UNETS:
     NETWORKS.register(
         _name,
         NetworkRow(
