@@ -158,7 +158,8 @@ def test_a_folder_of_transformers(name, tmp_path):
     for layer in model.encoder.layer:
         layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     x = torch.randn(2, 1, 50, 33)
-    torch.testing.assert_close(loaded(x), given(x))
+    torch.testing.assert_close(dict(loaded.encoder.state_dict()), dict(given.encoder.state_dict()))
+    logits = given(x)
     layers = [output[0] if isinstance(output, tuple) else output for output in outputs][-4:]
     with torch.no_grad():
         if name == "rad_dino_classifier":
@@ -166,7 +167,7 @@ def test_a_folder_of_transformers(name, tmp_path):
         else:
             maps = [model.layernorm(layer)[:, 1:].mT.reshape(2, 24, 5, 5) for layer in layers]
             expected = F.interpolate(given.decoder(maps), (50, 50), mode="bilinear")[..., :33]
-    torch.testing.assert_close(given(x), expected)
+    torch.testing.assert_close(logits, expected)
     with torch.device("meta"):
         assert build(name, encoder=str(tmp_path)).encoder.device.type == "meta"
 
