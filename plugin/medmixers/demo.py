@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from medmixers.bundling.catalog import BUNDLES
 from medmixers.tasks import TASKS, Label
+from medmixers.variants import NETWORKS
 
 DATASET = "Dataset900_BrainTissue"
 TASK = "brain_tissue_segmentation"
 BUNDLE = f"{TASK}_grouped_conv"
-TOKEN_NETWORKS = ("token_unet", "token_unet_no_transformer")
 SECONDS_FILE = "seconds.txt"  # in a method's folder: what its training took, written by the script that ran it
 
 
@@ -191,7 +191,8 @@ def _draw(
     from medmixers.explain.panels import write_case_panel
 
     weights = _nnunet_weights(run)
-    has_tokens = _nnunet_network(weights) in TOKEN_NETWORKS
+    row = NETWORKS.get(_nnunet_network(weights))
+    has_tokens = row is not None and row.has_tokens
     drawn = []
     for case, truth in truths.items():
         image = data / "imagesTs" / truth.name.replace(case, f"{case}_0000", 1)

@@ -21,6 +21,7 @@ class NetworkRow:
         summary: one line for ``medmixers list networks``.
         encoder: dotted path of the encoder class that the network is built around; None where it has none.
         arguments: what the name fixes; ``create_network``'s options override it.
+        has_tokens: whether its bottleneck has tokens, whose attention can be shown.
     """
 
     target: str
@@ -29,6 +30,7 @@ class NetworkRow:
     summary: str
     encoder: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    has_tokens: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arguments", MappingProxyType(dict(self.arguments)))
@@ -161,6 +163,15 @@ for _suffix, _stem in (("", "patch"), ("_conv_stem", "convolutional")):
     )
 
 for _name, _target, _task, _summary in (
+    ("rad_dino_classifier", "RadDinoClassifier", "classification", "frozen RAD-DINO, MLP on its CLS token, 2D"),
+    ("rad_dino_segformer", "RadDinoSegFormer", "segmentation", "frozen RAD-DINO, SegFormer decoder, 2D"),
+):
+    NETWORKS.register(
+        _name,
+        NetworkRow(target=f"medmixers.networks.rad_dino.{_target}", task=_task, source="keuth2025", summary=_summary),
+    )
+
+for _name, _target, _task, _summary in (
     ("med_next", "med_next.MedNeXt", "classification", "MedNeXt of Xue et al. (not MIC-DKFZ's, which MONAI has)"),
     ("med_unext", "med_unext.MedUNeXt", "segmentation", "MedUNeXt of Xue et al., parameter-matched reconstruction"),
 ):
@@ -182,18 +193,36 @@ for _name, _target, _task, _source, _summary in (
         NetworkRow(target=f"medmixers.networks.baselines.{_target}", task=_task, source=_source, summary=_summary),
     )
 
-for _name, _summary, _tokens in (
-    ("unet_star_star", "UNet**: residual U-Net with additive skips", {"num_tokens": 0, "transformer_layers": 0}),
-    ("token_unet_no_transformer", "UNet** + TokenLearner + TokenFuser", {"transformer_layers": 0}),
-    ("token_unet", "UNet** + TokenLearner + 4-layer Transformer + TokenFuser", {}),
-):
+TOKEN_UNET, NO_TOKENS = "medmixers.networks.token_unet.TokenUNet", {"num_tokens": 0, "transformer_layers": 0}
+RELEASED = "medmixers.networks.token_unet_released.TokenUNetReleased"
+TOKEN_UNETS: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (
+    ("unet_star_star", TOKEN_UNET, "UNet**: residual U-Net with additive skips", NO_TOKENS),
+    ("token_unet_no_transformer", TOKEN_UNET, "UNet** + TokenLearner + TokenFuser", {"transformer_layers": 0}),
+    ("token_unet", TOKEN_UNET, "UNet** + TokenLearner + 4-layer Transformer + TokenFuser", {}),
+    ("token_unet_released_no_tokens", RELEASED, "the authors' released code: gated U-Net without tokens",
+     {"num_tokens": 0, "token_processor": "none"}),
+    *(
+        (f"token_unet_released_{_tokens}{_suffix}", RELEASED, f"the authors' released code: {_tokens} tokens{_what}",
+         {"num_tokens": _tokens, "token_processor": _processor})
+        for _tokens in (8, 32)
+        for _suffix, _what, _processor in (
+            ("", "", "none"),
+            ("_mlp_mixer", ", MLP-Mixer of 2 layers", "mlp_mixer"),
+            ("_attention", ", attention of 2 layers", "attention"),
+        )
+    ),
+    ("token_unet_released_32_attention_long", RELEASED, "the authors' released code: 32 tokens, attention of 8 layers",
+     {"num_tokens": 32, "token_processor": "attention", "processor_layers": 8}),
+)  # fmt: skip
+for _name, _target, _summary, _arguments in TOKEN_UNETS:
     NETWORKS.register(
         _name,
         NetworkRow(
-            target="medmixers.networks.token_unet.TokenUNet",
+            target=_target,
             task="segmentation",
             source="tshimanga2026",
             summary=_summary,
-            arguments=_tokens,
+            arguments=_arguments,
+            has_tokens=_arguments.get("num_tokens") != 0,
         ),
     )

@@ -9,10 +9,10 @@ from medmixers import create_network
 from medmixers.explain.token_attention import attention_on_image, record_token_attention
 
 
-def token_unet(spatial_dims: int, **options: object) -> torch.nn.Module:
+def token_unet(spatial_dims: int, name: str = "token_unet", **options: object) -> torch.nn.Module:
     torch.manual_seed(0)
     return create_network(
-        "token_unet",
+        name,
         spatial_dims=spatial_dims,
         in_channels=1,
         out_channels=3,
@@ -21,9 +21,10 @@ def token_unet(spatial_dims: int, **options: object) -> torch.nn.Module:
     ).eval()
 
 
+@pytest.mark.parametrize("name", ["token_unet", "token_unet_released_8_attention"])
 @pytest.mark.parametrize("size", [(33, 20), (17, 24, 9)])
-def test_recording_does_not_change_the_output(size: tuple[int, ...]) -> None:
-    network = token_unet(len(size), num_tokens=5)
+def test_recording_does_not_change_the_output(size: tuple[int, ...], name: str) -> None:
+    network = token_unet(len(size), name, num_tokens=5)
     x = torch.randn(2, 1, *size)
     with torch.no_grad():
         plain = network(x)
@@ -58,13 +59,19 @@ def test_hooks_are_removed_after_an_error() -> None:
     assert not any(module._forward_hooks for module in network.modules())
 
 
-def test_a_network_without_tokens_is_named() -> None:
-    network = create_network("unet_star_star", spatial_dims=2, in_channels=1, out_channels=2)
+@pytest.mark.parametrize("name", ["unet_star_star", "token_unet_released_no_tokens"])
+def test_a_network_without_tokens_is_named(name: str) -> None:
+    network = create_network(name, spatial_dims=2, in_channels=1, out_channels=2)
     with (
-        pytest.raises(ValueError, match=r"TokenUNet has no TokenLearner.*token_unet_no_transformer"),
+        pytest.raises(ValueError, match=r"^TokenUNet\w* has no TokenLearner") as raised,
         record_token_attention(network),
     ):
         pass
+    names = str(raised.value).partition("networks that have one: ")[2].split(", ")
+    assert {"token_unet", "token_unet_no_transformer", "token_unet_released_32"} < set(names)
+    for listed in names:
+        with record_token_attention(create_network(listed, spatial_dims=2, in_channels=1, out_channels=2)):
+            pass
 
 
 @pytest.mark.parametrize("size", [(29, 29), (24, 17, 30)])

@@ -1,4 +1,4 @@
-"""Attention maps of TokenLearner modules: recorded during a forward, brought onto the image's grid."""
+"""Attention maps of TokenLearners: recorded during a forward, brought onto the image's grid."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmixers.layers.sizes import INTERPOLATIONS, crop
-from medmixers.networks.token_unet import TokenLearner
+from medmixers.networks.token_unet import TokenPooling
+from medmixers.variants import NETWORKS
 
 
 @contextmanager
@@ -18,7 +19,7 @@ def record_token_attention(network: nn.Module) -> Iterator[list[Tensor]]:
     """Record the attention maps of every forward inside the ``with`` block; the output does not change.
 
     Args:
-        network: any module that holds TokenLearner modules, wherever they are.
+        network: any module that holds TokenLearners (:class:`~medmixers.networks.token_unet.TokenPooling`), wherever.
 
     Yields:
         A list that each call of a TokenLearner adds its maps to: (B, N, *grid), detached, each of sum 1.
@@ -26,11 +27,12 @@ def record_token_attention(network: nn.Module) -> Iterator[list[Tensor]]:
     Raises:
         ValueError: the network has no tokens.
     """
-    learners = [module for module in network.modules() if isinstance(module, TokenLearner)]
+    learners = [module for module in network.modules() if isinstance(module, TokenPooling)]
     if not learners:
+        names = ", ".join(sorted(name for name, row in NETWORKS.items() if row.has_tokens))
         raise ValueError(
             f"{type(network).__name__} has no TokenLearner, so there is no token attention to record; "
-            "networks that have one: token_unet, token_unet_no_transformer"
+            f"networks that have one: {names}"
         )
     maps: list[Tensor] = []
 
@@ -48,7 +50,7 @@ def record_token_attention(network: nn.Module) -> Iterator[list[Tensor]]:
 def attention_on_image(maps: Tensor, size: Sequence[int], *, stride: int = 8) -> Tensor:
     """Bring maps onto the grid of the image that the network saw.
 
-    Token-UNet pads the end of each axis to a multiple of its stride, so cell i covers voxels stride * i to
+    Both Token-UNets pad the end of each axis to a multiple of their stride, so cell i covers voxels stride * i to
     stride * (i + 1) - 1 counted from the start: scale by exactly the stride, then cut the padding off. An
     interpolation straight to ``size`` would squeeze the maps.
 

@@ -37,8 +37,18 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     return F.pad(x, [p for extra in reversed(missing) for p in (0, extra)])
 
 
+def pad_for_instance_norm(x: Tensor, stride: int) -> Tensor:
+    """Pad as :func:`pad_to_multiple` does, and leave two positions at least after downsampling by ``stride``.
+
+    Instance norm raises in training where a channel has one position. If every axis is ``stride`` long, the last is
+    padded by another ``stride``.
+    """
+    x = pad_to_multiple(x, stride)
+    return F.pad(x, (0, stride)) if all(size == stride for size in x.shape[2:]) else x
+
+
 def crop(x: Tensor, size: Sequence[int]) -> Tensor:
-    """The first ``size`` voxels of every spatial axis: undoes :func:`pad_to_multiple`."""
+    """The first ``size`` voxels of every spatial axis: undoes the padding."""
     for axis, length in enumerate(size):
         x = x.narrow(axis + 2, 0, length)
     return x

@@ -11,10 +11,9 @@ from monai.networks.nets.resnet import ResNetBlock, resnet18
 from monai.networks.nets.swin_unetr import SwinUNETR
 from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from medmixers.layers.conv import check_kernel_size, conv_nd
-from medmixers.layers.sizes import INTERPOLATIONS, check_image, crop, pad_to_multiple
+from medmixers.layers.sizes import INTERPOLATIONS, check_image, crop, pad_for_instance_norm
 
 # Keuth et al. 2025: residual units of each kernel, so that the networks stay trainable.
 UNET_UNITS = {3: 2, 5: 1, 7: 1, 9: 1}
@@ -31,25 +30,18 @@ class AnySize(nn.Module):
 
     Args:
         network: images (B, in_channels, *spatial) to logits of the same size.
-        stride: what its input must be a multiple of.
-        minimum: smallest multiple of ``stride`` that it takes; instance norm needs two positions at the coarsest level.
+        stride: what its input must be a multiple of; its norms are instance norms.
     """
 
-    def __init__(
-        self, network: nn.Module, *, spatial_dims: int, in_channels: int, stride: int, minimum: int = 2
-    ) -> None:
+    def __init__(self, network: nn.Module, *, spatial_dims: int, in_channels: int, stride: int) -> None:
         super().__init__()
         self.network = network
-        self.spatial_dims, self.in_channels = spatial_dims, in_channels
-        self.stride, self.smallest = stride, minimum * stride
+        self.spatial_dims, self.in_channels, self.stride = spatial_dims, in_channels, stride
 
     def forward(self, x: Tensor) -> Tensor:
         """x: image, (B, in_channels, *spatial) of any size -> logits, (B, K, *spatial)."""
         check_image(x, self.spatial_dims, self.in_channels)
-        size = x.shape[2:]
-        missing = max(0, self.smallest - size[-1])
-        x = pad_to_multiple(F.pad(x, (0, missing)) if missing else x, self.stride)
-        return crop(self.network(x), size)
+        return crop(self.network(pad_for_instance_norm(x, self.stride)), x.shape[2:])
 
 
 def study_unet(spatial_dims: int, in_channels: int, out_channels: int, *, kernel_size: int = 3) -> nn.Module:

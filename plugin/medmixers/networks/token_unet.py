@@ -4,18 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from math import prod
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmixers.layers.conv import conv_nd, transposed_conv_nd
-from medmixers.layers.sizes import INTERPOLATIONS, check_image, crop, pad_to_multiple
+from medmixers.layers.sizes import INTERPOLATIONS, check_image, crop, pad_for_instance_norm
 
 AVG_POOLS = {2: F.avg_pool2d, 3: F.avg_pool3d}
 INSTANCE_NORMS: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 RESAMPLINGS = ("none", "down", "up")
+
+
+def resampled_shortcut(x: Tensor, project: nn.Module, resample: str) -> Tensor:
+    """A block's shortcut: ``project``, pointwise, at half ("down"), the same ("none") or double ("up") resolution."""
+    if resample == "down":
+        x = AVG_POOLS[x.ndim - 2](x, 2)
+    x = project(x)  # before the interpolation, which it commutes with: the same result, far cheaper
+    if resample == "up":
+        x = F.interpolate(x, scale_factor=2, mode=INTERPOLATIONS[x.ndim - 2], align_corners=False)
+    return x
+
+
+def check_resample(resample: str) -> None:
+    """Raise ValueError for a name that is not in ``RESAMPLINGS``."""
+    if resample not in RESAMPLINGS:
+        raise ValueError(f"resample must be one of {RESAMPLINGS}, got {resample!r}")
 
 
 class ResBlock(nn.Module):
@@ -28,8 +43,7 @@ class ResBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, *, spatial_dims: int, resample: str = "none") -> None:
         super().__init__()
-        if resample not in RESAMPLINGS:
-            raise ValueError(f"resample must be one of {RESAMPLINGS}, got {resample!r}")
+        check_resample(resample)
         conv = conv_nd(spatial_dims)
         if resample == "up":
             branch = transposed_conv_nd(spatial_dims)(
@@ -45,13 +59,7 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C_in, *spatial) -> (B, C_out, *spatial), halved or doubled."""
-        branch = self.act(self.norm(self.conv(x)))
-        if self.resample == "down":
-            x = AVG_POOLS[x.ndim - 2](x, 2)
-        x = self.shortcut(x)  # before the interpolation, which it commutes with: the same result, far cheaper
-        if self.resample == "up":
-            x = F.interpolate(x, scale_factor=2, mode=INTERPOLATIONS[x.ndim - 2], align_corners=False)
-        return branch + x
+        return self.act(self.norm(self.conv(x))) + resampled_shortcut(x, self.shortcut, self.resample)
 
 
 class TokenMLP(nn.Sequential):
@@ -61,50 +69,81 @@ class TokenMLP(nn.Sequential):
         super().__init__(nn.LayerNorm(channels), nn.Linear(channels, width), nn.GELU(), nn.Linear(width, num_tokens))
 
 
-class TokenLearner(nn.Module):
-    """Pool a feature map into a few tokens by learned attention over all positions (equations 2 and 3).
+class TokenPooling(nn.Module):
+    """Tokens as weighted means of a feature map's positions. Subclasses make the weights of the scores.
 
     Args:
-        channels: C.
-        num_tokens: N.
-        width: hidden width of the scoring MLP.
+        scores: (B, P, C) -> one score a token at each position, (B, P, N).
 
     Attributes:
-        attention: the maps of the last forward, (B, N, *grid), detached; None before the first, and after compiled,
+        attention: the weights of the last forward, (B, N, *grid), detached; None before the first, and after compiled,
             exported or traced ones.
     """
 
-    def __init__(self, channels: int, num_tokens: int, *, width: int = 64) -> None:
+    def __init__(self, scores: nn.Module) -> None:
         super().__init__()
-        self.scores = TokenMLP(channels, num_tokens, width=width)
+        self.scores = scores
         self.attention: Tensor | None = None
+
+    def attend(self, positions: Tensor) -> Tensor:
+        """positions: (B, P, C) -> weights (B, N, P), of sum 1 over the positions."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x: (B, C, *grid) -> tokens (B, N, C) and the attention (B, N, *grid), each map of sum 1."""
         positions = x.flatten(2).transpose(1, 2)  # (B, P, C)
-        attention = self.scores(positions).transpose(1, 2).softmax(dim=-1)  # (B, N, P)
+        attention = self.attend(positions)
         maps = attention.unflatten(-1, x.shape[2:])
         if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
             self.attention = maps.detach()
         return attention @ positions, maps
 
 
-class TokenFuser(nn.Module):
-    """Spread tokens back over a feature map and add them (equation 4).
+class TokenLearner(TokenPooling):
+    """Pool a feature map into a few tokens by learned attention over all positions (equations 2 and 3).
 
-    Args: as of :class:`TokenLearner`.
+    Args:
+        channels: C.
+        num_tokens: N.
+        width: hidden width of the scoring MLP.
     """
 
     def __init__(self, channels: int, num_tokens: int, *, width: int = 64) -> None:
+        super().__init__(TokenMLP(channels, num_tokens, width=width))
+
+    def attend(self, positions: Tensor) -> Tensor:
+        """positions: (B, P, C) -> softmax over the positions, (B, N, P)."""
+        return self.scores(positions).transpose(1, 2).softmax(dim=-1)
+
+
+class TokenSpreading(nn.Module):
+    """Mix tokens with each other, spread them over a feature map by the scores of its positions, and add them.
+
+    Args:
+        scores: (B, P, C) -> (B, P, N).
+        mix: of the tokens, (B, C, N) -> the same shape.
+    """
+
+    def __init__(self, scores: nn.Module, mix: nn.Module) -> None:
         super().__init__()
-        self.scores = TokenMLP(channels, num_tokens, width=width)
-        self.mix = nn.Linear(num_tokens, num_tokens, bias=False)
+        self.scores = scores
+        self.mix = mix
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         """x: (B, C, *grid), tokens: (B, N, C) -> (B, C, *grid)."""
         scores = self.scores(x.flatten(2).transpose(1, 2))  # (B, P, N)
         mixed = self.mix(tokens.transpose(1, 2))  # (B, C, N)
         return x + (mixed @ scores.transpose(1, 2)).view_as(x)
+
+
+class TokenFuser(TokenSpreading):
+    """Spread tokens back over a feature map and add them (equation 4).
+
+    Args: as of :class:`TokenLearner`.
+    """
+
+    def __init__(self, channels: int, num_tokens: int, *, width: int = 64) -> None:
+        super().__init__(TokenMLP(channels, num_tokens, width=width), nn.Linear(num_tokens, num_tokens, bias=False))
 
 
 class TokenUNet(nn.Module):
@@ -187,7 +226,7 @@ class TokenUNet(nn.Module):
         """x: image, (B, in_channels, *spatial) of any size -> logits, (B, K, *spatial)."""
         check_image(x, self.spatial_dims, self.in_channels)
         size = x.shape[2:]
-        x = self.stem(self._pad(x))
+        x = self.stem(pad_for_instance_norm(x, self.stride))
         skips = []
         for block in self.encoder:
             skips.append(x)
@@ -198,9 +237,3 @@ class TokenUNet(nn.Module):
         for block, skip in zip(self.decoder, reversed(skips), strict=True):
             x = block(x) + skip
         return crop(self.head(x), size)
-
-    def _pad(self, x: Tensor) -> Tensor:
-        x = pad_to_multiple(x, self.stride)
-        if prod(x.shape[2:]) == self.stride**self.spatial_dims:
-            x = F.pad(x, (0, self.stride))  # instance norm needs two positions at the coarsest level
-        return x

@@ -152,10 +152,14 @@ def _download_from_timm(name: str) -> dict[str, Tensor]:
     try:
         return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # the hub's client raises many kinds; all mean that there are no weights
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OSError(
-            f"timm could not download {name!r} ({reason}); fetch its file elsewhere and give its path"
+            f"timm could not download {name!r} ({first_line(error)}); fetch its file elsewhere and give its path"
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says in its first line, or its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
