@@ -118,6 +118,15 @@ def test_jsrt_masks_are_the_ellipses_and_bone_is_bright(tiny: Callable[[str], Pa
         assert np.mean(image == bright) > 0.99  # polygons are straight where ellipses bend
 
 
+def test_jsrt_leaves_out_what_has_no_landmarks(tmp_path: Path) -> None:
+    source = write_source("chest_xray_segmentation", tmp_path / "source")
+    for path in (source / "landmarks").rglob("JPCLN002.npy"):
+        path.unlink()
+    said = convert("chest_xray_segmentation", source, tmp_path / "out")
+    assert "1 images without landmarks were left out: JPCLN002" in said
+    assert "chest_xray_segmentation: 4 cases" in said
+
+
 def test_graz_masks_lie_on_their_bones_and_right_hands_are_mirrored(tiny: Callable[[str], Path]) -> None:
     task = TASKS["wrist_bone_segmentation"]
     items = read_datalist(tiny(task.name) / "converted")

@@ -39,6 +39,7 @@ ELLIPSES = {
     "right_clavicle": ((300, 180), (130, 25)),
     "left_clavicle": ((700, 190), (120, 30)),
 }
+LANDMARKS = dict(zip(ELLIPSES, ("RL", "LL", "H", "RCLA", "LCLA"), strict=True))
 OBLIQUE = np.array([[-1.9, 0.3, 0, 11], [0.3, 1.9, 0, -7], [0, 0, 3.0, 5], [0, 0, 0, 1]])
 
 
@@ -73,27 +74,19 @@ def write_medmnist(task: str, folder: Path, *, edge: int = 28, counts: tuple[int
 
 
 def write_jsrt(folder: Path, *, nodules: int = 3, others: int = 2) -> None:
-    """Raw .IMG files, landmarks and clavicle masks. Structures shift by 10 pixels from case to case."""
-    for name in ("RL", "LL", "H"):
-        (folder / "landmarks" / name).mkdir(parents=True)
+    """Raw .IMG files and landmarks. Structures shift by 10 pixels from case to case."""
     (folder / "All247images").mkdir()
     names = [f"JPCLN{i + 1:03d}" for i in range(nodules)] + [f"JPCNN{i + 1:03d}" for i in range(others)]
     y, x = np.mgrid[:1024, :1024] + 0.5
+    turn = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     for index, name in enumerate(names):
         bright = np.full((1024, 1024), 600)
         for label, ((cx, cy), (a, b)) in ELLIPSES.items():
             cx = cx + 10 * index
-            inside = ((x - cx) / a) ** 2 + ((y - cy) / b) ** 2 < 1
-            bright[inside] += 700
-            folder_name = {"right_lung": "RL", "left_lung": "LL", "heart": "H"}.get(label)
-            if folder_name:
-                turn = np.linspace(0, 2 * np.pi, 60, endpoint=False)
-                points = np.stack([cx + a * np.cos(turn), cy + b * np.sin(turn)], axis=1)
-                np.save(folder / "landmarks" / folder_name / f"{name}.npy", points)
-            else:  # the SCR database: odd numbers in fold1, even ones in fold2
-                where = folder / "scr" / f"fold{1 + index % 2}" / "masks" / label.replace("_", " ")
-                where.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(inside.astype(np.uint8) * 255).save(where / f"{name}.gif")
+            bright[((x - cx) / a) ** 2 + ((y - cy) / b) ** 2 < 1] += 700
+            place = folder / "landmarks" / LANDMARKS[label]
+            place.mkdir(parents=True, exist_ok=True)
+            np.save(place / f"{name}.npy", np.stack([cx + a * np.cos(turn), cy + b * np.sin(turn)], axis=1))
         (4095 - bright).repeat(2, 0).repeat(2, 1).astype(">u2").tofile(folder / "All247images" / f"{name}.IMG")
 
 

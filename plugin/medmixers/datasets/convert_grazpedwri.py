@@ -18,7 +18,7 @@ from medmixers.datasets.writers import DatalistWriter
 
 
 def convert(writer: DatalistWriter, source: Path, *, annotations: str = "") -> None:
-    """The annotated X-rays, right hands mirrored to left ones with their masks.
+    """The annotated X-rays as distributed, right hands mirrored here to left ones with their masks.
 
     What the study's XML files name "train" trains, the rest is tested on; a patient of both trains only.
 

@@ -24,13 +24,14 @@ CHEST_XRAY_SEGMENTATION = TaskSpec(
         "anatomical structures in chest radiographs. Medical Image Analysis 10(1), 19-40."
     ),
     data_source=(
-        "JSRT database, 247 X-rays, 154 of them with a nodule; lungs and heart from the landmarks of "
-        "ngaggion/Chest-xray-landmark-dataset, clavicles from the masks of the SCR database"
+        "JSRT database, 247 X-rays, 154 of them with a nodule, with the landmarks of "
+        "ngaggion/Chest-xray-landmark-dataset, which has 246 of them"
     ),
     intended_use="Research on segmenting overlapping structures in frontal chest X-rays.",
     limits=(
         "The landmarks were made by a network from reference masks, not by hand. The masks are polygons: straight "
-        "between landmarks. The study splits at the 160th file, which leaves few nodules for the test; here nodule "
-        f"and other cases are shared out alike, 160 / 87. Films digitised before 2000. {NOT_CLINICAL}"
+        "between landmarks. The study splits at the 160th file, which leaves few nodules, if any, to test on; here "
+        "nodule and other cases are shared out alike, 159 / 87. Films digitised before 2000. "
+        f"{NOT_CLINICAL}"
     ),
 )

@@ -25,7 +25,7 @@ COVID_CT_CLASSIFICATION = TaskSpec(
     limits=(
         "The set names no patients: slices of one patient lie on both sides of any split, so every score on it is "
         "optimistic. Near-identical slices are kept together, which is less than a split by patient. Slices are "
-        "screenshots of unknown windows and sizes; a network can learn their look instead of the disease. "
+        "8-bit pictures of unknown windows and various sizes; a network can learn their look instead of the disease. "
         f"{NOT_CLINICAL}"
     ),
 )

@@ -28,8 +28,8 @@ COVID_CT_SLICE_CLASSIFICATION = TaskSpec(
     intended_use="Research on classifying CT slices; a comparison of networks, not a diagnosis.",
     limits=(
         "Merged from seven public sets: classes differ in origin, so a network can learn the origin instead of the "
-        "disease, and a network trained on it must not be tested on those sets. Slices were chosen for visible "
-        "signs. Split by patient, as the metadata names them; random splits of slices score far too well. "
+        "disease, and a network trained on it must not be tested on those sets. Split "
+        "by patient, as the tables name them; a random split of slices, as papers use, mixes patients. "
         f"{NOT_CLINICAL}"
     ),
 )
