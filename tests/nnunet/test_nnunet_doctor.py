@@ -44,11 +44,8 @@ def test_every_fault_has_a_line_of_advice(sound, tmp_path):
     broken = tmp_path / "other_trainers"
     broken.mkdir()
     (broken / "mine.py").write_text("import no_such_module\n")
-    sound.update(
-        nnUNet_results=str(tmp_path / "gone"),
-        MEDMIXERS_EPOCHS="ten",
-        nnUNet_extTrainer=f"{broken}{os.pathsep}/no/folder",
-    )
+    sound.update(nnUNet_results=str(tmp_path / "gone"), MEDMIXERS_EPOCHS="ten")
+    sound["nnUNet_extTrainer"] = f"{broken}{os.pathsep}/no/folder"
     del sound["nnUNet_raw"]
     done = doctor(sound)
     assert done.returncode == 1
