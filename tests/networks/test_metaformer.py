@@ -93,7 +93,7 @@ def test_decoder_equals_concatenate_resize_fuse():
     features = [torch.randn(2, d, *s) for d, s in zip(dims, sizes, strict=True)]
     maps = [p(f) for p, f in zip(decoder.projections, features, strict=True)]
     maps = [F.interpolate(m, size=sizes[0], mode="bilinear", align_corners=False) for m in maps]
-    expected = decoder.classify(decoder.act(decoder.norm(decoder.fuse(torch.cat(maps, 1)))))
+    expected = decoder.seg_layers[0](decoder.act(decoder.norm(decoder.fuse(torch.cat(maps, 1)))))
     torch.testing.assert_close(decoder(features), expected, rtol=1e-5, atol=1e-5)
 
 

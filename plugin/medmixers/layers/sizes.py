@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,22 +30,50 @@ def check_feature_size(x: Tensor, feature_size: Sequence[int], owner: str) -> No
         )
 
 
-def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+def per_axis(value: int | Sequence[int], spatial_dims: int, name: str) -> tuple[int, ...]:
+    """``value`` for every spatial axis, or its entries, one an axis. Raises ValueError unless all are integers >= 1."""
+    values = (value,) * spatial_dims if isinstance(value, int) else tuple(value)
+    if len(values) != spatial_dims or not all(isinstance(v, Integral) and v >= 1 for v in values):
+        raise ValueError(f"{name} must be an integer >= 1, or one an axis ({spatial_dims}), got {value!r}")
+    return tuple(map(int, values))
+
+
+def halvings(value: int | Sequence[int], spatial_dims: int) -> tuple[int, ...]:
+    """A stride of each axis; ValueError unless each is 1 or 2: kernels of 3 would skip voxels at larger ones."""
+    strides = per_axis(value, spatial_dims, "stride")
+    if max(strides) > 2:
+        raise ValueError(f"a stride behind the first level must be 1 or 2 on each axis, got {value!r}")
+    return strides
+
+
+def level_strides(
+    value: int | Sequence[int | Sequence[int]], levels: int, spatial_dims: int, name: str
+) -> list[tuple[int, ...]]:
+    """Strides an axis of each level behind the first: ``value`` for all, or its entries, one a level."""
+    values: list[int | Sequence[int]] = [value] * levels if isinstance(value, int) else list(value)
+    if len(values) != levels:
+        raise ValueError(f"{name} must be 1, 2 or {levels} strides, one a level behind the first; got {value!r}")
+    return [halvings(entry, spatial_dims) for entry in values]
+
+
+def pad_to_multiple(x: Tensor, multiple: int | Sequence[int]) -> Tensor:
     """Pad the end of every spatial axis of (B, C, *spatial) with zeros to the next multiple of ``multiple``."""
-    missing = [-size % multiple for size in x.shape[2:]]
+    multiples = per_axis(multiple, x.ndim - 2, "multiple")
+    missing = [-size % step for size, step in zip(x.shape[2:], multiples, strict=True)]
     if not any(missing):
         return x
     return F.pad(x, [p for extra in reversed(missing) for p in (0, extra)])
 
 
-def pad_for_instance_norm(x: Tensor, stride: int) -> Tensor:
+def pad_for_instance_norm(x: Tensor, stride: int | Sequence[int]) -> Tensor:
     """Pad as :func:`pad_to_multiple` does, and leave two positions at least after downsampling by ``stride``.
 
     Instance norm raises in training where a channel has one position. If every axis is ``stride`` long, the last is
     padded by another ``stride``.
     """
-    x = pad_to_multiple(x, stride)
-    return F.pad(x, (0, stride)) if all(size == stride for size in x.shape[2:]) else x
+    strides = per_axis(stride, x.ndim - 2, "stride")
+    x = pad_to_multiple(x, strides)
+    return F.pad(x, (0, strides[-1])) if tuple(x.shape[2:]) == strides else x
 
 
 def crop(x: Tensor, size: Sequence[int]) -> Tensor:

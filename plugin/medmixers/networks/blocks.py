@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from monai.networks.layers.drop_path import DropPath
 from torch import Tensor, nn
 
@@ -9,6 +11,7 @@ from medmixers.layers.activations import ACTIVATIONS
 from medmixers.layers.conv import conv_nd
 from medmixers.layers.norms import create_norm
 from medmixers.layers.scales import create_scale
+from medmixers.layers.sizes import halvings, per_axis
 
 STEMS = ("overlapping", "patch", "convolutional")
 
@@ -102,12 +105,15 @@ class MetaFormerStage(nn.Module):
 class Stem(nn.Module):
     """Overlapping strided convolution, then a norm or none.
 
-    Kernel 2 s - 1 and padding s / 2 give 7 and 2 at stride 4, as published, and 3 and 1 at stride 2.
+    Kernel 2 s - 1 and padding s / 2 give 7 and 2 at stride 4, as published, and 3 and 1 at stride 2, on each axis.
     """
 
-    def __init__(self, in_channels: int, dim: int, *, spatial_dims: int, stride: int, norm: nn.Module) -> None:
+    def __init__(
+        self, in_channels: int, dim: int, *, spatial_dims: int, stride: Sequence[int], norm: nn.Module
+    ) -> None:
         super().__init__()
-        self.conv = conv_nd(spatial_dims)(in_channels, dim, 2 * stride - 1, stride=stride, padding=stride // 2)
+        kernel_size, padding = tuple(2 * s - 1 for s in stride), tuple(s // 2 for s in stride)
+        self.conv = conv_nd(spatial_dims)(in_channels, dim, kernel_size, stride=tuple(stride), padding=padding)
         self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,15 +122,17 @@ class Stem(nn.Module):
 
 
 class Downsampling(nn.Module):
-    """A norm or none, then a convolution of kernel 3 and stride 2."""
+    """A norm or none, then a convolution of kernel 3 and stride 2, or 1 on an axis that keeps its size."""
 
-    def __init__(self, in_channels: int, dim: int, *, spatial_dims: int, norm: nn.Module) -> None:
+    def __init__(
+        self, in_channels: int, dim: int, *, spatial_dims: int, norm: nn.Module, stride: int | Sequence[int] = 2
+    ) -> None:
         super().__init__()
         self.norm = norm
-        self.conv = conv_nd(spatial_dims)(in_channels, dim, 3, stride=2, padding=1)
+        self.conv = conv_nd(spatial_dims)(in_channels, dim, 3, stride=halvings(stride, spatial_dims), padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: feature map, (B, in_channels, *spatial) -> (B, dim, *ceil(spatial / 2))."""
+        """x: feature map, (B, in_channels, *spatial) -> (B, dim, *ceil(spatial / stride))."""
         return self.conv(self.norm(x))
 
 
@@ -149,14 +157,17 @@ class ConvolutionalStem(nn.Sequential):
         super().__init__(*layers[:-1])
 
 
-def create_stem(name: str, in_channels: int, dim: int, *, spatial_dims: int, stride: int, norm: nn.Module) -> nn.Module:
+def create_stem(
+    name: str, in_channels: int, dim: int, *, spatial_dims: int, stride: int | Sequence[int], norm: nn.Module
+) -> nn.Module:
     """The first downsampling: "overlapping", "patch" (kernel = stride, as in ViT) or "convolutional"."""
-    if not isinstance(stride, int) or stride < 1:
-        raise ValueError(f"stem_stride must be an integer >= 1, got {stride!r}")
+    strides = per_axis(stride, spatial_dims, "stem_stride")
     if name == "overlapping":
-        return Stem(in_channels, dim, spatial_dims=spatial_dims, stride=stride, norm=norm)
+        return Stem(in_channels, dim, spatial_dims=spatial_dims, stride=strides, norm=norm)
     if name == "patch":
-        return conv_nd(spatial_dims)(in_channels, dim, stride, stride=stride)
+        return conv_nd(spatial_dims)(in_channels, dim, strides, stride=strides)
     if name == "convolutional":
-        return ConvolutionalStem(in_channels, dim, spatial_dims=spatial_dims, stride=stride)
+        if len(set(strides)) > 1:
+            raise ValueError(f"a convolutional stem has one stride for all axes, got {stride!r}")
+        return ConvolutionalStem(in_channels, dim, spatial_dims=spatial_dims, stride=strides[0])
     raise ValueError(f"stem must be one of {STEMS}, got {name!r}")

@@ -46,7 +46,8 @@ class MedNeXt(nn.Module):
         super().__init__()
         conv = conv_nd(spatial_dims)
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
-        sizes = stage_sizes(input_size or (224,) * spatial_dims, spatial_dims, 4, len(dims))
+        strides = [(stride,) * spatial_dims for stride in (4, *(2,) * (len(dims) - 1))]
+        sizes = stage_sizes(input_size or (224,) * spatial_dims, strides)
         widths = (dims[0] // 4, dims[0] // 2, dims[0])
         pairs = zip((in_channels, *widths), widths, strict=False)
         self.stem = nn.Sequential(

@@ -9,10 +9,54 @@ from torch import Tensor, nn
 
 from medmixers.layers.conv import conv_nd, transposed_conv_nd
 from medmixers.layers.sizes import check_image, crop, pad_to_multiple, resize
+from medmixers.networks.deep_supervision import at_scales, segmentation_layers
 from medmixers.networks.med_blocks import ConvNormAct, MEDBlock
 from medmixers.networks.med_next import MAX_POOLS
 
 STRIDE = 32  # max-pooling and four strided convolutions
+
+
+class MedUNeXtDecoder(nn.Module):
+    """The levels up: transposed convolution, skip added at the MED level and concatenated elsewhere, then the level.
+
+    Args:
+        levels: coarsest first.
+        channels: of the five levels of the encoder, finest first.
+        out_channels: classes K.
+        aux_heads: whether all levels but the finest have a classifier.
+
+    Attributes:
+        deep_supervision: whether forward returns their logits too; nnU-Net sets it.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[nn.Module],
+        channels: Sequence[int],
+        out_channels: int,
+        *,
+        spatial_dims: int,
+        aux_heads: bool,
+    ) -> None:
+        super().__init__()
+        self.deep_supervision = False
+        up = transposed_conv_nd(spatial_dims)
+        self.upsamplings = nn.ModuleList(
+            up(channels[i + 1], channels[i], 2, stride=2, bias=False) for i in (3, 2, 1, 0)
+        )
+        self.levels = nn.ModuleList(levels)
+        widths = [channels[0], *(channels[1:4] if aux_heads else ())]
+        self.seg_layers = segmentation_layers(widths, out_channels, spatial_dims=spatial_dims)
+
+    def forward(self, x: Tensor, skips: Sequence[Tensor]) -> list[Tensor]:
+        """x: the coarsest map; skips: finest first -> logits of each level with a head that is on, finest first."""
+        maps: list[Tensor] = []
+        for i, (upsampling, level) in enumerate(zip(self.upsamplings, self.levels, strict=True)):
+            x, skip = upsampling(x), skips[-1 - i]
+            x = level(x + skip if i == 0 else torch.cat([x, skip], 1))
+            maps.insert(0, x)
+        count = len(maps) if self.deep_supervision else 1
+        return [head(features) for head, features in zip(self.seg_layers, maps[:count], strict=False)]
 
 
 class MedUNeXt(nn.Module):
@@ -31,6 +75,7 @@ class MedUNeXt(nn.Module):
         med_depth: MED blocks of a level.
         kernel_sizes: of SEM's strips.
         rescale: of LAFFN; not in the paper.
+        aux_heads: classifiers for deep supervision, on all decoder levels but the finest.
     """
 
     def __init__(
@@ -44,9 +89,10 @@ class MedUNeXt(nn.Module):
         med_depth: int = 3,
         kernel_sizes: tuple[int, int] = (7, 11),
         rescale: bool = False,
+        aux_heads: bool = False,
     ) -> None:
         super().__init__()
-        conv, up = conv_nd(spatial_dims), transposed_conv_nd(spatial_dims)
+        conv = conv_nd(spatial_dims)
         if len(channels) != 5 or channels[3] != channels[4]:
             raise ValueError(f"channels must be five levels, the last two equal; got {tuple(channels)}")
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
@@ -85,14 +131,14 @@ class MedUNeXt(nn.Module):
             conv(before, after, 3, stride=2, padding=1, bias=False)
             for before, after in zip(channels[:4], widths, strict=True)
         )
-        self.upsamplings = nn.ModuleList(
-            up(channels[i + 1], channels[i], 2, stride=2, bias=False) for i in (3, 2, 1, 0)
-        )
-        self.decoder = nn.ModuleList([med_level(deep, 16), *(level(2 * width, width) for width in reversed(fine))])
-        self.head = conv(channels[0], out_channels, 1)
+        levels = [med_level(deep, 16), *(level(2 * width, width) for width in reversed(fine))]
+        self.decoder = MedUNeXtDecoder(levels, channels, out_channels, spatial_dims=spatial_dims, aux_heads=aux_heads)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: image, (B, in_channels, *spatial) of any size -> logits, (B, K, *spatial)."""
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """x: image, (B, in_channels, *spatial) of any size -> logits, (B, K, *spatial).
+
+        With deep supervision a list: these, the same before their upsampling, and those of each auxiliary head.
+        """
         check_image(x, self.spatial_dims, self.in_channels)
         size = x.shape[2:]
         padded = pad_to_multiple(x, STRIDE)
@@ -103,7 +149,8 @@ class MedUNeXt(nn.Module):
             skips.append(x)
             x = downsampling(x)
         x = self.encoder[-1](x)
-        for i, (upsampling, level) in enumerate(zip(self.upsamplings, self.decoder, strict=True)):
-            x, skip = upsampling(x), skips.pop()
-            x = level(x + skip if i == 0 else torch.cat([x, skip], 1))
-        return crop(resize(self.head(x), padded.shape[2:]), size)
+        parts = self.decoder(x, skips)
+        logits = crop(resize(parts[0], padded.shape[2:]), size)
+        if not self.decoder.deep_supervision:
+            return logits
+        return [logits, *at_scales(parts, size, [(2,) * self.spatial_dims] * len(parts))]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from medmixers.layers.conv import check_positive
 from medmixers.layers.norms import create_norm
-from medmixers.layers.sizes import check_image, pad_to_multiple
+from medmixers.layers.sizes import check_image, level_strides, pad_to_multiple, per_axis
 from medmixers.mixers.build import create_mixer, mixer_option_names
 from medmixers.networks.blocks import Downsampling, MetaFormerBlock, MetaFormerStage, create_stem
 
@@ -36,7 +36,10 @@ class MetaFormerEncoder(nn.Module):
         positional_embedding: learn one in the first block of each stage of global attention (the study's 2D
             classification); or one choice a stage.
         stem: "overlapping" convolution, "patch" embedding, or a "convolutional" stem (Yu et al. 2023, isotropic).
-        stem_stride: downsampling of the stem: 4 as published, 2 or 1 for finer feature maps, 16 if isotropic.
+        stem_stride: downsampling of the stem: 4 as published, 2 or 1 for finer feature maps, 16 if isotropic; or one
+            an axis.
+        stage_strides: downsampling before each further stage: 2 as published; or one a stage, each 1 or 2 or a choice
+            an axis, as ((1, 2, 2), 2, 2).
         norm: "group_norm" (one group), "layer_norm" (channels of a position), "batch_norm" or "none"; or one a stage.
         norm_bias: whether the blocks' and the downsampling's norms have a bias.
         norm_eps: added to the variance in the blocks' norms; None means the norm's own default.
@@ -69,7 +72,8 @@ class MetaFormerEncoder(nn.Module):
         input_size: Sequence[int] | None = None,
         positional_embedding: bool | Sequence[bool] = False,
         stem: str = "overlapping",
-        stem_stride: int = 4,
+        stem_stride: int | Sequence[int] = 4,
+        stage_strides: int | Sequence[int | Sequence[int]] = 2,
         norm: str | Sequence[str] = "group_norm",
         norm_bias: bool = True,
         norm_eps: float | None = None,
@@ -97,18 +101,22 @@ class MetaFormerEncoder(nn.Module):
         layer_scales = per_stage(layer_scale_init, stages, "layer_scale_init")
         res_scales = per_stage(res_scale_init, stages, "res_scale_init")
         options = stage_mixer_options(mixers, kernel_size, mixer_options or {})
+        strides = [
+            per_axis(stem_stride, spatial_dims, "stem_stride"),
+            *level_strides(stage_strides, stages - 1, spatial_dims, "stage_strides"),
+        ]
         sizes: Sequence[tuple[int, ...] | None] = [None] * stages
         if input_size is not None:
-            sizes = stage_sizes(input_size, spatial_dims, stem_stride, stages)
+            sizes = stage_sizes(input_size, strides)
         drop_paths = drop_path_rates(drop_path_rate, depths, drop_path_schedule)
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
-        self.dims, self.stem_stride = tuple(dims), stem_stride
+        self.dims, self.strides = tuple(dims), tuple(strides)
 
         def downsampling_norm(dim: int) -> nn.Module:
             return create_norm(downsample_norm, dim, spatial_dims=spatial_dims, bias=norm_bias)
 
         self.stem = create_stem(
-            stem, in_channels, dims[0], spatial_dims=spatial_dims, stride=stem_stride, norm=downsampling_norm(dims[0])
+            stem, in_channels, dims[0], spatial_dims=spatial_dims, stride=strides[0], norm=downsampling_norm(dims[0])
         )
         self.stages = nn.ModuleList()
         for i, dim in enumerate(dims):
@@ -140,7 +148,9 @@ class MetaFormerEncoder(nn.Module):
             downsample: nn.Module = nn.Identity()
             if i > 0:
                 before = dims[i - 1]
-                downsample = Downsampling(before, dim, spatial_dims=spatial_dims, norm=downsampling_norm(before))
+                downsample = Downsampling(
+                    before, dim, spatial_dims=spatial_dims, norm=downsampling_norm(before), stride=strides[i]
+                )
             self.stages.append(MetaFormerStage(downsample, blocks))
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -150,10 +160,10 @@ class MetaFormerEncoder(nn.Module):
             x: image, (B, in_channels, *spatial).
 
         Returns:
-            One (B, dims[i], *ceil(spatial / (stem_stride * 2^i))) a stage.
+            One (B, dims[i], *ceil(spatial / stride)) a stage, stride being the product of all up to it.
         """
         check_image(x, self.spatial_dims, self.in_channels)
-        x = self.stem(pad_to_multiple(x, self.stem_stride))
+        x = self.stem(pad_to_multiple(x, self.strides[0]))
         features = []
         for stage in self.stages:
             x = stage(x)
@@ -185,12 +195,18 @@ def stage_mixer_options(
     return [{key: value for key, value in options.items() if key in names} for names in valid]
 
 
-def stage_sizes(input_size: Sequence[int], spatial_dims: int, stem_stride: int, stages: int) -> list[tuple[int, ...]]:
-    """Spatial size of each stage's feature map for an image of ``input_size``. Raises ValueError for no image size."""
-    if len(input_size) != spatial_dims or min(input_size) < 1:
-        raise ValueError(f"input_size must be {spatial_dims} positive integers, got {tuple(input_size)!r}")
-    strides = [stem_stride * 2**i for i in range(stages)]
-    return [tuple(-(-size // stride) for size in input_size) for stride in strides]
+def stage_sizes(input_size: Sequence[int], strides: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """Spatial size of each stage's feature map for an image of ``input_size``, from the strides an axis of each stage.
+
+    Raises ValueError for no image size.
+    """
+    if len(input_size) != len(strides[0]) or min(input_size) < 1:
+        raise ValueError(f"input_size must be {len(strides[0])} positive integers, got {tuple(input_size)!r}")
+    sizes, size = [], tuple(input_size)
+    for stride in strides:
+        size = tuple(-(-length // step) for length, step in zip(size, stride, strict=True))
+        sizes.append(size)
+    return sizes
 
 
 def size_option(mixer: str, size: tuple[int, ...] | None, positional_embedding: bool) -> dict[str, Any]:

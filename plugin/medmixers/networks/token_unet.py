@@ -10,20 +10,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmixers.layers.conv import conv_nd, transposed_conv_nd
-from medmixers.layers.sizes import INTERPOLATIONS, check_image, crop, pad_for_instance_norm
+from medmixers.layers.sizes import INTERPOLATIONS, check_image, crop, halvings, level_strides, pad_for_instance_norm
+from medmixers.networks.deep_supervision import at_scales, segmentation_layers
 
 AVG_POOLS = {2: F.avg_pool2d, 3: F.avg_pool3d}
 INSTANCE_NORMS: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 RESAMPLINGS = ("none", "down", "up")
 
 
-def resampled_shortcut(x: Tensor, project: nn.Module, resample: str) -> Tensor:
-    """A block's shortcut: ``project``, pointwise, at half ("down"), the same ("none") or double ("up") resolution."""
+def resampled_shortcut(x: Tensor, project: nn.Module, resample: str, stride: Sequence[int]) -> Tensor:
+    """A block's shortcut: ``project``, pointwise, pooled before it ("down") or interpolated behind it ("up")."""
     if resample == "down":
-        x = AVG_POOLS[x.ndim - 2](x, 2)
+        x = AVG_POOLS[x.ndim - 2](x, tuple(stride))
     x = project(x)  # before the interpolation, which it commutes with: the same result, far cheaper
     if resample == "up":
-        x = F.interpolate(x, scale_factor=2, mode=INTERPOLATIONS[x.ndim - 2], align_corners=False)
+        scale = tuple(map(float, stride))
+        x = F.interpolate(x, scale_factor=scale, mode=INTERPOLATIONS[x.ndim - 2], align_corners=False)
     return x
 
 
@@ -38,19 +40,31 @@ class ResBlock(nn.Module):
 
     Args:
         in_channels, out_channels: a pointwise convolution joins the shortcut where they differ.
-        resample: "none"; "down": stride 2 and average pooling; "up": transposed convolution and interpolation.
+        resample: "none"; "down": strided convolution and average pooling; "up": transposed convolution and
+            interpolation.
+        stride: of the resampling, 1 or 2, or one an axis.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, spatial_dims: int, resample: str = "none") -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        spatial_dims: int,
+        resample: str = "none",
+        stride: int | Sequence[int] = 2,
+    ) -> None:
         super().__init__()
         check_resample(resample)
         conv = conv_nd(spatial_dims)
+        self.stride = halvings(1 if resample == "none" else stride, spatial_dims)
         if resample == "up":
             branch = transposed_conv_nd(spatial_dims)(
-                in_channels, out_channels, 3, stride=2, padding=1, output_padding=1
-            )
+                in_channels, out_channels, 3, stride=self.stride, padding=1,
+                output_padding=tuple(s - 1 for s in self.stride),
+            )  # fmt: skip
         else:
-            branch = conv(in_channels, out_channels, 3, stride=2 if resample == "down" else 1, padding=1)
+            branch = conv(in_channels, out_channels, 3, stride=self.stride, padding=1)
         self.conv = branch
         self.norm = INSTANCE_NORMS[spatial_dims](out_channels)
         self.act = nn.GELU()
@@ -58,8 +72,8 @@ class ResBlock(nn.Module):
         self.resample = resample
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (B, C_in, *spatial) -> (B, C_out, *spatial), halved or doubled."""
-        return self.act(self.norm(self.conv(x))) + resampled_shortcut(x, self.shortcut, self.resample)
+        """x: (B, C_in, *spatial) -> (B, C_out, *spatial), the size over or times the stride."""
+        return self.act(self.norm(self.conv(x))) + resampled_shortcut(x, self.shortcut, self.resample, self.stride)
 
 
 class TokenMLP(nn.Sequential):
@@ -146,16 +160,67 @@ class TokenFuser(TokenSpreading):
         super().__init__(TokenMLP(channels, num_tokens, width=width), nn.Linear(num_tokens, num_tokens, bias=False))
 
 
+class TokenUNetDecoder(nn.Module):
+    """The levels up, each followed by the sum with its skip connection, and a pointwise classifier.
+
+    Args:
+        channels: of the levels, finest first.
+        out_channels: classes K.
+        strides: of each level behind the first, an axis each.
+        head_channels: hidden width of the classifier.
+        aux_heads: whether the levels between the finest and the coarsest have a classifier each.
+
+    Attributes:
+        deep_supervision: whether forward returns their logits too; nnU-Net sets it.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        out_channels: int,
+        *,
+        spatial_dims: int,
+        strides: Sequence[Sequence[int]],
+        head_channels: int,
+        aux_heads: bool,
+    ) -> None:
+        super().__init__()
+        self.deep_supervision = False
+        self.strides = tuple(map(tuple, strides))
+        levels = zip(pairwise(channels), strides, strict=True)
+        self.blocks = nn.ModuleList(
+            ResBlock(coarse, fine, spatial_dims=spatial_dims, resample="up", stride=stride)
+            for (fine, coarse), stride in reversed(list(levels))
+        )
+        self.hidden = nn.Sequential(conv_nd(spatial_dims)(channels[0], head_channels, 1), nn.GELU())
+        widths = [head_channels, *(channels[1:-1] if aux_heads else ())]
+        self.seg_layers = segmentation_layers(widths, out_channels, spatial_dims=spatial_dims)
+
+    def forward(self, x: Tensor, skips: Sequence[Tensor], size: Sequence[int]) -> Tensor | list[Tensor]:
+        """x: bottleneck; skips: of the levels, finest first -> logits cropped to ``size``; a list when supervised."""
+        maps: list[Tensor] = []
+        for block, skip in zip(self.blocks, reversed(skips), strict=True):
+            x = block(x) + skip
+            maps.insert(0, x)
+        logits = crop(self.seg_layers[0](self.hidden(x)), size)
+        if not self.deep_supervision:
+            return logits
+        coarser = [head(features) for head, features in zip(self.seg_layers[1:], maps[1:], strict=True)]
+        return [logits, *at_scales(coarser, size, self.strides[:-1])]
+
+
 class TokenUNet(nn.Module):
     """UNet**, and Token-UNet without and with its Transformer.
 
-    Any input size: the end of each axis is padded to a multiple of the total stride (8) and cropped again.
+    Any input size: the end of each axis is padded to a multiple of the total stride (8 as published) and cropped again.
 
     Args:
         spatial_dims: 3 as published, or 2.
         in_channels: channels of the image.
         out_channels: classes (or sigmoid channels) K.
-        channels: of the levels, finest first; each further level halves the resolution.
+        channels: of the levels, finest first.
+        strides: downsampling before each further level: 2 as published; or one a level, each 1 or 2 or a choice an
+            axis, as ((1, 2, 2), 2, 2).
         num_tokens: tokens of the bottleneck; 0 leaves the bottleneck out (UNet**).
         token_mlp_channels: hidden width of TokenLearner's and TokenFuser's MLPs.
         token_dim: width of the tokens in the Transformer, apart from the channels: a linear layer leads there and one
@@ -163,6 +228,7 @@ class TokenUNet(nn.Module):
         transformer_layers: pre-norm encoder layers over the tokens, without positional embedding.
         transformer_heads: attention heads of each.
         head_channels: hidden width of the pointwise classifier.
+        aux_heads: classifiers for deep supervision, on all decoder levels but the finest.
 
     Raises:
         ValueError: a Transformer without tokens, or channels that the heads do not divide.
@@ -175,12 +241,14 @@ class TokenUNet(nn.Module):
         out_channels: int,
         *,
         channels: Sequence[int] = (32, 64, 128, 256),
+        strides: int | Sequence[int | Sequence[int]] = 2,
         num_tokens: int = 8,
         token_mlp_channels: int = 64,
         token_dim: int | None = None,
         transformer_layers: int = 4,
         transformer_heads: int = 8,
         head_channels: int = 64,
+        aux_heads: bool = False,
     ) -> None:
         super().__init__()
         if len(channels) < 2 or min(num_tokens, transformer_layers) < 0:
@@ -188,19 +256,20 @@ class TokenUNet(nn.Module):
                 "at least 2 levels, 0 tokens and 0 layers are needed, "
                 f"got {tuple(channels)=}, {num_tokens=}, {transformer_layers=}"
             )
-        conv, width = conv_nd(spatial_dims), channels[-1]
+        width = channels[-1]
         token_width = token_dim or width
         if (transformer_layers or token_dim) and not num_tokens:
             raise ValueError(f"no tokens to process: {num_tokens=}, {transformer_layers=}, {token_dim=}")
         if transformer_layers and token_width % transformer_heads:
             raise ValueError(f"tokens of width {token_width} cannot be split into {transformer_heads=}")
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
-        self.stride = 2 ** (len(channels) - 1)
+        steps = level_strides(strides, len(channels) - 1, spatial_dims, "strides")
+        self.stride = tuple(map(prod, zip(*steps, strict=True)))
 
-        pairs = list(pairwise(channels))
         self.stem = ResBlock(in_channels, channels[0], spatial_dims=spatial_dims)
         self.encoder = nn.ModuleList(
-            ResBlock(fine, coarse, spatial_dims=spatial_dims, resample="down") for fine, coarse in pairs
+            ResBlock(fine, coarse, spatial_dims=spatial_dims, resample="down", stride=stride)
+            for (fine, coarse), stride in zip(pairwise(channels), steps, strict=True)
         )
         self.token_learner: TokenLearner | None = None
         if num_tokens:
@@ -217,13 +286,16 @@ class TokenUNet(nn.Module):
                     for _ in range(transformer_layers)
                 )
             )  # fmt: skip
-        self.decoder = nn.ModuleList(
-            ResBlock(coarse, fine, spatial_dims=spatial_dims, resample="up") for fine, coarse in reversed(pairs)
-        )
-        self.head = nn.Sequential(conv(channels[0], head_channels, 1), nn.GELU(), conv(head_channels, out_channels, 1))
+        self.decoder = TokenUNetDecoder(
+            channels, out_channels, spatial_dims=spatial_dims, strides=steps, head_channels=head_channels,
+            aux_heads=aux_heads,
+        )  # fmt: skip
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: image, (B, in_channels, *spatial) of any size -> logits, (B, K, *spatial)."""
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """x: image, (B, in_channels, *spatial) of any size -> logits, (B, K, *spatial).
+
+        With deep supervision a list: these, and those of each auxiliary head.
+        """
         check_image(x, self.spatial_dims, self.in_channels)
         size = x.shape[2:]
         x = self.stem(pad_for_instance_norm(x, self.stride))
@@ -234,6 +306,4 @@ class TokenUNet(nn.Module):
         if self.token_learner is not None:
             tokens, _ = self.token_learner(x)
             x = self.token_fuser(x, self.to_channels(self.transformer(self.to_tokens(tokens))))
-        for block, skip in zip(self.decoder, reversed(skips), strict=True):
-            x = block(x) + skip
-        return crop(self.head(x), size)
+        return self.decoder(x, skips, size)

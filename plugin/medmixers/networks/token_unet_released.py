@@ -90,7 +90,7 @@ class GatedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C_in, *spatial) -> (B, C_out, *spatial), halved or doubled."""
-        return self.gate(resampled_shortcut(x, self.shortcut, self.resample), self.branch(x))
+        return self.gate(resampled_shortcut(x, self.shortcut, self.resample, (2,) * (x.ndim - 2)), self.branch(x))
 
 
 class TokenMasks(nn.Linear):
