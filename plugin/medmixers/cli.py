@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-Size = tuple[int, ...]
+from medmixers.nnunet.commands import NnUNet, Size
 
 
 class List:
@@ -90,22 +90,6 @@ class Explain:
         return f"{len(maps)} token attention maps of {image}: {out}"
 
 
-class NnUNet:
-    """nnU-Net v2 with this package's trainers."""
-
-    def env(self) -> str:
-        """Shell lines that let nnU-Net find the trainers: eval "$(medmixers nnunet env)"."""
-        from medmixers.nnunet.environment import export_lines
-
-        return export_lines()
-
-    def run(self, command: str, *arguments: Any) -> None:
-        """Run a stock nnU-Net command with the trainers in its reach."""
-        from medmixers.nnunet.environment import run_stock_command
-
-        raise SystemExit(run_stock_command(command, *arguments))
-
-
 class MedMixers:
     """Token mixers for medical imaging: networks for nnU-Net v2 and MONAI."""
 
@@ -184,6 +168,13 @@ def _whole_number(name: str, word: str) -> int:
         raise ValueError(f"{name} must be a whole number, got {word!r}") from None
 
 
+def _number(name: str, word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise ValueError(f"{name} must be a number, got {word!r}") from None
+
+
 def _truth(name: str, word: str | bool) -> bool:
     truths = {"True": True, "true": True, "False": False, "false": False}
     if isinstance(word, str) and word not in truths:
@@ -199,7 +190,13 @@ def _size(name: str, word: str) -> Size:
 
 
 # by the annotation of a command's parameter; any other is taken as it was typed, a folder named 900 too
-_READERS: Mapping[str, Callable[[str, Any], Any]] = {"int": _whole_number, "bool": _truth, "Size": _size}
+_READERS: Mapping[str, Callable[[str, Any], Any]] = {
+    "int": _whole_number,
+    "float": _number,
+    "bool": _truth,
+    "Size": _size,
+    "Size | None": _size,
+}
 
 
 def _find_command(words: list[str]) -> tuple[Any, list[str]]:

@@ -9,16 +9,26 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from medmixers.nnunet.accumulation import AccumulatingSGD
 from medmixers.recipes import TrainingRecipe
 
 
-def build_optimizer(recipe: TrainingRecipe, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The recipe's optimizer over ``parameters``; momentum, where the recipe has one, is Nesterov's."""
+def build_optimizer(
+    recipe: TrainingRecipe, parameters: Iterable[nn.Parameter], *, accumulate: int = 1
+) -> torch.optim.Optimizer:
+    """The recipe's optimizer over ``parameters``; momentum, where the recipe has one, is Nesterov's.
+
+    Args:
+        accumulate: batches for one update.
+    """
     if recipe.optimizer == "AdamW":
+        if accumulate > 1:
+            raise ValueError(f"AdamW has no accumulation of gradients here, got {accumulate=}")
         return torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     if recipe.optimizer == "SGD":
-        return torch.optim.SGD(
+        return AccumulatingSGD(
             parameters,
+            accumulate=accumulate,
             lr=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             momentum=recipe.momentum,

@@ -1,7 +1,7 @@
-"""The trainer base: a subclass names a network and a recipe, nnU-Net does the rest.
+"""The trainer base: a subclass names a recipe and, if it is to work on stock plans, a network. nnU-Net does the rest.
 
-Only data differ from the stock trainer: the architecture in the plans, the optimizer and its schedule, the
-length of the run. Patch and batch size, augmentation, loss and evaluation are nnU-Net's own.
+Only data differ from the stock trainer: the architecture in the plans, the optimizer and its schedule, the start
+weights, the length of the run. Augmentation, loss and evaluation are nnU-Net's own.
 """
 
 from __future__ import annotations
@@ -9,13 +9,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from copy import deepcopy
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
 
+from medmixers.networks.weights import TIMM_PREFIX, load_weights
 from medmixers.nnunet.architecture import plans_architecture
 from medmixers.nnunet.schedule import RecipeSchedule, build_optimizer
 from medmixers.recipes import RECIPES
@@ -26,23 +31,28 @@ RUN_LENGTH_VARIABLES = {
     "MEDMIXERS_ITERATIONS_PER_EPOCH": "num_iterations_per_epoch",
     "MEDMIXERS_VAL_ITERATIONS_PER_EPOCH": "num_val_iterations_per_epoch",
 }
+PRETRAINED_VARIABLE = "MEDMIXERS_PRETRAINED"
 
 
 class nnUNetTrainerMedMixers(nnUNetTrainer):
     """Base of this package's trainers. A subclass sets class attributes and nothing else.
 
-    ``recipe`` gives optimizer, learning rate, its schedule and weight decay; the recipe's other fields (batch
-    size, loss, augmentation, epochs) describe the paper's own loop, and nnU-Net's take their place here. The
-    environment variables MEDMIXERS_EPOCHS, MEDMIXERS_ITERATIONS_PER_EPOCH and
-    MEDMIXERS_VAL_ITERATIONS_PER_EPOCH shorten a run (nnU-Net's own: 1000, 250, 50).
+    ``recipe`` gives optimizer, learning rate, its schedule and weight decay; the recipe's other fields (loss,
+    augmentation, epochs) describe the paper's own loop, and nnU-Net's take their place here. With ``accumulate``
+    as many batches make one update as fill the recipe's batch. ``network_name`` puts that network into the plans;
+    None keeps the plans' own.
+
+    Environment: MEDMIXERS_EPOCHS, MEDMIXERS_ITERATIONS_PER_EPOCH and MEDMIXERS_VAL_ITERATIONS_PER_EPOCH change the
+    length of a run (nnU-Net's own: 1000, 250, 50). MEDMIXERS_PRETRAINED, a file or "timm:NAME", gives the
+    encoder of a MetaFormer its start weights; :func:`medmixers.networks.weights.load_weights` says what it takes, and
+    the log what it did.
     """
 
     # Not `network`: nnUNetTrainer stores the module under that name.
-    network_name: ClassVar[str]
+    network_name: ClassVar[str | None] = None
     network_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     recipe: ClassVar[str]
-    # Option that gets the plan's patch size: nnU-Net pads smaller images to it, so every tile has that size.
-    patch_size_option: ClassVar[str | None] = None
+    accumulate: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -53,47 +63,59 @@ class nnUNetTrainerMedMixers(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's signature
     ) -> None:
         run_length = run_length_from_environment()  # first: a bad value must leave no folder behind
-        super().__init__(
-            self._with_network(plans, configuration),
-            configuration,
-            fold,
-            dataset_json,
-            device,
-        )
+        self.pretrained = pretrained_from_environment()
+        super().__init__(self._with_network(plans, configuration), configuration, fold, dataset_json, device)
         for attribute, value in run_length.items():
             setattr(self, attribute, value)
         recipe = RECIPES[self.recipe]
         self.initial_lr = recipe.learning_rate
         self.weight_decay = recipe.weight_decay
-        self.enable_deep_supervision = False
         self.save_every = max(1, self.num_epochs // 20)  # nnU-Net's 50 of 1000, so a short run can resume too
 
     @classmethod
     def _with_network(cls, plans: dict[str, Any], configuration: str) -> dict[str, Any]:
-        """A copy of nnU-Net's plans whose ``configuration`` holds this trainer's network.
+        """A copy of nnU-Net's plans whose ``configuration`` holds this trainer's network and a patch that fits it.
 
         nnU-Net saves the plans it was given beside the weights and rebuilds the network from them, so
         training, validation and prediction agree. Raises nnU-Net's RuntimeError for a configuration that the
         plans do not have.
         """
         changed = deepcopy(plans)
-        patch_size = [int(size) for size in PlansManager(changed).get_configuration(configuration).patch_size]
-        options = dict(cls.network_options)
-        if cls.patch_size_option is not None:
-            options[cls.patch_size_option] = patch_size
-        changed["configurations"][configuration]["architecture"] = plans_architecture(
-            cls.network_name, spatial_dims=len(patch_size), **options
-        )
+        row = PlansManager(changed).get_configuration(configuration)
+        if cls.network_name is not None:
+            architecture, patch_size = plans_architecture(
+                cls.network_name,
+                patch_size=row.patch_size,
+                pools=row.pool_op_kernel_sizes,
+                options=cls.network_options,
+            )
+            changed["configurations"][configuration].update(architecture=architecture, patch_size=patch_size)
         return changed
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, RecipeSchedule]:
         """The recipe's optimizer, and its learning rate over ``num_epochs``."""
         recipe = RECIPES[self.recipe]
-        optimizer = build_optimizer(recipe, self.network.parameters())
+        batches = 1
+        if self.accumulate:
+            wanted = recipe.batch_size * recipe.accumulate_batches
+            batches = max(1, round(wanted / self.configuration_manager.batch_size))
+        optimizer = build_optimizer(recipe, self.network.parameters(), accumulate=batches)
         return optimizer, RecipeSchedule(optimizer, recipe, self.num_epochs)
 
-    def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        """Nothing to switch: the networks return one tensor. Stock code sets ``network.decoder`` here."""
+    def on_train_start(self) -> None:
+        """nnU-Net's own, after the start weights of a training that begins."""
+        if not self.was_initialized:
+            self.initialize()
+        if self.pretrained and self.current_epoch == 0:
+            report = load_weights(plain_network(self.network), self.pretrained, warm_start=True)
+            self.print_to_log_file(f"start weights {self.pretrained}: {report}")
+        super().on_train_start()
+
+
+def plain_network(network: nn.Module) -> nn.Module:
+    """The module inside nnU-Net's wrappers for distributed and compiled training."""
+    inner = network.module if isinstance(network, DistributedDataParallel) else network
+    return inner._orig_mod if isinstance(inner, OptimizedModule) else inner
 
 
 def run_length_from_environment() -> dict[str, int]:
@@ -107,6 +129,14 @@ def run_length_from_environment() -> dict[str, int]:
         for variable, attribute in RUN_LENGTH_VARIABLES.items()
         if variable in os.environ
     }
+
+
+def pretrained_from_environment() -> str:
+    """Where the start weights are, "" for none. Raises ValueError for a file that is not there."""
+    source = os.environ.get(PRETRAINED_VARIABLE, "")
+    if source and not source.startswith(TIMM_PREFIX) and not Path(source).is_file():
+        raise ValueError(f"{PRETRAINED_VARIABLE} must be a weights file or {TIMM_PREFIX}NAME, got {source!r}")
+    return source
 
 
 def _positive_integer(variable: str, text: str) -> int:

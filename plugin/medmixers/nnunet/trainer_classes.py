@@ -9,29 +9,48 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from medmixers.mixers import TOKEN_MIXERS
-from medmixers.mixers.build import mixer_option_names
 from medmixers.nnunet.trainer import nnUNetTrainerMedMixers
 
 
+class nnUNetTrainerKeuth2025(nnUNetTrainerMedMixers):
+    """The plans' network with the study's recipe: AdamW, warm-up, one cosine cycle."""
+
+    recipe = "keuth2025_segmentation"
+
+
+class nnUNetTrainerTshimanga2026(nnUNetTrainerMedMixers):
+    """The plans' network with Token-UNet's recipe: SGD with Nesterov momentum, cosine, 16 patches an update."""
+
+    recipe = "tshimanga2026"
+    accumulate = True
+
+
 class nnUNetTrainerTokenUNet(nnUNetTrainerMedMixers):
-    """Token-UNet with its Transformer."""
+    """Token-UNet with its Transformer, on any plans."""
 
     network_name = "token_unet"
     recipe = "tshimanga2026"
 
 
 class nnUNetTrainerTokenUNetNoTransformer(nnUNetTrainerMedMixers):
-    """Token-UNet without the Transformer: TokenLearner and TokenFuser only."""
+    """Token-UNet without the Transformer, on any plans: TokenLearner and TokenFuser only."""
 
     network_name = "token_unet_no_transformer"
     recipe = "tshimanga2026"
 
 
 class nnUNetTrainerUNetStarStar(nnUNetTrainerMedMixers):
-    """UNet**, the convolutional part of Token-UNet."""
+    """UNet**, the convolutional part of Token-UNet, on any plans."""
 
     network_name = "unet_star_star"
     recipe = "tshimanga2026"
+
+
+class nnUNetTrainerMedUNeXt(nnUNetTrainerMedMixers):
+    """MedUNeXt of Xue et al. on any plans, with Keuth's recipe: Xue et al. used Adam, batch size 12, 100 epochs."""
+
+    network_name = "med_unext"
+    recipe = "keuth2025_segmentation"
 
 
 def metaformer_trainer_name(mixer: str) -> str:
@@ -41,26 +60,26 @@ def metaformer_trainer_name(mixer: str) -> str:
 
 def _metaformer_trainer(mixer: str) -> type[nnUNetTrainerMedMixers]:
     """MetaFormer S12 with one token mixer in all stages and the SegFormer decoder."""
-    # Global attention takes a feature size too, but for the positional embedding only, which is off here.
-    sized = "feature_size" in mixer_option_names(mixer) and mixer != "global_attention"
     attributes = {
         "__module__": __name__,  # where pickle looks for it
-        "__doc__": f"MetaFormer S12 with {mixer.replace('_', ' ')} as token mixer, SegFormer decoder.",
+        "__doc__": f"MetaFormer S12 with {mixer.replace('_', ' ')} as token mixer, SegFormer decoder, on any plans.",
         "network_name": "metaformer_segformer_s12",
         "network_options": MappingProxyType({"mixer": mixer}),
-        "patch_size_option": "input_size" if sized else None,
         "recipe": "keuth2025_segmentation",
     }
     return type(metaformer_trainer_name(mixer), (nnUNetTrainerMedMixers,), attributes)
 
 
-_TOKEN_UNETS: tuple[type[nnUNetTrainerMedMixers], ...] = (
+_NAMED: tuple[type[nnUNetTrainerMedMixers], ...] = (
+    nnUNetTrainerKeuth2025,
+    nnUNetTrainerTshimanga2026,
     nnUNetTrainerTokenUNet,
     nnUNetTrainerTokenUNetNoTransformer,
     nnUNetTrainerUNetStarStar,
+    nnUNetTrainerMedUNeXt,
 )
 # Every trainer by its class name; a mixer that joins TOKEN_MIXERS gets its trainer here.
 TRAINERS: dict[str, type[nnUNetTrainerMedMixers]] = {
-    trainer.__name__: trainer for trainer in (*_TOKEN_UNETS, *map(_metaformer_trainer, TOKEN_MIXERS))
+    trainer.__name__: trainer for trainer in (*_NAMED, *map(_metaformer_trainer, TOKEN_MIXERS))
 }
 globals().update(TRAINERS)

@@ -1,0 +1,45 @@
+"""Gradient accumulation in the optimizer, so that nnU-Net's training step stays nnU-Net's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class AccumulatingSGD(torch.optim.SGD):
+    """SGD that updates on every ``accumulate``-th call of ``step``, with the mean of the gradients of these calls.
+
+    nnU-Net clears the gradients, unscales and clips them in each training step. So each call here takes the finished
+    gradients of its own batch into a sum apart; with clipping, the mean is of clipped gradients. A batch that
+    the gradient scaler skips for an overflow does not count. A sum that is not full is not part of the checkpoint:
+    resuming loses at most ``accumulate - 1`` batches.
+
+    Args:
+        parameters, options: as of torch.optim.SGD.
+        accumulate: calls for one update.
+    """
+
+    def __init__(self, parameters: Any, *, accumulate: int, **options: Any) -> None:
+        if accumulate < 1:
+            raise ValueError(f"accumulate must be at least 1, got {accumulate}")
+        super().__init__(parameters, **options)
+        self.accumulate, self.calls = accumulate, 0
+        self.sums: dict[Tensor, Tensor] = {}
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take the gradients; on every ``accumulate``-th call update the parameters."""
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        for p in parameters:
+            if p.grad is not None:
+                part = p.grad / self.accumulate
+                self.sums[p] = self.sums[p].add_(part) if p in self.sums else part
+        self.calls += 1
+        if self.calls < self.accumulate:
+            return None
+        for p in parameters:
+            p.grad = self.sums.get(p)
+        self.sums, self.calls = {}, 0
+        return super().step(closure)

@@ -1,0 +1,269 @@
+"""Plans for this package's networks beside nnU-Net's own, for ``medmixers nnunet plan``.
+
+nnU-Net's ExperimentPlanner does the planning: spacing, normalisation, topology, the search for a patch size. Two things
+are ours: the network in the plans, and the memory that the search asks for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+from medmixers.factory import check_options
+from medmixers.nnunet.architecture import (
+    check_segmentation,
+    create_network_from_plans,
+    first_stage_tokens,
+    network_option_names,
+    plans_architecture,
+)
+from medmixers.nnunet.memory import GIB, TrainingMemory, training_memory
+from medmixers.variants import NETWORKS
+
+STOCK_PLANS = "nnUNetPlans"
+SMALLEST_PATCH = 32  # voxels along an axis, or the data's size: below it a plan makes no sense and is refused
+# Attention and random mixing relate all pairs of a stage's tokens; at 32^3 of them a step already takes 2 * 10^9 pairs
+# in each block, and a random matrix 4 GiB.
+PAIRWISE_MIXERS = {"global_attention", "random_mixing", "spatial_fc"}
+MOST_PAIRWISE_TOKENS = 32**3
+PLANNED_OPTIONS = {"aux_heads", "input_size", "stage_strides", "strides"}  # which the planner sets
+# What must be equal for preprocessed data to be shared.
+PREPROCESSING_KEYS = (
+    "preprocessor_name", "spacing", "normalization_schemes", "use_mask_for_norm", "resampling_fn_data",
+    "resampling_fn_data_kwargs", "resampling_fn_seg", "resampling_fn_seg_kwargs",
+)  # fmt: skip
+
+
+class MedMixersPlanner(ExperimentPlanner):
+    """nnU-Net's planner with one of this package's networks.
+
+    Args:
+        dataset_name_or_id, gpu_memory_target_in_gb, plans_name: as of ExperimentPlanner, and its further arguments.
+        network: a segmentation network.
+        options: of the network.
+        patch_sizes: number of axes -> patch size to plan with, in the order of the preprocessed axes; other
+            configurations' patches are searched.
+    """
+
+    def __init__(
+        self,
+        dataset_name_or_id: str | int,
+        gpu_memory_target_in_gb: float = 8,
+        preprocessor_name: str = "DefaultPreprocessor",
+        plans_name: str = "MedMixersPlans",
+        overwrite_target_spacing: Sequence[float] | None = None,
+        suppress_transpose: bool = False,
+        *,
+        network: str,
+        options: Mapping[str, Any],
+        patch_sizes: Mapping[int, Sequence[int]],
+    ) -> None:
+        super().__init__(
+            dataset_name_or_id, gpu_memory_target_in_gb, preprocessor_name, plans_name, overwrite_target_spacing,
+            suppress_transpose,
+        )  # fmt: skip
+        self.network, self.options, self.patch_sizes = network, dict(options), dict(patch_sizes)
+        # The stock search compares estimate(batch 2) with reference * target / 8: both in GiB then.
+        self.UNet_reference_val_2d = self.UNet_reference_val_3d = self.UNet_reference_val_corresp_GB
+        self.UNet_reference_val_corresp_bs_2d = self.UNet_reference_val_corresp_bs_3d = 2
+        self.estimates: dict[str, float] = {}
+        self._counted: dict[str, TrainingMemory] = {}
+        self._median: list[int] = []
+        stock = Path(nnUNet_preprocessed) / self.dataset_name / f"{STOCK_PLANS}.json"
+        self._stock = json.loads(stock.read_text())["configurations"] if stock.is_file() else {}
+
+    def static_estimate_VRAM_usage(
+        self, patch_size: Sequence[int], input_channels: int, output_channels: int, _: str, arch_kwargs: dict, __: Any
+    ) -> float:
+        """GiB of our network at batch 2 for a patch and the strides that nnU-Net tries on it; inf for too many tokens.
+
+        Raises ValueError when the smallest patch is reached and does not fit: nnU-Net would shrink it to nothing.
+        """
+        if len(patch_size) in self.patch_sizes:
+            return 1e-9  # no search
+        architecture, patch = self._architecture(patch_size, arch_kwargs["strides"])
+        memory = self._memory(architecture, patch, input_channels, output_channels)
+        excess = self._excess(architecture, patch, memory)
+        axes = list(zip(patch_size, self._median, strict=True))
+        small = all(size <= min(SMALLEST_PATCH, median) for size, median in axes)
+        if excess and (small or any(size < min(self.UNet_featuremap_min_edge_length, median) for size, median in axes)):
+            raise ValueError(excess)
+        return float("inf") if excess else memory.gib(2)
+
+    def get_plans_for_configuration(
+        self,
+        spacing: Sequence[float],
+        median_shape: Sequence[int],
+        data_identifier: str,
+        approximate_n_voxels_dataset: float,
+        _cache: dict,
+    ) -> dict[str, Any]:
+        """nnU-Net's configuration with our network, patch and batch size; stock preprocessed data where it fits."""
+        self._median = [int(size) for size in median_shape][: len(spacing)]
+        plan = super().get_plans_for_configuration(
+            spacing, median_shape, data_identifier, approximate_n_voxels_dataset, _cache
+        )
+        patch, pools = plan["patch_size"], plan["architecture"]["arch_kwargs"]["strides"]
+        if len(patch) in self.patch_sizes:
+            patch = self.patch_sizes[len(patch)]
+            topology = get_pool_and_conv_props(spacing, patch, self.UNet_featuremap_min_edge_length, 999999)
+            pools, patch = topology[1], topology[3]
+        architecture, patch = self._architecture(patch, pools)
+        memory = self._memory(architecture, patch, self._channels, len(self.dataset_json["labels"]))
+        excess = self._excess(architecture, patch, memory)
+        if excess:
+            raise ValueError(excess)
+        room = int((self.UNet_vram_target_GB * GIB - memory.fixed) // memory.sample)
+        # nnU-Net's own bounds: at most 5 % of the dataset's voxels in a batch, at least 2 patches
+        share = round(approximate_n_voxels_dataset * self.max_dataset_covered / np.prod(patch, dtype=np.float64))
+        batch_size = max(min(room, share), self.UNet_min_batch_size)
+        plan.update(patch_size=patch, batch_size=batch_size, architecture=architecture)
+        configuration = data_identifier.removeprefix(self.plans_identifier + "_")
+        self.estimates[configuration] = memory.gib(batch_size)
+        if _same_preprocessing(plan, self._stock.get(configuration)):
+            plan["data_identifier"] = self._stock[configuration]["data_identifier"]
+        return plan
+
+    @property
+    def _channels(self) -> int:
+        return len(self.dataset_json.get("channel_names", self.dataset_json.get("modality")))
+
+    def _architecture(
+        self, patch_size: Sequence[int], pools: Sequence[Sequence[int]]
+    ) -> tuple[dict[str, Any], list[int]]:
+        return plans_architecture(
+            self.network, patch_size=[int(size) for size in patch_size], pools=pools, options=self.options
+        )
+
+    def _memory(
+        self, architecture: Mapping[str, Any], patch_size: Sequence[int], in_channels: int, out_channels: int
+    ) -> TrainingMemory:
+        key = json.dumps([architecture["arch_kwargs"], list(patch_size)])
+        if key not in self._counted:
+            options = {**architecture["arch_kwargs"], "deep_supervision": True}
+            build = partial(create_network_from_plans, in_channels, out_channels, **options)
+            self._counted[key] = training_memory(build, in_channels, patch_size)
+        return self._counted[key]
+
+    def _excess(self, architecture: Mapping[str, Any], patch_size: Sequence[int], memory: TrainingMemory) -> str:
+        """Why the network cannot train on this patch; empty if it can."""
+        tokens = first_stage_tokens(architecture, patch_size)
+        patch = " x ".join(map(str, patch_size))
+        mixer = {**NETWORKS[self.network].arguments, **self.options}.get("mixer", "")
+        mixers = {mixer} if isinstance(mixer, str) else set(mixer)
+        named = self.network + (f" with {', '.join(sorted(mixers))}" if tokens else "")
+        if tokens and tokens > MOST_PAIRWISE_TOKENS and mixers & PAIRWISE_MIXERS:
+            return (
+                f"{named} relates all pairs of tokens: a patch of {patch} has {tokens} in the first stage, "
+                f"the limit is {MOST_PAIRWISE_TOKENS}"
+            )
+        if memory.gib(2) <= self.UNet_vram_target_GB:
+            return ""
+        counted = f", {tokens} tokens in the first stage," if tokens else ""
+        return (
+            f"{named} does not fit into {self.UNet_vram_target_GB:g} GB: a patch of {patch}{counted} needs about "
+            f"{memory.gib(2):.1f} GB at batch size 2"
+        )
+
+
+def plan_network(
+    dataset: int,
+    network: str,
+    *,
+    gpu_memory_gb: float = 8,
+    plans_name: str | None = None,
+    patch_size: Sequence[int] | None = None,
+    **options: Any,
+) -> str:
+    """Write the plans of a network for a dataset that nnU-Net has planned or fingerprinted.
+
+    Args:
+        dataset: its number.
+        network: a segmentation network.
+        gpu_memory_gb: that a training step may take, in GiB; estimated, see :mod:`medmixers.nnunet.memory`.
+        plans_name: of the file and for ``-p``; None makes it of the network and its options.
+        patch_size: in voxels, of all configurations with that many axes, instead of nnU-Net's search.
+        options: of the network.
+
+    Returns:
+        What was planned, and the commands that come next.
+
+    Raises:
+        ValueError: an unknown network or option, a name that is taken by nnU-Net, a dataset without a fingerprint, or
+            a network that does not fit.
+    """
+    check_segmentation(network)
+    valid = set(network_option_names(network)) - PLANNED_OPTIONS
+    check_options(f"a plan of network {network!r}", options, sorted(valid))
+    name = plans_name or default_plans_name(network, options)
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*", name) or name == STOCK_PLANS:
+        raise ValueError(f"plans_name must be letters and digits and not {STOCK_PLANS}, got {name!r}")
+    if not gpu_memory_gb > 0:
+        raise ValueError(f"gpu_memory_gb must be positive, got {gpu_memory_gb:g}")
+    if patch_size is not None and (len(patch_size) not in (2, 3) or min(patch_size) < 1):
+        raise ValueError(f"patch_size must be 2 or 3 positive integers, got {tuple(patch_size)}")
+    planners: list[MedMixersPlanner] = []
+
+    def planner(*arguments: Any, **keywords: Any) -> MedMixersPlanner:
+        patches = {} if patch_size is None else {len(patch_size): patch_size}
+        planners.append(MedMixersPlanner(*arguments, network=network, options=options, patch_sizes=patches, **keywords))
+        return planners[-1]
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints whole plans
+            plans, _ = plan_experiment_dataset(
+                dataset, planner, gpu_memory_target_in_gb=gpu_memory_gb, overwrite_plans_name=name
+            )
+    except RuntimeError as error:  # nnU-Net's word for a dataset that is not there or has no fingerprint
+        raise ValueError(f"dataset {dataset}: {re.sub(r' [(]see .*', '', str(error).splitlines()[0])}") from None
+    return _summary(dataset, plans, planners[0].estimates)
+
+
+def default_plans_name(network: str, options: Mapping[str, Any]) -> str:
+    """``MetaformerSegformerS12GroupedConvKernelSize5Plans``: one file, and so one results folder, for each network."""
+    words = [network, *(str(value) if key == "mixer" else f"{key}_{value}" for key, value in options.items())]
+    return "".join(word[:1].upper() + word[1:] for word in re.split(r"[^A-Za-z0-9]+", " ".join(words))) + "Plans"
+
+
+def _same_preprocessing(plan: Mapping[str, Any], stock: Mapping[str, Any] | None) -> bool:
+    if stock is None:
+        return False
+    plain = json.loads(json.dumps({key: plan[key] for key in PREPROCESSING_KEYS}, default=lambda array: array.tolist()))
+    return all(
+        np.allclose(plain[key], stock[key]) if key == "spacing" else plain[key] == stock[key] for key in plain
+    )  # fmt: skip
+
+
+def _summary(dataset: int, plans: Mapping[str, Any], estimates: Mapping[str, float]) -> str:
+    name, configurations = plans["plans_name"], plans["configurations"]
+    folder = Path(nnUNet_preprocessed) / maybe_convert_to_dataset_name(dataset)
+    lines, missing = [f"{folder / name}.json"], []
+    for configuration, gib in estimates.items():
+        row = configurations.get(configuration)
+        if row is None:
+            continue  # nnU-Net planned a 3d_lowres and dropped it
+        strides = " ".join("x".join(map(str, stride)) for stride in row["architecture"]["arch_kwargs"]["strides"])
+        patch = " x ".join(map(str, row["patch_size"]))
+        lines.append(
+            f"{configuration}: patch {patch}, batch size {row['batch_size']}, strides {strides}, "
+            f"about {gib:.1f} GB, data {row['data_identifier']}"
+        )
+        if not (folder / row["data_identifier"]).is_dir():
+            missing.append(configuration)
+    if missing:
+        lines.append(f"preprocess first: nnUNetv2_preprocess -d {dataset} -plans_name {name} -c {' '.join(missing)}")
+    lines.append(f"train: nnUNetv2_train {dataset} {next(iter(estimates))} 0 -p {name}")
+    return "\n".join(lines)
