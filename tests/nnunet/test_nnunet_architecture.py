@@ -3,11 +3,12 @@
 import json
 import pydoc
 
+import numpy as np
 import pytest
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-from medmixers import create_network
+from medmixers import create_network, list_mixers
 from medmixers.nnunet.architecture import (
     NETWORK_CLASS_NAME,
     create_network_from_plans,
@@ -17,10 +18,9 @@ from medmixers.nnunet.architecture import (
 
 def from_plans(deep_supervision, name, **options):
     """Build as nnU-Net does, after the plans went through a file."""
-    row = json.loads(json.dumps(plans_architecture(name, **options)))
+    arguments = json.loads(json.dumps({"name": name, **options}))
     return get_network_from_plans(
-        row["network_class_name"], row["arch_kwargs"], row["_kw_requires_import"], 2, 3,
-        allow_init=True, deep_supervision=deep_supervision,
+        NETWORK_CLASS_NAME, arguments, [], 2, 3, allow_init=True, deep_supervision=deep_supervision
     )  # fmt: skip
 
 
@@ -49,9 +49,110 @@ def test_keys_are_the_plain_networks(name, options, spatial_dims):
         assert torch.equal(ours.eval()(image), plain.eval()(image))
 
 
-def test_deep_supervision_is_refused():
-    with pytest.raises(ValueError, match=r"'unet_star_star' has no deep supervision heads"):
+TINY = {"depths": [1, 1, 1, 1], "dims": [16, 16, 16, 16], "decoder_channels": 8}
+
+
+def planned(name, patch_size, pools, **options):
+    """The plans' entry after it went through a file, and the patch."""
+    architecture, patch = plans_architecture(name, patch_size=patch_size, pools=pools, options=options)
+    return json.loads(json.dumps(architecture)), patch
+
+
+def build(row, deep_supervision):
+    return get_network_from_plans(
+        row["network_class_name"], row["arch_kwargs"], row["_kw_requires_import"], 1, 3,
+        allow_init=True, deep_supervision=deep_supervision,
+    )  # fmt: skip
+
+
+POOLS = [[1] * 3, [1, 2, 2], [1, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]]
+# name, options, strides that follow from POOLS on a patch of 12 x 128 x 96, and from five halvings of 64 x 32
+NETWORKS = {
+    **{
+        f"metaformer {mixer}": (
+            "metaformer_segformer_s12",
+            {**TINY, "mixer": mixer},
+            [[1] * 3, [1, 4, 4], [2, 2, 2], [2, 2, 2], [1, 2, 2]],
+            [[1] * 2, [4, 4], [2, 2], [2, 2], [2, 2]],
+        )
+        for mixer in list_mixers()
+    },
+    "stem of 2": (
+        "metaformer_segformer_s12",
+        {**TINY, "stem_stride": 2},
+        [[1] * 3, [1, 2, 2], [1, 2, 2], [2, 2, 2], [2, 2, 2]],
+        [[1] * 2, [2, 2], [2, 2], [2, 2], [2, 2]],
+    ),
+    "token_unet": (
+        "token_unet",
+        {"channels": [4, 8, 12, 16], "transformer_heads": 4},
+        [[1] * 3, [1, 2, 2], [1, 2, 2], [2, 2, 2]],
+        [[1] * 2, [2, 2], [2, 2], [2, 2]],
+    ),
+    "med_unext": (
+        "med_unext",
+        {"channels": [4, 6, 8, 8, 8], "med_depth": 1},
+        [[1] * 3] + [[2] * 3] * 5,
+        [[1] * 2] + [[2] * 2] * 5,
+    ),
+    "swin_unetr": (
+        "swin_unetr_tshimanga2026", {"feature_size": 12}, [[1] * 3, [2] * 3, [16] * 3], [[1] * 2, [2] * 2, [16] * 2]
+    ),
+    "unet": ("unet_tshimanga2026", {}, [[1] * 3, [2] * 3, [16] * 3], [[1] * 2, [2] * 2, [16] * 2]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("case", NETWORKS)
+def test_every_network_fits_nnunets_deep_supervision(case, spatial_dims):
+    name, options, *strides = NETWORKS[case]
+    patch_size, pools = ([12, 128, 96], POOLS) if spatial_dims == 3 else ([64, 32], [[1, 1]] + [[2, 2]] * 5)
+    row, patch = planned(name, patch_size, pools, **options)
+    assert row["arch_kwargs"]["strides"] == strides[3 - spatial_dims]
+    products = np.prod(row["arch_kwargs"]["strides"], axis=0)
+    assert [size % product for size, product in zip(patch, products, strict=True)] == [0] * spatial_dims
+    assert patch == patch_size or products.tolist() == [32] * spatial_dims
+
+    torch.manual_seed(0)
+    on, off = build(row, True), build(row, False).eval()
+    assert on.state_dict().keys() == off.state_dict().keys()
+    off.load_state_dict(on.state_dict())
+    image = torch.randn(2, 1, *patch)
+    if spatial_dims == 3 and "unet" not in name:
+        image = image[:1]
+    outputs = on.eval()(image)  # a list in validation too: nnU-Net's validation step takes the first
+    scales = (1 / np.cumprod(row["arch_kwargs"]["strides"], axis=0))[:-1]
+    assert [list(output.shape[2:]) for output in outputs] == [[round(x) for x in patch * scale] for scale in scales]
+    with torch.no_grad():
+        torch.testing.assert_close(off(image), outputs[0])
+    # Off, what takes no part in the output is frozen: DistributedDataParallel waits for every trainable parameter.
+    off.train()(image).sum().backward()
+    without = {key for key, p in off.named_parameters() if p.grad is None}
+    assert without == {key for key, p in off.named_parameters() if not p.requires_grad}
+    assert all(".seg_layers." in key for key in without)
+
+
+def test_deep_supervision_without_strides_is_refused():
+    with pytest.raises(ValueError, match=r"deep supervision of network 'unet_star_star' needs strides"):
         from_plans(True, "unet_star_star", spatial_dims=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "strides", "message"),
+    [
+        ("token_unet", [[2] * 3] * 4, "the first of the plans' strides must be all ones"),
+        ("token_unet", [[1] * 3, [2] * 3], "strides must be 1, 2 or 3 strides"),
+        ("med_unext", [[1] * 3, [2] * 3], r"network 'med_unext' has the strides \(2, 2, 2, 2, 2\) behind the first"),
+    ],
+)
+def test_strides_that_a_network_cannot_have_are_named(name, strides, message):
+    with pytest.raises(ValueError, match=message):
+        from_plans(True, name, spatial_dims=3, strides=strides)
+
+
+def test_a_stem_that_cannot_be_planned_is_named():
+    with pytest.raises(ValueError, match="stem_stride must be a power of 2 to be planned, got 3"):
+        planned("metaformer_segformer_s12", [32, 32], [[1, 1]], stem_stride=3)
 
 
 def test_a_classifier_is_refused():

@@ -4,6 +4,7 @@ import pickle
 import sys
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
@@ -50,12 +51,20 @@ def test_plans_hold_the_network_and_rebuild_it(
     saved = trainer.plans_manager.plans["configurations"]
     row = saved[configuration]["architecture"]
     options = dict(row["arch_kwargs"])
+    if trainer.network_name is None:
+        assert saved == stock_plans["configurations"]
+        return
 
     assert row["network_class_name"] == "medmixers.nnunet.architecture.create_network_from_plans"
     assert options.pop("name") == trainer.network_name
     assert options.pop("spatial_dims") == len(patch_size)
-    bound = metaformer_trainer_name("random_mixing"), metaformer_trainer_name("spatial_fc")
+    bound = metaformer_trainer_name("random_mixing"), metaformer_trainer_name("spatial_fc"), "nnUNetTrainerMedUNeXt"
+    patch_size = [-(-size // 32) * 32 for size in patch_size] if name == "nnUNetTrainerMedUNeXt" else patch_size
+    assert saved[configuration]["patch_size"] == trainer.configuration_manager.patch_size == patch_size
     assert options.get("input_size") == (patch_size if name in bound else None)
+    strides = np.array(options.pop("strides"))
+    assert [size % step for size, step in zip(patch_size, strides.prod(0), strict=True)] == [0] * len(patch_size)
+    assert len(trainer._get_deep_supervision_scales()) == len(strides) - 1
     assert given["configurations"] == stock_plans["configurations"], "the caller's plans were changed"
     assert trainer.my_init_kwargs["plans"]["configurations"] == saved, "the checkpoint would hold other plans"
     others = {key: value for key, value in saved.items() if key != configuration}
@@ -64,11 +73,16 @@ def test_plans_hold_the_network_and_rebuild_it(
     network = trainer.build_network_architecture(
         trainer.plans_manager, trainer.configuration_manager, 1, 2, trainer.enable_deep_supervision
     )
-    plain = create_network(trainer.network_name, spatial_dims=len(patch_size), in_channels=1, out_channels=2, **options)
+    plain = create_network(
+        trainer.network_name, spatial_dims=len(patch_size), in_channels=1, out_channels=2, aux_heads=True, **options
+    )
     assert network.state_dict().keys() == plain.state_dict().keys()
     assert not hasattr(network, "initialize")  # nnU-Net would apply it over our own initialisation
     with torch.no_grad():
-        assert network.eval()(torch.zeros(1, 1, *patch_size)).shape == (1, 2, *patch_size)
+        assert network.eval()(torch.zeros(1, 1, *patch_size))[0].shape == (1, 2, *patch_size)
+        trainer.network = network
+        trainer.set_deep_supervision_enabled(False)  # nnU-Net's own
+        assert network(torch.zeros(1, 1, *patch_size)).shape == (1, 2, *patch_size)
 
 
 def test_optimizer_is_the_recipes(nnunet_folders, stock_plans, dataset_json):
