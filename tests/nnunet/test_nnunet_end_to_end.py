@@ -4,97 +4,21 @@ About a minute on two cores; most of it is nnU-Net's start, eight times.
 """
 
 import json
-import os
 import signal
-import subprocess
-import sysconfig
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from nnunet_workplace import AFFINE, MODEL, TRAINER, Workplace, write_cases
 
 from medmixers import create_network
-from medmixers.nnunet.environment import trainer_path
 
-TRAINER = "nnUNetTrainerTokenUNet"
-MODEL = ("900", "3d_fullres", "0")
-AFFINE = np.diag([1.5, 1.5, 1.5, 1.0])
-AFFINE[:3, 3] = 10, -20, 30
-
-
-class Workplace:
-    """nnU-Net's folders, and its commands run in them."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.raw = root / "nnUNet_raw" / "Dataset900_Cube"
-        self.model = root / "nnUNet_results" / "Dataset900_Cube" / f"{TRAINER}__nnUNetPlans__3d_fullres"
-        self.fold = self.model / "fold_0"
-        self.environment = {
-            **os.environ,
-            **{name: str(root / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")},
-            "nnUNet_extTrainer": trainer_path({}),
-            "nnUNet_def_n_proc": "1",
-            "nnUNet_n_proc_DA": "1",
-            "OMP_NUM_THREADS": "1",
-            "OMP_WAIT_POLICY": "PASSIVE",  # nnU-Net takes every core: waiting threads must not spin in parallel runs
-            "MEDMIXERS_ITERATIONS_PER_EPOCH": "2",
-            "MEDMIXERS_VAL_ITERATIONS_PER_EPOCH": "1",
-        }
-
-    def start(self, command: str, *arguments: str, **variables: str) -> subprocess.Popen:
-        script = Path(sysconfig.get_path("scripts")) / command
-        return subprocess.Popen(
-            [script, *arguments],
-            env={**self.environment, **variables},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-
-    def run(self, command: str, *arguments: str, **variables: str) -> str:
-        process = self.start(command, *arguments, **variables)
-        output, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, output[-4000:]
-        return output
-
-    def train(self, *flags: str, **variables: str) -> str:
-        # The augmenter runs in this process: planning is the one command that needs a worker.
-        return self.run(
-            "nnUNetv2_train",
-            *MODEL,
-            "-tr",
-            TRAINER,
-            "-device",
-            "cpu",
-            *flags,
-            nnUNet_n_proc_DA="0",
-            **variables,
-        )
-
-
-def write_cases(raw: Path) -> None:
-    """Five training and one test case of 32^3: a bright cube in noise."""
-    rng = np.random.default_rng(0)
-    for folder in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
-        (raw / folder).mkdir(parents=True)
-    for index in range(6):
-        part = "Tr" if index < 5 else "Ts"
-        label = np.zeros((32, 32, 32), np.uint8)
-        corner = rng.integers(4, 14, 3)
-        label[tuple(slice(start, start + 14) for start in corner)] = 1
-        image = (rng.normal(size=label.shape) + 5 * label).astype(np.float32)
-        nib.save(nib.Nifti1Image(image, AFFINE), raw / f"images{part}" / f"cube_{index}_0000.nii.gz")
-        nib.save(nib.Nifti1Image(label, AFFINE), raw / f"labels{part}" / f"cube_{index}.nii.gz")
-    row = {
-        "channel_names": {"0": "T1"},
-        "labels": {"background": 0, "cube": 1},
-        "numTraining": 5,
-        "file_ending": ".nii.gz",
-    }
-    (raw / "dataset.json").write_text(json.dumps(row))
+# A network that 250 iterations of the stock trainer fit in seconds, with nnU-Net's stock data.
+NETWORK = ("metaformer_segformer_s12", "--mixer", "grouped_conv", "--stem_stride", "2")
+NETWORK += ("--depths", "1,1,1,1", "--dims", "16,16,32,32", "--decoder_channels", "16")
+PLANS = "TinyMetaFormerPlans"
+STOCK_TRAINER = "nnUNetTrainer_1epoch"
 
 
 def kill_in_epoch(work: Workplace, epoch: int) -> None:
@@ -152,11 +76,12 @@ def test_saved_plans_rebuild_the_network(work):
     architecture = json.loads((work.model / "plans.json").read_text())["configurations"]["3d_fullres"]["architecture"]
     assert architecture == {
         "network_class_name": "medmixers.nnunet.architecture.create_network_from_plans",
-        "arch_kwargs": {"name": "token_unet", "spatial_dims": 3},
+        "arch_kwargs": {"name": "token_unet", "spatial_dims": 3, "strides": [[1] * 3, [2] * 3, [2] * 3, [2] * 3]},
         "_kw_requires_import": [],
     }
-    plain = create_network("token_unet", spatial_dims=3, in_channels=1, out_channels=2)
+    plain = create_network("token_unet", spatial_dims=3, in_channels=1, out_channels=2, aux_heads=True)
     plain.load_state_dict(checkpoint(work, "checkpoint_final.pth")["network_weights"])
+    assert json.loads((work.fold / "debug.json").read_text())["enable_deep_supervision"] == "True"
 
 
 def test_validation_alone(work):
@@ -202,3 +127,42 @@ def test_predict_and_evaluate(work):
     found = np.asanyarray(prediction.dataobj) == 1
     dice = 2 * (truth & found).sum() / (truth.sum() + found.sum())
     assert json.loads((out / "summary.json").read_text())["foreground_mean"]["Dice"] == pytest.approx(dice)
+
+
+@pytest.fixture(scope="module")
+def planned(work):
+    """A model of our plans, trained by a stock trainer on stock preprocessed data, without nnUNet_extTrainer."""
+    before = {path.name for path in (work.root / "nnUNet_preprocessed" / "Dataset900_Cube").iterdir()}
+    text = work.medmixers(
+        "nnunet", "plan", "-d", "900", "--network", *NETWORK, "--gpu_memory_gb", "2", "--plans_name", PLANS
+    )
+    assert "data nnUNetPlans_3d_fullres" in text
+    after = {path.name for path in (work.root / "nnUNet_preprocessed" / "Dataset900_Cube").iterdir()}
+    assert after - before == {f"{PLANS}.json"}
+    work.run(
+        "nnUNetv2_train", *MODEL, "-p", PLANS, "-tr", STOCK_TRAINER, "-device", "cpu", "--npz",
+        nnUNet_n_proc_DA="0", nnUNet_extTrainer="",
+    )  # fmt: skip
+    return work.root / "nnUNet_results" / "Dataset900_Cube" / f"{STOCK_TRAINER}__{PLANS}__3d_fullres" / "fold_0"
+
+
+def test_a_stock_trainer_learns_with_our_plans(work, planned):
+    summary = json.loads((planned / "validation" / "summary.json").read_text())
+    assert summary["foreground_mean"]["Dice"] > 0.8
+    assert len(list((planned / "validation").glob("*.npz"))) == 1
+    saved = torch.load(planned / "checkpoint_final.pth", map_location="cpu", weights_only=False)
+    assert saved["trainer_name"] == STOCK_TRAINER
+    heads = [key for key in saved["network_weights"] if ".seg_layers." in key]
+    assert len(heads) == 2 * 3, "weight and bias of the network's own classifier and of two auxiliary heads"
+
+
+def test_our_plans_predict_without_the_variable(work, planned):
+    out = work.root / "planned_predictions"
+    work.run(
+        "nnUNetv2_predict", "-i", str(work.raw / "imagesTs"), "-o", str(out), "-d", "900", "-c", "3d_fullres",
+        "-f", "0", "-p", PLANS, "-tr", STOCK_TRAINER, "-device", "cpu", "-npp", "1", "-nps", "1", "--disable_tta",
+        nnUNet_extTrainer="",
+    )  # fmt: skip
+    truth = np.asanyarray(nib.load(work.raw / "labelsTs" / "cube_5.nii.gz").dataobj) == 1
+    found = np.asanyarray(nib.load(out / "cube_5.nii.gz").dataobj) == 1
+    assert 2 * (truth & found).sum() / (truth.sum() + found.sum()) > 0.8

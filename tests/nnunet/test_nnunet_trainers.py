@@ -49,11 +49,11 @@ def test_plans_hold_the_network_and_rebuild_it(
     given = deepcopy(stock_plans)
     trainer = TRAINERS[name](given, configuration, "all", dataset_json, CPU)
     saved = trainer.plans_manager.plans["configurations"]
-    row = saved[configuration]["architecture"]
-    options = dict(row["arch_kwargs"])
     if trainer.network_name is None:
         assert saved == stock_plans["configurations"]
         return
+    row = saved[configuration]["architecture"]
+    options = dict(row["arch_kwargs"])
 
     assert row["network_class_name"] == "medmixers.nnunet.architecture.create_network_from_plans"
     assert options.pop("name") == trainer.network_name

@@ -41,9 +41,9 @@ class _FusedAttention(torch.autograd.Function):
     """Keeps what a fused kernel keeps: the meta device's own attention would keep tokens squared."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         mixed = query.new_empty(*query.shape[:-1], value.shape[-1])
-        ctx.save_for_backward(query, key, value, mixed)
+        ctx.save_for_backward(query, key, value, mixed, None if mask is None else mask.to(query.dtype))
         return mixed
 
 
@@ -52,7 +52,7 @@ class _FuseAttention(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is F.scaled_dot_product_attention:
-            return _FusedAttention.apply(*args[:3])
+            return _FusedAttention.apply(*args[:3], (kwargs or {}).get("attn_mask"))
         return func(*args, **(kwargs or {}))
 
 

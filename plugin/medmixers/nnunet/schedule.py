@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,14 +27,15 @@ def build_optimizer(
             raise ValueError(f"AdamW has no accumulation of gradients here, got {accumulate=}")
         return torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     if recipe.optimizer == "SGD":
-        return AccumulatingSGD(
-            parameters,
-            accumulate=accumulate,
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            momentum=recipe.momentum,
-            nesterov=recipe.momentum > 0,
-        )
+        options: dict[str, Any] = {
+            "lr": recipe.learning_rate,
+            "weight_decay": recipe.weight_decay,
+            "momentum": recipe.momentum,
+            "nesterov": recipe.momentum > 0,
+        }
+        if accumulate > 1:
+            return AccumulatingSGD(parameters, accumulate=accumulate, **options)
+        return torch.optim.SGD(parameters, **options)
     raise ValueError(f"optimizer must be 'AdamW' or 'SGD', got {recipe.optimizer!r}")
 
 
