@@ -1,13 +1,19 @@
 """What this package relies on in nnU-Net. A new nnunetv2 that changes it fails here first, by name."""
 
 import inspect
+from pathlib import Path
 
 import pytest
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from medmixers.nnunet.architecture import NETWORK_CLASS_NAME
 from medmixers.nnunet.trainer_classes import TRAINERS
 
 PINNED = {
@@ -30,6 +36,25 @@ PINNED = {
         "allow_init", "deep_supervision",
     ],
     PlansManager.get_configuration: ["self", "configuration_name"],
+    nnUNetTrainer.initialize: ["self"],
+    nnUNetTrainer.on_train_start: ["self"],
+    nnUNetTrainer.train_step: ["self", "batch"],
+    load_pretrained_weights: ["network", "fname", "verbose"],
+    get_pool_and_conv_props: ["spacing", "patch_size", "min_feature_map_size", "max_numpool"],
+    ExperimentPlanner.__init__: [
+        "self", "dataset_name_or_id", "gpu_memory_target_in_gb", "preprocessor_name", "plans_name",
+        "overwrite_target_spacing", "suppress_transpose",
+    ],
+    ExperimentPlanner.static_estimate_VRAM_usage: [
+        "patch_size", "input_channels", "output_channels", "arch_class_name", "arch_kwargs", "arch_kwargs_req_import",
+    ],
+    ExperimentPlanner.get_plans_for_configuration: [
+        "self", "spacing", "median_shape", "data_identifier", "approximate_n_voxels_dataset", "_cache",
+    ],
+    plan_experiment_dataset: [
+        "dataset_id", "experiment_planner_class", "gpu_memory_target_in_gb", "preprocess_class_name",
+        "overwrite_target_spacing", "overwrite_plans_name",
+    ],
 }  # fmt: skip
 
 
@@ -56,3 +81,18 @@ def test_the_attributes_we_set_exist():
         "num_val_iterations_per_epoch", "enable_deep_supervision", "save_every",
     ):  # fmt: skip
         assert f"self.{name} = " in source
+
+
+def test_deep_supervision_is_switched_and_weighted_as_we_build_on():
+    assert "mod.decoder.deep_supervision = enabled" in inspect.getsource(nnUNetTrainer.set_deep_supervision_enabled)
+    assert "weights[-1] = 0" in inspect.getsource(nnUNetTrainer._build_loss)
+    assert "'.seg_layers.'" in inspect.getsource(load_pretrained_weights)
+
+
+def test_without_this_package_the_error_is_nnunets():
+    # What a colleague sees who predicts with our plans and has not installed the package; the README quotes it.
+    path = NETWORK_CLASS_NAME.replace("medmixers", "a_package_that_is_not_there", 1)
+    with pytest.warns(UserWarning, match="not found"), pytest.raises(ImportError) as caught:
+        get_network_from_plans(path, {}, [], 1, 2)
+    readme = " ".join((Path(__file__).parents[2] / "README.md").read_text().split())
+    assert str(caught.value) in readme

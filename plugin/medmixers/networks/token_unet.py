@@ -19,10 +19,10 @@ INSTANCE_NORMS: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.Instan
 RESAMPLINGS = ("none", "down", "up")
 
 
-def resampled_shortcut(x: Tensor, project: nn.Module, resample: str, stride: tuple[int, ...]) -> Tensor:
-    """A block's shortcut: ``project``, pointwise, at the size over ("down"), as it is ("none") or times ``stride``."""
+def resampled_shortcut(x: Tensor, project: nn.Module, resample: str, stride: Sequence[int]) -> Tensor:
+    """A block's shortcut: ``project``, pointwise, pooled before it ("down") or interpolated behind it ("up")."""
     if resample == "down":
-        x = AVG_POOLS[x.ndim - 2](x, stride)
+        x = AVG_POOLS[x.ndim - 2](x, tuple(stride))
     x = project(x)  # before the interpolation, which it commutes with: the same result, far cheaper
     if resample == "up":
         scale = tuple(map(float, stride))

@@ -82,8 +82,6 @@ class MedMixersPlanner(ExperimentPlanner):
         self.estimates: dict[str, float] = {}
         self._counted: dict[str, TrainingMemory] = {}
         self._median: list[int] = []
-        stock = Path(nnUNet_preprocessed) / self.dataset_name / f"{STOCK_PLANS}.json"
-        self._stock = json.loads(stock.read_text())["configurations"] if stock.is_file() else {}
 
     def static_estimate_VRAM_usage(
         self, patch_size: Sequence[int], input_channels: int, output_channels: int, _: str, arch_kwargs: dict, __: Any
@@ -133,9 +131,17 @@ class MedMixersPlanner(ExperimentPlanner):
         plan.update(patch_size=patch, batch_size=batch_size, architecture=architecture)
         configuration = data_identifier.removeprefix(self.plans_identifier + "_")
         self.estimates[configuration] = memory.gib(batch_size)
-        if _same_preprocessing(plan, self._stock.get(configuration)):
-            plan["data_identifier"] = self._stock[configuration]["data_identifier"]
+        plan["data_identifier"] = self._shared_data(plan, configuration) or data_identifier
         return plan
+
+    def _shared_data(self, plan: Mapping[str, Any], configuration: str) -> str | None:
+        """The preprocessed data of other plans for this dataset, the stock plans first, that this plan can use."""
+        files = Path(nnUNet_preprocessed, self.dataset_name).glob("*Plans.json")
+        for file in sorted(files, key=lambda path: (path.stem != STOCK_PLANS, path.stem)):
+            other = json.loads(file.read_text())["configurations"].get(configuration, {})
+            if file.stem != self.plans_identifier and _same_preprocessing(plan, other):
+                return str(other["data_identifier"])
+        return None
 
     @property
     def _channels(self) -> int:
@@ -238,13 +244,12 @@ def default_plans_name(network: str, options: Mapping[str, Any]) -> str:
     return "".join(word[:1].upper() + word[1:] for word in re.split(r"[^A-Za-z0-9]+", " ".join(words))) + "Plans"
 
 
-def _same_preprocessing(plan: Mapping[str, Any], stock: Mapping[str, Any] | None) -> bool:
-    if stock is None:
-        return False
+def _same_preprocessing(plan: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     plain = json.loads(json.dumps({key: plan[key] for key in PREPROCESSING_KEYS}, default=lambda array: array.tolist()))
-    return all(
-        np.allclose(plain[key], stock[key]) if key == "spacing" else plain[key] == stock[key] for key in plain
-    )  # fmt: skip
+    if not all(key in other for key in plain):
+        return False
+    same = [plain[key] == other[key] for key in plain if key != "spacing"]
+    return all(same) and np.allclose(plain["spacing"], other["spacing"])
 
 
 def _summary(dataset: int, plans: Mapping[str, Any], estimates: Mapping[str, float]) -> str:

@@ -16,8 +16,11 @@ from medmixers.factory import locate, option_names
 from medmixers.variants import NETWORKS
 
 # Networks with strides of their own, the same on each axis: MedUNeXt's levels, and for those without auxiliary heads
-# (MONAI's) the scales 1 and 1/2 of what they return, and a product of 32, which they all divide.
-FIXED_STRIDES = {"medmixers.networks.med_unext.MedUNeXt": (2, 2, 2, 2, 2)}
+# the scales 1 and 1/2 of what they return, and a product that their total stride divides, 32 for MONAI's.
+FIXED_STRIDES = {
+    "medmixers.networks.med_unext.MedUNeXt": (2, 2, 2, 2, 2),
+    "medmixers.networks.token_unet_released.TokenUNetReleased": (2, 4),
+}
 HEADLESS_STRIDES = (2, 16)
 
 
