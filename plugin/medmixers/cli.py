@@ -79,6 +79,16 @@ class Dataset:
         return str(audit_nnunet_dataset(folder))
 
 
+class Bundle:
+    """MONAI Bundles."""
+
+    def new(self, task: str, network: str, mixer: str | None = None, recipe: str | None = None, out: str = ".") -> str:
+        """A bundle of TASK (a YAML file or a name) with NETWORK and --mixer, in the folder --out."""
+        from medmixers.bundling.new import new_bundle
+
+        return f"the bundle, untrained: {new_bundle(task, network=network, mixer=mixer, recipe=recipe, out=out)}"
+
+
 class Explain:
     """What a trained network looks at."""
 
@@ -97,6 +107,7 @@ class MedMixers:
         self.list = List()
         self.demo = Demo()
         self.dataset = Dataset()
+        self.bundle = Bundle()
         self.explain = Explain()
         self.nnunet = NnUNet()
 

@@ -7,16 +7,29 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import monai.bundle
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
+
+from medmixers.bundling.catalog import BUNDLES, BundleRow
+from medmixers.bundling.configs import size_key
 
 ROOT = Path(__file__).resolve().parents[2]
 BRAIN = "brain_tissue_segmentation_grouped_conv"
 SHAPE = (24, 20, 22)
 # Small enough for seconds on a CPU: the same network and the same configs, fewer channels and blocks.
 SMALL = ("--network_def#depths", "[1,1,1,1]", "--network_def#dims", "[8,8,16,16]", "--roi_size", "[16,16,16]")
+FOUR_STAGES = {"depths": [1, 1, 1, 1], "dims": [16, 16, 16, 16]}
+SMALL_NETWORKS = {
+    "metaformer_s12": FOUR_STAGES,
+    "metaformer_segformer_s12": FOUR_STAGES,
+    "med_next": FOUR_STAGES,
+    "med_unext": {"channels": [8, 8, 8, 8, 8]},
+}
+FOUR_LEVELS = {"channels": [8, 8, 8, 8]}  # Token-UNet and its like
 
 
 def oblique_affine() -> np.ndarray:
@@ -57,17 +70,32 @@ def save(path: Path, data: np.ndarray) -> None:
     nib.save(nib.Nifti1Image(data, oblique_affine()), path)
 
 
-def run_bundle(cwd: Path, *configs: str, ranks: int = 1, **overrides: str) -> subprocess.CompletedProcess[str]:
-    """``python -m monai.bundle run`` of the committed bundle, from the working directory ``cwd``.
+def run_bundle(
+    cwd: Path, *configs: str, bundle: str = BRAIN, small: tuple[str, ...] = SMALL, ranks: int = 1, **overrides: str
+) -> subprocess.CompletedProcess[str]:
+    """``python -m monai.bundle run`` of a committed bundle, from the working directory ``cwd``.
 
     Several ranks are started by torchrun, on the CPU.
     """
-    bundle = ROOT / "bundles" / BRAIN
-    files = [str(bundle / "configs" / f"{name}.json") for name in configs]
+    root = ROOT / "bundles" / bundle
+    files = [str(root / "configs" / f"{name}.json") for name in configs]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
-    command = [sys.executable, *torchrun, "-m", "monai.bundle", "run", "--bundle_root", str(bundle)]
-    command += ["--config_file", str(files) if len(files) > 1 else files[0], *SMALL]
+    command = [sys.executable, *torchrun, "-m", "monai.bundle", "run", "--bundle_root", str(root)]
+    command += ["--config_file", str(files) if len(files) > 1 else files[0], *small]
     for key, value in overrides.items():
         command += [f"--{key}", value]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **({"CUDA_VISIBLE_DEVICES": ""} if ranks > 1 else {})}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def run_here(*configs: str, bundle: str, **overrides: Any) -> None:
+    """The same within this process, which saves the seconds of the imports; overrides are values, not words."""
+    root = ROOT / "bundles" / bundle
+    files = [str(root / "configs" / f"{name}.json") for name in configs]
+    monai.bundle.run(config_file=files, bundle_root=str(root), **small_options(BUNDLES[bundle]), **overrides)
+
+
+def small_options(row: BundleRow) -> dict[str, Any]:
+    """Overrides that keep a bundle's configs and make its network and images small."""
+    options = {f"network_def#{key}": value for key, value in SMALL_NETWORKS.get(row.network, FOUR_LEVELS).items()}
+    return {**options, size_key(row): [32, 32] if len(row.size) == 2 else [16, 16, 16]}

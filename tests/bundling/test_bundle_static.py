@@ -7,7 +7,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from pydoc import locate
@@ -16,12 +17,14 @@ from typing import Any
 import monai
 import pytest
 import torch
-from bundle_helpers import BRAIN, ROOT, SHAPE, save
+from bundle_helpers import BRAIN, ROOT, SHAPE, save, small_options, write_dataset
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
 from monai.bundle.config_item import ComponentLocator
+from tiny_datasets import convert_tiny
 
 from medmixers.bundling.catalog import BUNDLES, BundleRow
 from medmixers.bundling.render import render_bundle
+from medmixers.tasks import TASKS
 
 FILES = [
     "LICENSE",
@@ -34,6 +37,24 @@ FILES = [
 ]
 SCHEMA = ROOT.parent / "shared" / "monai" / "meta_schema_20240725.json"
 each_bundle = pytest.mark.parametrize("name", sorted(BUNDLES))
+# What depends on the task alone is checked on one bundle of each.
+each_task = pytest.mark.parametrize(
+    "name", {row.task_spec.name: name for name, row in sorted(BUNDLES.items())}.values()
+)
+
+
+@pytest.fixture(scope="module")
+def data_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Task -> its tiny data set."""
+
+    @cache
+    def make(task: str) -> Path:
+        folder = tmp_path_factory.mktemp(task)
+        if task == "brain_tissue_segmentation":
+            return write_dataset(folder / "Dataset001_Tiny")
+        return convert_tiny(task, folder)
+
+    return make
 
 
 def load(name: str, config: str) -> dict[str, Any]:
@@ -104,7 +125,7 @@ def test_metadata_says_what_the_schema_leaves_open(name: str) -> None:
     formats = metadata["network_data_format"]
     image, pred = formats["inputs"]["image"], formats["outputs"]["pred"]
     assert image["num_channels"] == len(image["channel_def"]) == len(task.channels)
-    assert pred["num_channels"] == len(pred["channel_def"]) == len(task.labels)
+    assert pred["num_channels"] == len(pred["channel_def"]) == task.out_channels
     assert pred["channel_def"] == {str(key): label.name for key, label in task.labels.items()}
     network = load(name, "train")["network_def"]
     assert (network["in_channels"], network["out_channels"]) == (image["num_channels"], pred["num_channels"])
@@ -113,11 +134,15 @@ def test_metadata_says_what_the_schema_leaves_open(name: str) -> None:
 @each_bundle
 def test_training_and_inference_agree(name: str) -> None:
     train, inference = load(name, "train"), load(name, "inference")
-    for key in ("network_def", "network_name", "kernel_size", "roi_size", "overlap"):
-        assert train[key] == inference[key], key
+    for key in ("network_def", "network_name", "kernel_size", "roi_size", "image_size", "overlap"):
+        assert train.get(key) == inference.get(key), key
     assert train["validate"]["deterministic_transforms"] == inference["preprocessing"]["transforms"]
-    of_image = [{**t, "keys": "image"} for t in train["train"]["deterministic_transforms"]]
-    next(t for t in of_image if t["_target_"] == "Spacingd")["mode"] = "bilinear"
+    of_both = train["train"]["deterministic_transforms"]
+    of_image = [
+        {**t, "keys": "image", **({"mode": t["mode"][0]} if isinstance(t.get("mode"), list) else {})}
+        for t in of_both
+        if t["keys"] != "label"
+    ]
     assert of_image == inference["preprocessing"]["transforms"]
 
 
@@ -154,26 +179,32 @@ def test_every_target_and_import_resolves(name: str) -> None:
                 assert locate(value.removeprefix("$import ").split(" as ")[0]), (path, value)
 
 
-@each_bundle
+@each_task
 @pytest.mark.parametrize(
     ("configs", "workflow"),
     [(("train",), "train"), (("train", "evaluate"), "train"), (("inference",), "inference")],
 )
 def test_properties(
-    name: str, configs: tuple[str, ...], workflow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    configs: tuple[str, ...],
+    workflow: str,
+    data_of: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from bundle_helpers import write_dataset
-
     monkeypatch.chdir(tmp_path)
-    bundle = ROOT / "bundles" / name
+    bundle, row = ROOT / "bundles" / name, BUNDLES[name]
+    part = {"evaluated_part": "validation"} if "evaluate" in configs else {}
     flow = ConfigWorkflow(
         config_file=[str(bundle / "configs" / f"{config}.json") for config in configs],
         workflow_type=workflow,
         bundle_root=str(bundle),
-        dataset_dir=str(write_dataset(tmp_path / "Dataset001_Tiny")),
+        dataset_dir=str(data_of(row.task_spec.name)),
         output_dir=str(tmp_path / "out"),
         ckpt_dir=str(tmp_path / "models"),
-        load_pretrain=False,
+        allow_untrained=True,
+        **small_options(row),
+        **part,
     )
     flow.parser.parse(reset=True)  # what ``initialize`` does before it runs the config's own expressions
     flow._is_initialized = True
@@ -181,9 +212,22 @@ def test_properties(
 
 
 @each_bundle
-def test_network_takes_and_gives_what_the_metadata_says(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_network_takes_and_gives_what_the_metadata_says(name: str) -> None:
+    """On the meta device, which counts shapes alone, at the size of the metadata."""
+    formats = load(name, "metadata")["network_data_format"]
+    image, pred = formats["inputs"]["image"], formats["outputs"]["pred"]
+    parser = ConfigParser()
+    parser.read_config(str(ROOT / "bundles" / name / "configs" / "inference.json"))
+    parser["bundle_root"] = str(ROOT / "bundles" / name)
+    with torch.device("meta"), torch.no_grad():
+        network = parser.get_parsed_content("network_def").eval()
+        given = network(torch.zeros(1, image["num_channels"], *image["spatial_shape"])).shape
+    spatial = () if pred["format"] == "classes" else tuple(pred["spatial_shape"])
+    assert given == (1, pred["num_channels"], *spatial)
+
+
+@pytest.mark.parametrize("name", [BRAIN, "chest_xray_pneumonia_classification_pooling"])
+def test_monais_own_check_of_the_network(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     bundle = ROOT / "bundles" / name
     verify_net_in_out(
@@ -193,12 +237,6 @@ def test_network_takes_and_gives_what_the_metadata_says(
         device="cpu",
         bundle_root=str(bundle),
     )
-    parser = ConfigParser()
-    parser.read_config(str(bundle / "configs" / "inference.json"))
-    parser["bundle_root"] = str(bundle)
-    network = parser.get_parsed_content("network_def").eval()
-    with torch.no_grad():
-        assert network(torch.zeros(1, 1, 17, 16, 19)).shape == (1, 3, 17, 16, 19)
 
 
 def test_postprocessing_undoes_preprocessing(tmp_path: Path) -> None:
@@ -223,15 +261,21 @@ def test_postprocessing_undoes_preprocessing(tmp_path: Path) -> None:
 
 
 def test_bundle_row_refuses_what_does_not_fit() -> None:
-    row = {"task": "brain_tissue_segmentation", "recipe": "keuth2025_segmentation_short", "label": "x"}
-    row |= {"version": "0.1.0", "changelog": {"0.1.0": "First."}}
-    segmentation = {**row, "network": "metaformer_segformer_s12"}
-    with pytest.raises(ValueError, match="is not for segmentation"):
-        BundleRow(**row, network="metaformer_s12", roi_size=(48, 48, 48))
-    with pytest.raises(ValueError, match=r"roi_size must have 3 values, got \(48, 48\)"):
-        BundleRow(**segmentation, roi_size=(48, 48))
-    with pytest.raises(ValueError, match=r"version '0.2.0' is not in the changelog: 0.1.0"):
-        BundleRow(**{**segmentation, "version": "0.2.0"}, roi_size=(48, 48, 48))
+    brain, slides = TASKS["brain_tissue_segmentation"], TASKS["breast_tissue_segmentation"]
+    shared = {"recipe": "keuth2025_segmentation_short", "label": "x", "network": "metaformer_segformer_s12"}
+    row = {**shared, "task_spec": brain, "roi_size": (48, 48, 48)}
+    for change, message in (
+        ({"network": "metaformer_s12"}, "is not for segmentation"),
+        ({"recipe": "keuth2025_classification"}, "recipe 'keuth2025_classification' is not for segmentation"),
+        ({"roi_size": (48,)}, r"roi_size must have 3 values, or 2 for slices, got \(48,\)"),
+        ({"roi_size": None}, "has no image_size, so its bundles need a roi_size of 3 values"),
+        ({"task_spec": slides}, r"roi_size must have 2 values, or 2 for slices, got \(48, 48, 48\)"),
+        ({"task_spec": TASKS["chest_xray_segmentation"]}, "is of whole images: no roi_size"),
+        ({"task_spec": TASKS["brain_tumor_segmentation"]}, "samples patches by exclusive labels"),
+        ({"version": "0.2.0"}, "version '0.2.0' is not in the changelog: 0.1.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            BundleRow(**{**row, **change})
 
 
 def test_generating_needs_neither_torch_nor_monai() -> None:

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 from bundle_helpers import SHAPE, save, write_dataset
+from PIL import Image
 
-from medmixers.bundling.datalist import nnunet_images
+from medmixers.bundling.datalist import find_images
 from medmixers.bundling.preflight import check_evaluation, check_inference, check_training
 
-EXPECTED = {"spatial_dims": 3, "in_channels": 1, "out_channels": 3}
-TRAINING = {**EXPECTED, "validation_every": 5}
 NETWORK = torch.nn.Conv3d(1, 3, 1)
+SHARED = {"spatial_dims": 3, "in_channels": 1, "validation_every": 5, "network": NETWORK}
+EXPECTED = {**SHARED, "label_values": [0, 1, 2]}
+TRAINING = {**EXPECTED, "pretrained_ckpt": None, "resume_ckpt": None}
 
 
 @pytest.fixture
@@ -142,7 +144,7 @@ def test_each_check_reads_its_own_folders(dataset: Path, tmp_path: Path) -> None
 
 def test_broken_dataset_json_at_inference(dataset: Path) -> None:
     (dataset / "dataset.json").write_text("{")
-    images = nnunet_images(dataset, missing_ok=True)  # what the config resolves first
+    images = find_images(dataset, missing_ok=True)  # what the config resolves first
     with pytest.raises(SystemExit) as error:
         infer(images, dataset)
     assert "dataset.json is not valid JSON" in last_words(error)
@@ -194,8 +196,100 @@ def test_an_empty_list_to_predict(dataset: Path) -> None:
     assert "there is no image to predict" in last_words(error)
 
 
+PICTURES = {"spatial_dims": 2, "in_channels": 3, "validation_every": 2, "network": NETWORK}
+LISTED = {**PICTURES, "pretrained_ckpt": None, "resume_ckpt": None}
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Four pictures of two classes, with datalist.json."""
+    return write_pictures(tmp_path / "pictures", [0, 1, 0, 1])
+
+
+def write_pictures(folder: Path, labels: list[object]) -> Path:
+    folder.mkdir()
+    entries = []
+    for index, label in enumerate(labels):
+        Image.new("RGB", (8, 6), (index, 2, 3)).save(folder / f"{index}.png")
+        Image.new("L", (8, 6), 255).save(folder / f"mask_{index}.png")
+        entries.append({"image": f"{index}.png", "label": label})
+    (folder / "datalist.json").write_text(json.dumps({"training": entries, "validation": [], "test": []}))
+    return folder
+
+
+def test_sound_pictures_pass(pictures: Path) -> None:
+    check_training(dataset_dir=str(pictures), classes=2, **LISTED)
+
+
+def test_a_class_that_the_network_lacks(pictures: Path) -> None:
+    with pytest.raises(SystemExit) as error:
+        check_training(dataset_dir=str(pictures), classes=1, **LISTED)
+    assert "1.png' has the class 1; the network has 0 to 0" in last_words(error)
+
+
+def test_classes_where_masks_are_due_and_masks_where_classes_are(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as error:
+        check_training(dataset_dir=str(pictures), masks=2, **LISTED)
+    assert "has the label 1; the network has 2 channels, a mask file each" in last_words(error)
+    masked = write_pictures(tmp_path / "masked", [[f"mask_{index}.png"] for index in range(4)])
+    check_training(dataset_dir=str(masked), masks=1, **LISTED)
+    with pytest.raises(SystemExit) as error:
+        check_training(dataset_dir=str(masked), classes=2, **LISTED)
+    assert "has the class ['" in last_words(error)
+
+
+def test_a_mask_of_another_size(tmp_path: Path) -> None:
+    masked = write_pictures(tmp_path / "masked", [[f"mask_{index}.png"] for index in range(4)])
+    Image.new("L", (6, 8)).save(masked / "mask_2.png")
+    with pytest.raises(SystemExit) as error:
+        check_training(dataset_dir=str(masked), masks=1, **LISTED)
+    assert "2.png' and its masks have different sizes: [(6, 8), (8, 6)]" in last_words(error)
+
+
+def test_a_damaged_or_grey_picture(pictures: Path) -> None:
+    content = (pictures / "2.png").read_bytes()
+    (pictures / "2.png").write_bytes(content[:-20])
+    with pytest.raises(SystemExit) as error:
+        check_training(dataset_dir=str(pictures), classes=2, **LISTED)
+    assert "2.png' cannot be read" in last_words(error)
+    Image.new("L", (8, 6)).save(pictures / "2.png")
+    with pytest.raises(SystemExit) as error:
+        check_training(dataset_dir=str(pictures), classes=2, **LISTED)
+    assert "2.png' has 1 channels; the network takes 3" in last_words(error)
+
+
+def test_data_in_the_other_format(dataset: Path, pictures: Path) -> None:
+    with pytest.raises(SystemExit) as error:
+        check_training(dataset_dir=str(dataset), classes=2, **LISTED)
+    assert "is in nnU-Net raw format; this bundle reads a folder with datalist.json" in last_words(error)
+    (pictures / "datalist.json").rename(pictures / "other.json")
+    with pytest.raises(SystemExit) as error:
+        check_training(dataset_dir=str(pictures), **TRAINING)
+    assert "has no dataset.json" in last_words(error)
+
+
+def test_checkpoints_are_looked_at_before_a_training(dataset: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    for option, message in (
+        ("pretrained_ckpt", f"--pretrained_ckpt: there is no file '{path}'"),
+        ("resume_ckpt", f"--resume_ckpt: there is no file '{path}'"),
+    ):
+        with pytest.raises(SystemExit) as error:
+            check_training(dataset_dir=str(dataset), **{**TRAINING, option: str(path)})
+        assert message in last_words(error)
+    torch.save(NETWORK.state_dict(), path)
+    check_training(dataset_dir=str(dataset), **{**TRAINING, "pretrained_ckpt": str(path)})
+    with pytest.raises(SystemExit) as error:
+        check_training(dataset_dir=str(dataset), **{**TRAINING, "resume_ckpt": str(path)})
+    assert "holds no state of a training" in last_words(error)
+    torch.save(torch.nn.Conv3d(1, 4, 1).state_dict(), path)
+    with pytest.raises(SystemExit) as error:
+        check_training(dataset_dir=str(dataset), **{**TRAINING, "pretrained_ckpt": str(path)})
+    assert "holds the weights of another network" in last_words(error)
+
+
 def evaluate(dataset: Path, weights: Path) -> None:
-    check_evaluation(dataset_dir=str(dataset), ckpt_path=str(weights), network=NETWORK, **EXPECTED)
+    check_evaluation(dataset_dir=str(dataset), part="test", ckpt_path=str(weights), **EXPECTED)
 
 
 def infer(images: list[str], folder: Path, *, ckpt_path: Path | None = None) -> None:

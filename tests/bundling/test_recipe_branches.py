@@ -22,7 +22,6 @@ def row(monkeypatch: pytest.MonkeyPatch) -> BundleRow:
     """A row that is in no catalog, of a recipe that is in no table beyond this test."""
     recipe = replace(
         RECIPES["tshimanga2026"],
-        accumulate_batches=1,
         affine_std=0.1,
         network_options={"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]},
     )
@@ -32,7 +31,7 @@ def row(monkeypatch: pytest.MonkeyPatch) -> BundleRow:
 
 def resolve(row: BundleRow, dataset: Path) -> ConfigParser:
     parser = ConfigParser(train_config(row))
-    parser["dataset_dir"] = str(dataset)
+    parser["dataset_dir"] = parser["output_dir"] = str(dataset)
     return parser
 
 
@@ -69,7 +68,6 @@ def test_affine_keeps_labels_labels(row: BundleRow, tmp_path: Path) -> None:
     assert set(patch["label"].unique().tolist()) <= {0, 1, 2}
 
 
-def test_accumulated_gradients_are_refused(row: BundleRow, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(RECIPES._items, "sgd_affine", RECIPES["tshimanga2026"])
-    with pytest.raises(ValueError, match="recipe 'sgd_affine' accumulates gradients"):
-        train_config(row)
+def test_gradients_are_accumulated_as_the_recipe_says(row: BundleRow, tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "Dataset001_Tiny", training=2, held_out=0)
+    assert resolve(row, dataset).get_parsed_content("train::trainer").accumulation_steps == 16

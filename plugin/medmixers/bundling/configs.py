@@ -1,4 +1,4 @@
-"""Configs of a segmentation bundle, as dicts: inference, and what training shares with it. No torch here."""
+"""Parts of a bundle's configs that every kind shares, as dicts. No torch here."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ Config = dict[str, Any]
 
 # An unpacked bundle carries its own copy of the package; in the source tree the installed one is found.
 REQUIRES = "$sys.path.insert(0, os.path.abspath(@bundle_root))"
-IMPORTS = ["$import os", "$import sys", "$import torch", "$import numpy as np", "$import monai"]
+IMPORTS = ["$import os", "$import sys", "$import torch", "$import numpy as np", "$import ignite", "$import monai"]
 AUTOCAST = {"amp": "@amp", "amp_kwargs": {"dtype": "$torch.bfloat16"}}
 PREFLIGHT = "medmixers.bundling.preflight"
 DATALIST = "medmixers.bundling.datalist"
+# Autocast leaves bfloat16, which NumPy has not and probabilities need more digits than.
+TO_FLOAT32: Config = {"_target_": "EnsureTyped", "keys": "pred", "dtype": "$torch.float32"}
+METADATA_OF_BATCH = "$lambda batch: [item['image'].meta for item in batch]"
 
 
 def ours(target: str, **arguments: Any) -> Config:
@@ -31,6 +34,11 @@ def device() -> str:
     return "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')"
 
 
+def size_key(row: BundleRow) -> str:
+    """Name of the top-level key that holds the size that the network sees."""
+    return "image_size" if row.roi_size is None else "roi_size"
+
+
 def network_keys(row: BundleRow) -> Config:
     """The keys that define the network, the same in training and inference."""
     options = dict(row.network_options)
@@ -38,13 +46,14 @@ def network_keys(row: BundleRow) -> Config:
     if "kernel_size" in options:
         keys["kernel_size"] = options["kernel_size"]
         options["kernel_size"] = "@kernel_size"
-    task = row.task_spec
+    if row.is_bound_to_size:
+        options["input_size"] = f"@{size_key(row)}"
     keys["network_def"] = ours(
         "medmixers.create_network",
         name="@network_name",
-        spatial_dims=task.spatial_dims,
-        in_channels=len(task.channels),
-        out_channels=task.out_channels,
+        spatial_dims=len(row.size),
+        in_channels=len(row.task_spec.channels),
+        out_channels=row.task_spec.out_channels,
         **options,
     )
     keys["network"] = "$@network_def.to(@device)"
@@ -52,60 +61,72 @@ def network_keys(row: BundleRow) -> Config:
 
 
 def deterministic_transforms(row: BundleRow, *, with_label: bool) -> list[Config]:
-    """Loading, orientation, spacing and intensity; of the image alone, or of image and label."""
+    """Loading, orientation, grid and intensity; of the image alone, or of image and label file."""
     task = row.task_spec
     keys: Any = ["image", "label"] if with_label else "image"
-    nonzero = task.intensity == "zscore_nonzero"
-    # Where 0 is "outside", the box around the rest is enough; the inverse pads with probabilities of 0: background.
-    crop = {"_target_": "CropForegroundd", "keys": keys, "source_key": "image", "allow_smaller": True}
-    return [
-        {"_target_": "LoadImaged", "keys": keys, "ensure_channel_first": True},
-        {"_target_": "Orientationd", "keys": keys, "axcodes": "RAS", "labels": None},
-        *([crop] if nonzero else []),
-        {
-            "_target_": "Spacingd",
-            "keys": keys,
-            "pixdim": list(task.spacing or ()),
-            "mode": ["bilinear", "nearest"] if with_label else "bilinear",
-        },
-        {
-            "_target_": "NormalizeIntensityd",
-            "keys": "image",
-            "nonzero": nonzero,
-            "channel_wise": True,
-        },
-    ]
+    transforms: list[Config] = [{"_target_": "LoadImaged", "keys": keys, "ensure_channel_first": True}]
+    if task.spatial_dims == 3:
+        transforms.append({"_target_": "Orientationd", "keys": keys, "axcodes": "RAS", "labels": None})
+    if task.intensity == "zscore_nonzero":
+        # Where 0 is "outside", the box around the rest is enough; the inverse pads with probabilities of 0.
+        crop = {"_target_": "CropForegroundd", "keys": keys, "source_key": "image", "allow_smaller": True}
+        transforms.append(crop)
+    if task.spacing is not None:
+        mode: Any = ["bilinear", "nearest"] if with_label else "bilinear"
+        transforms.append({"_target_": "Spacingd", "keys": keys, "pixdim": list(task.spacing), "mode": mode})
+    if row.roi_size is None:
+        smooth = "bilinear" if task.spatial_dims == 2 else "trilinear"
+        mode = [smooth, "nearest"] if with_label else smooth
+        transforms.append({"_target_": "Resized", "keys": keys, "spatial_size": "@image_size", "mode": mode})
+    return [*transforms, _intensity(row)]
 
 
-def to_original_geometry(preprocessing: str) -> list[Config]:
-    """Logits to labels on the voxel grid of the image as it was loaded.
-
-    The probabilities are resampled, not the labels: their borders stay smooth.
-    """
-    return [
-        {"_target_": "Activationsd", "keys": "pred", "softmax": True},
-        {
-            "_target_": "Invertd",
-            "keys": "pred",
-            "transform": preprocessing,
-            "orig_keys": "image",
-            "nearest_interp": False,
-            "to_tensor": True,
-        },
-        {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
-    ]
+def _intensity(row: BundleRow) -> Config:
+    task = row.task_spec
+    if task.intensity in ("zscore", "zscore_nonzero"):
+        nonzero = task.intensity == "zscore_nonzero"
+        return {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": nonzero, "channel_wise": True}
+    low, high = task.window or (0.0, 255.0)  # "unit" is the window of 8-bit images
+    window = {"a_min": low, "a_max": high, "b_min": 0.0, "b_max": 1.0, "clip": True}
+    return {"_target_": "ScaleIntensityRanged", "keys": "image", **window}
 
 
-def sliding_window(**extra: Any) -> Config:
-    """The inferer of validation and inference."""
-    return {
-        "_target_": "SlidingWindowInferer",
-        "roi_size": "@roi_size",
-        "sw_batch_size": "@sw_batch_size",
-        "overlap": "@overlap",
-        "mode": "gaussian",
-        **extra,
+def random_affine(row: BundleRow, keys: Any) -> list[Config]:
+    """The recipe's affine augmentation of the image, and of a label by its nearest voxel."""
+    deviation, dims = row.training.affine_std, len(row.size)
+    if deviation == 0:
+        return []
+    # A uniform number in [-r, r] has the standard deviation r / sqrt(3). Scales fill the diagonal of the
+    # matrix and shears the rest, so every entry is the identity's plus noise of the recipe's deviation.
+    reach = round(3**0.5 * deviation, 4)
+    affine = {
+        "_target_": "RandAffined",
+        "keys": keys,
+        "prob": 1.0,
+        "scale_range": [reach] * dims,
+        "shear_range": [reach] * (dims * (dims - 1)),
+        "mode": "bilinear" if keys == "image" else ["bilinear", "nearest"],
+        "padding_mode": "border",
     }
+    return [affine]
+
+
+def random_crop_and_flip(row: BundleRow, keys: Any) -> list[Config]:
+    """The recipe's random crops of whole images, resized back, and horizontal flips."""
+    if not row.training.crop_and_flip:
+        return []
+    mode = "bilinear" if len(row.size) == 2 else "trilinear"
+    size = {"roi_size": "$[int(0.8 * n) for n in @image_size]", "max_roi_size": "@image_size", "random_size": True}
+    return [
+        {"_target_": "RandSpatialCropd", "keys": keys, **size},
+        {
+            "_target_": "Resized",
+            "keys": keys,
+            "spatial_size": "@image_size",
+            "mode": mode if keys == "image" else [mode, "nearest"],
+        },
+        {"_target_": "RandFlipd", "keys": keys, "prob": 0.5, "spatial_axis": 0},
+    ]
 
 
 def weights_loader(path: str, **extra: Any) -> Config:
@@ -119,83 +140,20 @@ def weights_loader(path: str, **extra: Any) -> Config:
     }
 
 
-def inference_config(row: BundleRow) -> Config:
-    """configs/inference.json."""
-    return {
-        "imports": IMPORTS,
-        "bundle_root": ".",
-        "image_key": "image",
-        "dataset_dir": "$@bundle_root + '/data'",
-        "datalist": ours(f"{DATALIST}.nnunet_images", dataset_dir="@dataset_dir", missing_ok=True),
-        "output_dir": "$@bundle_root + '/predictions'",
-        "output_ext": ".nii.gz",
-        "output_dtype": "$np.uint8",
-        "output_postfix": "",
-        "separate_folder": False,
-        "load_pretrain": True,
-        "ckpt_path": "$@bundle_root + '/models/model.pt'",
-        "device": device(),
-        "window_device": "@device",
-        "amp": "$torch.cuda.is_available()",
-        "sw_batch_size": 2,
-        "overlap": row.overlap,
-        "roi_size": list(row.roi_size),
-        "num_workers": 0,
-        **network_keys(row),
-        "preprocessing": compose(deterministic_transforms(row, with_label=False)),
-        "dataset": {
-            "_target_": "Dataset",
-            "data": "$[{@image_key: path} for path in @datalist]",
-            "transform": "@preprocessing",
-        },
-        "dataloader": {
-            "_target_": "DataLoader",
-            "dataset": "@dataset",
-            "batch_size": 1,
-            "shuffle": False,
-            "num_workers": "@num_workers",
-        },
-        "inferer": sliding_window(sw_device="@window_device"),
-        "postprocessing": compose([*to_original_geometry("@preprocessing"), _saver()]),
-        "handlers": [
-            weights_loader("@ckpt_path", _disabled_="$not @load_pretrain"),
-            {"_target_": "StatsHandler", "iteration_log": False},
-        ],
-        "evaluator": {
-            "_target_": "SupervisedEvaluator",
-            "device": "@device",
-            "val_data_loader": "@dataloader",
-            "network": "@network",
-            "inferer": "@inferer",
-            "postprocessing": "@postprocessing",
-            "val_handlers": "@handlers",
-            **AUTOCAST,
-        },
-        "initialize": [
-            ours(
-                f"{PREFLIGHT}.check_inference",
-                dataset_dir="@dataset_dir",
-                images="@datalist",
-                ckpt_path="@ckpt_path",
-                network="@network_def",
-                load_pretrain="@load_pretrain",
-                spatial_dims=row.task_spec.spatial_dims,
-                in_channels=len(row.task_spec.channels),
-            ),
-            "$setattr(torch.backends.cudnn, 'benchmark', True)",
-        ],
-        "run": ["$@evaluator.run()"],
-    }
+def expected_data(row: BundleRow) -> Config:
+    """What the preflight compares a data set and its images with."""
+    task = row.task_spec
+    keys: Config = {"spatial_dims": task.spatial_dims, "in_channels": len(task.channels)}
+    if row.reads_raw_format:
+        keys["label_values"] = task_label_values(row)
+    else:
+        keys["classes" if task.task == "classification" else "masks"] = task.out_channels
+    return keys
 
 
-def _saver() -> Config:
-    return {
-        "_target_": "SaveImaged",
-        "keys": "pred",
-        "output_dir": "@output_dir",
-        "output_ext": "@output_ext",
-        "output_dtype": "@output_dtype",
-        "output_postfix": "@output_postfix",
-        "separate_folder": "@separate_folder",
-        "output_name_formatter": ours(f"{DATALIST}.case_name", _mode_="callable"),
-    }
+def task_label_values(row: BundleRow) -> list[int]:
+    """The values that the label files of a data set in nnU-Net raw format may hold."""
+    task = row.task_spec
+    if task.regions is not None:
+        return sorted({0, *(value for region in task.regions.values() for value in region)})
+    return [*task.labels, *([] if task.ignore_label is None else [task.ignore_label])]

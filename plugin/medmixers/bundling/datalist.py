@@ -1,6 +1,7 @@
-"""Cases of a folder in nnU-Net raw format, as the lists of dicts that MONAI's datasets take. No torch here.
+"""Cases of a data set folder, as the lists of dicts that MONAI's datasets take. No torch here.
 
-The bundles' configs call these functions. Every error names the folder or file and what was expected.
+The folder is in nnU-Net's raw format (dataset.json) or has a datalist.json. The bundles' configs call these functions.
+Every error names the folder or file and what was expected.
 """
 
 from __future__ import annotations
@@ -10,75 +11,125 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medmixers.datasets.raw_format import Case, held_out_cases, read_description, training_cases
+from medmixers.datasets.datalist_format import FILE as LIST_FILE
+from medmixers.datasets.datalist_format import datalist_part
+from medmixers.datasets.raw_format import (
+    Case,
+    held_out_cases,
+    read_description,
+    read_folds,
+    training_cases,
+)
 
 Item = dict[str, Any]
-PARTS = ("training", "validation")
+PARTS = ("training", "validation", "test")
+IMAGE_ENDINGS = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".bmp", ".dcm", ".nrrd")
 
 
-def nnunet_images(dataset_dir: str | Path, *, missing_ok: bool = False) -> list[Any]:
-    """Image files of imagesTs, sorted by case.
+def find_images(dataset_dir: str | Path, *, missing_ok: bool = False) -> list[Any]:
+    """Images to predict, sorted: what a data set holds out, or else everything in a folder of images.
 
     Args:
-        dataset_dir: the DatasetNNN_Name folder.
-        missing_ok: give an empty list where the folder cannot be read as a data set; the preflight of the
-            bundle then says why. A list in its own right (3D Slicer sets one) needs no folder.
+        dataset_dir: a data set (its imagesTs, or the test part of its datalist.json), or a folder of image files
+            and of folders that hold one DICOM series each.
+        missing_ok: give an empty list where nothing can be found; the preflight of the bundle then says why. A
+            list in its own right (3D Slicer sets one) needs no folder.
 
     Returns:
-        One entry a case: the path, or the list of its channels' paths where there is more than one channel.
+        One entry a case: a path, or the list of its channels' paths where there is more than one file.
 
     Raises:
         FileNotFoundError: a missing or empty folder, or a missing channel.
-        ValueError: a broken dataset.json, or a file that is not named after the format.
+        ValueError: a broken dataset.json or datalist.json, or a file that is not named after the format.
     """
     try:
-        return [_images(case, channels) for case, channels in _cases(Path(dataset_dir), held_out=True)]
+        return _images(Path(dataset_dir))
     except (OSError, ValueError):
         if missing_ok:
             return []
         raise
 
 
-def nnunet_datalist(dataset_dir: str | Path, *, held_out: bool = False) -> list[Item]:
-    """Cases with image and label, sorted by name: ``[{"image": path or paths, "label": path}, ...]``.
+def _images(folder: Path) -> list[Any]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no data set folder {folder}")
+    if (folder / "dataset.json").is_file():
+        return [_channels(case, channels) for case, channels in _raw_cases(folder, held_out=True)]
+    if (folder / LIST_FILE).is_file():
+        return [item["image"] for item in split(folder, part="test", validation_every=2)]
+    found = [path for path in folder.iterdir() if path.name.lower().endswith(IMAGE_ENDINGS) or _is_series(path)]
+    if not found:
+        raise FileNotFoundError(
+            f"{folder} has no dataset.json, no {LIST_FILE}, no image ({', '.join(IMAGE_ENDINGS)}) and no folder with a "
+            "DICOM series"
+        )
+    return [str(path) for path in sorted(found)]
+
+
+def _is_series(path: Path) -> bool:
+    """Whether this is a folder of DICOM files, by the letters that follow their preamble of 128 bytes."""
+    if not path.is_dir():
+        return False
+    first = next((file for file in sorted(path.iterdir()) if file.is_file()), None)
+    if first is None:
+        return False
+    with open(first, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def split(dataset_dir: str | Path, *, part: str, validation_every: int, fold: int = 0) -> list[Item]:
+    """One part of the cases with labels: ``[{"image": path or paths, "label": ...}, ...]``.
+
+    The test part is imagesTs with labelsTs, or that of datalist.json. Where the data set does not say what validates
+    (the validation part of datalist.json, splits_final.json), number ``fold`` of the sorted cases and every n-th after
+    it do.
 
     Args:
-        dataset_dir: the DatasetNNN_Name folder.
-        held_out: the cases of imagesTs and labelsTs instead of the training cases.
-
-    Raises:
-        FileNotFoundError: a missing or empty folder, a missing channel, or an image without a label.
-        ValueError: a broken dataset.json, or a file that is not named after the format.
-    """
-    items = []
-    for case, channels in _cases(Path(dataset_dir), held_out=held_out):
-        if case.label is None or not case.label.is_file():
-            raise FileNotFoundError(f"{case.images[0]} has no label: {case.label or 'none in labelsTs'}")
-        items.append({"image": _images(case, channels), "label": str(case.label)})
-    return items
-
-
-def split_datalist(cases: Sequence[Mapping[str, Any]], *, part: str, validation_every: int) -> list[Item]:
-    """One part of the training cases: the first and every n-th after it validate, the others train.
-
-    Args:
-        cases: sorted, at least two.
-        part: "training" or "validation".
+        dataset_dir: the data set.
+        part: "training", "validation" or "test".
         validation_every: n.
+        fold: of a data set in nnU-Net raw format.
 
     Raises:
-        ValueError: an unknown part, or fewer than two cases.
+        FileNotFoundError: a missing file, an image without a label, or no case to test.
+        ValueError: an unknown part, a broken dataset.json or datalist.json, or too few cases.
     """
+    folder = Path(dataset_dir)
     if part not in PARTS:
         raise ValueError(f"part must be one of {', '.join(PARTS)}, got {part!r}")
+    if not (folder / "dataset.json").is_file() and (folder / LIST_FILE).is_file():
+        items = datalist_part(folder, part=part, validation_every=validation_every)
+        if not items:
+            raise FileNotFoundError(f"the {part} part of {folder / LIST_FILE} is empty")
+        return items
+    if part == "test":
+        return [item for _, item in _labelled(folder, held_out=True)]
+    cases = _labelled(folder, held_out=False)
+    folds = read_folds(folder)
+    if not 0 <= fold < (len(folds) if folds else validation_every):
+        raise ValueError(f"fold must be from 0 to {(len(folds) if folds else validation_every) - 1}, got {fold}")
+    if folds is not None:
+        chosen = set(folds[fold]["train" if part == "training" else "val"])
+        if missing := sorted(chosen - {name for name, _ in cases}):
+            raise ValueError(f"splits_final.json of {folder} names case {missing[0]!r}, which imagesTr does not hold")
+        return [item for name, item in cases if name in chosen]
+    return split_datalist([item for _, item in cases], part=part, validation_every=validation_every, fold=fold)
+
+
+def split_datalist(
+    cases: Sequence[Mapping[str, Any]], *, part: str, validation_every: int, fold: int = 0
+) -> list[Item]:
+    """Of the sorted cases number ``fold`` and every n-th after it validate, the others train.
+
+    Raises:
+        ValueError: fewer than two cases, or a part without one.
+    """
     if len(cases) < 2:
         raise ValueError(f"at least 2 training cases are needed, one trains and one validates; got {len(cases)}")
-    return [dict(case) for index, case in enumerate(cases) if (index % validation_every == 0) == (part == "validation")]
-
-
-def nnunet_split(dataset_dir: str | Path, *, part: str, validation_every: int) -> list[Item]:
-    """:func:`split_datalist` of the training cases of a folder (imagesTr, labelsTr); raises as both do."""
-    return split_datalist(nnunet_datalist(dataset_dir), part=part, validation_every=validation_every)
+    chosen = [dict(case) for i, case in enumerate(cases) if (i % validation_every == fold) == (part == "validation")]
+    if not chosen:
+        raise ValueError(f"fold {fold} of {len(cases)} training cases leaves none for {part}")
+    return chosen
 
 
 def case_name(meta: Mapping[str, Any], saver: object) -> dict[str, Any]:
@@ -90,7 +141,17 @@ def case_name(meta: Mapping[str, Any], saver: object) -> dict[str, Any]:
     return {"subject": f"{stem}{ending}", "idx": meta.get("patch_index")}
 
 
-def _cases(folder: Path, *, held_out: bool) -> list[tuple[Case, int]]:
+def _labelled(folder: Path, *, held_out: bool) -> list[tuple[str, Item]]:
+    """Name, image and label of each case in nnU-Net raw format, sorted by name."""
+    items = []
+    for case, channels in _raw_cases(folder, held_out=held_out):
+        if case.label is None or not case.label.is_file():
+            raise FileNotFoundError(f"{case.images[0]} has no label: {case.label or 'none in labelsTs'}")
+        items.append((case.name, {"image": _channels(case, channels), "label": str(case.label)}))
+    return items
+
+
+def _raw_cases(folder: Path, *, held_out: bool) -> list[tuple[Case, int]]:
     """Each case, and how many channels it has to have."""
     description = read_description(folder)
     cases = held_out_cases(folder, description) if held_out else training_cases(folder, description)
@@ -100,11 +161,13 @@ def _cases(folder: Path, *, held_out: bool) -> list[tuple[Case, int]]:
     return [(case, len(description["channel_names"])) for case in cases]
 
 
-def _images(case: Case, channels: int) -> str | list[str]:
+def _channels(case: Case, channels: int) -> str | list[str]:
+    """The files of a case: one a channel, or a single one, which as a colour PNG holds them all."""
     missing = [str(file) for file in case.images if not file.is_file()]
     if missing:
         raise FileNotFoundError(f"case {case.name!r} lacks {', '.join(missing)}")
-    if len(case.images) != channels:
+    is_colour = len(case.images) == 1 and not case.images[0].name.endswith((".nii", ".nii.gz"))
+    if len(case.images) != channels and not is_colour:
         raise ValueError(f"case {case.name!r} has {len(case.images)} files, dataset.json names {channels} channels")
     paths = [str(file) for file in case.images]
-    return paths[0] if channels == 1 else paths
+    return paths[0] if len(paths) == 1 else paths

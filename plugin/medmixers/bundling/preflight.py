@@ -12,8 +12,11 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
 
-from medmixers.bundling.datalist import nnunet_datalist, nnunet_images, nnunet_split
-from medmixers.datasets.audit import audit_nnunet_dataset, label_names, read_image
+from medmixers.bundling.datalist import find_images, split
+from medmixers.bundling.preflight_files import check_image, check_listed_case
+from medmixers.bundling.preflight_weights import read_weights
+from medmixers.datasets.audit import audit_nnunet_dataset, label_names
+from medmixers.datasets.datalist_format import FILE as LIST_FILE
 from medmixers.datasets.raw_format import read_description
 
 P = ParamSpec("P")
@@ -34,40 +37,81 @@ def one_line(check: Callable[P, None]) -> Callable[P, None]:
 
 @one_line
 def check_training(
-    *, dataset_dir: str, validation_every: int, spatial_dims: int, in_channels: int, out_channels: int
+    *,
+    dataset_dir: str,
+    validation_every: int,
+    network: Any,
+    pretrained_ckpt: str | None,
+    resume_ckpt: str | None,
+    spatial_dims: int,
+    in_channels: int,
+    label_values: Sequence[int] = (),
+    classes: int = 0,
+    masks: int = 0,
+    fold: int = 0,
 ) -> None:
-    """End the process unless the training cases can be read, split, and fit the network. imagesTs is not read.
+    """End the process unless the training cases can be read, split, and fit the network. Held-out cases are not read.
 
     Args:
-        dataset_dir: a DatasetNNN_Name folder in nnU-Net raw format.
+        dataset_dir: a data set in nnU-Net raw format, or a folder with datalist.json.
         validation_every: of the split.
-        spatial_dims: of the network.
+        network: the module that loads the checkpoints.
+        pretrained_ckpt: weights to start from, or None.
+        resume_ckpt: state of a training to go on with, or None.
+        spatial_dims: of the images.
         in_channels: of the network.
-        out_channels: of the network: background and labels.
+        label_values: what the label files of a data set in nnU-Net raw format may hold.
+        classes: classes of a datalist.json, where a case has one.
+        masks: mask files of each case of a datalist.json, where a case has those.
+        fold: of the split.
     """
-    _check_dataset(dataset_dir, in_channels=in_channels, out_channels=out_channels)
-    nnunet_split(dataset_dir, part="training", validation_every=validation_every)
-    _audit(dataset_dir, spatial_dims, part="training")
+    if pretrained_ckpt is not None:
+        read_weights(pretrained_ckpt, network, option="pretrained_ckpt")
+    if resume_ckpt is not None:
+        read_weights(resume_ckpt, network, option="resume_ckpt", is_state=True)
+    listed = {"classes": classes, "masks": masks}
+    _check_format(dataset_dir, label_values, in_channels=in_channels)
+    rule = {"validation_every": validation_every, "fold": fold}
+    cases = [case for part in ("training", "validation") for case in split(dataset_dir, part=part, **rule)]
+    _check_cases(dataset_dir, label_values, cases, "training", spatial_dims, in_channels, listed)
 
 
 @one_line
 def check_evaluation(
-    *, dataset_dir: str, ckpt_path: str, network: Any, spatial_dims: int, in_channels: int, out_channels: int
+    *,
+    dataset_dir: str,
+    part: str,
+    validation_every: int,
+    ckpt_path: str,
+    network: Any,
+    spatial_dims: int,
+    in_channels: int,
+    label_values: Sequence[int] = (),
+    classes: int = 0,
+    masks: int = 0,
+    fold: int = 0,
 ) -> None:
-    """End the process unless the held-out cases (imagesTs, labelsTs) can be read, and there are weights.
+    """End the process unless the cases to score can be read, and there are weights.
 
     Args:
-        dataset_dir: a DatasetNNN_Name folder in nnU-Net raw format.
+        dataset_dir: a data set in nnU-Net raw format, or a folder with datalist.json.
+        part: "test" or "validation".
+        validation_every: of the split.
         ckpt_path: file of the weights.
         network: the module that will load them.
-        spatial_dims: of the network.
+        spatial_dims: of the images.
         in_channels: of the network.
-        out_channels: of the network: background and labels.
+        label_values: as :func:`check_training` has it.
+        classes: as :func:`check_training` has it.
+        masks: as :func:`check_training` has it.
+        fold: of the split.
     """
-    _check_weights(ckpt_path, network)
-    _check_dataset(dataset_dir, in_channels=in_channels, out_channels=out_channels)
-    nnunet_datalist(dataset_dir, held_out=True)
-    _audit(dataset_dir, spatial_dims, part="test")
+    read_weights(ckpt_path, network)
+    listed = {"classes": classes, "masks": masks}
+    _check_format(dataset_dir, label_values, in_channels=in_channels)
+    cases = split(dataset_dir, part=part, validation_every=validation_every, fold=fold)
+    audited = "test" if part == "test" else "training"
+    _check_cases(dataset_dir, label_values, cases, audited, spatial_dims, in_channels, listed)
 
 
 @one_line
@@ -89,71 +133,51 @@ def check_inference(
         ckpt_path: file of the weights.
         network: the module that will load them.
         load_pretrain: False predicts with random weights, on purpose.
-        spatial_dims: of the network.
+        spatial_dims: of the images.
         in_channels: of the network.
     """
     if load_pretrain:
-        _check_weights(ckpt_path, network, hint="; --load_pretrain False predicts with untrained weights")
+        hint = "; --allow_untrained True predicts with untrained weights"
+        read_weights(ckpt_path, network, hint=hint)
     if not images:
-        nnunet_images(dataset_dir)  # raises and says what is missing
+        find_images(dataset_dir)  # raises and says what is missing
         raise ValueError("the datalist is empty: there is no image to predict")
     for entry in images:
         files = [entry] if isinstance(entry, (str, Path)) else list(entry)
-        if len(files) != in_channels:
-            raise ValueError(f"{files[0]!r} has {len(files)} channel files; the network takes {in_channels}")
-        for file in files:
-            _check_image(file, spatial_dims)
+        channels = sum(check_image(Path(file), spatial_dims) or in_channels for file in files)
+        if channels != in_channels:
+            raise ValueError(f"{str(files[0])!r} has {channels} channels; the network takes {in_channels}")
 
 
-def _audit(dataset_dir: str, spatial_dims: int, *, part: str) -> None:
-    axes = len(audit_nnunet_dataset(dataset_dir, parts=(part,)).shapes[0])
-    if axes != spatial_dims:
-        raise ValueError(f"the images of {dataset_dir!r} are {axes}D; the network takes {spatial_dims}D images")
-
-
-def _check_image(file: str | Path, spatial_dims: int) -> None:
-    """A NIfTI file must have the network's dimensions and finite values; other formats are left to MONAI."""
-    if not str(file).endswith((".nii", ".nii.gz")):
+def _check_format(dataset_dir: str, label_values: Sequence[int], *, in_channels: int) -> None:
+    """A data set of the right format, and for nnU-Net's the channels and labels that its dataset.json names."""
+    if not label_values:
+        if not (Path(dataset_dir) / LIST_FILE).is_file() and (Path(dataset_dir) / "dataset.json").is_file():
+            raise ValueError(f"{dataset_dir!r} is in nnU-Net raw format; this bundle reads a folder with {LIST_FILE}")
         return
-    image = read_image(Path(file))
-    if len(image.shape) != spatial_dims:
-        raise ValueError(f"{str(file)!r} has the shape {image.shape}; the network takes {spatial_dims}D images")
-    if not image.data.any():
-        raise ValueError(f"{str(file)!r} is 0 in all of its {image.data.size} voxels")
-
-
-def _check_weights(ckpt_path: str, network: Any, *, hint: str = "") -> None:
-    """The file must hold tensors of the names and shapes of the network's, flat or as ``model`` of a state."""
-    if not Path(ckpt_path).is_file():
-        raise FileNotFoundError(
-            f"no weights at {ckpt_path!r}: this bundle is untrained; train it, or give --ckpt_path FILE{hint}"
-        )
-    import torch  # only here: rendering a bundle and reading its data lists do without
-
-    try:
-        content = torch.load(ckpt_path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file may raise anything: torch's unpickler runs what the bytes say
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ValueError(f"{ckpt_path!r} cannot be read as weights: {reason}") from error
-    weights = content.get("model", content) if isinstance(content, dict) else content
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise ValueError(f"{ckpt_path!r} holds no weights: a dict of tensors is needed, or one under 'model'")
-    expected = network.state_dict()
-    wrong = expected.keys() ^ weights.keys()
-    wrong |= {name for name in expected.keys() & weights.keys() if expected[name].shape != weights[name].shape}
-    if wrong:
-        raise ValueError(
-            f"{ckpt_path!r} holds the weights of another network, or of other options: {len(wrong)} tensors are "
-            f"missing, unknown or of another shape, {min(wrong)!r} for example"
-        )
-
-
-def _check_dataset(dataset_dir: str, *, in_channels: int, out_channels: int) -> None:
     content = read_description(Path(dataset_dir))
     where = str(Path(dataset_dir) / "dataset.json")
     channels = content["channel_names"]
     if len(channels) != in_channels:
         raise ValueError(f"{where!r} names {len(channels)} channels; the network takes {in_channels}")
     values = list(label_names(content))
-    if values != list(range(out_channels)):
-        raise ValueError(f"{where!r} has the labels {values}; the network has {list(range(out_channels))}")
+    if values != list(label_values):
+        raise ValueError(f"{where!r} has the labels {values}; the network has {list(label_values)}")
+
+
+def _check_cases(
+    dataset_dir: str,
+    label_values: Sequence[int],
+    cases: list[dict[str, Any]],
+    part: str,
+    spatial_dims: int,
+    in_channels: int,
+    listed: dict[str, int],
+) -> None:
+    if not label_values:
+        for case in cases:
+            check_listed_case(case, spatial_dims=spatial_dims, in_channels=in_channels, **listed)
+        return
+    axes = len(audit_nnunet_dataset(dataset_dir, parts=(part,)).shapes[0])
+    if axes != spatial_dims:
+        raise ValueError(f"the images of {dataset_dir!r} are {axes}D; the network takes {spatial_dims}D images")

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from medmixers.bundling.catalog import BundleRow
-from medmixers.bundling.configs import inference_config
+from medmixers.bundling.inference import inference_config
 from medmixers.bundling.metadata import metadata_config
+from medmixers.bundling.overlays import evaluate_config, multi_gpu_config
 from medmixers.bundling.readme import readme
-from medmixers.bundling.training import evaluate_config, multi_gpu_config, train_config
+from medmixers.bundling.training import train_config
 
 
 def render_bundle(row: BundleRow, *, package_version: str, licence: str) -> dict[str, str]:

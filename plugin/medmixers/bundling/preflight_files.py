@@ -1,0 +1,84 @@
+"""Whether the image files of a case can be read and are of the kind that a network takes. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medmixers.datasets.audit import read_image
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
+
+
+def check_image(path: Path, spatial_dims: int) -> int | None:
+    """Channels of a picture (PNG, JPEG) or of a NIfTI file, after it is found whole; None where MONAI is to see.
+
+    Args:
+        path: a file, or the folder of a DICOM series.
+        spatial_dims: of the network.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        ValueError: the file is damaged, of other dimensions, or a NIfTI file of zeros or with NaN.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"there is no image {str(path)!r}")
+    if path.name.lower().endswith(PICTURES):
+        _check_dims(path, 2, spatial_dims)
+        return _picture_channels(path)
+    if not path.name.endswith((".nii", ".nii.gz")):
+        return None
+    image = read_image(path)
+    _check_dims(path, len(image.shape), spatial_dims, f"has the shape {image.shape}")
+    if not image.data.any():
+        raise ValueError(f"{str(path)!r} is 0 in all of its {image.data.size} voxels")
+    return 1
+
+
+def check_listed_case(
+    case: Mapping[str, Any], *, spatial_dims: int, in_channels: int, classes: int = 0, masks: int = 0
+) -> None:
+    """An entry of datalist.json: its image, and its class id (of ``classes``) or its mask files (``masks``).
+
+    Raises:
+        FileNotFoundError, ValueError: with the file or the value that does not fit.
+    """
+    channels, label = check_image(Path(case["image"]), spatial_dims), case["label"]
+    if channels is not None and channels != in_channels:
+        raise ValueError(f"{case['image']!r} has {channels} channels; the network takes {in_channels}")
+    if classes:
+        if not isinstance(label, int) or not 0 <= label < classes:
+            raise ValueError(f"{case['image']!r} has the class {label}; the network has 0 to {classes - 1}")
+        return
+    if isinstance(label, int) or len(label) != masks or not all(isinstance(file, str) for file in label):
+        raise ValueError(f"{case['image']!r} has the label {label}; the network has {masks} channels, a mask file each")
+    sizes = {_size(Path(file)) for file in (case["image"], *label)}
+    if len(sizes) > 1:
+        raise ValueError(f"{case['image']!r} and its masks have different sizes: {sorted(sizes)}")
+
+
+def _check_dims(path: Path, dims: int, spatial_dims: int, what: str = "is 2D") -> None:
+    if dims != spatial_dims:
+        raise ValueError(f"{str(path)!r} {what}; the network takes {spatial_dims}D images")
+
+
+def _picture_channels(path: Path) -> int:
+    from PIL import Image, UnidentifiedImageError  # only here: a packed bundle of volumes does without
+
+    try:
+        with Image.open(path) as picture:
+            bands = len(picture.getbands())
+            picture.verify()  # the checksums, without decoding: a data set may hold 100,000
+            return bands
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read: {error}") from error
+
+
+def _size(path: Path) -> tuple[int, ...]:
+    if path.name.lower().endswith(PICTURES):
+        from PIL import Image
+
+        with Image.open(path) as picture:
+            return picture.size
+    return tuple(read_image(path).shape)

@@ -1,0 +1,59 @@
+"""Whether a file holds the weights of a network. torch is imported when a file is looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+STATE = ("model", "optimizer", "lr_scheduler", "trainer")
+
+
+def read_weights(
+    path: str, network: Any, *, option: str = "ckpt_path", hint: str = "", is_state: bool = False
+) -> dict[str, Any]:
+    """The tensors of a file: they must have the names and shapes of the network's, flat or as ``model`` of a state.
+
+    Args:
+        path: the file.
+        network: the module that will load it.
+        option: the key of the config that names the file.
+        hint: added to the message where there is no file.
+        is_state: whether it must be the whole state of a training.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        ValueError: anything else.
+    """
+    if not Path(path).is_file():
+        if option == "ckpt_path":
+            raise FileNotFoundError(
+                f"no weights at {path!r}: this bundle is untrained; train it, or give --ckpt_path FILE{hint}"
+            )
+        raise FileNotFoundError(f"--{option}: there is no file {path!r}")
+    content = _load(path)
+    if is_state and not (isinstance(content, dict) and set(STATE) <= set(content)):
+        raise ValueError(f"{path!r} holds no state of a training, {', '.join(STATE)}: take a resume_checkpoint file")
+    import torch
+
+    weights = content.get("model", content) if isinstance(content, dict) else content
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise ValueError(f"{path!r} holds no weights: a dict of tensors is needed, or one under 'model'")
+    expected = network.state_dict()
+    wrong = expected.keys() ^ weights.keys()
+    wrong |= {name for name in expected.keys() & weights.keys() if expected[name].shape != weights[name].shape}
+    if wrong:
+        raise ValueError(
+            f"{path!r} holds the weights of another network, or of other options: {len(wrong)} tensors are "
+            f"missing, unknown or of another shape, {min(wrong)!r} for example"
+        )
+    return {name: weights[name] for name in expected}
+
+
+def _load(path: str) -> Any:
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file may raise anything: torch's unpickler runs what the bytes say
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ValueError(f"{path!r} cannot be read as weights: {reason}") from error
