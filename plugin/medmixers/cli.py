@@ -79,6 +79,22 @@ class Dataset:
         return str(audit_nnunet_dataset(folder))
 
 
+class Bundle:
+    """MONAI Bundles to share: a zip with its weights and its code."""
+
+    def pack(self, name: str, weights: str, out: str = ".", metrics: str | None = None) -> str:
+        """Bundle NAME (of the catalog, or a folder) and weights to OUT/NAME_vX.Y.Z.zip; metrics: an evaluation's CSV."""
+        from medmixers.bundling.pack import pack_bundle
+
+        return str(pack_bundle(name, weights=weights, out=out, metrics=metrics))
+
+    def open(self, zip: str, out: str = ".") -> str:
+        """Check a bundle's zip and unpack it to OUT/NAME."""
+        from medmixers.bundling.archive import open_archive
+
+        return str(open_archive(zip, out))
+
+
 class Explain:
     """What a trained network looks at."""
 
@@ -97,6 +113,7 @@ class MedMixers:
         self.list = List()
         self.demo = Demo()
         self.dataset = Dataset()
+        self.bundle = Bundle()
         self.explain = Explain()
         self.nnunet = NnUNet()
 

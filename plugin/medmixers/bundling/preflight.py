@@ -64,7 +64,7 @@ def check_evaluation(
         in_channels: of the network.
         out_channels: of the network: background and labels.
     """
-    _check_weights(ckpt_path, network)
+    read_weights(ckpt_path, network)
     _check_dataset(dataset_dir, in_channels=in_channels, out_channels=out_channels)
     nnunet_datalist(dataset_dir, held_out=True)
     _audit(dataset_dir, spatial_dims, part="test")
@@ -93,7 +93,7 @@ def check_inference(
         in_channels: of the network.
     """
     if load_pretrain:
-        _check_weights(ckpt_path, network, hint="; --load_pretrain False predicts with untrained weights")
+        read_weights(ckpt_path, network, hint="; --load_pretrain False predicts with untrained weights")
     if not images:
         nnunet_images(dataset_dir)  # raises and says what is missing
         raise ValueError("the datalist is empty: there is no image to predict")
@@ -122,8 +122,13 @@ def _check_image(file: str | Path, spatial_dims: int) -> None:
         raise ValueError(f"{str(file)!r} is 0 in all of its {image.data.size} voxels")
 
 
-def _check_weights(ckpt_path: str, network: Any, *, hint: str = "") -> None:
-    """The file must hold tensors of the names and shapes of the network's, flat or as ``model`` of a state."""
+def read_weights(ckpt_path: str, network: Any, *, hint: str = "") -> dict[str, Any]:
+    """The tensors of a file: they must have the names and shapes of the network's, flat or as ``model`` of a state.
+
+    Raises:
+        FileNotFoundError: no such file; the message ends with ``hint``.
+        ValueError: no weights, or not this network's.
+    """
     if not Path(ckpt_path).is_file():
         raise FileNotFoundError(
             f"no weights at {ckpt_path!r}: this bundle is untrained; train it, or give --ckpt_path FILE{hint}"
@@ -146,6 +151,7 @@ def _check_weights(ckpt_path: str, network: Any, *, hint: str = "") -> None:
             f"{ckpt_path!r} holds the weights of another network, or of other options: {len(wrong)} tensors are "
             f"missing, unknown or of another shape, {min(wrong)!r} for example"
         )
+    return {name: weights[name] for name in expected}
 
 
 def _check_dataset(dataset_dir: str, *, in_channels: int, out_channels: int) -> None:
