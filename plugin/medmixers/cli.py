@@ -83,7 +83,7 @@ class Bundle:
     """MONAI Bundles to share: a zip with its weights and its code."""
 
     def pack(self, name: str, weights: str, out: str = ".", metrics: str | None = None) -> str:
-        """Bundle NAME (of the catalog, or a folder) and weights to OUT/NAME_vX.Y.Z.zip; metrics: an evaluation's CSV."""
+        """A bundle (name or folder) and weights to OUT/NAME_vX.Y.Z.zip; metrics: the CSV of an evaluation."""
         from medmixers.bundling.pack import pack_bundle
 
         return str(pack_bundle(name, weights=weights, out=out, metrics=metrics))
@@ -93,6 +93,16 @@ class Bundle:
         from medmixers.bundling.archive import open_archive
 
         return str(open_archive(zip, out))
+
+    def verify(self, name: str, static: bool = False, schema: str | None = None) -> str:
+        """The fifteen checks of a bundle: a name, a folder or a zip. static: only those that run nothing."""
+        from medmixers.bundling.verify import verify_bundle
+
+        report = verify_bundle(name, static=static, schema=schema)
+        if report.failed:
+            print(report)
+            raise ValueError(f"{report.name}: {len(report.failed)} checks failed")
+        return str(report)
 
 
 class Explain:

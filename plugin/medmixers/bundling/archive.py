@@ -141,8 +141,8 @@ def _check_manifest(source: Path, bundle: Path) -> None:
     if stated.keys() != found.keys():
         path = min(stated.keys() ^ found.keys())
         raise ValueError(f"{source} is refused: {path!r} is in its {'manifest' if path in stated else 'zip'} only")
-    for name, path in sorted(found.items()):
-        if hashlib.sha256(path.read_bytes()).hexdigest() != stated[name]:
+    for name, file in sorted(found.items()):
+        if hashlib.sha256(file.read_bytes()).hexdigest() != stated[name]:
             raise ValueError(f"{source} is refused: {name!r} is not what the manifest says; it was changed")
 
 

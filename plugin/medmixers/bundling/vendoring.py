@@ -10,6 +10,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DOTTED = re.compile(rf"\b{PACKAGE.name}\.[\w.]+")
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 # What MONAI itself needs, or what a bundle's metadata states under a key of its own.
 GIVEN = {"torch", "numpy", "monai", "ignite", "nibabel"}
 
@@ -61,15 +62,11 @@ def _names_in(path: Path) -> Iterator[str]:
     """Dotted names that a module imports, and those in its strings; a docstring is no use of what it names."""
     tree = ast.parse(path.read_text("utf-8"))
     yield from _imports(ast.walk(tree))
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    docstrings = {id(node.body[0].value) for node in ast.walk(tree) if isinstance(node, documented) and _has_doc(node)}
+    statements = [node.body[0] for node in ast.walk(tree) if isinstance(node, DOCUMENTED) and node.body]
+    docstrings = {id(first.value) for first in statements if isinstance(first, ast.Expr)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
             yield from DOTTED.findall(node.value)
-
-
-def _has_doc(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> bool:
-    return bool(node.body) and isinstance(node.body[0], ast.Expr)
 
 
 def _imports(nodes: Iterable[ast.AST]) -> Iterator[str]:
