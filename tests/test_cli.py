@@ -78,7 +78,7 @@ def test_profile_gives_size_to_networks_that_need_one_by_name():
         (["demo", "data", "d", "2", "1", "0", "upper"], "too many positional arguments; it takes: OUT, --cases"),
         (["demo", "report", "d", "--pictures=maybe"], "pictures must be True or False, got 'maybe'"),
         (["demo", "dat", "d"], "there is no command 'dat'; valid: data, report"),
-        (["fly"], "there is no command 'fly'; valid: dataset, demo, explain, list, nnunet, profile"),
+        (["fly"], "there is no command 'fly'; valid: bundle, dataset, demo, explain, list, nnunet, profile"),
         (["--seed", "1"], "there is no flag --seed here"),
         (["list", "networks", "upper"], "too many positional arguments; it takes: "),
         (["dataset", "check", "900"], "900"),

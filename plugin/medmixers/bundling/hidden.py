@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
@@ -50,7 +51,8 @@ def environment_without_package(folder: Path, root: Path, metadata: Mapping[str,
     known = _with_dependencies([*BASE, *metadata["required_packages_version"]])
     hidden = {name for name, owners in packages_distributions().items() if not known & set(map(_plain, owners))}
     own = __name__.partition(".")[0]
-    text = SITECUSTOMIZE.format(own=own, root=os.path.realpath(root), hidden=sorted(hidden - {own}))
+    hidden -= {own, *sys.stdlib_module_names}  # a backport may be installed under the name of a standard module
+    text = SITECUSTOMIZE.format(own=own, root=os.path.realpath(root), hidden=sorted(hidden))
     folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(text, encoding="utf-8")
     return {**os.environ, "PYTHONPATH": str(folder)}

@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from importlib.metadata import distribution, version
+from importlib.metadata import distribution, packages_distributions, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,8 +110,11 @@ def vendor(bundle: Path) -> dict[str, bytes]:
         ValueError: one of them imports a package that the metadata does not require.
     """
     files = vendored_files(path.read_text("utf-8") for path in sorted((bundle / "configs").glob("*.json")))
-    required = {name.lower().replace("-", "_") for name in read_metadata(bundle)["required_packages_version"]}
-    unstated = {name for name in foreign_imports(files.values()) if name.lower() not in required}
+    required = {name.lower() for name in read_metadata(bundle)["required_packages_version"]}
+    owners = packages_distributions()  # the package pillow is imported as PIL
+    unstated = {
+        name for name in foreign_imports(files.values()) if not required & set(map(str.lower, owners.get(name, [name])))
+    }
     if unstated:
         raise ValueError(f"required_packages_version of {bundle.name} lacks {', '.join(sorted(unstated))}")
     return {name: path.read_bytes() for name, path in files.items()}

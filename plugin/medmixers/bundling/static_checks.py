@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from functools import cache
 from pydoc import locate
 from typing import Any
+from urllib.request import urlopen
 
 from medmixers.bundling.subject import FailedCheck, Subject, demand, walk
 
@@ -18,7 +20,7 @@ CONFIGS = ("evaluate", "inference", "metadata", "multi_gpu_train", "train")
 FILES = ("LICENSE", *(f"configs/{name}.json" for name in CONFIGS), "docs/README.md")
 WORKFLOWS = ((("train",), "train"), (("train", "evaluate"), "train"), (("inference",), "inference"))
 SHARED_KEYS = ("network_def", "network_name", "kernel_size", "roi_size", "image_size", "overlap")
-MACHINE_PATH = re.compile(r"(?<![\w.$\"'}])(/(home|root|tmp|work|Users|mnt)/|[A-Z]:\\)")
+MACHINE_PATH = re.compile(r"(?<![\w}])(/(home|root|tmp|work|Users|mnt)/|[A-Z]:\\)")
 
 
 def check_files(subject: Subject) -> str:
@@ -26,7 +28,8 @@ def check_files(subject: Subject) -> str:
     root = subject.root
     missing = [name for name in FILES if not (root / name).is_file()]
     demand(not missing, f"missing: {', '.join(missing)}")
-    demand("Apache License" in (root / "LICENSE").read_text("utf-8"), "LICENSE is not the Apache License")
+    licence = (root / "LICENSE").read_text("utf-8").split()
+    demand(licence[:4] == ["Apache", "License", "Version", "2.0,"], "LICENSE is not the Apache License 2.0")
     for path in [*(root / "configs").glob("*.json"), *(root / "docs").glob("*.md")]:
         found = MACHINE_PATH.search(path.read_text("utf-8"))
         demand(not found, f"{path.name} names a machine's path: {found and found.group()!r}")
@@ -136,16 +139,31 @@ def _check_schema(subject: Subject) -> str:
     """MONAI's verify_metadata, with the schema at hand or downloaded."""
     from monai.bundle import verify_metadata
 
-    schema = subject.schema or subject.scratch / "schema.json"
+    schema = subject.schema
+    if schema is None:
+        content = _download(subject.metadata.get("schema", ""))
+        if content is None:
+            return "schema not checked: it is not at hand (--schema FILE) and cannot be downloaded"
+        schema = subject.scratch / "schema.json"
+        schema.write_bytes(content)
     try:
         verify_metadata(str(subject.root / "configs" / "metadata.json"), filepath=str(schema))
     except ValueError as error:
         raise FailedCheck(str(error).splitlines()[0]) from error
-    except (OSError, RuntimeError) as error:
-        return f"schema not checked: it is not at hand and cannot be downloaded ({type(error).__name__})"
     except ImportError:
         return "schema not checked: the package jsonschema is not installed"
     return "schema satisfied"
+
+
+@cache
+def _download(url: str) -> bytes | None:
+    """What is there; None where it cannot be reached, which is asked once in a process."""
+    try:
+        with urlopen(url, timeout=10) as answer:
+            content: bytes = answer.read()
+            return content
+    except (OSError, ValueError):
+        return None
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[1]
-DOTTED = re.compile(rf"\b{PACKAGE.name}\.[\w.]+")
+FOLDER = Path(__file__).resolve().parents[1]
+DOTTED = re.compile(rf"\b{FOLDER.name}\.[\w.]+")
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 # What MONAI itself needs, or what a bundle's metadata states under a key of its own.
 GIVEN = {"torch", "numpy", "monai", "ignite", "nibabel"}
@@ -28,22 +28,22 @@ def vendored_files(configs: Iterable[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     while waiting:
         for path in _files_of(waiting.pop()):
-            key = f"{PACKAGE.name}/{path.relative_to(PACKAGE).as_posix()}"
+            key = f"{FOLDER.name}/{path.relative_to(FOLDER).as_posix()}"
             if key not in found:
                 found[key] = path
-                waiting += [name for name in _names_in(path) if name.split(".")[0] == PACKAGE.name]
+                waiting += [name for name in _names_in(path) if name.split(".")[0] == FOLDER.name]
     return dict(sorted(found.items()))
 
 
 def foreign_imports(files: Iterable[Path]) -> set[str]:
     """Top-level names of the packages that importing these modules needs, beside MONAI's own and Python's."""
     names = {name.split(".")[0] for path in files for name in _imports(ast.parse(path.read_text("utf-8")).body)}
-    return names - GIVEN - {PACKAGE.name} - set(sys.stdlib_module_names)
+    return names - GIVEN - {FOLDER.name} - set(sys.stdlib_module_names)
 
 
 def _files_of(name: str) -> Iterator[Path]:
     """Files behind a dotted name, the packages above it included; a package that is the end of it, whole."""
-    place = PACKAGE
+    place = FOLDER
     yield place / "__init__.py"
     parts = name.rstrip(".").split(".")[1:]
     for part in parts:
@@ -76,4 +76,4 @@ def _imports(nodes: Iterable[ast.AST]) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
             # `from package import module` needs the module, and `from package import name` the package's face alone
-            yield from names if node.module.split(".")[0] == PACKAGE.name else [node.module]
+            yield from names if node.module.split(".")[0] == FOLDER.name else [node.module]

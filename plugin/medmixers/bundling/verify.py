@@ -118,7 +118,7 @@ def _run(check: Check, subject: Subject) -> Result:
             note, outcome = check.function(subject), "passed"
     except SkippedCheck as reason:
         note, outcome = str(reason), "skipped"
-    except Exception as error:  # a bundle may break what it is fed to in any way: that is what the table is for
+    except (Exception, SystemExit) as error:  # a bundle may break what takes it in any way: the table tells
         lines = str(error).strip().splitlines() or [""]
         note, outcome = lines[0] if isinstance(error, FailedCheck) else f"{type(error).__name__}: {lines[0]}", "failed"
     finally:
