@@ -89,7 +89,7 @@ def task_of(bundle: str) -> Any:
 def read_metrics(path: str | Path) -> dict[str, list[float]]:
     """Column -> value of each case, from the CSV that an evaluation writes (`val_mean_dice_raw.csv`).
 
-    Columns that are not numbers name the case and are left out, and so are cases without a value (nan).
+    Columns that are not numbers name the case and are left out, and so are values that are not finite (a structure is missing).
 
     Raises:
         FileNotFoundError: no such file.
@@ -106,7 +106,7 @@ def read_metrics(path: str | Path) -> dict[str, list[float]]:
             values = [float(row[column]) for row in rows]
         except (TypeError, ValueError):
             continue
-        columns[column] = [value for value in values if not math.isnan(value)]
+        columns[column] = [value for value in values if math.isfinite(value)]
     if not columns:
         raise ValueError(f"{str(path)!r} holds no metrics: a row for each case and columns of numbers are needed")
     return columns

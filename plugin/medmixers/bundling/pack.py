@@ -20,6 +20,8 @@ from medmixers.bundling.render import render_bundle
 from medmixers.bundling.vendoring import foreign_imports, vendored_files
 
 PACKAGE = "medmixers"
+NEEDED = "`monai[fire,ignite,nibabel,tqdm]`, what `configs/metadata.json` requires, and `tensorboard` to train"
+PACKED = " Packed with weights."
 
 
 class Packed(NamedTuple):
@@ -150,7 +152,8 @@ def _mark_as_trained(bundle: Path, columns: Mapping[str, list[float]]) -> None:
     """Metadata and README say what the zip holds: weights, their metrics, and the package."""
     metadata = read_metadata(bundle)
     metadata["description"] = metadata["description"].replace(" Ships without weights.", "")
-    metadata["changelog"][metadata["version"]] += " Packed with weights."
+    changes = metadata["changelog"]
+    changes[metadata["version"]] = changes[metadata["version"]].removesuffix(PACKED) + PACKED
     metadata["required_packages_version"].pop(PACKAGE, None)
     metadata["eval_metrics"] = {name: sum(values) / len(values) for name, values in columns.items() if values}
     (bundle / "configs" / "metadata.json").write_text(json.dumps(metadata, indent=4) + "\n", encoding="utf-8")
@@ -162,9 +165,7 @@ def _mark_as_trained(bundle: Path, columns: Mapping[str, list[float]]) -> None:
                 stated = f"Bundle `{bundle.name}`, version {metadata['version']}, with weights: see `model_card.md`."
                 paragraphs[index] = stated
             elif paragraph.startswith("## Commands\nInstall medmixers, set"):
-                paragraphs[index] = paragraph.replace(
-                    "Install medmixers, set", "Install MONAI and what `configs/metadata.json` requires, set"
-                )
+                paragraphs[index] = paragraph.replace("Install medmixers, set", f"Install {NEEDED}; set")
         readme.write_text("\n\n".join(paragraphs), encoding="utf-8")
 
 
