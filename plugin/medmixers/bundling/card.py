@@ -89,7 +89,8 @@ def task_of(bundle: str) -> Any:
 def read_metrics(path: str | Path) -> dict[str, list[float]]:
     """Column -> value of each case, from the CSV that an evaluation writes (`val_mean_dice_raw.csv`).
 
-    Columns that are not numbers name the case and are left out, and so are values that are not finite (a structure is missing).
+    Columns that are not numbers name the case and are left out, and so are values that are not finite: of a
+    structure that is missing, for example.
 
     Raises:
         FileNotFoundError: no such file.
