@@ -98,7 +98,9 @@ class Bundle:
         """The fifteen checks of a bundle: a name, a folder or a zip. static: only those that run nothing."""
         from medmixers.bundling.verify import verify_bundle
 
-        report = verify_bundle(name, static=static, schema=schema)
+        report = verify_bundle(
+            name, static=static, schema=schema, announce=lambda line: print(line, file=sys.stderr, flush=True)
+        )
         if report.failed:
             print(report)
             raise ValueError(f"{report.name}: {len(report.failed)} checks failed")

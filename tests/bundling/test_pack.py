@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bundle_helpers import ROOT, write_dataset
+from bundle_helpers import BRAIN, ROOT, write_dataset
 from monai.bundle import ConfigParser, download, load
 from monai.data import load_net_with_metadata
 from small_bundle import NAME, start_weights, write_small_bundle
@@ -23,7 +23,7 @@ from medmixers.bundling import run_checks
 from medmixers.bundling.archive import open_archive
 from medmixers.bundling.export import assert_close
 from medmixers.bundling.hidden import environment_without_package
-from medmixers.bundling.pack import PACKAGE, pack_bundle
+from medmixers.bundling.pack import PACKAGE, pack_bundle, write_bundle
 from medmixers.bundling.subject import Subject
 from medmixers.bundling.vendoring import foreign_imports, vendored_files
 from medmixers.mixers import TOKEN_MIXERS
@@ -246,6 +246,14 @@ def test_download_from_a_file_and_load(packed: tuple[Path, str], tmp_path: Path)
     )
     loaded = network.state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in start_weights().items())
+
+
+def test_a_name_of_the_catalog_is_the_committed_bundle(tmp_path: Path) -> None:
+    rendered = write_bundle(BRAIN, tmp_path / "rendered")
+    copied = write_bundle(ROOT / "bundles" / BRAIN, tmp_path / "copied")
+    names = {path.relative_to(copied) for path in copied.rglob("*") if path.is_file()}
+    assert names == {path.relative_to(rendered) for path in rendered.rglob("*") if path.is_file()}
+    assert all((rendered / name).read_bytes() == (copied / name).read_bytes() for name in names)
 
 
 @pytest.mark.parametrize(

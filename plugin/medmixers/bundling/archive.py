@@ -12,6 +12,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -91,7 +92,7 @@ def open_archive(source: str | Path, folder: str | Path = ".") -> Path:
                     _check_tensors(source, path)
                 for path in sorted(partial.rglob("*.ts")):
                     _check_torchscript(source, path)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:  # damaged, unknown or encrypted
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError) as error:  # or encrypted
         raise ValueError(f"{source} cannot be read as a zip: {error}") from error
     return target
 

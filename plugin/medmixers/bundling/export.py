@@ -62,6 +62,8 @@ def _export(bundle: Path) -> dict[str, str]:
         try:
             with torch.no_grad():
                 write(network, example, target, bundle / "configs")
+        except ImportError as error:
+            missing[name] = str(error)
         except Exception as error:  # torch's and ONNX's compilers raise every kind; the bundle does without the file
             target.unlink(missing_ok=True)
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]

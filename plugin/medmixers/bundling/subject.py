@@ -53,7 +53,7 @@ class Subject:
     Args:
         root: its folder; checks may write weights and outputs into ``scratch`` only.
         scratch: an empty folder.
-        schema: file of the metadata's JSON schema; None: MONAI downloads it.
+        schema: file of the metadata's JSON schema; None: it is downloaded.
     """
 
     root: Path

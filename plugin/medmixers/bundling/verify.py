@@ -84,13 +84,20 @@ class Report:
         return "\n".join([self.name, *lines, f"{self.name}: {counts}"])
 
 
-def verify_bundle(name: str | Path, *, static: bool = False, schema: str | Path | None = None) -> Report:
+def verify_bundle(
+    name: str | Path,
+    *,
+    static: bool = False,
+    schema: str | Path | None = None,
+    announce: Callable[[str], object] = lambda line: None,
+) -> Report:
     """Run the checks on a bundle of the catalog, a bundle's folder or its zip; the bundle itself is not changed.
 
     Args:
         name: what to check.
         static: only the checks that need no training and no prediction.
-        schema: file of the metadata's JSON schema; None: MONAI downloads it.
+        schema: file of the metadata's JSON schema; None: it is downloaded from where the metadata says.
+        announce: is told which check begins; all of them take minutes.
 
     Raises:
         FileNotFoundError: no such zip or schema.
@@ -105,7 +112,11 @@ def verify_bundle(name: str | Path, *, static: bool = False, schema: str | Path 
         scratch.mkdir()
         file = Path(schema).resolve() if schema is not None else None
         subject = Subject(root.resolve(), scratch.resolve(), file)
-        results = [_run(check, subject) for check in CHECKS if check.static or not static]
+        results = []
+        for check in CHECKS:
+            if check.static or not static:
+                announce(f"{check.number:2}  {check.title} ...")
+                results.append(_run(check, subject))
     return Report(root.name, results)
 
 
