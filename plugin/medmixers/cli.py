@@ -80,13 +80,37 @@ class Dataset:
 
 
 class Bundle:
-    """MONAI Bundles."""
+    """MONAI Bundles: make one for your own task, share one with its weights and code, check one."""
 
     def new(self, task: str, network: str, mixer: str | None = None, recipe: str | None = None, out: str = ".") -> str:
         """A bundle of TASK (a YAML file or a name) with NETWORK and --mixer, in the folder --out."""
         from medmixers.bundling.new import new_bundle
 
         return f"the bundle, untrained: {new_bundle(task, network=network, mixer=mixer, recipe=recipe, out=out)}"
+
+    def pack(self, name: str, weights: str, out: str = ".", metrics: str | None = None) -> str:
+        """A bundle (name or folder) and weights to OUT/NAME_vX.Y.Z.zip; metrics: the CSV of an evaluation."""
+        from medmixers.bundling.pack import pack_bundle
+
+        return str(pack_bundle(name, weights=weights, out=out, metrics=metrics))
+
+    def open(self, zip: str, out: str = ".") -> str:
+        """Check a bundle's zip and unpack it to OUT/NAME."""
+        from medmixers.bundling.archive import open_archive
+
+        return str(open_archive(zip, out))
+
+    def verify(self, name: str, static: bool = False, schema: str | None = None) -> str:
+        """The fifteen checks of a bundle: a name, a folder or a zip. static: only those that run nothing."""
+        from medmixers.bundling.verify import verify_bundle
+
+        report = verify_bundle(
+            name, static=static, schema=schema, announce=lambda line: print(line, file=sys.stderr, flush=True)
+        )
+        if report.failed:
+            print(report)
+            raise ValueError(f"{report.name}: {len(report.failed)} checks failed")
+        return str(report)
 
 
 class Explain:

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
@@ -241,6 +240,8 @@ def _read_nifti(path: Path) -> Volume:
 
 
 def _read_itk(path: Path) -> Volume:
+    import SimpleITK as sitk  # only here: a packed bundle reads NIfTI without it
+
     image = sitk.ReadImage(str(path))
     axes = image.GetDimension()
     data = np.moveaxis(sitk.GetArrayViewFromImage(image), range(axes), range(axes)[::-1])  # to x, y, z
