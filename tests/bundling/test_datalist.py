@@ -193,6 +193,8 @@ def test_broken_json_is_named(text: str, message: str, dataset: Path) -> None:
         ("1.3.6.1.4_0000.nii.gz", "1.3.6.1.4.nii.gz"),
         ("1.3.6.1.4.nii.gz", "1.3.6.1.4.nii.gz"),
         ("v1.2_case_0001.mha", "v1.2_case.mha"),
+        ("1.2.840.5", "1.2.840.5.nii.gz"),  # the folder of a DICOM series
+        ("patient", "patient.nii.gz"),
     ],
 )
 def test_prediction_is_named_after_its_case(image: str, prediction: str) -> None:
