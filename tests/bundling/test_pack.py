@@ -23,7 +23,7 @@ from medmixers.bundling import run_checks
 from medmixers.bundling.archive import open_archive
 from medmixers.bundling.export import assert_close
 from medmixers.bundling.hidden import environment_without_package
-from medmixers.bundling.pack import PACKAGE, pack_bundle, write_bundle
+from medmixers.bundling.pack import PACKAGE, copy_bundle, pack_bundle
 from medmixers.bundling.subject import Subject
 from medmixers.bundling.vendoring import foreign_imports, vendored_files
 from medmixers.mixers import TOKEN_MIXERS
@@ -249,8 +249,8 @@ def test_download_from_a_file_and_load(packed: tuple[Path, str], tmp_path: Path)
 
 
 def test_a_name_of_the_catalog_is_the_committed_bundle(tmp_path: Path) -> None:
-    rendered = write_bundle(BRAIN, tmp_path / "rendered")
-    copied = write_bundle(ROOT / "bundles" / BRAIN, tmp_path / "copied")
+    rendered = copy_bundle(BRAIN, tmp_path / "rendered")
+    copied = copy_bundle(ROOT / "bundles" / BRAIN, tmp_path / "copied")
     names = {path.relative_to(copied) for path in copied.rglob("*") if path.is_file()}
     assert names == {path.relative_to(rendered) for path in rendered.rglob("*") if path.is_file()}
     assert all((rendered / name).read_bytes() == (copied / name).read_bytes() for name in names)

@@ -48,7 +48,9 @@ def write_bundle(row: BundleRow, out: Path) -> Path:
     if target.exists():
         raise FileExistsError(f"{target} exists; remove it, or give another --out")
     shutil.rmtree(partial, ignore_errors=True)
-    licence = distribution("medmixers").read_text("licenses/LICENSE") or ""
+    licence = distribution("medmixers").read_text("licenses/LICENSE")
+    if licence is None:
+        raise FileNotFoundError("this installation of medmixers has no LICENSE; install it again")
     for path, text in render_bundle(row, package_version=version("medmixers"), licence=licence).items():
         (partial / path).parent.mkdir(parents=True, exist_ok=True)
         (partial / path).write_text(text, encoding="utf-8")

@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from importlib.metadata import distribution, packages_distributions, version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,8 @@ from medmixers.bundling.archive import write_archive
 from medmixers.bundling.card import metrics_table, model_card, read_metrics
 from medmixers.bundling.catalog import BUNDLES
 from medmixers.bundling.export import MODELS, export_models
+from medmixers.bundling.new import write_bundle
 from medmixers.bundling.preflight_weights import read_weights
-from medmixers.bundling.render import render_bundle
 from medmixers.bundling.vendoring import foreign_imports, vendored_files
 
 PACKAGE = "medmixers"
@@ -59,7 +59,7 @@ def pack_bundle(
     """
     columns = read_metrics(metrics) if metrics else {}
     with tempfile.TemporaryDirectory() as scratch:
-        bundle = write_bundle(name, Path(scratch))
+        bundle = copy_bundle(name, Path(scratch))
         _write_weights(bundle, weights)
         _mark_as_trained(bundle, columns)
         vendored = vendor(bundle)
@@ -80,7 +80,7 @@ def pack_bundle(
     return Packed(target, hashlib.sha256(target.read_bytes()).hexdigest(), missing)
 
 
-def write_bundle(name: str | Path, folder: Path) -> Path:
+def copy_bundle(name: str | Path, folder: Path) -> Path:
     """The bundle as it is committed, without what its runs left, as a folder below ``folder``."""
     source = Path(name).resolve()
     if (source / "configs" / "metadata.json").is_file():
@@ -91,12 +91,7 @@ def write_bundle(name: str | Path, folder: Path) -> Path:
     if str(name) not in BUNDLES:
         valid = ", ".join(sorted(BUNDLES))
         raise ValueError(f"{str(name)!r} is no bundle's folder (with configs/metadata.json) and not one of: {valid}")
-    licence = distribution(PACKAGE).read_text("licenses/LICENSE") or ""
-    for path, text in render_bundle(BUNDLES[str(name)], package_version=version(PACKAGE), licence=licence).items():
-        target = folder / str(name) / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
-    return folder / str(name)
+    return write_bundle(BUNDLES[str(name)], folder)
 
 
 def read_metadata(bundle: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from medmixers.bundling import run_checks, static_checks
 from medmixers.bundling.archive import open_archive
-from medmixers.bundling.pack import write_bundle
+from medmixers.bundling.pack import copy_bundle
 from medmixers.bundling.subject import FailedCheck, SkippedCheck, Subject
 
 
@@ -107,7 +107,7 @@ def verify_bundle(
         raise FileNotFoundError(f"there is no schema file {str(schema)!r}")
     with tempfile.TemporaryDirectory() as folder:
         is_zip = str(name).endswith(".zip")
-        root = open_archive(name, folder) if is_zip else write_bundle(name, Path(folder))
+        root = open_archive(name, folder) if is_zip else copy_bundle(name, Path(folder))
         scratch = Path(folder) / "scratch"
         scratch.mkdir()
         file = Path(schema).resolve() if schema is not None else None
