@@ -83,7 +83,8 @@ def test_pictures_without_a_model(run: Path) -> None:
 
 
 def write_model(run: Path) -> None:
-    architecture = plans_architecture("token_unet", spatial_dims=3, **TOKEN_UNET)
+    pools = [[1] * 3, [2] * 3, [2] * 3, [2] * 3]
+    architecture, _ = plans_architecture("token_unet", patch_size=[16] * 3, pools=pools, options=TOKEN_UNET)
     resample = {"order": 1, "order_z": 0, "force_separate_z": None}
     configuration = {
         "preprocessor_name": "DefaultPreprocessor",
@@ -110,7 +111,7 @@ def write_model(run: Path) -> None:
     (model / "plans.json").write_text(json.dumps(plans))
     (model / "dataset.json").write_text((run / "nnUNet_raw" / DATASET / "dataset.json").read_text())
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in TOKEN_UNET.items()}
-    network = create_network("token_unet", spatial_dims=3, in_channels=1, out_channels=3, **options)
+    network = create_network("token_unet", spatial_dims=3, in_channels=1, out_channels=3, aux_heads=True, **options)
     saved = {"network_weights": network.state_dict(), "init_args": {"configuration": "3d_fullres"}}
     torch.save(saved, model / "fold_0" / "checkpoint_final.pth")
 
@@ -118,7 +119,7 @@ def write_model(run: Path) -> None:
 def test_pictures_and_parameters_with_a_model(run: Path) -> None:
     write_model(run)
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in TOKEN_UNET.items()}
-    network = create_network("token_unet", spatial_dims=3, in_channels=1, out_channels=3, **options)
+    network = create_network("token_unet", spatial_dims=3, in_channels=1, out_channels=3, aux_heads=True, **options)
     nnunet = (result := report(run)).rows[1]
     assert nnunet.name == "nnU-Net: token_unet"
     assert nnunet.parameters == sum(parameter.numel() for parameter in network.parameters())

@@ -20,6 +20,7 @@ from medmixers.nnunet.architecture import plans_architecture
 
 BLOB = np.array([26, 13, 30])
 SHAPE = (44, 36, 40)
+POOLS = [[1] * 3, [2] * 3, [2] * 3, [2] * 3]
 TOKEN_UNET = {"channels": [4, 4, 4, 8], "num_tokens": 3, "transformer_heads": 2}
 
 
@@ -154,8 +155,8 @@ def test_outside_the_crop_there_is_no_attention(tmp_path: Path) -> None:
 def token_unet_model(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in TOKEN_UNET.items()}
-    network = create_network("token_unet", spatial_dims=3, in_channels=1, out_channels=2, **options)
-    architecture = plans_architecture("token_unet", spatial_dims=3, **TOKEN_UNET)
+    network = create_network("token_unet", spatial_dims=3, in_channels=1, out_channels=2, aux_heads=True, **options)
+    architecture, _ = plans_architecture("token_unet", patch_size=[16] * 3, pools=POOLS, options=TOKEN_UNET)
     described = plans(architecture, reader="SimpleITKIO", spacing=[2.0, 2.0, 2.0], transpose=[0, 1, 2])
     return write_model(tmp_path / "model", network, described)
 
@@ -208,9 +209,12 @@ def test_images_that_the_model_cannot_take_are_named(token_unet_model: Path, tmp
 
 def test_nothing_is_written_on_failure(token_unet_model: Path, tmp_path: Path) -> None:
     described = json.loads((token_unet_model / "plans.json").read_text())
-    architecture = plans_architecture("unet_star_star", spatial_dims=3, channels=[4, 4, 4, 8])
+    options = {"channels": [4, 4, 4, 8]}
+    architecture, _ = plans_architecture("unet_star_star", patch_size=[16] * 3, pools=POOLS, options=options)
     described["configurations"]["3d_fullres"]["architecture"] = architecture
-    network = create_network("unet_star_star", spatial_dims=3, in_channels=1, out_channels=2, channels=(4, 4, 4, 8))
+    network = create_network(
+        "unet_star_star", spatial_dims=3, in_channels=1, out_channels=2, channels=(4, 4, 4, 8), aux_heads=True
+    )
     model = write_model(tmp_path / "plain", network, described)
     with pytest.raises(ValueError, match="has no TokenLearner"):
         nnunet_token_attention(model, write_image(tmp_path / "i_0000.nii.gz"), out=tmp_path / "maps" / "m.nii")

@@ -99,3 +99,15 @@ def test_a_grid_that_does_not_cover_the_image_is_refused() -> None:
         attention_on_image(torch.ones(1, 1, 2, 2), (16, 17))
     with pytest.raises(ValueError, match="do not cover"):
         attention_on_image(torch.ones(1, 1, 2, 2), (16, 16, 16))
+
+
+def test_cells_of_another_length_on_each_axis():
+    maps = torch.rand(1, 2, 3, 2, 4)
+    maps = maps / maps.sum((2, 3, 4), keepdim=True)
+    thin = attention_on_image(maps, (3, 8, 16), stride=(1, 4, 4))
+    # along an axis of stride 1 nothing is interpolated: each slice is the 2D result of that slice
+    for index in range(3):
+        alone = attention_on_image(maps[:, :, index], (8, 16), stride=4)
+        torch.testing.assert_close(thin[:, :, index], 3 * alone)
+    with pytest.raises(ValueError, match=r"maps of grid .* do not cover an image of \(4, 8, 16\)"):
+        attention_on_image(maps, (4, 8, 16), stride=(1, 4, 4))

@@ -99,7 +99,7 @@ def test_segformer_written_out(size):
         assert len(state) == 6
         maps = [network.encoder.layernorm(layer)[:, 1:].mT.reshape(1, 16, 4, 4) for layer in state[2:]]
         joined = torch.cat([project(features) for project, features in zip(decoder.projections, maps, strict=True)], 1)
-        coarse = decoder.classify(F.gelu(decoder.norm(decoder.fuse(joined))))
+        coarse = decoder.seg_layers[0](F.gelu(decoder.norm(decoder.fuse(joined))))
         expected = F.interpolate(coarse, (side, side), mode="bilinear")[0, :, : size[0], : size[1]]
         torch.testing.assert_close(logits[b], expected, rtol=1e-3, atol=1e-4)
 

@@ -58,6 +58,9 @@ def test_optimizers():
     assert {k: sgd.defaults[k] for k in ("lr", "momentum", "nesterov", "weight_decay")} == {
         "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 3e-5,
     }  # fmt: skip
-    adamw = build_optimizer(recipe(optimizer="AdamW", momentum=0.0), [weight])
-    assert isinstance(adamw, torch.optim.AdamW)
-    assert (adamw.defaults["lr"], adamw.defaults["weight_decay"]) == (0.1, 3e-5)
+    for name in ("AdamW", "Adam"):
+        adaptive = build_optimizer(recipe(optimizer=name, momentum=0.0), [weight])
+        assert type(adaptive) is getattr(torch.optim, name)
+        assert (adaptive.defaults["lr"], adaptive.defaults["weight_decay"]) == (0.1, 3e-5)
+    with pytest.raises(ValueError, match="Adam has no accumulation of gradients here, got accumulate=4"):
+        build_optimizer(recipe(optimizer="Adam", momentum=0.0), [weight], accumulate=4)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medmixers.layers.sizes import INTERPOLATIONS, crop
+from medmixers.layers.sizes import INTERPOLATIONS, crop, per_axis
 from medmixers.networks.token_unet import TokenPooling
 from medmixers.variants import NETWORKS
 
@@ -47,7 +47,7 @@ def record_token_attention(network: nn.Module) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
-def attention_on_image(maps: Tensor, size: Sequence[int], *, stride: int = 8) -> Tensor:
+def attention_on_image(maps: Tensor, size: Sequence[int], *, stride: int | Sequence[int] = 8) -> Tensor:
     """Bring maps onto the grid of the image that the network saw.
 
     Both Token-UNets pad the end of each axis to a multiple of their stride, so cell i covers voxels stride * i to
@@ -57,7 +57,7 @@ def attention_on_image(maps: Tensor, size: Sequence[int], *, stride: int = 8) ->
     Args:
         maps: (B, N, *grid), each of sum 1.
         size: spatial size of the image.
-        stride: voxels a cell, the network's ``stride``.
+        stride: voxels a cell, the network's ``stride``; or one an axis.
 
     Returns:
         (B, N, *size), in multiples of uniform attention: 1 where a token looks no more than by chance.
@@ -66,8 +66,9 @@ def attention_on_image(maps: Tensor, size: Sequence[int], *, stride: int = 8) ->
         ValueError: the grid is too small for the image.
     """
     grid = maps.shape[2:]
-    if len(grid) != len(size) or any(cells * stride < voxels for cells, voxels in zip(grid, size, strict=True)):
+    steps = per_axis(stride, len(grid), "stride")
+    if len(grid) != len(size) or any(c * step < voxels for c, step, voxels in zip(grid, steps, size, strict=True)):
         raise ValueError(f"maps of grid {tuple(grid)} and stride {stride} do not cover an image of {tuple(size)}")
     relative = maps * grid.numel()
     mode = INTERPOLATIONS[len(grid)]
-    return crop(F.interpolate(relative, scale_factor=stride, mode=mode, align_corners=False), size)
+    return crop(F.interpolate(relative, scale_factor=tuple(map(float, steps)), mode=mode, align_corners=False), size)

@@ -22,10 +22,11 @@ def build_optimizer(
     Args:
         accumulate: batches for one update.
     """
-    if recipe.optimizer == "AdamW":
+    adaptive = {"AdamW": torch.optim.AdamW, "Adam": torch.optim.Adam}
+    if recipe.optimizer in adaptive:
         if accumulate > 1:
-            raise ValueError(f"AdamW has no accumulation of gradients here, got {accumulate=}")
-        return torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+            raise ValueError(f"{recipe.optimizer} has no accumulation of gradients here, got {accumulate=}")
+        return adaptive[recipe.optimizer](parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     if recipe.optimizer == "SGD":
         options: dict[str, Any] = {
             "lr": recipe.learning_rate,
@@ -36,7 +37,7 @@ def build_optimizer(
         if accumulate > 1:
             return AccumulatingSGD(parameters, accumulate=accumulate, **options)
         return torch.optim.SGD(parameters, **options)
-    raise ValueError(f"optimizer must be 'AdamW' or 'SGD', got {recipe.optimizer!r}")
+    raise ValueError(f"optimizer must be 'AdamW', 'Adam' or 'SGD', got {recipe.optimizer!r}")
 
 
 def learning_rate_at(recipe: TrainingRecipe, epoch: int, epochs: int) -> float:

@@ -25,6 +25,12 @@ class nnUNetTrainerTshimanga2026(nnUNetTrainerMedMixers):
     accumulate = True
 
 
+class nnUNetTrainerXue2026(nnUNetTrainerMedMixers):
+    """The plans' network with MedUNeXt's recipe: Adam, cosine; its learning rate is ours."""
+
+    recipe = "xue2026_segmentation"
+
+
 class nnUNetTrainerTokenUNet(nnUNetTrainerMedMixers):
     """Token-UNet with its Transformer, on any plans."""
 
@@ -47,10 +53,10 @@ class nnUNetTrainerUNetStarStar(nnUNetTrainerMedMixers):
 
 
 class nnUNetTrainerMedUNeXt(nnUNetTrainerMedMixers):
-    """MedUNeXt of Xue et al. on any plans, with Keuth's recipe: Xue et al. used Adam, batch size 12, 100 epochs."""
+    """MedUNeXt of Xue et al. on any plans."""
 
     network_name = "med_unext"
-    recipe = "keuth2025_segmentation"
+    recipe = "xue2026_segmentation"
 
 
 def metaformer_trainer_name(mixer: str) -> str:
@@ -73,6 +79,7 @@ def _metaformer_trainer(mixer: str) -> type[nnUNetTrainerMedMixers]:
 _NAMED: tuple[type[nnUNetTrainerMedMixers], ...] = (
     nnUNetTrainerKeuth2025,
     nnUNetTrainerTshimanga2026,
+    nnUNetTrainerXue2026,
     nnUNetTrainerTokenUNet,
     nnUNetTrainerTokenUNetNoTransformer,
     nnUNetTrainerUNetStarStar,
