@@ -235,7 +235,7 @@ def test_download_from_a_file_and_load(packed: tuple[Path, str], tmp_path: Path)
     """The model zoo's way: MONAI downloads the asset, unpacks it, and loads network and weights."""
     download(name=NAME, bundle_dir=tmp_path, url=packed[0].as_uri(), progress=False)
     arguments = tmp_path / "arguments.json"
-    arguments.write_text(json.dumps({"bundle_root": str(tmp_path / NAME), "initialize": []}))
+    arguments.write_text(json.dumps({"bundle_root": str(tmp_path / NAME)}))
     network = load(
         NAME,
         bundle_dir=tmp_path,

@@ -1,8 +1,8 @@
 """What a bundle checks before it starts: bad input ends in one line, not in a traceback.
 
-The configs call these functions in ``initialize``. MONAI wraps an exception that a config raises into others
-and prints them all; SystemExit passes through, prints its message alone and gives the exit status 1. torch is
-imported only where weights are looked at.
+The configs call these functions in ``initialize``; inference at the front of ``run``. MONAI wraps an exception that a
+config raises into others and prints them all; SystemExit passes through, prints its message alone and gives the exit
+status 1. torch is imported only where weights are looked at.
 """
 
 from __future__ import annotations

@@ -86,8 +86,7 @@ def check_weights(subject: Subject) -> str:
     demand(list(content) == list(expected), "the keys of model.pt are not the network's, in its order")
     network.load_state_dict(content)
     arguments = subject.scratch / "arguments.json"
-    # load runs what ``initialize`` says, which looks for data; it only wants the network.
-    arguments.write_text(json.dumps({"bundle_root": str(subject.root), "initialize": []}))
+    arguments.write_text(json.dumps({"bundle_root": str(subject.root)}))
     loaded = load(
         subject.root.name,
         bundle_dir=str(subject.root.parent),
