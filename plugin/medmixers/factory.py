@@ -45,6 +45,23 @@ def check_options(owner: str, options: Mapping[str, Any], valid: list[str]) -> N
         raise ValueError(f"{owner} has no option {', '.join(map(repr, unknown))}; valid: {listed}")
 
 
+def stage_mixers(name: str, options: Mapping[str, Any]) -> set[str]:
+    """Token mixers of a network with these options; empty for one that has none."""
+    mixer = {**NETWORKS[name].arguments, **options}.get("mixer", ())
+    return {mixer} if isinstance(mixer, str) else set(mixer)
+
+
+def needs_input_size(name: str, options: Mapping[str, Any]) -> bool:
+    """Whether a network with these options is built for one image size, and takes it as ``input_size``."""
+    chosen = {**NETWORKS[name].arguments, **options}
+    mixers = stage_mixers(name, options)
+    return (
+        NETWORKS[name].size_bound
+        or bool(chosen.get("positional_embedding"))
+        or any(TOKEN_MIXERS[mixer].size_bound for mixer in mixers)
+    )
+
+
 def create_network(
     name: str,
     *,

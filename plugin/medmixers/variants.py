@@ -22,6 +22,7 @@ class NetworkRow:
         encoder: dotted path of the encoder class that the network is built around; None where it has none.
         arguments: what the name fixes; ``create_network``'s options override it.
         has_tokens: whether its bottleneck has tokens, whose attention can be shown.
+        size_bound: whether it is built for one image size, whatever its token mixers.
     """
 
     target: str
@@ -31,6 +32,7 @@ class NetworkRow:
     encoder: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     has_tokens: bool = False
+    size_bound: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arguments", MappingProxyType(dict(self.arguments)))
@@ -176,7 +178,10 @@ for _name, _target, _task, _summary in (
     ("med_unext", "med_unext.MedUNeXt", "segmentation", "MedUNeXt of Xue et al., parameter-matched reconstruction"),
 ):
     NETWORKS.register(
-        _name, NetworkRow(target=f"medmixers.networks.{_target}", task=_task, source="xue2026", summary=_summary)
+        _name,
+        NetworkRow(
+            target=f"medmixers.networks.{_target}", task=_task, source="xue2026", summary=_summary, size_bound=True
+        ),
     )
 
 for _name, _target, _task, _source, _summary in (

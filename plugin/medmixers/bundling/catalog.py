@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from medmixers.factory import needs_input_size
 from medmixers.recipes import RECIPES, TrainingRecipe
 from medmixers.registry import Registry
 from medmixers.tasks import TASKS, TaskSpec
@@ -27,8 +28,6 @@ OPTIONAL_PACKAGES = {  # training writes TensorBoard files, evaluation measures 
     "pydicom": "3.0.2",
 }
 FIRST_VERSION = {"0.1.0": "First version, without weights."}
-SIZE_BOUND_MIXERS = {"random_mixing", "spatial_fc"}
-SIZE_BOUND_NETWORKS = {"med_next", "med_unext"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,11 +123,7 @@ class BundleRow:
     @property
     def is_bound_to_size(self) -> bool:
         """Whether the network is built for ``size`` and takes it as ``input_size``."""
-        options = self.network_options
-        mixer = options.get("mixer", ())
-        mixers = {mixer} if isinstance(mixer, str) else set(mixer)
-        bound = mixers & SIZE_BOUND_MIXERS or options.get("positional_embedding")
-        return bool(bound) or self.network in SIZE_BOUND_NETWORKS
+        return needs_input_size(self.network, self.network_options)
 
     @property
     def reads_raw_format(self) -> bool:

@@ -9,10 +9,19 @@ from medmixers.registry import Registry
 
 
 class MixerRow(NamedTuple):
-    """Dotted path of a token mixer's class, and what it does in one line."""
+    """One token mixer.
+
+    Args:
+        target: dotted path of its class.
+        summary: what it does, in one line.
+        pairwise: whether it relates all pairs of positions: its cost grows with positions squared.
+        size_bound: whether it is built for one image size.
+    """
 
     target: str
     summary: str
+    pairwise: bool = False
+    size_bound: bool = False
 
 
 TOKEN_MIXERS: Registry[MixerRow] = Registry("token mixer")
@@ -27,4 +36,12 @@ for _name, _path, _summary in (
     ("sep_conv", "sep_conv.SepConv", "inverted separable convolution of ConvFormer"),
     ("spatial_fc", "spatial_fc.SpatialFC", "learned matrix over all positions, one image size"),
 ):
-    TOKEN_MIXERS.register(_name, MixerRow(f"medmixers.mixers.{_path}", _summary))
+    TOKEN_MIXERS.register(
+        _name,
+        MixerRow(
+            f"medmixers.mixers.{_path}",
+            _summary,
+            pairwise=_name in ("global_attention", "random_mixing", "spatial_fc"),
+            size_bound=_name in ("random_mixing", "spatial_fc"),
+        ),
+    )

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from medmixers.factory import create_network, locate, option_names
+from medmixers.factory import create_network, locate, needs_input_size, option_names
 from medmixers.nnunet.strides import fitted_patch_size, planned_strides, stride_options
 from medmixers.variants import NETWORKS
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 # Public API: it stands in every saved plans.json. Its last component is unique because nnU-Net, when it
 # cannot import the path, silently looks for that component in dynamic_network_architectures.
 NETWORK_CLASS_NAME = "medmixers.nnunet.architecture.create_network_from_plans"
-SIZE_BOUND_MIXERS = {"random_mixing", "spatial_fc"}
 
 
 def create_network_from_plans(
@@ -117,18 +116,6 @@ def network_option_names(name: str) -> list[str]:
     """Options that ``create_network`` takes for this network, without ``pretrained``."""
     row = NETWORKS[name]
     return option_names(locate(row.target)) + (option_names(locate(row.encoder)) if row.encoder else [])
-
-
-def needs_input_size(name: str, options: Mapping[str, Any]) -> bool:
-    """Whether the network is bound to one image size; nnU-Net pads smaller images, so every tile has the patch's."""
-    chosen = {**NETWORKS[name].arguments, **options}
-    mixer = chosen.get("mixer", ())
-    mixers = {mixer} if isinstance(mixer, str) else set(mixer)
-    return bool(
-        "input_size" in option_names(locate(NETWORKS[name].target))
-        or mixers & SIZE_BOUND_MIXERS
-        or chosen.get("positional_embedding")
-    )
 
 
 def first_stage_tokens(architecture: Mapping[str, Any], patch_size: Sequence[int]) -> int | None:

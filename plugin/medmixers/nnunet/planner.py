@@ -22,7 +22,8 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
-from medmixers.factory import check_options
+from medmixers.factory import check_options, stage_mixers
+from medmixers.mixers import TOKEN_MIXERS
 from medmixers.nnunet.architecture import (
     check_segmentation,
     create_network_from_plans,
@@ -31,13 +32,11 @@ from medmixers.nnunet.architecture import (
     plans_architecture,
 )
 from medmixers.nnunet.memory import GIB, TrainingMemory, training_memory
-from medmixers.variants import NETWORKS
 
 STOCK_PLANS = "nnUNetPlans"
 SMALLEST_PATCH = 32  # voxels along an axis, or the data's size: below it a plan makes no sense and is refused
 # Attention and random mixing relate all pairs of a stage's tokens; at 32^3 of them a step already takes 2 * 10^9 pairs
 # in each block, and a random matrix 4 GiB.
-PAIRWISE_MIXERS = {"global_attention", "random_mixing", "spatial_fc"}
 MOST_PAIRWISE_TOKENS = 32**3
 PLANNED_OPTIONS = {"aux_heads", "input_size", "stage_strides", "strides"}  # which the planner sets
 # What must be equal for preprocessed data to be shared.
@@ -168,10 +167,9 @@ class MedMixersPlanner(ExperimentPlanner):
         """Why the network cannot train on this patch; empty if it can."""
         tokens = first_stage_tokens(architecture, patch_size)
         patch = " x ".join(map(str, patch_size))
-        mixer = {**NETWORKS[self.network].arguments, **self.options}.get("mixer", "")
-        mixers = {mixer} if isinstance(mixer, str) else set(mixer)
+        mixers = stage_mixers(self.network, self.options)
         named = self.network + (f" with {', '.join(sorted(mixers))}" if tokens else "")
-        if tokens and tokens > MOST_PAIRWISE_TOKENS and mixers & PAIRWISE_MIXERS:
+        if tokens and tokens > MOST_PAIRWISE_TOKENS and any(TOKEN_MIXERS[mixer].pairwise for mixer in mixers):
             return (
                 f"{named} relates all pairs of tokens: a patch of {patch} has {tokens} in the first stage, "
                 f"the limit is {MOST_PAIRWISE_TOKENS}"

@@ -37,10 +37,10 @@ PRETRAINED_VARIABLE = "MEDMIXERS_PRETRAINED"
 class nnUNetTrainerMedMixers(nnUNetTrainer):
     """Base of this package's trainers. A subclass sets class attributes and nothing else.
 
-    ``recipe`` gives optimizer, learning rate, its schedule and weight decay; the recipe's other fields (loss,
-    augmentation, epochs) describe the paper's own loop, and nnU-Net's take their place here. With ``accumulate``
-    as many batches make one update as fill the recipe's batch. ``network_name`` puts that network into the plans;
-    None keeps the plans' own.
+    ``recipe`` gives optimizer, learning rate, its schedule and weight decay; the recipe's other fields (batch size,
+    loss, augmentation, epochs) describe the paper's own loop, and nnU-Net's take their place here: every batch of
+    the plans makes an update. With ``accumulate`` as many batches make one as fill the recipe's batch.
+    ``network_name`` puts that network into the plans; None keeps the plans' own.
 
     Environment: MEDMIXERS_EPOCHS, MEDMIXERS_ITERATIONS_PER_EPOCH and MEDMIXERS_VAL_ITERATIONS_PER_EPOCH change the
     length of a run (nnU-Net's own: 1000, 250, 50). MEDMIXERS_PRETRAINED, a file or "timm:NAME", gives the

@@ -32,7 +32,7 @@ class nnUNetTrainerXue2026(nnUNetTrainerMedMixers):
 
 
 class nnUNetTrainerTokenUNet(nnUNetTrainerMedMixers):
-    """Token-UNet with its Transformer, on any plans."""
+    """Token-UNet with its Transformer, on any plans; an update a batch, as all trainers with a network of their own."""
 
     network_name = "token_unet"
     recipe = "tshimanga2026"
