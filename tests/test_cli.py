@@ -1,5 +1,6 @@
 """The command ``medmixers`` as a person runs it: in a process of its own."""
 
+import csv
 import subprocess
 import sys
 
@@ -39,6 +40,27 @@ def test_profile():
     assert "peak memory" in out.stdout
 
 
+def test_list_networks_shows_counts_as_profile_prints_them():
+    lines = medmixers("list", "networks").stdout.splitlines()
+    assert lines[0].split() == ["NAME", "TASK", "2D", "3D", "SOURCE", "SUMMARY"]
+    name, task, in_2d, in_3d, source, *_ = next(line for line in lines if line.startswith("token_unet ")).split()
+    assert (task, source) == ("segmentation", "tshimanga2026")
+    for size, millions in (("16,16", in_2d), ("16,16,16", in_3d)):
+        out = medmixers("profile", name, "--size", size, "--repeats", 1)
+        assert f"{float(out.stdout.split()[out.stdout.split().index('parameters') + 1]):.2f}" == millions
+    assert "bound to an image size" in lines[-1]
+
+
+def test_profile_to_csv(tmp_path):
+    file = tmp_path / "costs.csv"
+    out = medmixers("profile", "unet_star_star", "--size", "16,16", "--repeats", 1, "--csv", file)
+    assert out.returncode == 0, out.stderr
+    assert out.stdout.strip() == f"1 network(s): {file}"
+    (row,) = csv.DictReader(file.open())
+    assert row["name"] == "unet_star_star"
+    assert row["error"] == ""
+
+
 def test_profile_gives_size_to_mixers_that_need_one():
     out = medmixers("profile", "metaformer_s12", "--size", "32,32", "--mixer", "random_mixing", "--repeats", 1)
     assert out.returncode == 0, out.stderr
@@ -66,6 +88,8 @@ def test_profile_gives_size_to_networks_that_need_one_by_name():
             ["profile", "token_unet", "--size", "8,8,8", "--device", "foo"],
             "device 'foo' cannot be used here; valid: cpu",
         ),
+        (["profile", "all", "--size", "0,8"], "size must be at least 1 voxel along each axis, got (0, 8)"),
+        (["profile", "token_unet", "--size", "8,8", "--csv", "no_such_folder/costs.csv"], "no_such_folder/costs.csv"),
         (["profile", "token_unet", "-size", "8,8,8", "-x", "1"], "there is no flag -x; valid: --name, --size"),
         (["profile"], "missing a required argument: 'name'; it takes: NAME, --size"),
         (

@@ -15,10 +15,27 @@ class List:
     """What there is, by name."""
 
     def networks(self) -> str:
-        """Networks that `create_network`, bundles and trainers take."""
+        """Networks that `create_network`, bundles and trainers take, with their parameters in millions."""
+        from medmixers.results import network_facts
         from medmixers.variants import NETWORKS
 
-        return _table((name, row.task, row.source, row.summary) for name, row in sorted(NETWORKS.items()))
+        counts = network_facts()["parameters"]
+        head = ("NAME", "TASK", "2D", "3D", "SOURCE", "SUMMARY")
+        rows = (
+            (
+                name,
+                row.task,
+                *(_millions(counts.get(name, {}).get(dims)) for dims in ("2D", "3D")),
+                row.source,
+                row.summary,
+            )
+            for name, row in sorted(NETWORKS.items())
+        )
+        return (
+            f"{_table([head, *rows])}\n\n"
+            "2D, 3D: million trainable parameters for 1 input channel and 2 outputs; - without such a form. Those\n"
+            "bound to an image size are counted at 224 x 224 and 96 x 96 x 96."
+        )
 
     def mixers(self) -> str:
         """Token mixers of the MetaFormer networks."""
@@ -144,44 +161,53 @@ class MedMixers:
         repeats: int = 5,
         threads: int = 1,
         device: str = "cpu",
+        csv: str | None = None,
         **options: Any,
     ) -> str:
         """Parameters, MACs, latency and peak memory of one forward pass.
 
         Args:
-            name: a network of `medmixers list networks`.
+            name: a network of `medmixers list networks`, or all: each in a process of its own, as CSV.
             size: of the image in voxels, as 224,224 or 96,96,96.
             in_channels: of the image.
             out_channels: of the logits.
             repeats: timed passes.
             threads: of the CPU.
             device: as torch names it.
+            csv: file to write as CSV instead of printing.
             options: of the network, as --mixer grouped_conv --kernel_size 7.
         """
         import torch
 
-        from medmixers.study.profiling import profile_network
+        from medmixers.factory import list_networks
+        from medmixers.study.profiling import profile_network, profile_to_csv
 
         if threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
+        request: dict[str, Any] = {
+            "size": size,
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "repeats": repeats,
+            "device": _usable_device(device),
+            **options,
+        }
+        if name == "all" or csv is not None:
+            names = list_networks() if name == "all" else [name]
+            text = profile_to_csv(names, file=csv, threads=threads, **request)
+            return text.rstrip() if csv is None else f"{len(names)} network(s): {csv}"
         torch.set_num_threads(threads)
-        return str(
-            profile_network(
-                name,
-                size=size,
-                in_channels=in_channels,
-                out_channels=out_channels,
-                repeats=repeats,
-                device=_usable_device(device),
-                **options,
-            )
-        )
+        return str(profile_network(name, **request))
 
 
 def _table(rows: Any) -> str:
     cells = [tuple(map(str, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
+
+
+def _millions(count: int | None) -> str:
+    return "-" if count is None else f"{count / 1e6:.2f}"
 
 
 def _usable_device(name: str) -> str:

@@ -70,6 +70,7 @@ def create_network(
     out_channels: int,
     pretrained: str | Path | None = None,
     warm_start: bool = False,
+    activation_checkpointing: bool = False,
     **options: Any,
 ) -> nn.Module:
     """Build a network by its name, untrained unless ``pretrained`` is given.
@@ -82,6 +83,8 @@ def create_network(
         pretrained: a weights file, or "timm:NAME"; see :func:`medmixers.networks.weights.load_weights`, which also
             reports what it did. MetaFormer networks only.
         warm_start: let ``pretrained`` come from a network with other token mixers.
+        activation_checkpointing: in training compute each block's activations again in the backward pass, which
+            saves memory and costs a second forward. The same results, random numbers and keys of the state dict.
         options: what the network's and its encoder's constructors take by keyword, for example ``mixer``,
             ``kernel_size``, ``norm``; they override what the name fixes.
 
@@ -98,6 +101,9 @@ def create_network(
     network = _build(name, spatial_dims, in_channels, out_channels, options)
     if pretrained is not None:
         locate("medmixers.networks.weights.load_weights")(network, pretrained, warm_start=warm_start)
+    if activation_checkpointing:
+        blocks = [locate(path) for path in NETWORKS[name].blocks]
+        locate("medmixers.layers.checkpointing.checkpoint_blocks")(network, blocks)
     return network
 
 

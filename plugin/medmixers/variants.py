@@ -23,6 +23,7 @@ class NetworkRow:
         arguments: what the name fixes; ``create_network``'s options override it.
         has_tokens: whether its bottleneck has tokens, whose attention can be shown.
         size_bound: whether it is built for one image size, whatever its token mixers.
+        blocks: dotted paths of the classes that activation checkpointing computes again.
     """
 
     target: str
@@ -33,6 +34,7 @@ class NetworkRow:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     has_tokens: bool = False
     size_bound: bool = False
+    blocks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arguments", MappingProxyType(dict(self.arguments)))
@@ -71,6 +73,20 @@ NETWORKS: Registry[NetworkRow] = Registry("network")
 ENCODER = "medmixers.networks.metaformer.MetaFormerEncoder"
 CLASSIFIER = "medmixers.networks.classifier.MetaFormerClassifier"
 SEGFORMER = "medmixers.networks.segformer.MetaFormerSegFormer"
+METAFORMER_BLOCKS = ("medmixers.networks.blocks.MetaFormerBlock",)
+MED_BLOCKS = tuple(f"medmixers.networks.med_blocks.{_name}" for _name in ("MEDBlock", "ConvNormAct"))
+MONAI_UNET_BLOCKS = tuple(f"monai.networks.blocks.convolutions.{_name}" for _name in ("ResidualUnit", "Convolution"))
+MONAI_RESNET_BLOCKS = ("monai.networks.nets.resnet.ResNetBlock",)
+SWIN_UNETR_BLOCKS = (
+    "monai.networks.nets.swin_unetr.SwinTransformerBlock",
+    "monai.networks.blocks.unetr_block.UnetrBasicBlock",
+    "monai.networks.blocks.unetr_block.UnetrUpBlock",
+)
+TOKEN_UNET_BLOCKS = (
+    "medmixers.networks.token_unet.ResBlock",
+    "medmixers.networks.token_unet_released.GatedBlock",
+    "torch.nn.TransformerEncoderLayer",
+)
 POOL, ATTENTION = "pooling", "global_attention"
 
 # Stochastic depth: constant 0.1 in Keuth et al. 2025; a ramp, off by default as in timm, in Yu et al. 2022 and 2023.
@@ -115,6 +131,7 @@ for _family, _sizes, _target, _source, _fixed, _summary in (
                 summary=_summary,
                 encoder=ENCODER,
                 arguments={**vars(_size), "layer_scale_init": _size.layer_scale_init, **_fixed},
+                blocks=METAFORMER_BLOCKS,
             ),
         )
 
@@ -139,6 +156,7 @@ for _letters in ("pppa", "ppaa", "pppf", "ppff"):
                 "mixer": _mixers,
                 **(_options if "a" in _letters else {}),
             },
+            blocks=METAFORMER_BLOCKS,
         ),
     )
 
@@ -161,16 +179,24 @@ for _suffix, _stem in (("", "patch"), ("_conv_stem", "convolutional")):
                 "mixer": "identity",
                 "res_scale_init": None,
             },
+            blocks=METAFORMER_BLOCKS,
         ),
     )
 
+RAD_DINO_BLOCKS = ("medmixers.networks.rad_dino.CosineHead", "medmixers.networks.segformer.SegFormerDecoder")
 for _name, _target, _task, _summary in (
     ("rad_dino_classifier", "RadDinoClassifier", "classification", "frozen RAD-DINO, MLP on its CLS token, 2D"),
     ("rad_dino_segformer", "RadDinoSegFormer", "segmentation", "frozen RAD-DINO, SegFormer decoder, 2D"),
 ):
     NETWORKS.register(
         _name,
-        NetworkRow(target=f"medmixers.networks.rad_dino.{_target}", task=_task, source="keuth2025", summary=_summary),
+        NetworkRow(
+            target=f"medmixers.networks.rad_dino.{_target}",
+            task=_task,
+            source="keuth2025",
+            summary=_summary,
+            blocks=RAD_DINO_BLOCKS,
+        ),
     )
 
 for _name, _target, _task, _summary in (
@@ -180,22 +206,36 @@ for _name, _target, _task, _summary in (
     NETWORKS.register(
         _name,
         NetworkRow(
-            target=f"medmixers.networks.{_target}", task=_task, source="xue2026", summary=_summary, size_bound=True
+            target=f"medmixers.networks.{_target}",
+            task=_task,
+            source="xue2026",
+            summary=_summary,
+            blocks=MED_BLOCKS,
+            size_bound=True,
         ),
     )
 
-for _name, _target, _task, _source, _summary in (
-    ("unet_keuth2025", "study_unet", "segmentation", "keuth2025", "MONAI's UNet as in the study, kernel 3 to 9"),
-    ("unet_patch_embedding_keuth2025", "study_unet_patch_embedding", "segmentation", "keuth2025",
+for _name, _target, _task, _source, _blocks, _summary in (
+    ("unet_keuth2025", "study_unet", "segmentation", "keuth2025", MONAI_UNET_BLOCKS,
+     "MONAI's UNet as in the study, kernel 3 to 9"),
+    ("unet_patch_embedding_keuth2025", "study_unet_patch_embedding", "segmentation", "keuth2025", MONAI_UNET_BLOCKS,
      "UNet@PatchEmb of the study: MetaFormer's stem, MONAI's UNet"),
-    ("resnet18_keuth2025", "study_resnet18", "classification", "keuth2025",
+    ("resnet18_keuth2025", "study_resnet18", "classification", "keuth2025", MONAI_RESNET_BLOCKS,
      "MONAI's ResNet18 with widened kernels, as in the study"),
-    ("unet_tshimanga2026", "token_unet_paper_unet", "segmentation", "tshimanga2026", "MONAI's UNet of six levels"),
-    ("swin_unetr_tshimanga2026", "swin_unetr", "segmentation", "tshimanga2026", "MONAI's SwinUNETR, 24 features"),
+    ("unet_tshimanga2026", "token_unet_paper_unet", "segmentation", "tshimanga2026", MONAI_UNET_BLOCKS,
+     "MONAI's UNet of six levels"),
+    ("swin_unetr_tshimanga2026", "swin_unetr", "segmentation", "tshimanga2026", SWIN_UNETR_BLOCKS,
+     "MONAI's SwinUNETR, 24 features"),
 ):  # fmt: skip
     NETWORKS.register(
         _name,
-        NetworkRow(target=f"medmixers.networks.baselines.{_target}", task=_task, source=_source, summary=_summary),
+        NetworkRow(
+            target=f"medmixers.networks.baselines.{_target}",
+            task=_task,
+            source=_source,
+            summary=_summary,
+            blocks=_blocks,
+        ),
     )
 
 TOKEN_UNET, NO_TOKENS = "medmixers.networks.token_unet.TokenUNet", {"num_tokens": 0, "transformer_layers": 0}
@@ -229,5 +269,6 @@ for _name, _target, _summary, _arguments in TOKEN_UNETS:
             summary=_summary,
             arguments=_arguments,
             has_tokens=_arguments.get("num_tokens") != 0,
+            blocks=TOKEN_UNET_BLOCKS,
         ),
     )

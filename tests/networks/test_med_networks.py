@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from network_checks import assert_compiles_and_exports
 from torch.nn import functional as F
 
 from medmixers import create_network
@@ -127,14 +126,6 @@ def test_border_voxels_influence_med_unext():
     changed[..., -1, -1] += 10
     with torch.no_grad():
         assert (network(changed) - network(x)).abs()[..., -1, -1].max() > 1e-5
-
-
-@pytest.mark.parametrize("name", ["med_next", "med_unext"])
-def test_compiles_and_exports(name):
-    torch.manual_seed(0)
-    network = build(name, **TINY[name], input_size=(64, 64)).eval()
-    x = torch.randn(1, 3, 64, 64)
-    assert_compiles_and_exports(network, x)
 
 
 def test_bad_values_are_named():

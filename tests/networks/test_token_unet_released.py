@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from network_checks import assert_compiles_and_exports
 from torch.nn import functional as F
 
 from medmixers import create_network
@@ -216,19 +215,6 @@ def test_attention_maps_stay_with_the_network():
     assert maps.shape == (2, 8, 3, 3, 4)
     torch.testing.assert_close(maps.sum((2, 3, 4)), torch.ones(2, 8))
     assert "attention" not in " ".join(network.state_dict())
-
-
-@pytest.mark.parametrize("name", EACH_KIND[2:])  # the others are parts of these
-def test_compiles_exports_and_runs_in_bfloat16(name):
-    torch.manual_seed(0)
-    network = build(name, in_channels=1, **TINY).eval()
-    x = torch.randn(1, 1, 16, 20, 24)
-    assert_compiles_and_exports(network, x)
-    with torch.no_grad():
-        expected = network(x)
-        with torch.autocast("cpu", torch.bfloat16):
-            half = network(x)
-    torch.testing.assert_close(half.float(), expected, rtol=0.1, atol=0.1 * expected.abs().max().item())
 
 
 def test_bad_values_are_named():

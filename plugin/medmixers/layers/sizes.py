@@ -30,6 +30,11 @@ def check_feature_size(x: Tensor, feature_size: Sequence[int], owner: str) -> No
         )
 
 
+def has_known_size(x: Tensor) -> bool:
+    """Whether sizes are numbers; False while an export or a trace keeps them open, where no branch may ask for them."""
+    return all(isinstance(size, int) for size in x.shape)
+
+
 def per_axis(value: int | Sequence[int], spatial_dims: int, name: str) -> tuple[int, ...]:
     """``value`` for every spatial axis, or its entries, one an axis. Raises ValueError unless all are integers >= 1."""
     values = (value,) * spatial_dims if isinstance(value, int) else tuple(value)
@@ -60,7 +65,7 @@ def pad_to_multiple(x: Tensor, multiple: int | Sequence[int]) -> Tensor:
     """Pad the end of every spatial axis of (B, C, *spatial) with zeros to the next multiple of ``multiple``."""
     multiples = per_axis(multiple, x.ndim - 2, "multiple")
     missing = [-size % step for size, step in zip(x.shape[2:], multiples, strict=True)]
-    if not any(missing):
+    if has_known_size(x) and not any(missing):
         return x
     return F.pad(x, [p for extra in reversed(missing) for p in (0, extra)])
 
@@ -85,6 +90,6 @@ def crop(x: Tensor, size: Sequence[int]) -> Tensor:
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     """Bi- or trilinear interpolation to ``size``, corners not aligned."""
-    if tuple(x.shape[2:]) == tuple(size):
-        return x
+    if has_known_size(x) and tuple(x.shape[2:]) == tuple(size):
+        return x  # as the interpolation would
     return F.interpolate(x, size=tuple(size), mode=INTERPOLATIONS[x.ndim - 2], align_corners=False)

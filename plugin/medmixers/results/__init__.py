@@ -1,5 +1,7 @@
 """Figures as data. measured.json: what this project measured, with commit, versions, machine and date. No torch here.
 
+networks.json: what every network counts and how it exports, written by scripts/record_networks.py.
+
 Published and measured figures never mix; a figure that was not measured is absent. What the papers print is read by
 :mod:`medmixers.results.published`.
 """
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 MEASURED = Path(__file__).with_name("measured.json")
+NETWORK_FACTS = Path(__file__).with_name("networks.json")
 RUN_FILE = "run.json"  # beside what a run wrote: when, where and from which commit
 CODE = ("plugin", "bundles", "scripts", "pyproject.toml")  # the parts of the checkout that a run depends on
 
@@ -24,6 +27,11 @@ CODE = ("plugin", "bundles", "scripts", "pyproject.toml")  # the parts of the ch
 def measured() -> dict[str, Any]:
     """All measured sections, by name."""
     return json.loads(MEASURED.read_text())
+
+
+def network_facts() -> dict[str, Any]:
+    """``parameters``: of every network in "2D" and "3D", null without such a form; ``exports``: how it exports."""
+    return json.loads(NETWORK_FACTS.read_text())
 
 
 def describe_run(*, device: str, checkout: str | Path = ".") -> dict[str, Any]:
@@ -48,7 +56,7 @@ def write_run(folder: str | Path, *, device: str, checkout: str | Path = ".") ->
     """Write run.json, :func:`describe_run`, into a folder that a run is about to fill; made if missing."""
     run = describe_run(device=device, checkout=checkout)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    _write_json(Path(folder) / RUN_FILE, run)
+    write_json(Path(folder) / RUN_FILE, run)
 
 
 def read_clean_run(folders: list[Path]) -> dict[str, Any]:
@@ -86,10 +94,11 @@ def record(section: str, figures: Any, *, run: Mapping[str, Any], path: Path = M
     """
     sections = json.loads(path.read_text()) if path.is_file() else {}
     sections[section] = {**run, "figures": figures}
-    _write_json(path, sections)
+    write_json(path, sections)
 
 
-def _write_json(path: Path, data: Any) -> None:
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON under a temporary name, then rename."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(data, indent=2) + "\n")
     os.replace(partial, path)

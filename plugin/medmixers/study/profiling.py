@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -89,10 +95,7 @@ def profile_network(
     Raises:
         ValueError: as of :func:`medmixers.create_network`, fewer than one repeat, or an empty image.
     """
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, got {repeats}")
-    if any(extent < 1 for extent in size):
-        raise ValueError(f"size must be at least 1 voxel along each axis, got {tuple(size)}")
+    _check_request(size, repeats)
     if NETWORKS[name].encoder is not None:  # its token mixers may be bound to a size, by the name alone too
         options = {"input_size": tuple(size), **options}
     build = {"spatial_dims": len(size), "in_channels": in_channels, "out_channels": out_channels, **options}
@@ -117,6 +120,96 @@ def profile_network(
         threads=torch.get_num_threads(),
         device=torch.cuda.get_device_name(device) if image.is_cuda else "cpu",
     )
+
+
+COLUMNS = (
+    "name", "size", "in_channels", "out_channels", "parameters", "frozen", "gmacs", "milliseconds", "fastest",
+    "slowest", "peak_mib", "threads", "device", "error",
+)  # fmt: skip
+
+
+def profile_to_csv(
+    names: Iterable[str],
+    *,
+    size: Sequence[int],
+    file: str | Path | None = None,
+    threads: int = 1,
+    repeats: int = 5,
+    **options: Any,
+) -> str:
+    """Profile networks, each in a fresh process, and return the CSV text, a line a network.
+
+    A network that cannot be built or run so has its error in the last column, and the others follow.
+
+    Args:
+        names: of ``medmixers.list_networks()``.
+        size: as of :func:`profile_network`, and so ``repeats`` and ``options``.
+        file: where the text is written too, under a temporary name that is renamed at the end.
+        threads: that torch uses on the CPU.
+
+    Raises:
+        ValueError: an unknown name, or a size or a number of repeats that suits no network.
+        OSError: a file that cannot be written; found out before anything is measured.
+    """
+    _check_request(size, repeats)
+    partial = None if file is None else Path(file).with_name(Path(file).name + ".partial")
+    if partial is not None:
+        partial.write_text("")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for name in [name for name in names if NETWORKS[name]]:
+        asked = {"size": tuple(size), "repeats": repeats, **options}
+        try:
+            row = _csv_row(profile_in_fresh_process(name, threads=threads, **asked))
+        except Exception as error:  # whatever stops one network is its result
+            row = {
+                "name": name,
+                "size": "x".join(map(str, size)),
+                "error": str(error).partition("\n")[0] or repr(error),
+            }
+        writer.writerow(row)
+        print(f"{name}: {row.get('error', 'measured')}", file=sys.stderr)
+    if partial is not None and file is not None:
+        partial.write_text(text.getvalue())
+        os.replace(partial, file)
+    return text.getvalue()
+
+
+def profile_in_fresh_process(name: str, *, threads: int, **options: Any) -> NetworkProfile:
+    """:func:`profile_network` in a new process, whose peak memory is this network's alone.
+
+    Raises:
+        MemoryError: the system ended the process, as it does when memory runs out.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        try:
+            return pool.submit(_profile_with_threads, name, threads, options).result()
+        except BrokenProcessPool:
+            raise MemoryError("the system ended the process, as it does when memory runs out") from None
+
+
+def _profile_with_threads(name: str, threads: int, options: dict[str, Any]) -> NetworkProfile:
+    torch.set_num_threads(threads)
+    return profile_network(name, **options)
+
+
+def _csv_row(profile: NetworkProfile) -> dict[str, Any]:
+    times = profile.milliseconds
+    return {
+        **{name: getattr(profile, name) for name in COLUMNS if hasattr(profile, name)},
+        "size": "x".join(map(str, profile.size)),
+        "gmacs": f"{profile.gmacs:.4f}",
+        **{name: f"{f(times):.2f}" for name, f in (("milliseconds", median), ("fastest", min), ("slowest", max))},
+        "peak_mib": "" if profile.peak_mib is None else f"{profile.peak_mib:.1f}",
+    }
+
+
+def _check_request(size: Sequence[int], repeats: int) -> None:
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    if any(extent < 1 for extent in size):
+        raise ValueError(f"size must be at least 1 voxel along each axis, got {tuple(size)}")
 
 
 def count_gmacs(network: nn.Module, image: torch.Tensor) -> float:

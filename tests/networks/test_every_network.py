@@ -1,0 +1,171 @@
+"""What every network of the table must do, on a small instance of each family: sizes, training, layouts, exports."""
+
+import copy
+import logging
+
+import pytest
+import torch
+
+from medmixers import create_network
+from medmixers.layers.checkpointing import checkpoint_blocks
+from medmixers.results import network_facts
+from medmixers.study.exports import ANY_SIZE, ONE_SIZE, SIZES, WAYS, how_it_exports, measure_exports
+from medmixers.study.samples import create_small, defaults, families, small_options
+from medmixers.variants import NETWORKS
+
+SIZE = {2: (72, 100), 3: (40, 36, 44)}
+OTHER_SIZES = {2: [(53, 35), (64, 64), (9, 70)], 3: [(37, 50, 35), (33, 8, 64)]}
+CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+# Networks of fixed width, MONAI's, in 2D only: a U-Net of 84 million parameters in 3D takes half a minute a check.
+FORMS = [(names[0], dims) for names in families().values() for dims in ((2, 3) if small_options(names[0]) else (2,))]
+every_form = pytest.mark.parametrize(("name", "dims"), FORMS)
+
+
+def build(name, dims, **options):
+    torch.manual_seed(0)
+    return create_small(name, SIZE[dims], **options)
+
+
+def images(*size, batch=2):
+    return torch.randn(batch, 2, *size, generator=torch.Generator().manual_seed(1))
+
+
+def drop_path(name):
+    return {"drop_path_rate": 0.3} if "drop_path_rate" in defaults(name) else {}
+
+
+def is_bound(name):
+    return "one image size" in NETWORKS[name].summary
+
+
+def assert_near(found, expected, tolerance):
+    """Relative to the norm of all logits."""
+    assert found.shape == expected.shape
+    assert torch.isfinite(found).all()
+    assert (found - expected).norm() <= tolerance * expected.norm()
+
+
+def test_every_name_has_its_family():
+    covered = [name for names in families().values() for name in names]
+    loaded = [name for name in NETWORKS if name.startswith("rad_dino")]  # tested over a small ViT in test_rad_dino.py
+    assert sorted([*covered, *loaded]) == sorted(NETWORKS)
+    for names in families().values():
+        assert len({repr(small_options(name)) for name in names}) == 1, names
+
+
+@every_form
+@torch.no_grad()
+def test_any_size_or_an_error_that_names_both(name, dims):
+    network, sizes = build(name, dims).eval(), [SIZE[dims], *OTHER_SIZES[dims]]
+    if is_bound(name):
+        with pytest.raises(ValueError, match=r"built for feature size \(.*\), got \(.*\)"):
+            network(images(*sizes[-1]))
+        sizes = sizes[:1]
+    for size in sizes:
+        logits = network(images(*size))
+        assert logits.shape == ((2, 3, *size) if NETWORKS[name].task == "segmentation" else (2, 3))
+        assert torch.isfinite(logits).all()
+
+
+def training_step(network, x):
+    """Logits, gradients and buffers after one step, and the next random number."""
+    torch.manual_seed(3)
+    logits = network.train()(x)
+    (logits.float() * torch.linspace(-1, 1, logits.numel()).view_as(logits)).sum().backward()
+    missing = [key for key, parameter in network.named_parameters() if parameter.grad is None]
+    assert not missing
+    return [logits.detach(), *(p.grad for p in network.parameters()), *network.buffers(), torch.rand(3)]
+
+
+@every_form
+def test_training_step_and_the_same_with_activation_checkpointing(name, dims):
+    x = images(*SIZE[dims])
+    plain, saving = (
+        build(name, dims, **drop_path(name)),
+        build(name, dims, activation_checkpointing=True, **drop_path(name)),
+    )
+    copied = copy.deepcopy(saving)
+    expected = training_step(plain, x)
+    assert all(torch.isfinite(value).all() for value in expected)
+    for network in (saving, copied):
+        assert list(network.state_dict()) == list(plain.state_dict())
+        for found, value in zip(training_step(network, x), expected, strict=True):
+            torch.testing.assert_close(found, value)
+        with torch.no_grad():
+            torch.testing.assert_close(network.eval()(x), plain.eval()(x))
+
+
+def saved_bytes(network, x):
+    """Of the tensors that one training forward keeps for the backward pass, parameters not counted."""
+    kept = {}
+    own = {tensor.untyped_storage().data_ptr() for tensor in [*network.parameters(), *network.buffers()]}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = tensor, storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network.train()(x)
+    return sum(size for _, size in kept.values())
+
+
+@pytest.mark.parametrize("name", [name for name, dims in FORMS if dims == 2])
+def test_activation_checkpointing_keeps_less(name):
+    x = images(*SIZE[2])
+    plain, saving = (saved_bytes(build(name, 2, activation_checkpointing=on), x) for on in (False, True))
+    assert saving < 0.8 * plain
+
+
+def test_activation_checkpointing_compiles_as_one_graph():
+    x = images(*SIZE[2])
+    network = build("convformer_s18", 2, activation_checkpointing=True, drop_path_rate=0.3)
+    expected = training_step(copy.deepcopy(network), x)
+    torch._dynamo.reset()
+    found = training_step(torch.compile(network, fullgraph=True, backend="aot_eager"), x)
+    for value, reference in zip(found, expected, strict=True):
+        torch.testing.assert_close(value, reference, rtol=1e-3, atol=1e-5)
+
+
+def test_activation_checkpointing_without_blocks_raises():
+    with pytest.raises(ValueError, match="Linear has no blocks to checkpoint: Conv2d"):
+        checkpoint_blocks(torch.nn.Linear(2, 2), [torch.nn.Conv2d])
+    with pytest.raises(ValueError, match=r"no option 'activation_checkpoint'"):
+        create_network("token_unet", spatial_dims=2, in_channels=1, out_channels=2, activation_checkpoint=True)
+
+
+@every_form
+@torch.no_grad()
+def test_bfloat16_autocast_is_near_float32(name, dims):
+    network, x = build(name, dims).eval(), images(*SIZE[dims])
+    with torch.autocast("cpu", torch.bfloat16):
+        half = network(x)
+    assert_near(half.float(), network(x), 0.2)  # 0.15 in UNet@PatchEmb, the deepest stack of instance norms
+
+
+@every_form
+@torch.no_grad()
+def test_channels_last_gives_the_same(name, dims):
+    network, x = build(name, dims).eval(), images(*SIZE[dims])
+    expected = network(x)
+    assert_near(network(x.to(memory_format=CHANNELS_LAST[dims])), expected, 1e-4)
+    assert_near(network.to(memory_format=CHANNELS_LAST[dims])(x), expected, 1e-4)
+
+
+@pytest.mark.parametrize("name", [names[0] for names in families().values()])
+def test_compiles_as_one_graph_and_traces(name):
+    network = create_small(name, SIZES[2][0]).eval()
+    expected = dict.fromkeys(("torch.compile", "TorchScript"), ONE_SIZE if is_bound(name) else ANY_SIZE)
+    if name.startswith("swin_unetr"):
+        # MONAI checks the size with NumPy, and its windows are those of the traced size.
+        expected = {"torch.compile": "no: Data-dependent branching", "TorchScript": ONE_SIZE}
+    assert how_it_exports(network, ways=expected) == expected
+
+
+@pytest.mark.parametrize(("label", "dims"), [("metaformer_segformer_*", 2), ("convformer_*", 3)])
+def test_exports_as_recorded(label, dims):
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    assert measure_exports(label, dims) == network_facts()["exports"][label][f"{dims}D"]
+    assert set(network_facts()["exports"][label][f"{dims}D"]) == set(WAYS)
