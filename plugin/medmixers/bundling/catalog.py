@@ -226,7 +226,7 @@ STUDY: Mapping[str, Mapping[str, Any]] = {
         "cache_rate": 1.0,
     },
 }
-TOKEN_UNETS = ("unet_star_star", "token_unet_no_transformer", "token_unet", "token_unet_released_8_mlp_mixer")
+TUMOR_NETWORKS = ("unet_star_star", "token_unet_no_transformer", "token_unet", "token_unet_released_8_mlp_mixer")
 XUE2026 = {  # task -> network, recipe, roi_size
     "covid_ct_classification": ("med_next", "xue2026_classification", None),
     "monkeypox_skin_classification": ("med_next", "xue2026_classification", None),
@@ -246,7 +246,7 @@ for _row in (
             roi_size=(128, 128, 128),
             evaluated_part="validation",
         )
-        for name in TOKEN_UNETS
+        for name in TUMOR_NETWORKS
     ),
     *(
         BundleRow(task_spec=TASKS[name], network=network, recipe=recipe, label=network, roi_size=roi_size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from medmixers.bundling.catalog import TOKEN_UNETS, BundleRow
+from medmixers.bundling.catalog import TUMOR_NETWORKS, BundleRow
 from medmixers.bundling.configs import size_key
 from medmixers.bundling.kinds import kind_of
 from medmixers.variants import NETWORKS
@@ -232,7 +232,7 @@ def _predicts(row: BundleRow) -> str:
 
 def _family_option(row: BundleRow) -> str:
     """Which networks ``--network_name`` can put in: those that take the options that the configs give."""
-    if row.network in TOKEN_UNETS:
+    if row.network in TUMOR_NETWORKS:
         names = sorted(name for name in NETWORKS if name.startswith("token_unet") or name == "unet_star_star")
     else:
         family = row.network.rpartition("_")[0]
