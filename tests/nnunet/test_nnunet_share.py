@@ -1,6 +1,7 @@
 """Sharing trained models: without a trainer in reach, and as a MONAI Bundle; nnU-Net's own prediction is the oracle.
 
-About 40 s on two cores: nnU-Net's and MONAI's commands, each a process.
+Half a minute on two cores. The models are of nnU-Net's trainers and train_step; test_nnunet_end_to_end.py shares one
+that stock commands trained.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -25,6 +24,8 @@ from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainer
 from trained_models import OBLIQUE, REGIONS, train, write_images
 
 from medmixers.bundling import static_checks
+from medmixers.bundling.archive import open_archive
+from medmixers.bundling.pack import pack_bundle
 from medmixers.bundling.subject import Subject
 from medmixers.nnunet import portable
 from medmixers.nnunet.bundle import write_nnunet_bundle
@@ -56,19 +57,14 @@ def run(*command, expect=0):
     return done.stdout if expect == 0 else done.stderr
 
 
-def predict(model, images, out):
-    """nnU-Net's own command on both folds, without any variable; the bytes of its segmentation."""
-    script = Path(sysconfig.get_path("scripts")) / "nnUNetv2_predict_from_modelfolder"
-    run(script, "-i", images, "-o", out, "-m", model, "-f", "0", "1", "-device", "cpu", "-npp", "1", "-nps", "1")
-    return (out / "case.nii.gz").read_bytes()
-
-
-def expected_prediction(model, images, out, **options):
-    """What that command calls, in this process, where the trainer is found; the bytes of its segmentation."""
+def predict(model, images, out, *, trainers=None, **options):
+    """What nnUNetv2_predict calls, on both folds; the bytes of its segmentation."""
     out.mkdir()
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, **options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("nnUNet_extTrainer", trainer_path({}))
+        patch.delenv("nnUNet_extTrainer", raising=False)
+        if trainers is not None:
+            patch.setenv("nnUNet_extTrainer", trainers)
         predictor.initialize_from_trained_model_folder(str(model), (0, 1))
     predictor.predict_from_files_sequential(str(images), str(out))
     found = nib.load(out / "case.nii.gz")
@@ -115,7 +111,9 @@ def test_portable_model_predicts_alone_what_the_model_predicts(ours, images, tmp
         assert kept["network_weights"].keys() == saved["network_weights"].keys()
         assert kept["inference_allowed_mirroring_axes"] == saved["inference_allowed_mirroring_axes"] == (0, 1, 2)
         assert after.stat().st_size < 0.6 * before.stat().st_size, "weights and momentum before, weights after"
-    expected = expected_prediction(ours, images, tmp_path / "original")
+    expected = predict(ours, images, tmp_path / "original", trainers=trainer_path({}))
+    with pytest.raises(RuntimeError, match="Could not find requested nnunet trainer"):
+        predict(ours, images, tmp_path / "not_found")
     assert predict(out, images, tmp_path / "copy") == expected
 
 
@@ -192,7 +190,7 @@ def test_bundle_of_a_stock_model_segments_as_nnunet_does(stock_bundle, images, t
         sys.executable, "-m", "monai.bundle", "run", "--config_file", bundle / "configs/inference.json",
         "--bundle_root", bundle, "--dataset_dir", images, "--output_dir", tmp_path / "out", "--device", "cpu",
     )  # fmt: skip
-    assert (tmp_path / "out/case.nii.gz").read_bytes() == expected_prediction(model, images, tmp_path / "expected")
+    assert (tmp_path / "out/case.nii.gz").read_bytes() == predict(model, images, tmp_path / "expected")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["case.nii.gz"]
 
 
@@ -202,13 +200,27 @@ def test_bundle_of_our_model_with_regions(folders, images, tmp_path):
     write_nnunet_bundle(model, out=bundle)
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs/inference.json"))
-    parser.update({"bundle_root": str(bundle), "dataset_dir": str(images), "output_dir": str(tmp_path / "out")})
-    parser.update({"device": "cpu", "use_mirroring": False})
-    parser.get_parsed_content("run")
-    expected = expected_prediction(model, images, tmp_path / "expected", use_mirroring=False)
+    parser.update({"bundle_root": str(bundle), "output_dir": str(tmp_path / "out"), "use_mirroring": False})
+    parser.update({"datalist": [[str(images / f"case_000{channel}.nii.gz") for channel in (0, 1)]]})
+    parser.update({"device": "cpu", "inferer::device": "cpu", "dataloader::num_workers": 0})
+    parser.get_parsed_content("evaluator").run()  # as 3D Slicer: its keys, no folder, and neither initialize nor run
+    expected = predict(model, images, tmp_path / "expected", trainers=trainer_path({}), use_mirroring=False)
     assert (tmp_path / "out/case.nii.gz").read_bytes() == expected
     metadata = json.loads((bundle / "configs/metadata.json").read_text())
     assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "whole", "1": "core"}
+
+
+@pytest.mark.slow
+def test_packed_bundle_segments_as_nnunet_does(stock_bundle, images, tmp_path):
+    model, bundle = stock_bundle
+    packed = pack_bundle(bundle, weights=bundle / "models/model.pt", out=tmp_path)
+    root = open_archive(packed.path, tmp_path)
+    assert (root / "medmixers/nnunet/inference.py").is_file()
+    run(
+        sys.executable, "-m", "monai.bundle", "run", "--config_file", root / "configs/inference.json",
+        "--bundle_root", root, "--dataset_dir", images, "--output_dir", tmp_path / "out", "--device", "cpu",
+    )  # fmt: skip
+    assert (tmp_path / "out/case.nii.gz").read_bytes() == predict(model, images, tmp_path / "expected")
 
 
 def test_bundle_is_one(stock_bundle, tmp_path):
