@@ -21,7 +21,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainerBN import nnUNetTrainerBN
-from trained_models import OBLIQUE, REGIONS, train, write_images
+from trained_models import OBLIQUE, REGIONS, write_images
+from trained_models import train as train_model
 
 from medmixers.bundling import static_checks
 from medmixers.bundling.archive import open_archive
@@ -74,24 +75,28 @@ def predict(model, images, out, *, trainers=None, **options):
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    root = tmp_path_factory.mktemp("share")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("share")
+
+
+def train(place, *arguments, **options):
+    """A model in folders of its own: nnU-Net names a model's folder by its trainer."""
     with pytest.MonkeyPatch.context() as patch:
         for name in FOLDERS:
-            patch.setenv(name, str(root / name))
-        yield root
+            patch.setenv(name, str(place / name))
+        return train_model(place, *arguments, **options)
 
 
 @pytest.fixture(scope="module")
-def images(folders):
-    write_images(folders / "images")
-    return folders / "images"
+def images(root):
+    write_images(root / "images")
+    return root / "images"
 
 
 @pytest.fixture(scope="module")
-def ours(folders):
+def ours(root):
     """A model of our trainer, which nnU-Net finds through nnUNet_extTrainer only."""
-    return train(folders, nnUNetTrainerTokenUNetNoTransformer)
+    return train(root / "ours", nnUNetTrainerTokenUNetNoTransformer)
 
 
 def test_portable_model_predicts_alone_what_the_model_predicts(ours, images, tmp_path, monkeypatch):
@@ -117,8 +122,8 @@ def test_portable_model_predicts_alone_what_the_model_predicts(ours, images, tmp
     assert predict(out, images, tmp_path / "copy") == expected
 
 
-def test_a_model_that_the_plans_do_not_describe_is_refused(folders, tmp_path):
-    model = train(folders, nnUNetTrainerBN, folds=1)
+def test_a_model_that_the_plans_do_not_describe_is_refused(root, tmp_path):
+    model = train(root / "bn", nnUNetTrainerBN, folds=1)
     message = f"trainer 'nnUNetTrainerBN' of {model} builds its network itself"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         make_portable(model, out=tmp_path / "out")
@@ -177,11 +182,11 @@ def test_what_is_there_is_not_overwritten(share, ours, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def stock_bundle(folders):
+def stock_bundle(root):
     """Of a stock PlainConvUNet with two folds: the model and its bundle."""
-    model = train(folders, nnUNetTrainer)
-    write_nnunet_bundle(model, out=folders / "made_stock")
-    return model, folders / "made_stock"
+    model = train(root / "stock", nnUNetTrainer)
+    write_nnunet_bundle(model, out=root / "made_stock")
+    return model, root / "made_stock"
 
 
 def test_bundle_of_a_stock_model_segments_as_nnunet_does(stock_bundle, images, tmp_path):
@@ -194,8 +199,11 @@ def test_bundle_of_a_stock_model_segments_as_nnunet_does(stock_bundle, images, t
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["case.nii.gz"]
 
 
-def test_bundle_of_our_model_with_regions(folders, images, tmp_path):
-    model = train(folders, nnUNetTrainerTokenUNetNoTransformer, labels=REGIONS, regions_class_order=[1, 2])
+@pytest.mark.parametrize("kind", ["3d", "2d"])
+def test_our_models_with_regions(kind, root, images, tmp_path):
+    model = train(
+        root / kind, nnUNetTrainerTokenUNetNoTransformer, kind=kind, labels=REGIONS, regions_class_order=[1, 2]
+    )
     bundle = tmp_path / "made_regions"
     write_nnunet_bundle(model, out=bundle)
     parser = ConfigParser()
@@ -206,8 +214,18 @@ def test_bundle_of_our_model_with_regions(folders, images, tmp_path):
     parser.get_parsed_content("evaluator").run()  # as 3D Slicer: its keys, no folder, and neither initialize nor run
     expected = predict(model, images, tmp_path / "expected", trainers=trainer_path({}), use_mirroring=False)
     assert (tmp_path / "out/case.nii.gz").read_bytes() == expected
+    make_portable(model, out=tmp_path / "portable")
+    assert predict(tmp_path / "portable", images, tmp_path / "copied", use_mirroring=False) == expected
     metadata = json.loads((bundle / "configs/metadata.json").read_text())
     assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "whole", "1": "core"}
+
+
+def test_second_stage_of_a_cascade(root, tmp_path):
+    model = train(root / "cascade", nnUNetTrainerTokenUNetNoTransformer, kind="cascade", folds=1)
+    assert "identical" in make_portable(model, out=tmp_path / "portable")
+    with pytest.raises(ValueError, match="second stage of a cascade"):
+        write_nnunet_bundle(model, out=tmp_path / "bundle")
+    assert [path.name for path in tmp_path.iterdir()] == ["portable"]
 
 
 @pytest.mark.slow

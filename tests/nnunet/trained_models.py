@@ -45,8 +45,8 @@ OBLIQUE = nib.affines.from_matvec(
 )
 
 
-def plans() -> dict[str, Any]:
-    """Anisotropic plans that swap two axes, with two normalisations."""
+def plans(kind: str) -> dict[str, Any]:
+    """Anisotropic plans that swap two axes, with two normalisations: "3d", "2d", or "cascade", its second stage."""
     configuration = {
         "data_identifier": "nnUNetPlans_3d_fullres",
         "preprocessor_name": "DefaultPreprocessor",
@@ -59,11 +59,19 @@ def plans() -> dict[str, Any]:
         "architecture": STOCK,
         "batch_dice": False,
     }
-    for kind, order in (("data", 3), ("seg", 1), ("probabilities", 1)):
-        configuration[f"resampling_fn_{kind}"] = "resample_data_or_seg_to_shape"
-        configuration[f"resampling_fn_{kind}_kwargs"] = {
-            "is_seg": kind == "seg", "order": order, "order_z": 0, "force_separate_z": None,
+    for what, order in (("data", 3), ("seg", 1), ("probabilities", 1)):
+        configuration[f"resampling_fn_{what}"] = "resample_data_or_seg_to_shape"
+        configuration[f"resampling_fn_{what}_kwargs"] = {
+            "is_seg": what == "seg", "order": order, "order_z": 0, "force_separate_z": None,
         }  # fmt: skip
+    others = {}
+    if kind == "2d":
+        strides = [[1, 1], [2, 2], [2, 2]]
+        architecture = {**STOCK, "arch_kwargs": {**STOCK["arch_kwargs"], "strides": strides}}
+        configuration.update(patch_size=PATCH[1:], spacing=[1.0, 1.3], architecture=architecture)
+    elif kind == "cascade":
+        others["3d_lowres"] = {**configuration, "next_stage": "3d_fullres"}
+        configuration["previous_stage"] = "3d_lowres"
     intensity = {"mean": 40.0, "std": 60.0, "percentile_00_5": -200.0, "percentile_99_5": 300.0}
     return {
         "dataset_name": "Dataset901_Made",
@@ -73,23 +81,25 @@ def plans() -> dict[str, Any]:
         "transpose_backward": [0, 2, 1],
         "label_manager": "LabelManager",
         "foreground_intensity_properties_per_channel": {"0": intensity, "1": intensity},
-        "configurations": {"3d_fullres": configuration},
+        "configurations": {"3d_fullres": configuration, **others},
         "continue_training": False,
     }
 
 
-def train(folders: Path, trainer_class: type[nnUNetTrainer], *, folds: int = 2, **dataset: Any) -> Path:
+def train(
+    folders: Path, trainer_class: type[nnUNetTrainer], *, folds: int = 2, kind: str = "3d", **dataset: Any
+) -> Path:
     """The model folder of ``folds`` short trainings; ``folders`` as nnU-Net's variables name them."""
     stored = folders / "nnUNet_preprocessed" / "Dataset901_Made" / "nnUNetPlans_3d_fullres"
     stored.mkdir(parents=True, exist_ok=True)
     (stored / "case.b2nd").touch()  # nnU-Net looks at the ending only
     for fold in range(folds):
         torch.manual_seed(fold)
-        trainer = trainer_class(plans(), "3d_fullres", fold, {**DATASET, **dataset}, torch.device("cpu"))
+        trainer = trainer_class(plans(kind), "3d_fullres", fold, {**DATASET, **dataset}, torch.device("cpu"))
         trainer.initialize()
         trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()  # sets the axes to mirror
         heads = trainer.label_manager.num_segmentation_heads
-        data = torch.randn(2, 2, *trainer.configuration_manager.patch_size)
+        data = torch.randn(2, trainer.num_input_channels, *trainer.configuration_manager.patch_size)
         logits = trainer.network(data)
         first = (data[:, :1] > 0).long() if not trainer.label_manager.has_regions else (data[:, :heads] > 0).float()
         target = [first[(slice(None), slice(None), *map(every, first.shape[2:], level.shape[2:]))] for level in logits]

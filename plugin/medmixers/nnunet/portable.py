@@ -123,5 +123,5 @@ def _made_case(predictor: Any) -> tuple[np.ndarray, dict[str, Any], np.ndarray |
     previous = None
     if configuration.previous_stage_name is not None:
         labels = [0, *predictor.label_manager.foreground_labels]
-        previous = rng.choice(labels, (1, *shape)).astype(np.uint8)
+        previous = rng.choice(labels, (1, *shape)).astype(np.float32)  # as nnU-Net reads it
     return image, {"spacing": [spacing[axis] for axis in plans.transpose_backward]}, previous
