@@ -23,7 +23,7 @@ ARROWS = {
     "layers": set(),
     "mixers": {"layers"},
     "networks": {"layers", "mixers"},
-    "nnunet": {"networks", "mixers", "layers"},
+    "nnunet": {"networks", "mixers", "layers", "bundling"},
     "explain": {"networks", "mixers", "layers"},
     "study": {"networks", "mixers", "layers"},
     "tasks": set(),

@@ -128,6 +128,16 @@ def test_predict_and_evaluate(work):
     dice = 2 * (truth & found).sum() / (truth.sum() + found.sum())
     assert json.loads((out / "summary.json").read_text())["foreground_mean"]["Dice"] == pytest.approx(dice)
 
+    # a portable copy needs neither the trainers nor any folder of nnU-Net
+    assert "identical" in work.medmixers("nnunet", "portable", str(work.model), "-o", str(work.root / "portable"))
+    copied = work.root / "portable_predictions"
+    work.run(
+        "nnUNetv2_predict_from_modelfolder", "-i", str(work.raw / "imagesTs"), "-o", str(copied), "-f", "0",
+        "-m", str(work.root / "portable"), "-device", "cpu", "-npp", "1", "-nps", "1", "--disable_tta",
+        nnUNet_extTrainer="", nnUNet_results="", nnUNet_raw="", nnUNet_preprocessed="",
+    )  # fmt: skip
+    assert (copied / "cube_5.nii.gz").read_bytes() == (out / "cube_5.nii.gz").read_bytes()
+
 
 @pytest.fixture(scope="module")
 def planned(work):

@@ -7,7 +7,9 @@ import pytest
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -30,6 +32,22 @@ PINNED = {
     nnUNetTrainer.save_checkpoint: ["self", "filename"],
     nnUNetPredictor.initialize_from_trained_model_folder: [
         "self", "model_training_output_dir", "use_folds", "checkpoint_name",
+    ],
+    nnUNetPredictor.manual_initialization: [
+        "self", "network", "plans_manager", "configuration_manager", "parameters", "dataset_json", "trainer_name",
+        "inference_allowed_mirroring_axes",
+    ],
+    nnUNetPredictor.predict_logits_from_preprocessed_data: ["self", "data"],
+    nnUNetPredictor.predict_single_npy_array: [
+        "self", "input_image", "image_properties", "segmentation_previous_stage", "output_file_truncated",
+        "save_or_return_probabilities",
+    ],
+    convert_predicted_logits_to_segmentation_with_correct_shape: [
+        "predicted_logits", "plans_manager", "configuration_manager", "label_manager", "properties_dict",
+        "return_probabilities", "num_threads_torch",
+    ],
+    DefaultPreprocessor.run_case: [
+        "self", "image_files", "seg_file", "plans_manager", "configuration_manager", "dataset_json",
     ],
     get_network_from_plans: [
         "arch_class_name", "arch_kwargs", "arch_kwargs_req_import", "input_channels", "output_channels",

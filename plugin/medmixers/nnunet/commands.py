@@ -47,6 +47,28 @@ class NnUNet:
             dataset, network, gpu_memory_gb=gpu_memory_gb, plans_name=plans_name, patch_size=patch_size, **options
         )
 
+    def portable(self, model: str, out: str | None = None) -> str:
+        """A copy of a trained model folder that predicts without nnUNet_extTrainer, proved on a made image.
+
+        Args:
+            model: the folder TRAINER__PLANS__CONFIGURATION in nnUNet_results.
+            out: the new folder; by default MODEL_portable here.
+        """
+        from medmixers.nnunet.portable import make_portable
+
+        return make_portable(model, out=out)
+
+    def to_bundle(self, model: str, out: str) -> str:
+        """A MONAI Bundle of a trained model folder, ours or a stock one, that predicts what nnUNetv2_predict does.
+
+        Args:
+            model: the folder TRAINER__PLANS__CONFIGURATION in nnUNet_results.
+            out: the bundle's folder, which takes its name from it.
+        """
+        from medmixers.nnunet.bundle import write_nnunet_bundle
+
+        return write_nnunet_bundle(model, out=out)
+
     def doctor(self) -> None:
         """Check versions, folders, variables and trainers; exit status 1 if anything is wrong."""
         from medmixers.nnunet.doctor import examine

@@ -1,0 +1,125 @@
+"""A trained model folder of nnU-Net, read for sharing: what prediction needs, and whether the plans tell all of it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medmixers.nnunet.environment import TRAINER_VARIABLE, trainer_path
+
+CHECKPOINT = "checkpoint_final.pth"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A folder ``.../TRAINER__PLANS__CONFIGURATION`` of nnU-Net's results.
+
+    Args:
+        folder: where plans.json, dataset.json and fold_X lie.
+        plans: content of plans.json.
+        dataset: content of dataset.json.
+        folds: names of the folds that are trained to the end, as "0" or "all".
+        trainer: class name.
+        configuration: of the plans.
+        mirror_axes: that prediction may mirror, None for none; nnU-Net takes those of the first fold for all.
+    """
+
+    folder: Path
+    plans: dict[str, Any]
+    dataset: dict[str, Any]
+    folds: tuple[str, ...]
+    trainer: str
+    configuration: str
+    mirror_axes: tuple[int, ...] | None
+
+    def checkpoint_file(self, fold: str) -> Path:
+        """The fold's weights."""
+        return self.folder / f"fold_{fold}" / CHECKPOINT
+
+
+def read_trained_model(folder: str | Path) -> TrainedModel:
+    """Read a model folder that any nnU-Net can predict with once its network is found: the plans name it.
+
+    Load only models that you trust: nnU-Net's checkpoints are pickles.
+
+    Raises:
+        FileNotFoundError: no trained model is there.
+        ValueError: a damaged checkpoint, a trainer that is not found, or one that builds a network of its own.
+    """
+    folder = Path(folder)
+    for name in ("plans.json", "dataset.json"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} is no trained nnU-Net model: it has no {name}")
+    files = sorted(folder.glob(f"fold_*/{CHECKPOINT}"))
+    if not files:
+        raise FileNotFoundError(f"{folder} has no fold_X/{CHECKPOINT}: no fold is trained to the end")
+    folds = tuple(file.parent.name.removeprefix("fold_") for file in files)
+    if len(folds) > 1:  # as nnU-Net: the model of all cases is no part of the cross-validation's ensemble
+        folds = tuple(fold for fold in folds if fold != "all")
+    saved = load_checkpoint(folder / f"fold_{folds[0]}" / CHECKPOINT)
+    axes = saved.get("inference_allowed_mirroring_axes")
+    _check_trainer(folder, saved["trainer_name"])
+    return TrainedModel(
+        folder=folder,
+        plans=json.loads((folder / "plans.json").read_text("utf-8")),
+        dataset=json.loads((folder / "dataset.json").read_text("utf-8")),
+        folds=folds,
+        trainer=saved["trainer_name"],
+        configuration=saved["init_args"]["configuration"],
+        mirror_axes=None if axes is None else tuple(map(int, axes)),
+    )
+
+
+def load_checkpoint(file: Path) -> dict[str, Any]:
+    """nnU-Net's checkpoint, on the CPU. Raises ValueError where it is none."""
+    try:
+        saved = torch.load(file, map_location="cpu", weights_only=False)
+    except Exception as error:  # a damaged pickle may raise anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{file} cannot be read as a checkpoint: {reason}") from error
+    missing = {"network_weights", "trainer_name", "init_args"} - set(saved if isinstance(saved, dict) else ())
+    if missing:
+        raise ValueError(f"{file} is no checkpoint of nnU-Net v2: it lacks {', '.join(sorted(missing))}")
+    return dict(saved)
+
+
+@contextlib.contextmanager
+def external_trainers(path: str | None) -> Iterator[None]:
+    """``nnUNet_extTrainer`` set to ``path``, or unset, and nnU-Net's chatter on stdout held back."""
+    before = os.environ.pop(TRAINER_VARIABLE, None)
+    try:
+        if path is not None:
+            os.environ[TRAINER_VARIABLE] = path
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        os.environ.pop(TRAINER_VARIABLE, None)
+        if before is not None:
+            os.environ[TRAINER_VARIABLE] = before
+
+
+def _check_trainer(folder: Path, name: str) -> None:
+    """Of the trainer class nnU-Net's prediction calls the builder of the network and nothing else."""
+    with external_trainers(trainer_path()):
+        from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+        from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+        try:
+            trainer = recursive_find_trainer_class_by_name(name)
+        except RuntimeError:
+            raise ValueError(
+                f"trainer {name!r} of {folder} is not found; name its folder in {TRAINER_VARIABLE}"
+            ) from None
+    if trainer.build_network_architecture is not nnUNetTrainer.build_network_architecture:
+        raise ValueError(
+            f"trainer {name!r} of {folder} builds its network itself (build_network_architecture): the plans alone do "
+            "not describe it, so it cannot be shared without that trainer"
+        )

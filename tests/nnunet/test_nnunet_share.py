@@ -1,0 +1,280 @@
+"""Sharing trained models: without a trainer in reach, and as a MONAI Bundle; nnU-Net's own prediction is the oracle.
+
+Half a minute on two cores. The models are of nnU-Net's trainers and train_step; test_nnunet_end_to_end.py shares one
+that stock commands trained.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainerBN import nnUNetTrainerBN
+from trained_models import OBLIQUE, REGIONS, write_images
+from trained_models import train as train_model
+
+from medmixers.bundling import static_checks
+from medmixers.bundling.archive import open_archive
+from medmixers.bundling.pack import pack_bundle
+from medmixers.bundling.subject import Subject
+from medmixers.nnunet import portable
+from medmixers.nnunet.bundle import write_nnunet_bundle
+from medmixers.nnunet.environment import trainer_path
+from medmixers.nnunet.inference import Plans, find_cases
+from medmixers.nnunet.portable import make_portable
+from medmixers.nnunet.trained import load_checkpoint
+from medmixers.nnunet.trainer_classes import nnUNetTrainerTokenUNetNoTransformer
+
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+def environment():
+    """Without any of nnU-Net's variables."""
+    clean = {key: value for key, value in os.environ.items() if key not in ("nnUNet_extTrainer", *FOLDERS)}
+    return {**clean, "OMP_NUM_THREADS": "1", "nnUNet_def_n_proc": "1"}
+
+
+def run(*command, expect=0):
+    done = subprocess.run(
+        list(map(str, command)),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == expect, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout if expect == 0 else done.stderr
+
+
+def predict(model, images, out, *, trainers=None, **options):
+    """What nnUNetv2_predict calls, on both folds; the bytes of its segmentation."""
+    out.mkdir()
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("nnUNet_extTrainer", raising=False)
+        if trainers is not None:
+            patch.setenv("nnUNet_extTrainer", trainers)
+        predictor.initialize_from_trained_model_folder(str(model), (0, 1))
+    predictor.predict_from_files_sequential(str(images), str(out))
+    found = nib.load(out / "case.nii.gz")
+    assert len(np.unique(np.asanyarray(found.dataobj))) > 1, "an empty segmentation would prove nothing"
+    np.testing.assert_allclose(found.affine, OBLIQUE, atol=1e-4)
+    return (out / "case.nii.gz").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("share")
+
+
+def train(place, *arguments, **options):
+    """A model in folders of its own: nnU-Net names a model's folder by its trainer."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in FOLDERS:
+            patch.setenv(name, str(place / name))
+        return train_model(place, *arguments, **options)
+
+
+@pytest.fixture(scope="module")
+def images(root):
+    write_images(root / "images")
+    return root / "images"
+
+
+@pytest.fixture(scope="module")
+def ours(root):
+    """A model of our trainer, which nnU-Net finds through nnUNet_extTrainer only."""
+    return train(root / "ours", nnUNetTrainerTokenUNetNoTransformer)
+
+
+def test_portable_model_predicts_alone_what_the_model_predicts(ours, images, tmp_path, monkeypatch):
+    monkeypatch.delenv("nnUNet_extTrainer", raising=False)
+    out = tmp_path / "shared"
+    text = make_portable(ours, out=out)
+    assert "folds 0, 1 of nnUNetTrainerTokenUNetNoTransformer" in text
+    assert "nnUNet_extTrainer" not in os.environ
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()) == [
+        "dataset.json", "fold_0/checkpoint_final.pth", "fold_1/checkpoint_final.pth", "plans.json",
+    ]  # fmt: skip
+    for fold in ("fold_0", "fold_1"):
+        before, after = ours / fold / "checkpoint_final.pth", out / fold / "checkpoint_final.pth"
+        kept = torch.load(after, weights_only=True)  # nothing but tensors and plain values
+        saved = torch.load(before, weights_only=False)
+        assert kept["trainer_name"] == "nnUNetTrainer"
+        assert kept["network_weights"].keys() == saved["network_weights"].keys()
+        assert kept["inference_allowed_mirroring_axes"] == saved["inference_allowed_mirroring_axes"] == (0, 1, 2)
+        assert after.stat().st_size < 0.6 * before.stat().st_size, "weights and momentum before, weights after"
+    expected = predict(ours, images, tmp_path / "original", trainers=trainer_path({}))
+    with pytest.raises(RuntimeError, match="Could not find requested nnunet trainer"):
+        predict(ours, images, tmp_path / "not_found")
+    assert predict(out, images, tmp_path / "copy") == expected
+
+
+def test_a_model_that_the_plans_do_not_describe_is_refused(root, tmp_path):
+    model = train(root / "bn", nnUNetTrainerBN, folds=1)
+    message = f"trainer 'nnUNetTrainerBN' of {model} builds its network itself"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        make_portable(model, out=tmp_path / "out")
+    error = run(sys.executable, "-m", "medmixers.cli", "nnunet", "to_bundle", model, "-o", tmp_path / "out", expect=2)
+    lines = [line for line in error.splitlines() if line.startswith("medmixers")]  # torch warns when it is imported
+    assert error.splitlines()[-1:] == lines
+    assert lines[0].startswith(f"medmixers: error: {message}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_copy_that_predicts_otherwise_is_not_kept(ours, tmp_path, monkeypatch):
+    def altered(file):
+        saved = load_checkpoint(file)
+        saved["network_weights"] = {key: 1.1 * value for key, value in saved["network_weights"].items()}
+        return saved
+
+    monkeypatch.setattr(portable, "load_checkpoint", altered)
+    with pytest.raises(ValueError, match=r"portable copy gives another (segmentation|probabilities)"):
+        make_portable(ours, out=tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def spoil(model, fault):
+    """One thing wrong with a copy of a model folder."""
+    if fault == "unfinished":
+        for file in model.glob("fold_*/checkpoint_final.pth"):
+            file.unlink()
+    elif fault == "no plans":
+        (model / "plans.json").unlink()
+    else:
+        (model / "fold_0/checkpoint_final.pth").write_bytes(b"no pickle")
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        ("unfinished", FileNotFoundError, "no fold is trained to the end"),
+        ("no plans", FileNotFoundError, "is no trained nnU-Net model: it has no plans.json"),
+        ("damaged", ValueError, "checkpoint_final.pth cannot be read as a checkpoint"),
+    ],
+)
+@pytest.mark.parametrize("share", [make_portable, write_nnunet_bundle])
+def test_a_folder_that_is_no_model_is_refused(share, fault, error, message, ours, tmp_path):
+    shutil.copytree(ours, tmp_path / "model")
+    spoil(tmp_path / "model", fault)
+    with pytest.raises(error, match=message) as caught:
+        share(tmp_path / "model", out=tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("share", [make_portable, write_nnunet_bundle])
+def test_what_is_there_is_not_overwritten(share, ours, tmp_path):
+    with pytest.raises(FileExistsError, match="is there already"):
+        share(ours, out=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def stock_bundle(root):
+    """Of a stock PlainConvUNet with two folds: the model and its bundle."""
+    model = train(root / "stock", nnUNetTrainer)
+    write_nnunet_bundle(model, out=root / "made_stock")
+    return model, root / "made_stock"
+
+
+def test_bundle_of_a_stock_model_segments_as_nnunet_does(stock_bundle, images, tmp_path):
+    model, bundle = stock_bundle
+    run(
+        sys.executable, "-m", "monai.bundle", "run", "--config_file", bundle / "configs/inference.json",
+        "--bundle_root", bundle, "--dataset_dir", images, "--output_dir", tmp_path / "out", "--device", "cpu",
+    )  # fmt: skip
+    assert (tmp_path / "out/case.nii.gz").read_bytes() == predict(model, images, tmp_path / "expected")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["case.nii.gz"]
+
+
+@pytest.mark.parametrize("kind", ["3d", "2d"])
+def test_our_models_with_regions(kind, root, images, tmp_path):
+    model = train(
+        root / kind, nnUNetTrainerTokenUNetNoTransformer, kind=kind, labels=REGIONS, regions_class_order=[1, 2]
+    )
+    bundle = tmp_path / "made_regions"
+    write_nnunet_bundle(model, out=bundle)
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs/inference.json"))
+    parser.update({"bundle_root": str(bundle), "output_dir": str(tmp_path / "out"), "use_mirroring": False})
+    parser.update({"datalist": [[str(images / f"case_000{channel}.nii.gz") for channel in (0, 1)]]})
+    parser.update({"device": "cpu", "inferer::device": "cpu", "dataloader::num_workers": 0})
+    parser.get_parsed_content("evaluator").run()  # as 3D Slicer: its keys, no folder, and neither initialize nor run
+    expected = predict(model, images, tmp_path / "expected", trainers=trainer_path({}), use_mirroring=False)
+    assert (tmp_path / "out/case.nii.gz").read_bytes() == expected
+    make_portable(model, out=tmp_path / "portable")
+    assert predict(tmp_path / "portable", images, tmp_path / "copied", use_mirroring=False) == expected
+    metadata = json.loads((bundle / "configs/metadata.json").read_text())
+    assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "whole", "1": "core"}
+
+
+def test_second_stage_of_a_cascade(root, tmp_path):
+    model = train(root / "cascade", nnUNetTrainerTokenUNetNoTransformer, kind="cascade", folds=1)
+    assert "identical" in make_portable(model, out=tmp_path / "portable")
+    with pytest.raises(ValueError, match="second stage of a cascade"):
+        write_nnunet_bundle(model, out=tmp_path / "bundle")
+    assert [path.name for path in tmp_path.iterdir()] == ["portable"]
+
+
+@pytest.mark.slow
+def test_packed_bundle_segments_as_nnunet_does(stock_bundle, images, tmp_path):
+    model, bundle = stock_bundle
+    packed = pack_bundle(bundle, weights=bundle / "models/model.pt", out=tmp_path)
+    root = open_archive(packed.path, tmp_path)
+    assert (root / "medmixers/nnunet/inference.py").is_file()
+    run(
+        sys.executable, "-m", "monai.bundle", "run", "--config_file", root / "configs/inference.json",
+        "--bundle_root", root, "--dataset_dir", images, "--output_dir", tmp_path / "out", "--device", "cpu",
+    )  # fmt: skip
+    assert (tmp_path / "out/case.nii.gz").read_bytes() == predict(model, images, tmp_path / "expected")
+
+
+def test_bundle_is_one(stock_bundle, tmp_path):
+    model, bundle = stock_bundle
+    subject = Subject(bundle, tmp_path)
+    assert "targets" in static_checks.check_traps(subject)
+    assert static_checks.check_shapes(subject) == "(1, 2, 16, 24, 16) -> (1, 3, 16, 24, 16)"
+    static_checks._check_schema(subject)
+    flow = ConfigWorkflow(
+        config_file=str(bundle / "configs/inference.json"), workflow_type="inference", bundle_root=str(bundle),
+        logging_file=False, datalist=[],
+    )  # fmt: skip
+    flow.initialize()
+    assert flow.check_properties() == []
+    weights = torch.load(bundle / "models/model.pt", weights_only=True)
+    for fold in ("0", "1"):
+        saved = torch.load(model / f"fold_{fold}/checkpoint_final.pth", weights_only=False)["network_weights"]
+        assert all(torch.equal(weights.pop(f"folds.{fold}.{key}"), value) for key, value in saved.items())
+    assert not weights
+    readme = (bundle / "docs/README.md").read_text()
+    assert "`CASE_0000.nii.gz` (T1), `CASE_0001.nii.gz` (CT)" in readme
+    assert str(bundle.parent) not in "".join(path.read_text() for path in bundle.rglob("*.json"))
+
+
+def test_images_that_are_missing_are_named(stock_bundle, images, tmp_path):
+    _, bundle = stock_bundle
+    plans = Plans(str(bundle / "configs/nnunet"), configuration="3d_fullres")
+    with pytest.raises(FileNotFoundError, match=r"has no image; expected files named CASE_0000\.nii\.gz"):
+        find_cases(str(tmp_path), plans)
+    with pytest.raises(FileNotFoundError, match="there is no folder of images"):
+        find_cases(str(tmp_path / "none"), plans)
+    shutil.copy(images / "case_0000.nii.gz", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"case_0001\.nii\.gz: each case has 2 files"):
+        find_cases(str(tmp_path), plans)
+
+
+def test_a_bundles_name_must_be_one(ours, tmp_path):
+    with pytest.raises(ValueError, match="letters, digits and '_' only, got 'a-b'"):
+        write_nnunet_bundle(ours, out=tmp_path / "a-b")
