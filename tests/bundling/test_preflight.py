@@ -184,6 +184,29 @@ def test_unreadable_image_to_predict(tmp_path: Path) -> None:
     assert f"{path} cannot be read" in last_words(error)
 
 
+@pytest.mark.parametrize(
+    ("names", "refused"),
+    [
+        (("IXI_0001.nii.gz", "IXI_0002.nii.gz"), False),
+        (("IXI_0000.nii.gz", "IXI.nii.gz"), True),
+        (("a.nii", "a.nii.gz"), True),
+        (("1/a.nii.gz", "2/a.nii.gz"), True),
+    ],
+)
+def test_two_cases_of_one_name(names: tuple[str, str], refused: bool, tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        save(tmp_path / name, np.ones(SHAPE, np.float32))
+    images = [str(tmp_path / name) for name in names]
+    infer(images, tmp_path)  # a table of probabilities names the files
+    if not refused:
+        infer(images, tmp_path, writes_images=True)
+        return
+    with pytest.raises(SystemExit) as error:
+        infer(images, tmp_path, writes_images=True)
+    assert f"the predictions of '{images[0]}' and '{images[1]}' would have one name" in last_words(error)
+
+
 def test_nothing_to_predict(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as error:
         infer([], tmp_path)
@@ -292,7 +315,9 @@ def evaluate(dataset: Path, weights: Path) -> None:
     check_evaluation(dataset_dir=str(dataset), part="test", ckpt_path=str(weights), **EXPECTED)
 
 
-def infer(images: list[str], folder: Path, *, ckpt_path: Path | None = None) -> None:
+def infer(
+    images: list[str], folder: Path, *, ckpt_path: Path | None = None, writes_images: bool = False
+) -> None:
     check_inference(
         dataset_dir=str(folder),
         images=images,
@@ -301,4 +326,5 @@ def infer(images: list[str], folder: Path, *, ckpt_path: Path | None = None) -> 
         load_pretrain=ckpt_path is not None,
         spatial_dims=3,
         in_channels=1,
+        writes_images=writes_images,
     )

@@ -134,13 +134,20 @@ def split_datalist(
 
 def case_name(meta: Mapping[str, Any], saver: object) -> dict[str, Any]:
     """Name of a prediction for MONAI's ``SaveImage``: the image's without ``_0000``, as nnU-Net writes it."""
-    path = Path(str(meta.get("filename_or_obj", getattr(saver, "_data_index", 0))))
+    stem, ending = stem_and_ending(str(meta.get("filename_or_obj", getattr(saver, "_data_index", 0))))
+    return {"subject": f"{stem}{ending or '.nii.gz'}", "idx": meta.get("patch_index")}
+
+
+def stem_and_ending(file: str | Path) -> tuple[str, str]:
+    """Name of the case that an image belongs to, and the ending of its file."""
+    path = Path(file)
     # The ending is not all that follows the first dot: case names may hold dots, and the folders of DICOM series,
     # which are often named after identifiers such as 1.2.840.5, have none.
     suffix = path.suffix if re.fullmatch(r"\.[A-Za-z]\w*", path.suffix) else ""
     ending = ".nii.gz" if path.name.endswith(".nii.gz") else suffix
-    stem = re.sub(r"(?<=.)_\d{4}$", "", path.name.removesuffix(ending))
-    return {"subject": f"{stem}{ending or '.nii.gz'}", "idx": meta.get("patch_index")}
+    stem = path.name.removesuffix(ending)
+    # Only 0000, the first channel, which a case of several files is named after: IXI_0001 may be a case's own name.
+    return stem.removesuffix("_0000") or stem, ending
 
 
 def _labelled(folder: Path, *, held_out: bool) -> list[tuple[str, Item]]:

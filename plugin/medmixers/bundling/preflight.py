@@ -12,7 +12,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
 
-from medmixers.bundling.datalist import find_images, split
+from medmixers.bundling.datalist import find_images, split, stem_and_ending
 from medmixers.bundling.preflight_files import check_image, check_listed_case
 from medmixers.bundling.preflight_weights import read_weights
 from medmixers.datasets.audit import audit_nnunet_dataset, label_names
@@ -124,6 +124,7 @@ def check_inference(
     load_pretrain: bool,
     spatial_dims: int,
     in_channels: int,
+    writes_images: bool = False,
 ) -> None:
     """End the process unless there are weights and readable images.
 
@@ -135,6 +136,7 @@ def check_inference(
         load_pretrain: False predicts with random weights, on purpose.
         spatial_dims: of the images.
         in_channels: of the network.
+        writes_images: each prediction is a file named after its case, so no two cases may have one name.
     """
     if load_pretrain:
         hint = "; --allow_untrained True predicts with untrained weights"
@@ -142,8 +144,12 @@ def check_inference(
     if not images:
         find_images(dataset_dir)  # raises and says what is missing
         raise ValueError("the datalist is empty: there is no image to predict")
+    first_of: dict[str, Any] = {}
     for entry in images:
         files = [entry] if isinstance(entry, (str, Path)) else list(entry)
+        other = first_of.setdefault(stem_and_ending(files[0])[0], files[0])
+        if writes_images and other is not files[0]:
+            raise ValueError(f"the predictions of {str(other)!r} and {str(files[0])!r} would have one name; rename one")
         channels = sum(check_image(Path(file), spatial_dims) or in_channels for file in files)
         if channels != in_channels:
             raise ValueError(f"{str(files[0])!r} has {channels} channels; the network takes {in_channels}")
