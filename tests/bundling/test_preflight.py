@@ -315,9 +315,7 @@ def evaluate(dataset: Path, weights: Path) -> None:
     check_evaluation(dataset_dir=str(dataset), part="test", ckpt_path=str(weights), **EXPECTED)
 
 
-def infer(
-    images: list[str], folder: Path, *, ckpt_path: Path | None = None, writes_images: bool = False
-) -> None:
+def infer(images: list[str], folder: Path, *, ckpt_path: Path | None = None, writes_images: bool = False) -> None:
     check_inference(
         dataset_dir=str(folder),
         images=images,
