@@ -168,7 +168,12 @@ def _schedule(row: BundleRow) -> str:
 def _batch(row: BundleRow) -> str:
     recipe = row.training
     patches = "" if row.roi_size is None else f" of {recipe.patches_per_image} patch(es) each"
-    steps = f", {recipe.accumulate_batches} of them to a step" if recipe.accumulate_batches > 1 else ""
+    images = recipe.batch_size * recipe.accumulate_batches
+    steps = (
+        f", {recipe.accumulate_batches} of them to a step (an epoch of fewer than {images} images is one step; "
+        "`--accumulate_batches 4` makes more)"
+    )
+    steps = steps if recipe.accumulate_batches > 1 else ""
     return f"batches of {recipe.batch_size} image(s){patches}{steps}"
 
 
