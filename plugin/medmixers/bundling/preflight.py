@@ -20,6 +20,7 @@ from medmixers.datasets.datalist_format import FILE as LIST_FILE
 from medmixers.datasets.raw_format import read_description
 
 P = ParamSpec("P")
+VOXELS_OF = 4  # cases whose voxels are read before a training or an evaluation; of the others, the headers
 
 
 def one_line(check: Callable[P, None]) -> Callable[P, None]:
@@ -29,7 +30,7 @@ def one_line(check: Callable[P, None]) -> Callable[P, None]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             check(*args, **kwargs)
-        except (ValueError, OSError, LookupError) as error:
+        except (ValueError, OSError, LookupError, ImportError) as error:
             raise SystemExit(f"medmixers: error: {error}") from error
 
     return wrapped
@@ -51,6 +52,9 @@ def check_training(
     fold: int = 0,
 ) -> None:
     """End the process unless the training cases can be read, split, and fit the network. Held-out cases are not read.
+
+    Names, pairs and headers of all of them, voxels of the first VOXELS_OF: every start waits for this, on every rank.
+    `medmixers dataset check` reads all voxels.
 
     Args:
         dataset_dir: a data set in nnU-Net raw format, or a folder with datalist.json.
@@ -181,9 +185,10 @@ def _check_cases(
     listed: dict[str, int],
 ) -> None:
     if not label_values:
-        for case in cases:
-            check_listed_case(case, spatial_dims=spatial_dims, in_channels=in_channels, **listed)
+        for index, case in enumerate(cases):
+            expected = {"spatial_dims": spatial_dims, "in_channels": in_channels, **listed}
+            check_listed_case(case, **expected, whole=index < VOXELS_OF)
         return
-    axes = len(audit_nnunet_dataset(dataset_dir, parts=(part,)).shapes[0])
+    axes = len(audit_nnunet_dataset(dataset_dir, parts=(part,), voxels_of=VOXELS_OF).shapes[0])
     if axes != spatial_dims:
         raise ValueError(f"the images of {dataset_dir!r} are {axes}D; the network takes {spatial_dims}D images")

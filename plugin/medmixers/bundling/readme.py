@@ -53,6 +53,9 @@ torchrun --standalone --nproc_per_node 2 -m monai.bundle run --bundle_root "$BUN
   --config_file "['$BUNDLE/configs/train.json','$BUNDLE/configs/multi_gpu_train.json']" --dataset_dir "$DATA"
 ```
 
+A training or an evaluation first checks the files, shapes and geometry of all its cases and the voxels of the first \
+few{full_check}.
+
 `DATA` of a prediction may also be a folder of NIfTI, PNG or DICOM files, or of folders that hold one DICOM series each.
 
 Every top-level key of a config is an option: `--epochs 100`, `--learning_rate 0.0005`, `--batch_size 2`, \
@@ -114,6 +117,7 @@ def readme(row: BundleRow) -> str:
         size=list(row.size),
         kernel_option=", `--kernel_size 5`" if "kernel_size" in row.network_options else "",
         fold_option=", `--fold 1`" if row.reads_raw_format else "",
+        full_check="; `medmixers dataset check DATA` reads them all" if row.reads_raw_format else "",
         family_option=_family_option(row),
         limits=task.limits,
     )
