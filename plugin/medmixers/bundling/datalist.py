@@ -30,8 +30,8 @@ def find_images(dataset_dir: str | Path, *, missing_ok: bool = False) -> list[An
     """Images to predict, sorted: what a data set holds out, or else everything in a folder of images.
 
     Args:
-        dataset_dir: a data set (its imagesTs, or the test part of its datalist.json), or a folder of image files
-            and of folders that hold one DICOM series each.
+        dataset_dir: a data set (its imagesTs, or the test part of its datalist.json), a folder of image files
+            and of folders that hold one DICOM series each, or a DICOM series itself.
         missing_ok: give an empty list where nothing can be found; the preflight of the bundle then says why. A
             list in its own right (3D Slicer sets one) needs no folder.
 
@@ -44,7 +44,7 @@ def find_images(dataset_dir: str | Path, *, missing_ok: bool = False) -> list[An
     """
     try:
         return _images(Path(dataset_dir))
-    except (OSError, ValueError):
+    except (OSError, ValueError, ImportError):
         if missing_ok:
             return []
         raise
@@ -58,6 +58,11 @@ def _images(folder: Path) -> list[Any]:
     if (folder / LIST_FILE).is_file():
         return [item["image"] for item in split(folder, part="test", validation_every=2)]
     found = [path for path in folder.iterdir() if path.name.lower().endswith(IMAGE_ENDINGS) or _is_series(path)]
+    slices = [path for path in folder.iterdir() if _may_be_slice(path) and _is_dicom(path)]
+    if len(slices) > 1 and len(series := _series(slices)) < len(slices):
+        if len(series) > 1 or set(found) - set(slices):
+            raise ValueError(f"{folder} holds slices of a DICOM series and other images; give each series a folder")
+        return [str(folder)]
     if not found:
         raise FileNotFoundError(
             f"{folder} has no dataset.json, no {LIST_FILE}, no image ({', '.join(IMAGE_ENDINGS)}) and no folder with a "
@@ -67,14 +72,29 @@ def _images(folder: Path) -> list[Any]:
 
 
 def _is_series(path: Path) -> bool:
-    """Whether this is a folder of DICOM files, by the letters that follow their preamble of 128 bytes."""
+    """Whether this is a folder of DICOM files."""
     if not path.is_dir():
         return False
     first = next((file for file in sorted(path.iterdir()) if file.is_file()), None)
-    if first is None:
-        return False
-    with open(first, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    return first is not None and _is_dicom(first)
+
+
+def _is_dicom(file: Path) -> bool:
+    """By the letters that follow the preamble of 128 bytes."""
+    with open(file, "rb") as content:
+        return content.read(132)[128:] == b"DICM"
+
+
+def _may_be_slice(path: Path) -> bool:
+    return path.is_file() and not path.name.lower().endswith(tuple(set(IMAGE_ENDINGS) - {".dcm"}))
+
+
+def _series(files: Sequence[Path]) -> set[str]:
+    """Identifiers of the series that DICOM files belong to; an X-ray is commonly alone in its own."""
+    from pydicom import dcmread  # MONAI reads DICOM through it too
+
+    tag = "SeriesInstanceUID"
+    return {str(dcmread(file, specific_tags=[tag]).get(tag, file)) for file in files}
 
 
 def split(dataset_dir: str | Path, *, part: str, validation_every: int, fold: int = 0) -> list[Item]:

@@ -56,7 +56,8 @@ torchrun --standalone --nproc_per_node 2 -m monai.bundle run --bundle_root "$BUN
 A training or an evaluation first checks the files, shapes and geometry of all its cases and the voxels of the first \
 few{full_check}.
 
-`DATA` of a prediction may also be a folder of NIfTI, PNG or DICOM files, or of folders that hold one DICOM series each.
+`DATA` of a prediction may also be a folder of NIfTI, PNG or DICOM files, of folders that hold one DICOM series each, \
+or one series.
 
 Every top-level key of a config is an option: `--epochs 100`, `--learning_rate 0.0005`, `--batch_size 2`, \
 `--{size_key} "{size}"`{kernel_option}, `--ckpt_dir FOLDER`, `--output_dir FOLDER`, `--num_workers 4`{fold_option}. \
@@ -236,7 +237,8 @@ def _predicts(row: BundleRow) -> str:
     ending = ".nii.gz" if task.spatial_dims == 3 else ".png"
     if task.multi_label and task.regions is None:
         return f"predict the test part: predictions/CASE_LABEL{ending}"
-    return f"predict imagesTs: predictions/CASE{ending}"
+    there = ", which `--test_every` of the converter sets apart" if row.evaluated_part == "validation" else ""
+    return f"predict imagesTs{there}: predictions/CASE{ending}"
 
 
 def _family_option(row: BundleRow) -> str:

@@ -54,12 +54,14 @@ class Subject:
     Args:
         root: its folder; checks may write weights and outputs into ``scratch`` only.
         scratch: an empty folder.
-        schema: file of the metadata's JSON schema; None: it is downloaded.
+        schema: file of the metadata's JSON schema; None: it is downloaded, or not looked at where ``offline``.
+        offline: nothing may be downloaded.
     """
 
     root: Path
     scratch: Path
     schema: Path | None = None
+    offline: bool = False
 
     def config(self, name: str) -> dict[str, Any]:
         """Content of configs/NAME.json."""
