@@ -29,6 +29,23 @@ SMALL_NETWORKS = {
     "med_next": FOUR_STAGES,
     "med_unext": {"channels": [8, 8, 8, 8, 8]},
 }
+USER_TASK = {
+    "name": "my_organ_segmentation",
+    "title": "My organ",
+    "task": "segmentation",
+    "modality": "CT",
+    "spatial_dims": 3,
+    "channels": ["CT"],
+    "labels": ["background", "organ"],
+    "spacing": [1.0, 1.0, 2.0],
+    "intensity": "window",
+    "window": [-100.0, 300.0],
+    "licence": "ours",
+    "citation": "none",
+    "data_source": "one hospital",
+    "intended_use": "Research.",
+    "limits": "Not for clinical use.",
+}
 FOUR_LEVELS = {"channels": [8, 8, 8, 8]}  # Token-UNet and its like
 
 

@@ -52,17 +52,22 @@ def test_resume_goes_on_where_training_stopped(work: Path) -> None:
     assert (work / "resumed" / "model.pt").is_file()
 
 
-def test_two_ranks_share_the_training_cases(work: Path) -> None:
+def test_two_ranks_share_the_training_cases_and_stop_together(work: Path) -> None:
     done = run_bundle(
         work,
         "train",
         "multi_gpu_train",
         ranks=2,
-        epochs="1",
+        epochs="4",
+        val_interval="1",
+        learning_rate="0",
+        early_stop="True",
+        patience="1",
         **{**paths(work), "ckpt_dir": str(work / "two_ranks")},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("Iter: 2/2 -- train_loss") == 1  # 3 cases: 2 steps a rank; only the first rank says so
+    # 3 cases: 2 steps a rank; only the first rank says so; standing still, both stop after the second epoch
+    assert done.stdout.count("Iter: 2/2 -- train_loss") == 2
     weights = torch.load(work / "two_ranks" / "model.pt", weights_only=True)
     assert list(weights) == list(torch.load(work / "models" / "model.pt", weights_only=True))
 

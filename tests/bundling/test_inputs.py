@@ -14,6 +14,8 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from PIL import Image
 
+from medmixers.bundling.datalist import find_images
+
 ROOT = Path(__file__).resolve().parents[2]
 LUNGS = "chest_xray_segmentation_grouped_conv"
 pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's, on every run
@@ -35,6 +37,7 @@ def write_series(folder: Path, volume: np.ndarray, affine: np.ndarray) -> None:
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
     folder.mkdir(parents=True)
+    series = generate_uid()
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     for z in range(volume.shape[2]):
@@ -43,6 +46,7 @@ def write_series(folder: Path, volume: np.ndarray, affine: np.ndarray) -> None:
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         file = FileDataset(str(folder / f"{z:03d}.dcm"), {}, file_meta=meta, preamble=bytes(128))
         file.SOPClassUID, file.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+        file.SeriesInstanceUID = series
         file.Modality, file.InstanceNumber = "MR", z + 1
         file.Rows, file.Columns = volume.shape[1], volume.shape[0]
         file.PixelSpacing = decimals([spacing[1], spacing[0]])
@@ -81,6 +85,24 @@ def test_a_folder_of_series_is_predicted_in_the_geometry_of_each(tmp_path: Path)
     prediction = nib.load(out / "patient.nii.gz")
     assert prediction.shape == volume.shape
     np.testing.assert_allclose(prediction.affine, oblique_affine(), atol=1e-3)
+
+
+def test_a_series_itself_is_one_case_and_x_rays_are_many(tmp_path: Path) -> None:
+    volume = np.random.default_rng(0).integers(1, 1000, (6, 5, 4))
+    series = tmp_path / "series"
+    write_series(series, volume, oblique_affine())
+    assert find_images(series) == [str(series)]
+    for file in series.glob("*.dcm"):
+        file.rename(file.with_suffix(""))  # as scanners write them
+    assert find_images(series) == [str(series)]
+    (series / "a.nii.gz").touch()
+    with pytest.raises(ValueError, match="holds slices of a DICOM series and other images; give each series a folder"):
+        find_images(series)
+    for number in range(2):
+        write_series(tmp_path / f"{number}", volume[..., :1], oblique_affine())
+        (tmp_path / "rays").mkdir(exist_ok=True)
+        (tmp_path / f"{number}" / "000.dcm").rename(tmp_path / "rays" / f"{number}.dcm")
+    assert find_images(tmp_path / "rays") == [str(tmp_path / "rays" / f"{number}.dcm") for number in range(2)]
 
 
 def test_masks_of_a_picture_lie_as_the_picture(tmp_path: Path) -> None:

@@ -10,26 +10,28 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from bundle_helpers import USER_TASK as TASK
 from monai.bundle import ConfigParser
 
 from medmixers.bundling.new import new_bundle
+from medmixers.bundling.preflight import check_training
+from medmixers.bundling.subject import Subject
+from medmixers.bundling.verify import verify_bundle
 
-TASK = {
-    "name": "my_organ_segmentation",
-    "title": "My organ",
-    "task": "segmentation",
-    "modality": "CT",
-    "spatial_dims": 3,
-    "channels": ["CT"],
-    "labels": ["background", "organ"],
-    "spacing": [1.0, 1.0, 2.0],
-    "intensity": "window",
-    "window": [-100.0, 300.0],
-    "licence": "ours",
-    "citation": "none",
-    "data_source": "one hospital",
-    "intended_use": "Research.",
-    "limits": "Not for clinical use.",
+REGIONS = {"whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]}
+PICTURES = {
+    "spatial_dims": 2,
+    "channels": ["red", "green", "blue"],
+    "spacing": None,
+    "intensity": "unit",
+    "window": None,
+}
+KINDS = {
+    "exclusive labels": {},
+    "an ignored value": {"labels": ["background", "organ", "tumour"], "ignore_label": 3},
+    "regions": {"labels": list(REGIONS), "multi_label": True, "regions": REGIONS},
+    "overlapping masks": {**PICTURES, "labels": ["left", "right"], "multi_label": True, "image_size": [32, 32]},
+    "classes": {**PICTURES, "labels": ["well", "ill"], "task": "classification", "image_size": [32, 32]},
 }
 
 
@@ -103,3 +105,19 @@ def test_networks_bound_to_a_size_follow_it(
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "train.json"))
     assert parser["network_def"].get("input_size") == (size and f"@{size}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_users_bundle_passes_the_static_checks(kind: str, tmp_path: Path) -> None:
+    """Among them its synthetic data, which its own preflight must find sound."""
+    task = {**TASK, "name": "my_task", **KINDS[kind]}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(task, sort_keys=False))
+    network = "metaformer_s12" if kind == "classes" else "unet_star_star"
+    bundle = new_bundle(str(tmp_path / "task.yaml"), network=network, out=tmp_path)
+    report = verify_bundle(bundle, static=True)
+    assert not report.failed, str(report)
+    subject = Subject(bundle, tmp_path)
+    expected = subject.config("train")["initialize"][-1]
+    options = {key: value for key, value in expected.items() if key not in ("_target_", "_requires_")}
+    none = {"network": None, "pretrained_ckpt": None, "resume_ckpt": None, "fold": 0}
+    check_training(**{**options, **none, "dataset_dir": str(subject.dataset)})

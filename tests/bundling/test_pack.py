@@ -14,15 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bundle_helpers import BRAIN, ROOT, write_dataset
+import yaml
+from bundle_helpers import BRAIN, ROOT, USER_TASK, write_dataset
 from monai.bundle import ConfigParser, download, load
 from monai.data import load_net_with_metadata
+from monai.handlers import write_metrics_reports
 from small_bundle import NAME, start_weights, write_small_bundle
 
-from medmixers.bundling import run_checks
+from medmixers.bundling import pack, run_checks
 from medmixers.bundling.archive import open_archive
-from medmixers.bundling.export import assert_close
+from medmixers.bundling.card import model_card, read_metrics
+from medmixers.bundling.export import MODELS, assert_close
 from medmixers.bundling.hidden import environment_without_package
+from medmixers.bundling.new import new_bundle
 from medmixers.bundling.pack import PACKAGE, copy_bundle, pack_bundle
 from medmixers.bundling.subject import Subject
 from medmixers.bundling.vendoring import foreign_imports, vendored_files
@@ -96,6 +100,40 @@ def test_metadata_card_and_readme_say_what_is_inside(subject: Subject) -> None:
     assert "untrained" not in readme.split("##")[0]
 
 
+def test_metrics_of_all_cases_together(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A classifier's metrics.csv has neither a header nor a row a case."""
+    scores = {"val_f1": 0.875, "val_auc": 0.9375, "val_recall": float("nan")}
+    monkeypatch.setattr(pack, "export_models", lambda bundle: dict.fromkeys(MODELS, "not exported: it takes seconds"))
+    write_metrics_reports(str(tmp_path), None, scores, None, None)
+    pack_bundle(sources / NAME, weights=sources / "checkpoint.pt", out=tmp_path, metrics=tmp_path / "metrics.csv")
+    with zipfile.ZipFile(tmp_path / f"{NAME}_v0.1.0.zip") as archive:
+        metadata = json.loads(archive.read(f"{NAME}/configs/metadata.json"))
+        card = archive.read(f"{NAME}/docs/model_card.md").decode()
+    assert metadata["eval_metrics"] == {"val_f1": 0.875, "val_auc": 0.9375}
+    table = card[card.index("| metric |") : card.index("## Intended")].split("\n")
+    assert table[2:5] == ["| val_f1 | 0.8750 |", "| val_auc | 0.9375 |", "| val_recall | - |"]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [("file,cat,dog,prediction,truth\na.png,0.1,0.9,dog,dog\n", "probabilities"), ("class,mean\n1,0.5\n", "a summary")],
+)
+def test_tables_that_are_no_metrics(text: str, what: str, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(ValueError, match=rf"x\.csv' holds {what}, no metrics: give metrics\.csv or \*_raw\.csv"):
+        read_metrics(tmp_path / "x.csv")
+
+
+def test_licence_of_the_data_is_the_tasks_own(tmp_path: Path) -> None:
+    """The name of a user's task may begin like one of the catalogue's, whose data it is not."""
+    task = {**USER_TASK, "name": "brain_tissue_segmentation_ours", "licence": "Ours alone."}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(task))
+    bundle = new_bundle(str(tmp_path / "task.yaml"), network="token_unet", out=tmp_path)
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    card = model_card(bundle.name, metadata, models=[], metrics="", package_version="0")
+    assert "Data: Ours alone; check what it allows" in card
+
+
 def test_command_states_digest_and_what_is_absent(packed: tuple[Path, str]) -> None:
     import hashlib
 
@@ -165,8 +203,6 @@ def test_vendored_code_is_what_the_configs_need() -> None:
 
 
 def _vendor_with_foreign_import() -> None:
-    from medmixers.bundling import pack
-
     original = pack.foreign_imports
     pack.foreign_imports = lambda files: {"SimpleITK"}
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -14,6 +15,7 @@ from PIL import Image
 
 from medmixers.bundling.datalist import find_images
 from medmixers.bundling.preflight import check_evaluation, check_inference, check_training
+from medmixers.datasets.audit import audit_nnunet_dataset
 
 NETWORK = torch.nn.Conv3d(1, 3, 1)
 SHARED = {"spatial_dims": 3, "in_channels": 1, "validation_every": 5, "network": NETWORK}
@@ -61,6 +63,31 @@ def test_unknown_label(dataset: Path) -> None:
     message = last_words(error)
     assert "case_1.nii.gz" in message
     assert "7" in message
+
+
+def test_voxels_are_read_of_the_first_cases_and_headers_of_all(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "Dataset001_Tiny", training=6, held_out=0)
+    last = dataset / "imagesTr" / "case_5_0000.nii.gz"
+    save(last, np.full(SHAPE, np.nan, np.float32))
+    check_training(dataset_dir=str(dataset), **TRAINING)  # a start must not wait for terabytes
+    with pytest.raises(ValueError, match=r"case_5_0000\.nii\.gz holds NaN"):
+        audit_nnunet_dataset(dataset)
+    nib.save(nib.Nifti1Image(np.ones(SHAPE, np.float32), np.eye(4)), last)
+    with pytest.raises(SystemExit) as error:
+        check_training(dataset_dir=str(dataset), **TRAINING)
+    assert "case_5.nii.gz lies elsewhere than case_5_0000.nii.gz" in last_words(error)
+
+
+def test_a_package_that_is_not_there(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What neither nibabel nor Pillow reads needs SimpleITK, which a packed bundle does not require."""
+    description = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps({**description, "file_ending": ".mha"}))
+    for path in sorted(dataset.rglob("*.nii.gz")):
+        path.rename(path.with_name(path.name.replace(".nii.gz", ".mha")))
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    with pytest.raises(SystemExit) as error:
+        check_training(dataset_dir=str(dataset), **TRAINING)
+    assert "SimpleITK" in last_words(error)
 
 
 def test_data_set_of_another_task(dataset: Path) -> None:
@@ -184,6 +211,29 @@ def test_unreadable_image_to_predict(tmp_path: Path) -> None:
     assert f"{path} cannot be read" in last_words(error)
 
 
+@pytest.mark.parametrize(
+    ("names", "refused"),
+    [
+        (("IXI_0001.nii.gz", "IXI_0002.nii.gz"), False),
+        (("IXI_0000.nii.gz", "IXI.nii.gz"), True),
+        (("a.nii", "a.nii.gz"), True),
+        (("1/a.nii.gz", "2/a.nii.gz"), True),
+    ],
+)
+def test_two_cases_of_one_name(names: tuple[str, str], refused: bool, tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        save(tmp_path / name, np.ones(SHAPE, np.float32))
+    images = [str(tmp_path / name) for name in names]
+    infer(images, tmp_path)  # a table of probabilities names the files
+    if not refused:
+        infer(images, tmp_path, writes_images=True)
+        return
+    with pytest.raises(SystemExit) as error:
+        infer(images, tmp_path, writes_images=True)
+    assert f"the predictions of '{images[0]}' and '{images[1]}' would have one name" in last_words(error)
+
+
 def test_nothing_to_predict(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as error:
         infer([], tmp_path)
@@ -225,6 +275,17 @@ def test_a_class_that_the_network_lacks(pictures: Path) -> None:
     with pytest.raises(SystemExit) as error:
         check_training(dataset_dir=str(pictures), classes=1, **LISTED)
     assert "1.png' has the class 1; the network has 0 to 0" in last_words(error)
+
+
+def test_headers_of_all_pictures_are_read(tmp_path: Path) -> None:
+    pictures = write_pictures(tmp_path / "pictures", [0, 1] * 4)  # numbers 0, 2, 4, 6 validate, and come last
+    content = (pictures / "6.png").read_bytes()
+    (pictures / "6.png").write_bytes(content[:-20])
+    check_training(dataset_dir=str(pictures), classes=2, **LISTED)
+    Image.new("L", (8, 6)).save(pictures / "6.png")
+    with pytest.raises(SystemExit) as error:
+        check_training(dataset_dir=str(pictures), classes=2, **LISTED)
+    assert "6.png' has 1 channels; the network takes 3" in last_words(error)
 
 
 def test_classes_where_masks_are_due_and_masks_where_classes_are(pictures: Path, tmp_path: Path) -> None:
@@ -292,7 +353,7 @@ def evaluate(dataset: Path, weights: Path) -> None:
     check_evaluation(dataset_dir=str(dataset), part="test", ckpt_path=str(weights), **EXPECTED)
 
 
-def infer(images: list[str], folder: Path, *, ckpt_path: Path | None = None) -> None:
+def infer(images: list[str], folder: Path, *, ckpt_path: Path | None = None, writes_images: bool = False) -> None:
     check_inference(
         dataset_dir=str(folder),
         images=images,
@@ -301,4 +362,5 @@ def infer(images: list[str], folder: Path, *, ckpt_path: Path | None = None) -> 
         load_pretrain=ckpt_path is not None,
         spatial_dims=3,
         in_channels=1,
+        writes_images=writes_images,
     )

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from bundle_helpers import ROOT
 from monai.transforms import LoadImage
 
-from medmixers.bundling.synthetic import SHAPES, write_synthetic
+from medmixers.bundling.catalog import BUNDLES
+from medmixers.bundling.subject import Subject
+from medmixers.bundling.synthetic import SHAPES
 from medmixers.datasets.audit import audit_nnunet_dataset
 from medmixers.datasets.datalist_format import read_datalist
 from medmixers.tasks import TASKS
 
 
-def metadata_of(task_name: str) -> dict[str, Any]:
-    task = TASKS[task_name]
-    image = {"channel_def": {str(index): name for index, name in enumerate(task.channels)}}
-    pred = {"channel_def": {str(key): name for key, name in task.label_names.items()}}
-    pred["format"] = "segmentation" if task.task == "segmentation" else "classes"
-    return {"network_data_format": {"inputs": {"image": image}, "outputs": {"pred": pred}}}
-
-
 def write(task_name: str, folder: Path) -> Path:
-    dims = TASKS[task_name].spatial_dims
-    return write_synthetic(folder / "data", f"{task_name}_x", metadata_of(task_name), spatial_dims=dims)
+    bundle = next(name for name, row in BUNDLES.items() if row.task_spec.name == task_name)
+    return Subject(ROOT / "bundles" / bundle, folder).dataset
 
 
 @pytest.mark.parametrize("name", [n for n, t in TASKS.items() if t.task == "segmentation" and not t.multi_label])

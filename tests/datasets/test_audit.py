@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from PIL import Image
 
-from medmixers.datasets.audit import audit_nnunet_dataset, label_names
+from medmixers.datasets.audit import audit_nnunet_dataset, label_names, read_image
 
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 SHAPE = (6, 7, 5)
@@ -275,3 +277,21 @@ def test_colour_png_counts_its_components(tmp_path: Path) -> None:
     describe(tmp_path, numTraining=1, file_ending=".png", labels={"background": 0, "cell": 1})
     with pytest.raises(ValueError, match=r"has 3 channels, dataset\.json names 2"):
         audit_nnunet_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "I;16"])
+def test_pictures_are_read_as_simpleitk_reads_them(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And without it: a packed bundle of pictures requires Pillow alone."""
+    pixels = np.random.default_rng(0).integers(0, 255, (4, 6, 3), np.uint8)
+    picture = Image.fromarray(pixels[..., 0].astype(np.uint16)) if mode == "I;16" else Image.fromarray(pixels)
+    (picture if mode == "I;16" else picture.convert(mode)).save(tmp_path / "a.png")
+    oracle = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.png")))
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    volume = read_image(tmp_path / "a.png")
+    np.testing.assert_array_equal(volume.data, oracle.swapaxes(0, 1))
+    header = read_image(tmp_path / "a.png", whole=False)
+    assert (header.shape, header.components) == (volume.shape, volume.components) == ((6, 4), picture_bands(oracle))
+
+
+def picture_bands(pixels: np.ndarray) -> int:
+    return pixels.shape[2] if pixels.ndim == 3 else 1

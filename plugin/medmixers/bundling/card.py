@@ -7,9 +7,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from medmixers.tasks import TASKS
+from typing import Any, NamedTuple
 
 TEMPLATE = """\
 # {title}
@@ -54,12 +52,7 @@ def model_card(
     """
     formats = metadata["network_data_format"]
     image, pred = formats["inputs"]["image"], formats["outputs"]["pred"]
-    task = task_of(name)
-    data_licence = (
-        f"Data: {task.licence}; check what it allows before you share weights trained on it."
-        if task
-        else "The licence of the data is not known here: check what it allows before you share weights trained on it."
-    )
+    licence = metadata.get("data_licence", "the licence is not known here").rstrip(".")
     return TEMPLATE.format(
         title=metadata["name"],
         name=name,
@@ -74,54 +67,81 @@ def model_card(
         references="\n".join(f"- {reference}" for reference in metadata.get("references", [])),
         metrics=metrics,
         intended_use=metadata.get("intended_use", "not stated"),
-        data_licence=data_licence,
+        data_licence=f"Data: {licence}; check what it allows before you share weights trained on it.",
         models="\n".join(f"- {line}" for line in models),
         package_version=package_version,
     )
 
 
-def task_of(bundle: str) -> Any:
-    """The TaskSpec that a bundle's name begins with; None for a task of a user's own."""
-    names = [name for name in TASKS if bundle.startswith(f"{name}_")]
-    return TASKS[max(names, key=len)] if names else None
+class Metrics(NamedTuple):
+    """What an evaluation measured.
+
+    Args:
+        values: name -> the value of each case, or one value of all cases together; those that are not finite, of a
+            structure that is missing for example, are left out.
+        by_case: which of both.
+    """
+
+    values: Mapping[str, Sequence[float]]
+    by_case: bool
+
+    def means(self) -> dict[str, float]:
+        """Name -> mean over the cases, of what has values."""
+        return {name: statistics.fmean(values) for name, values in self.values.items() if values}
 
 
-def read_metrics(path: str | Path) -> dict[str, list[float]]:
-    """Column -> value of each case, from the CSV that an evaluation writes (`val_mean_dice_raw.csv`).
+def read_metrics(path: str | Path) -> Metrics:
+    """The CSV that an evaluation writes: a row a case (`val_mean_dice_raw.csv`), or NAME,VALUE rows (`metrics.csv`).
 
-    Columns that are not numbers name the case and are left out, and so are values that are not finite: of a
-    structure that is missing, for example.
+    Columns that are not numbers name the case and are left out.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no case, or no column of numbers.
+        ValueError: no case, no column of numbers, or a table of something else.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no metrics file {str(path)!r}")
     with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    columns: dict[str, list[float]] = {}
-    for column in rows[0] if rows else ():
-        try:
-            values = [float(row[column]) for row in rows]
-        except (TypeError, ValueError):
-            continue
-        columns[column] = [value for value in values if math.isfinite(value)]
-    if not columns:
+        header, *rows = [row for row in csv.reader(file) if row] or [[]]
+    if "prediction" in header or header[:1] == ["class"]:
+        what = "probabilities" if "prediction" in header else "a summary"
+        raise ValueError(f"{str(path)!r} holds {what}, no metrics: give metrics.csv or *_raw.csv of the same folder")
+    if len(header) == 2 and _numbers(header[1:]):
+        pairs = {row[0]: _numbers(row[1:]) or [] for row in (header, *rows)}
+        return Metrics({name: _finite(values) for name, values in pairs.items()}, by_case=False)
+    columns = {name: _numbers([row[k] if k < len(row) else "" for row in rows]) for k, name in enumerate(header)}
+    values = {name: _finite(column) for name, column in columns.items() if column}
+    if not values:
         raise ValueError(f"{str(path)!r} holds no metrics: a row for each case and columns of numbers are needed")
-    return columns
+    return Metrics(values, by_case=True)
 
 
-def metrics_table(columns: Mapping[str, Sequence[float]], source: str) -> str:
-    """Mean, standard deviation, median and range of each column, in Markdown; ``source`` names the file."""
+def _numbers(cells: Sequence[str]) -> list[float] | None:
+    """None where one of them is no number."""
+    try:
+        return [float(cell) for cell in cells]
+    except ValueError:
+        return None
+
+
+def _finite(values: Sequence[float]) -> list[float]:
+    return [value for value in values if math.isfinite(value)]
+
+
+def metrics_table(metrics: Metrics, source: str) -> str:
+    """Mean, standard deviation, median and range over the cases, or the values, in Markdown; ``source`` is the file."""
+    if not metrics.by_case:
+        rows = [f"| {name} | {f'{values[0]:.4f}' if values else '-'} |" for name, values in metrics.values.items()]
+        head = [f"Of all cases together, from `{source}`, measured by who packed this bundle:", ""]
+        return "\n".join([*head, "| metric | value |", "|---|---|", *rows])
     lines = [
         f"Of the cases in `{source}`, measured by who packed this bundle:",
         "",
         "| metric | cases | mean | standard deviation | median | smallest | largest |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, values in columns.items():
+    for name, values in metrics.values.items():
         numbers = "- | - | - | - | -"
         if values:
             deviation = f"{statistics.stdev(values):.4f}" if len(values) > 1 else "-"

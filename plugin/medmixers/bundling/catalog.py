@@ -249,7 +249,14 @@ for _row in (
         for name in TUMOR_NETWORKS
     ),
     *(
-        BundleRow(task_spec=TASKS[name], network=network, recipe=recipe, label=network, roi_size=roi_size)
+        BundleRow(
+            task_spec=TASKS[name],
+            network=network,
+            recipe=recipe,
+            label=network,
+            roi_size=roi_size,
+            cache_rate=1.0 if roi_size else 0.0,  # volumes that lie in memory are not read for 12 slices
+        )
         for name, (network, recipe, roi_size) in XUE2026.items()
     ),
 ):

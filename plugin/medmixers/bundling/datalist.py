@@ -30,8 +30,8 @@ def find_images(dataset_dir: str | Path, *, missing_ok: bool = False) -> list[An
     """Images to predict, sorted: what a data set holds out, or else everything in a folder of images.
 
     Args:
-        dataset_dir: a data set (its imagesTs, or the test part of its datalist.json), or a folder of image files
-            and of folders that hold one DICOM series each.
+        dataset_dir: a data set (its imagesTs, or the test part of its datalist.json), a folder of image files
+            and of folders that hold one DICOM series each, or a DICOM series itself.
         missing_ok: give an empty list where nothing can be found; the preflight of the bundle then says why. A
             list in its own right (3D Slicer sets one) needs no folder.
 
@@ -44,7 +44,7 @@ def find_images(dataset_dir: str | Path, *, missing_ok: bool = False) -> list[An
     """
     try:
         return _images(Path(dataset_dir))
-    except (OSError, ValueError):
+    except (OSError, ValueError, ImportError):
         if missing_ok:
             return []
         raise
@@ -58,6 +58,11 @@ def _images(folder: Path) -> list[Any]:
     if (folder / LIST_FILE).is_file():
         return [item["image"] for item in split(folder, part="test", validation_every=2)]
     found = [path for path in folder.iterdir() if path.name.lower().endswith(IMAGE_ENDINGS) or _is_series(path)]
+    slices = [path for path in folder.iterdir() if _may_be_slice(path) and _is_dicom(path)]
+    if len(slices) > 1 and len(series := _series(slices)) < len(slices):
+        if len(series) > 1 or set(found) - set(slices):
+            raise ValueError(f"{folder} holds slices of a DICOM series and other images; give each series a folder")
+        return [str(folder)]
     if not found:
         raise FileNotFoundError(
             f"{folder} has no dataset.json, no {LIST_FILE}, no image ({', '.join(IMAGE_ENDINGS)}) and no folder with a "
@@ -67,14 +72,29 @@ def _images(folder: Path) -> list[Any]:
 
 
 def _is_series(path: Path) -> bool:
-    """Whether this is a folder of DICOM files, by the letters that follow their preamble of 128 bytes."""
+    """Whether this is a folder of DICOM files."""
     if not path.is_dir():
         return False
     first = next((file for file in sorted(path.iterdir()) if file.is_file()), None)
-    if first is None:
-        return False
-    with open(first, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    return first is not None and _is_dicom(first)
+
+
+def _is_dicom(file: Path) -> bool:
+    """By the letters that follow the preamble of 128 bytes."""
+    with open(file, "rb") as content:
+        return content.read(132)[128:] == b"DICM"
+
+
+def _may_be_slice(path: Path) -> bool:
+    return path.is_file() and not path.name.lower().endswith(tuple(set(IMAGE_ENDINGS) - {".dcm"}))
+
+
+def _series(files: Sequence[Path]) -> set[str]:
+    """Identifiers of the series that DICOM files belong to; an X-ray is commonly alone in its own."""
+    from pydicom import dcmread  # MONAI reads DICOM through it too
+
+    tag = "SeriesInstanceUID"
+    return {str(dcmread(file, specific_tags=[tag]).get(tag, file)) for file in files}
 
 
 def split(dataset_dir: str | Path, *, part: str, validation_every: int, fold: int = 0) -> list[Item]:
@@ -134,13 +154,20 @@ def split_datalist(
 
 def case_name(meta: Mapping[str, Any], saver: object) -> dict[str, Any]:
     """Name of a prediction for MONAI's ``SaveImage``: the image's without ``_0000``, as nnU-Net writes it."""
-    path = Path(str(meta.get("filename_or_obj", getattr(saver, "_data_index", 0))))
+    stem, ending = stem_and_ending(str(meta.get("filename_or_obj", getattr(saver, "_data_index", 0))))
+    return {"subject": f"{stem}{ending or '.nii.gz'}", "idx": meta.get("patch_index")}
+
+
+def stem_and_ending(file: str | Path) -> tuple[str, str]:
+    """Name of the case that an image belongs to, and the ending of its file."""
+    path = Path(file)
     # The ending is not all that follows the first dot: case names may hold dots, and the folders of DICOM series,
     # which are often named after identifiers such as 1.2.840.5, have none.
     suffix = path.suffix if re.fullmatch(r"\.[A-Za-z]\w*", path.suffix) else ""
     ending = ".nii.gz" if path.name.endswith(".nii.gz") else suffix
-    stem = re.sub(r"(?<=.)_\d{4}$", "", path.name.removesuffix(ending))
-    return {"subject": f"{stem}{ending or '.nii.gz'}", "idx": meta.get("patch_index")}
+    stem = path.name.removesuffix(ending)
+    # Only 0000, the first channel, which a case of several files is named after: IXI_0001 may be a case's own name.
+    return stem.removesuffix("_0000") or stem, ending
 
 
 def _labelled(folder: Path, *, held_out: bool) -> list[tuple[str, Item]]:

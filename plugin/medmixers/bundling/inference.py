@@ -82,6 +82,7 @@ def inference_config(row: BundleRow) -> Config:
                 load_pretrain="@load_pretrain",
                 spatial_dims=row.task_spec.spatial_dims,
                 in_channels=len(row.task_spec.channels),
+                writes_images=window,
             ),
             "$@evaluator.run()",
         ],

@@ -41,6 +41,7 @@ def metadata_config(row: BundleRow, *, package_version: str) -> dict[str, Any]:
         "authors": "the medmixers contributors",
         "copyright": "Copyright (c) the medmixers contributors",
         "data_source": task.data_source,
+        "data_licence": task.licence,
         "data_type": "nibabel" if task.spatial_dims == 3 else "png",
         "image_classes": f"{', '.join(task.channels)}; intensity rule {task.intensity}",
         "label_classes": listed + ignored,

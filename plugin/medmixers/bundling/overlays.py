@@ -52,7 +52,10 @@ def multi_gpu_config(row: BundleRow) -> Config:
         "train::trainer::train_handlers": f"$@train::handlers[:{-len(rank_0_handlers())} if {rank} > 0 else None]",
         "validate::sampler": {**sampler, "dataset": "@validate::dataset", "shuffle": False},
         "validate::dataloader::sampler": "@validate::sampler",
-        "validate::evaluator::val_handlers": f"$@validate::handlers if {rank} == 0 else None",
+        # Metrics are gathered, the same on every rank: all stop at once, or those that go on wait for ever.
+        "validate::evaluator::val_handlers": (
+            f"$@validate::handlers if {rank} == 0 else [h for h in @validate::handlers if hasattr(h, 'set_trainer')]"
+        ),
         "reseed": f"{reseed}, @train::sampler.set_epoch(engine.state.epoch))",
         "initialize": [
             # The same seed on every rank while the networks are built; the epochs' seeds then differ by the rank.

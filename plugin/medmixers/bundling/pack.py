@@ -57,11 +57,11 @@ def pack_bundle(
         FileNotFoundError: no such weights or metrics.
         ValueError: an unknown name, weights that are not this network's, or metrics that are none.
     """
-    columns = read_metrics(metrics) if metrics else {}
+    measured = read_metrics(metrics) if metrics else None
     with tempfile.TemporaryDirectory() as scratch:
         bundle = copy_bundle(name, Path(scratch))
         _write_weights(bundle, weights)
-        _mark_as_trained(bundle, columns)
+        _mark_as_trained(bundle, measured.means() if measured else {})
         vendored = vendor(bundle)
         missing = export_models(bundle)
         metadata = read_metadata(bundle)
@@ -69,7 +69,9 @@ def pack_bundle(
             bundle.name,
             metadata,
             models=["models/model.pt: a flat state dict", *(_model_line(each, missing) for each in MODELS)],
-            metrics=metrics_table(columns, Path(metrics).name) if metrics else "None were given: these are unknown.",
+            metrics=metrics_table(measured, Path(metrics).name)
+            if metrics and measured
+            else "None were given: these are unknown.",
             package_version=version(PACKAGE),
         )
         (bundle / "docs").mkdir(exist_ok=True)
@@ -143,14 +145,14 @@ def _write_weights(bundle: Path, weights: str | Path) -> None:
     torch.save(tensors, bundle / "models" / "model.pt")
 
 
-def _mark_as_trained(bundle: Path, columns: Mapping[str, list[float]]) -> None:
+def _mark_as_trained(bundle: Path, metrics: Mapping[str, float]) -> None:
     """Metadata and README say what the zip holds: weights, their metrics, and the package."""
     metadata = read_metadata(bundle)
     metadata["description"] = metadata["description"].replace(" Ships without weights.", "")
     changes = metadata["changelog"]
     changes[metadata["version"]] = changes[metadata["version"]].removesuffix(PACKED) + PACKED
     metadata["required_packages_version"].pop(PACKAGE, None)
-    metadata["eval_metrics"] = {name: sum(values) / len(values) for name, values in columns.items() if values}
+    metadata["eval_metrics"] = dict(metrics)
     (bundle / "configs" / "metadata.json").write_text(json.dumps(metadata, indent=4) + "\n", encoding="utf-8")
     readme = bundle / "docs" / "README.md"
     if readme.is_file():

@@ -12,7 +12,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
 
-from medmixers.bundling.datalist import find_images, split
+from medmixers.bundling.datalist import find_images, split, stem_and_ending
 from medmixers.bundling.preflight_files import check_image, check_listed_case
 from medmixers.bundling.preflight_weights import read_weights
 from medmixers.datasets.audit import audit_nnunet_dataset, label_names
@@ -20,6 +20,7 @@ from medmixers.datasets.datalist_format import FILE as LIST_FILE
 from medmixers.datasets.raw_format import read_description
 
 P = ParamSpec("P")
+VOXELS_OF = 4  # cases whose voxels are read before a training or an evaluation; of the others, the headers
 
 
 def one_line(check: Callable[P, None]) -> Callable[P, None]:
@@ -29,7 +30,7 @@ def one_line(check: Callable[P, None]) -> Callable[P, None]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             check(*args, **kwargs)
-        except (ValueError, OSError, LookupError) as error:
+        except (ValueError, OSError, LookupError, ImportError) as error:
             raise SystemExit(f"medmixers: error: {error}") from error
 
     return wrapped
@@ -51,6 +52,9 @@ def check_training(
     fold: int = 0,
 ) -> None:
     """End the process unless the training cases can be read, split, and fit the network. Held-out cases are not read.
+
+    Names, pairs and headers of all of them, voxels of the first VOXELS_OF: every start waits for this, on every rank.
+    `medmixers dataset check` reads all voxels.
 
     Args:
         dataset_dir: a data set in nnU-Net raw format, or a folder with datalist.json.
@@ -124,6 +128,7 @@ def check_inference(
     load_pretrain: bool,
     spatial_dims: int,
     in_channels: int,
+    writes_images: bool = False,
 ) -> None:
     """End the process unless there are weights and readable images.
 
@@ -135,6 +140,7 @@ def check_inference(
         load_pretrain: False predicts with random weights, on purpose.
         spatial_dims: of the images.
         in_channels: of the network.
+        writes_images: each prediction is a file named after its case, so no two cases may have one name.
     """
     if load_pretrain:
         hint = "; --allow_untrained True predicts with untrained weights"
@@ -142,8 +148,12 @@ def check_inference(
     if not images:
         find_images(dataset_dir)  # raises and says what is missing
         raise ValueError("the datalist is empty: there is no image to predict")
+    first_of: dict[str, Any] = {}
     for entry in images:
         files = [entry] if isinstance(entry, (str, Path)) else list(entry)
+        other = first_of.setdefault(stem_and_ending(files[0])[0], files[0])
+        if writes_images and other is not files[0]:
+            raise ValueError(f"the predictions of {str(other)!r} and {str(files[0])!r} would have one name; rename one")
         channels = sum(check_image(Path(file), spatial_dims) or in_channels for file in files)
         if channels != in_channels:
             raise ValueError(f"{str(files[0])!r} has {channels} channels; the network takes {in_channels}")
@@ -175,9 +185,10 @@ def _check_cases(
     listed: dict[str, int],
 ) -> None:
     if not label_values:
-        for case in cases:
-            check_listed_case(case, spatial_dims=spatial_dims, in_channels=in_channels, **listed)
+        for index, case in enumerate(cases):
+            expected = {"spatial_dims": spatial_dims, "in_channels": in_channels, **listed}
+            check_listed_case(case, **expected, whole=index < VOXELS_OF)
         return
-    axes = len(audit_nnunet_dataset(dataset_dir, parts=(part,)).shapes[0])
+    axes = len(audit_nnunet_dataset(dataset_dir, parts=(part,), voxels_of=VOXELS_OF).shapes[0])
     if axes != spatial_dims:
         raise ValueError(f"the images of {dataset_dir!r} are {axes}D; the network takes {spatial_dims}D images")

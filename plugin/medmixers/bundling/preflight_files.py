@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medmixers.datasets.audit import read_image
-
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
+from medmixers.datasets.audit import PICTURES, read_image
 
 
-def check_image(path: Path, spatial_dims: int) -> int | None:
-    """Channels of a picture (PNG, JPEG) or of a NIfTI file, after it is found whole; None where MONAI is to see.
+def check_image(path: Path, spatial_dims: int, *, whole: bool = True) -> int | None:
+    """Channels of a picture (PNG, JPEG) or of a NIfTI file, after it is found sound; None where MONAI is to see.
 
     Args:
         path: a file, or the folder of a DICOM series.
         spatial_dims: of the network.
+        whole: look at its voxels too, not only at its header.
 
     Raises:
         FileNotFoundError: there is no such file or folder.
@@ -26,25 +25,33 @@ def check_image(path: Path, spatial_dims: int) -> int | None:
         raise FileNotFoundError(f"there is no image {str(path)!r}")
     if path.name.lower().endswith(PICTURES):
         _check_dims(path, 2, spatial_dims)
-        return _picture_channels(path)
+        return _picture_channels(path, whole=whole)
     if not path.name.endswith((".nii", ".nii.gz")):
         return None
-    image = read_image(path)
+    image = read_image(path, whole=whole)
     _check_dims(path, len(image.shape), spatial_dims, f"has the shape {image.shape}")
-    if not image.data.any():
+    if whole and not image.data.any():
         raise ValueError(f"{str(path)!r} is 0 in all of its {image.data.size} voxels")
     return 1
 
 
 def check_listed_case(
-    case: Mapping[str, Any], *, spatial_dims: int, in_channels: int, classes: int = 0, masks: int = 0
+    case: Mapping[str, Any],
+    *,
+    spatial_dims: int,
+    in_channels: int,
+    classes: int = 0,
+    masks: int = 0,
+    whole: bool = True,
 ) -> None:
     """An entry of datalist.json: its image, and its class id (of ``classes``) or its mask files (``masks``).
+
+    ``whole``: look at the image's voxels too, not only at its header.
 
     Raises:
         FileNotFoundError, ValueError: with the file or the value that does not fit.
     """
-    channels, label = check_image(Path(case["image"]), spatial_dims), case["label"]
+    channels, label = check_image(Path(case["image"]), spatial_dims, whole=whole), case["label"]
     if channels is not None and channels != in_channels:
         raise ValueError(f"{case['image']!r} has {channels} channels; the network takes {in_channels}")
     if classes:
@@ -63,13 +70,14 @@ def _check_dims(path: Path, dims: int, spatial_dims: int, what: str = "is 2D") -
         raise ValueError(f"{str(path)!r} {what}; the network takes {spatial_dims}D images")
 
 
-def _picture_channels(path: Path) -> int:
+def _picture_channels(path: Path, *, whole: bool) -> int:
     from PIL import Image, UnidentifiedImageError  # only here: a packed bundle of volumes does without
 
     try:
         with Image.open(path) as picture:
             bands = len(picture.getbands())
-            picture.verify()  # the checksums, without decoding: a data set may hold 100,000
+            if whole:
+                picture.verify()  # the checksums
             return bands
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
         raise ValueError(f"{str(path)!r} cannot be read: {error}") from error
@@ -81,4 +89,4 @@ def _size(path: Path) -> tuple[int, ...]:
 
         with Image.open(path) as picture:
             return picture.size
-    return tuple(read_image(path).shape)
+    return tuple(read_image(path, whole=False).shape)

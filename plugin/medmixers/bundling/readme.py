@@ -53,7 +53,11 @@ torchrun --standalone --nproc_per_node 2 -m monai.bundle run --bundle_root "$BUN
   --config_file "['$BUNDLE/configs/train.json','$BUNDLE/configs/multi_gpu_train.json']" --dataset_dir "$DATA"
 ```
 
-`DATA` of a prediction may also be a folder of NIfTI, PNG or DICOM files, or of folders that hold one DICOM series each.
+A training or an evaluation first checks the files, shapes and geometry of all its cases and the voxels of the first \
+few{full_check}.
+
+`DATA` of a prediction may also be a folder of NIfTI, PNG or DICOM files, of folders that hold one DICOM series each, \
+or one series.
 
 Every top-level key of a config is an option: `--epochs 100`, `--learning_rate 0.0005`, `--batch_size 2`, \
 `--{size_key} "{size}"`{kernel_option}, `--ckpt_dir FOLDER`, `--output_dir FOLDER`, `--num_workers 4`{fold_option}. \
@@ -114,6 +118,7 @@ def readme(row: BundleRow) -> str:
         size=list(row.size),
         kernel_option=", `--kernel_size 5`" if "kernel_size" in row.network_options else "",
         fold_option=", `--fold 1`" if row.reads_raw_format else "",
+        full_check="; `medmixers dataset check DATA` reads them all" if row.reads_raw_format else "",
         family_option=_family_option(row),
         limits=task.limits,
     )
@@ -168,7 +173,12 @@ def _schedule(row: BundleRow) -> str:
 def _batch(row: BundleRow) -> str:
     recipe = row.training
     patches = "" if row.roi_size is None else f" of {recipe.patches_per_image} patch(es) each"
-    steps = f", {recipe.accumulate_batches} of them to a step" if recipe.accumulate_batches > 1 else ""
+    images = recipe.batch_size * recipe.accumulate_batches
+    steps = (
+        f", {recipe.accumulate_batches} of them to a step (an epoch of fewer than {images} images is one step; "
+        "`--accumulate_batches 4` makes more)"
+    )
+    steps = steps if recipe.accumulate_batches > 1 else ""
     return f"batches of {recipe.batch_size} image(s){patches}{steps}"
 
 
@@ -227,7 +237,8 @@ def _predicts(row: BundleRow) -> str:
     ending = ".nii.gz" if task.spatial_dims == 3 else ".png"
     if task.multi_label and task.regions is None:
         return f"predict the test part: predictions/CASE_LABEL{ending}"
-    return f"predict imagesTs: predictions/CASE{ending}"
+    there = ", which `--test_every` of the converter sets apart" if row.evaluated_part == "validation" else ""
+    return f"predict imagesTs{there}: predictions/CASE{ending}"
 
 
 def _family_option(row: BundleRow) -> str:

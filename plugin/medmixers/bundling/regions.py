@@ -24,10 +24,18 @@ def regions_to_ids(pred: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:
     and no later one does.
     """
     ids = pred[:1] * 0
+    for index, value in enumerate(painted_ids(regions)):
+        ids = ids.masked_fill(pred[index : index + 1] > 0, value)
+    return ids
+
+
+def painted_ids(regions: Sequence[Sequence[int]]) -> list[int]:
+    """The value that each region writes: the first of its own that no later region has."""
+    ids = []
     for index, values in enumerate(regions):
         inner = {value for later in regions[index + 1 :] for value in later}
         own = [value for value in values if value not in inner]
         if not own:
             raise ValueError(f"region {index} of {list(map(list, regions))} has no value of its own")
-        ids = ids.masked_fill(pred[index : index + 1] > 0, own[0])
+        ids.append(own[0])
     return ids

@@ -136,10 +136,12 @@ def check_traps(subject: Subject) -> str:
 
 
 def _check_schema(subject: Subject) -> str:
-    """MONAI's verify_metadata, with the schema at hand or downloaded."""
+    """MONAI's verify_metadata, with the schema at hand or downloaded; a static check downloads nothing."""
     from monai.bundle import verify_metadata
 
     schema = subject.schema
+    if schema is None and subject.offline:
+        return "schema not checked: give its file (--schema FILE)"
     if schema is None:
         content = _download(subject.metadata.get("schema", ""))
         if content is None:

@@ -42,8 +42,9 @@ def walk(value: Any) -> Iterator[Any]:
         yield from walk(item)
 
 
-def _has_dims(value: Any) -> bool:
-    return isinstance(value, dict) and "spatial_dims" in value
+def _first_with(key: str, config: Any) -> dict[str, Any] | None:
+    """The first dict with the key in a config."""
+    return next((value for value in walk(config) if isinstance(value, dict) and key in value), None)
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,14 @@ class Subject:
     Args:
         root: its folder; checks may write weights and outputs into ``scratch`` only.
         scratch: an empty folder.
-        schema: file of the metadata's JSON schema; None: it is downloaded.
+        schema: file of the metadata's JSON schema; None: it is downloaded, or not looked at where ``offline``.
+        offline: nothing may be downloaded.
     """
 
     root: Path
     scratch: Path
     schema: Path | None = None
+    offline: bool = False
 
     def config(self, name: str) -> dict[str, Any]:
         """Content of configs/NAME.json."""
@@ -73,10 +76,12 @@ class Subject:
     @cached_property
     def dataset(self) -> Path:
         """A synthetic data set in the format of the task."""
-        dims = [value["spatial_dims"] for value in walk(self.config("train")["initialize"]) if _has_dims(value)]
-        spatial_dims = dims[0] if dims else len(self.example_shape) - 2
+        train = self.config("train")
+        expected, regions = _first_with("spatial_dims", train["initialize"]), _first_with("regions", train)
+        if expected is None:
+            raise FailedCheck("train.json: initialize has no preflight that says what data the bundle takes")
         folder = self.scratch / "Dataset001_Synthetic"
-        return write_synthetic(folder, self.root.name, self.metadata, spatial_dims=spatial_dims)
+        return write_synthetic(folder, self.metadata, expected, regions=regions["regions"] if regions else ())
 
     @property
     def is_classification(self) -> bool:

@@ -1,45 +1,55 @@
-"""A tiny data set in the format of a bundle's task, made from its metadata: for checks, not for training."""
+"""A tiny data set in the format of a bundle's task, made from what its configs say: for checks, not for training."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medmixers.bundling.card import task_of
-from medmixers.tasks import TaskSpec
+from medmixers.bundling.regions import painted_ids
 
 SHAPES = {2: (44, 36), 3: (24, 20, 22)}
 CASES = {"training": 4, "test": 2}
 Array = NDArray[Any]
 
 
-def write_synthetic(folder: Path, bundle: str, metadata: dict[str, Any], *, spatial_dims: int) -> Path:
+def write_synthetic(
+    folder: Path, metadata: dict[str, Any], expected: Mapping[str, Any], *, regions: Sequence[Sequence[int]] = ()
+) -> Path:
     """Write four training cases and two held out, in nnU-Net's raw format or with datalist.json, as the task has it.
 
     Labels are levels of a coarse random field; images are the label with noise. Volumes are oblique and anisotropic.
 
     Args:
         folder: does not exist.
-        bundle: its name; the table of tasks knows which ids make up a region and which is ignored.
-        metadata: of the bundle.
-        spatial_dims: of the images.
+        metadata: of the bundle; it names channels and labels.
+        expected: what the bundle's preflight demands: ``spatial_dims``, and ``label_values``, ``classes`` or ``masks``.
+        regions: label values of each region, where labels are regions.
     """
     formats = metadata["network_data_format"]
     image, pred = formats["inputs"]["image"], formats["outputs"]["pred"]
     names, channels = list(pred["channel_def"].values()), list(image["channel_def"].values())
-    task, rng = task_of(bundle), np.random.default_rng(0)
-    if is_classification(metadata):
-        _write_datalist(folder, rng, channels, names, spatial_dims, masks=False)
-    elif names[0] == "background" or (task is not None and task.regions is not None):
-        _write_raw(folder, rng, channels, names, task, spatial_dims)
+    dims, values, rng = expected["spatial_dims"], expected.get("label_values"), np.random.default_rng(0)
+    if values:
+        described = _described_regions(names, regions) if regions else {"labels": _described_labels(names, values)}
+        _write_raw(folder, rng, channels, values, described, dims)
     else:
-        _write_datalist(folder, rng, channels, names, spatial_dims, masks=True)
+        _write_datalist(folder, rng, channels, names, dims, masks="masks" in expected)
     return folder
+
+
+def _described_labels(names: Sequence[str], values: Sequence[int]) -> dict[str, int]:
+    """Exclusive labels as dataset.json has them; a value that the network has no channel for is ignored."""
+    return dict(zip([*names, "ignore"], values, strict=False))
+
+
+def _described_regions(names: Sequence[str], regions: Sequence[Sequence[int]]) -> dict[str, Any]:
+    labels = {"background": 0, **dict(zip(names, map(list, regions), strict=True))}
+    return {"labels": labels, "regions_class_order": painted_ids(regions)}
 
 
 def is_classification(metadata: dict[str, Any]) -> bool:
@@ -59,16 +69,13 @@ def oblique_affine() -> Array:
 
 
 def _write_raw(
-    folder: Path, rng: np.random.Generator, channels: Sequence[str], names: Sequence[str], task: Any, dims: int
+    folder: Path,
+    rng: np.random.Generator,
+    channels: Sequence[str],
+    values: Sequence[int],
+    described: Mapping[str, Any],
+    dims: int,
 ) -> None:
-    regions = task.regions if isinstance(task, TaskSpec) else None
-    ignored = {"ignore": task.ignore_label} if isinstance(task, TaskSpec) and task.ignore_label is not None else {}
-    labels: dict[str, Any] = {**{name: value for value, name in enumerate(names)}, **ignored}
-    values = sorted(labels.values()) if regions is None else [0, *sorted({v for ids in regions.values() for v in ids})]
-    order: dict[str, Any] = {}
-    if regions is not None:
-        labels = {"background": 0, **{name: list(ids) for name, ids in regions.items()}}
-        order = {"regions_class_order": list(range(1, len(regions) + 1))}
     rgb = dims == 2 and len(channels) == 3
     ending = ".nii.gz" if dims == 3 else ".png"
     for index, suffix in enumerate(["Tr"] * CASES["training"] + ["Ts"] * CASES["test"]):
@@ -80,10 +87,9 @@ def _write_raw(
         _save(folder / f"labels{suffix}" / f"case_{index}{ending}", label)
     description = {
         "channel_names": {str(key): name for key, name in enumerate(channels)},
-        "labels": labels,
         "numTraining": CASES["training"],
         "file_ending": ending,
-        **order,
+        **described,
     }
     (folder / "dataset.json").write_text(json.dumps(description))
 

@@ -96,7 +96,8 @@ def verify_bundle(
     Args:
         name: what to check.
         static: only the checks that need no training and no prediction.
-        schema: file of the metadata's JSON schema; None: it is downloaded from where the metadata says.
+        schema: file of the metadata's JSON schema; None: it is downloaded from where the metadata says, and not looked
+            at where ``static``.
         announce: is told which check begins; all of them take minutes.
 
     Raises:
@@ -111,7 +112,7 @@ def verify_bundle(
         scratch = Path(folder) / "scratch"
         scratch.mkdir()
         file = Path(schema).resolve() if schema is not None else None
-        subject = Subject(root.resolve(), scratch.resolve(), file)
+        subject = Subject(root.resolve(), scratch.resolve(), file, offline=static)
         results = []
         for check in CHECKS:
             if check.static or not static:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from medmixers.datasets.raw_format import Case, held_out_cases, read_description, training_cases
 
 PARTS = ("training", "test")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 # Grids may differ by rounding in their headers: by this part of a voxel's edge, at the volume's corners.
 GEOMETRY_TOLERANCE = 0.1
 
@@ -69,22 +70,23 @@ class AuditReport:
 class Volume(NamedTuple):
     """One image file."""
 
-    data: NDArray[Any]  # (*spatial), or (*spatial, components) where components > 1
+    shape: tuple[int, ...]  # of the grid
     affine: NDArray[np.float64]  # voxels to millimetres, (D + 1, D + 1)
-    components: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.data.shape[:-1] if self.components > 1 else self.data.shape
+    components: int = 1
+    data: NDArray[Any] = np.empty(0)  # (*shape), or (*shape, components) where components > 1; empty: only the header
 
 
-def audit_nnunet_dataset(folder: str | Path, *, parts: Collection[str] = PARTS) -> AuditReport:
+def audit_nnunet_dataset(
+    folder: str | Path, *, parts: Collection[str] = PARTS, voxels_of: int | None = None
+) -> AuditReport:
     """Read every image and label of a data set and check them against its dataset.json.
 
     Args:
         folder: the data set.
         parts: what to read: "training", and "test", which is imagesTs and labelsTs where they exist. The
             other part's images stay unopened.
+        voxels_of: read the voxels of that many cases only, the first, and the headers of the others; None: of all.
+            The report's ``voxels`` and ``notes`` are of what was read.
 
     Raises:
         FileNotFoundError: the folder, dataset.json, a channel of a case or a training label is missing.
@@ -103,15 +105,16 @@ def audit_nnunet_dataset(folder: str | Path, *, parts: Collection[str] = PARTS) 
     voxels: dict[int, int] = dict.fromkeys(labels, 0)
     empty: list[str] = []
     shapes: list[tuple[int, ...]] = []
-    for case in training + test:
-        image = _check_images(case, channels, description["file_ending"])
+    for index, case in enumerate(training + test):
+        whole = voxels_of is None or index < voxels_of
+        image = _check_images(case, channels, description["file_ending"], whole=whole)
         shapes.append(image.shape)
         if len(shapes[0]) != len(image.shape):
             raise ValueError(f"{case.images[0]} has {len(image.shape)} axes, the first case has {len(shapes[0])}")
         if case.label is None:
             continue
-        counts = _check_label(case.label, image, case.images[0], labels)
-        if case in training:
+        counts = _check_label(case.label, image, case.images[0], labels, whole=whole)
+        if case in training and whole:
             voxels = {value: voxels[value] + counts.get(value, 0) for value in labels}
             empty += [case.name] if set(counts) <= {0} else []
     return AuditReport(
@@ -161,7 +164,7 @@ def _counted_training_cases(folder: Path, description: dict[str, Any]) -> list[C
     return cases
 
 
-def _check_images(case: Case, channels: tuple[str, ...], ending: str) -> Volume:
+def _check_images(case: Case, channels: tuple[str, ...], ending: str, *, whole: bool) -> Volume:
     """The first channel of a case, after all are found whole, finite and in one geometry."""
     first: Volume | None = None
     count = 0
@@ -169,7 +172,7 @@ def _check_images(case: Case, channels: tuple[str, ...], ending: str) -> Volume:
         if not path.is_file():
             name = channels[count] if count < len(channels) else f"channel {count}"
             raise FileNotFoundError(f"case {case.name!r} lacks channel {count} ({name}): {path}")
-        volume = read_image(path)
+        volume = read_image(path, whole=whole)
         first = first or volume
         check_geometry(path, volume, case.images[0], first)
         count += volume.components
@@ -181,11 +184,13 @@ def _check_images(case: Case, channels: tuple[str, ...], ending: str) -> Volume:
     return first
 
 
-def _check_label(path: Path, image: Volume, image_path: Path, labels: Mapping[int, str]) -> dict[int, int]:
-    """Voxels per label value, after geometry and values are found right."""
+def _check_label(
+    path: Path, image: Volume, image_path: Path, labels: Mapping[int, str], *, whole: bool
+) -> dict[int, int]:
+    """Voxels per label value, after geometry and values are found right; none where the header alone is read."""
     if not path.is_file():
         raise FileNotFoundError(f"{image_path.name} has no label: {path}")
-    label = _read(path)
+    label = _read(path, whole=whole)
     if label.components != 1:
         raise ValueError(f"{path} has {label.components} components a voxel; a label has one")
     check_geometry(path, label, image_path, image)
@@ -211,20 +216,24 @@ def check_geometry(path: Path, volume: Volume, other_path: Path, other: Volume) 
         )
 
 
-def read_image(path: Path) -> Volume:
-    """One image file, its values finite; ValueError says what is wrong with it."""
-    volume = _read(path)
+def read_image(path: Path, *, whole: bool = True) -> Volume:
+    """One image file, its values finite, or only its header; ValueError says what is wrong with it."""
+    volume = _read(path, whole=whole)
     if not np.isfinite(volume.data).all():
         bad = int((~np.isfinite(volume.data)).sum())
         raise ValueError(f"{path} holds NaN or infinity in {bad} of {volume.data.size} voxels")
     return volume
 
 
-def _read(path: Path) -> Volume:
-    """One file. NIfTI through nibabel, which reads sheared affines too; anything else through SimpleITK."""
+def _read(path: Path, *, whole: bool) -> Volume:
+    """One file. NIfTI through nibabel, which reads sheared affines too; pictures through Pillow, others through ITK."""
     try:
-        volume = _read_nifti(path) if path.name.endswith((".nii", ".nii.gz")) else _read_itk(path)
-    except (OSError, EOFError, RuntimeError, zlib.error, ImageFileError) as error:
+        if path.name.endswith((".nii", ".nii.gz")):
+            volume = _read_nifti(path, whole=whole)
+        else:
+            read = _read_picture if path.suffix.lower() in PICTURES else _read_itk
+            volume = read(path, whole=whole)
+    except (OSError, EOFError, RuntimeError, SyntaxError, zlib.error, ImageFileError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ValueError(f"{path} cannot be read: {reason}") from error
     if len(volume.shape) not in (2, 3):
@@ -232,23 +241,38 @@ def _read(path: Path) -> Volume:
     return volume
 
 
-def _read_nifti(path: Path) -> Volume:
+def _read_nifti(path: Path, *, whole: bool) -> Volume:
     image = nib.load(path)
     axes = min(len(image.shape), 3)
     kept = [*range(axes), 3]
-    return Volume(np.asanyarray(image.dataobj), image.affine[np.ix_(kept, kept)], 1)
+    header = Volume(image.shape, image.affine[np.ix_(kept, kept)])
+    return header._replace(data=np.asanyarray(image.dataobj)) if whole else header
 
 
-def _read_itk(path: Path) -> Volume:
-    import SimpleITK as sitk  # only here: a packed bundle reads NIfTI without it
+def _read_picture(path: Path, *, whole: bool) -> Volume:
+    from PIL import Image  # only here, as SimpleITK: a packed bundle of volumes reads NIfTI without them
 
-    image = sitk.ReadImage(str(path))
-    axes = image.GetDimension()
-    data = np.moveaxis(sitk.GetArrayViewFromImage(image), range(axes), range(axes)[::-1])  # to x, y, z
+    with Image.open(path) as image:
+        picture = image.convert("RGB") if image.mode == "P" else image  # a palette's colours, as nnU-Net reads them
+        header = Volume(picture.size, np.eye(3), len(picture.getbands()))
+        return header._replace(data=np.asarray(picture).swapaxes(0, 1)) if whole else header
+
+
+def _read_itk(path: Path, *, whole: bool) -> Volume:
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    axes = reader.GetDimension()
     affine = np.eye(axes + 1)
-    affine[:-1, :-1] = np.reshape(image.GetDirection(), (axes, axes)) * image.GetSpacing()
-    affine[:-1, -1] = image.GetOrigin()
-    return Volume(data.copy(), affine, image.GetNumberOfComponentsPerPixel())
+    affine[:-1, :-1] = np.reshape(reader.GetDirection(), (axes, axes)) * reader.GetSpacing()
+    affine[:-1, -1] = reader.GetOrigin()
+    header = Volume(reader.GetSize(), affine, reader.GetNumberOfComponents())
+    if not whole:
+        return header
+    data = np.moveaxis(sitk.GetArrayViewFromImage(reader.Execute()), range(axes), range(axes)[::-1])  # to x, y, z
+    return header._replace(data=data.copy())
 
 
 def _notes(

@@ -294,7 +294,7 @@ def last_of_every(names: Iterable[str], every: int) -> set[str]:
 
 
 def _lazy(image: Any) -> Volume:
-    return Volume(image.dataobj, image.affine, 1)
+    return Volume(image.shape, image.affine)
 
 
 def _place(source: Path, target: Path) -> None:
