@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from medmixers.bundling.new import new_bundle
 from medmixers.tasks import TASKS, TaskSpec
 from medmixers.tasks.from_yaml import load_task
 from medmixers.tasks.palette import PALETTE
@@ -89,3 +92,15 @@ def test_not_a_task_at_all(text: str, message: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError, match=r"no task file .*other\.yaml"):
         load_task(tmp_path / "other.yaml")
+
+
+def test_the_readmes_example_makes_a_bundle(tmp_path: Path) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", readme, re.S)
+    (tmp_path / "task.yaml").write_text(example)
+    bundle = new_bundle(
+        str(tmp_path / "task.yaml"), network="metaformer_segformer_s12", mixer="grouped_conv", out=tmp_path
+    )
+    assert bundle.name == "liver_ct_segmentation_grouped_conv"
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"]["2"] == "tumour"
