@@ -23,8 +23,11 @@ from medmixers.bundling.subject import Subject
 from medmixers.bundling.verify import CHECKS, verify_bundle
 
 STATIC = [check.number for check in CHECKS if check.static]
-# MONAI's properties build every component of a bundle, which takes seconds: of one bundle for each kind of configs.
-KINDS = {(row.network, len(row.size), row.task_spec.spatial_dims, row.recipe): name for name, row in BUNDLES.items()}
+# MONAI's properties build every component of a bundle, which takes seconds: of the first bundle of each kind.
+KINDS = {
+    (row.network, len(row.size), row.task_spec.spatial_dims, row.recipe): name
+    for name, row in reversed(list(BUNDLES.items()))
+}
 
 
 @pytest.mark.parametrize("name", sorted(KINDS.values()))
@@ -39,7 +42,7 @@ def test_committed_bundles_pass_the_static_checks(name: str) -> None:
 def test_all_others_pass_those_that_build_nothing(name: str, tmp_path: Path) -> None:
     subject = Subject(ROOT / "bundles" / name, tmp_path, offline=True)
     for check in CHECKS:
-        if check.static and check.function not in (static_checks.check_properties, static_checks.check_shapes):
+        if check.static and check.function is not static_checks.check_properties:
             check.function(subject)
 
 
