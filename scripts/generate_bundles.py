@@ -7,13 +7,13 @@ python scripts/generate_bundles.py --check    change nothing; exit status 1 if a
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
 from medmixers.bundling.catalog import BUNDLES
 from medmixers.bundling.render import render_bundle
+from medmixers.files import written_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN_FOLDERS = ("data", "eval", "models", "predictions")  # what running a bundle in place leaves in it
@@ -47,11 +47,8 @@ def differences(folder: Path, expected: dict[str, str]) -> list[str]:
 def write(folder: Path, expected: dict[str, str]) -> None:
     """Write every file, each whole or not at all. Stray files are left for a person to remove."""
     for path, text in expected.items():
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, target)
+        with written_whole(folder / path) as partial:
+            partial.write_text(text, encoding="utf-8")
 
 
 def _left_by_a_run(path: Path) -> bool:

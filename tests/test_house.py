@@ -17,7 +17,7 @@ from medmixers.variants import NETWORKS
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "plugin" / "medmixers"
 CORE = ("layers", "mixers", "networks")
-NO_TORCH = ("registry", "variants", "factory", "tasks", "recipes", "results", "bundling", "datasets", "cli")
+NO_TORCH = ("files", "registry", "variants", "factory", "tasks", "recipes", "results", "bundling", "datasets", "cli")
 # room -> rooms whose modules it may import, beside itself and the torch-free tables
 ARROWS = {
     "layers": set(),
@@ -29,13 +29,14 @@ ARROWS = {
     "tasks": set(),
     "bundling": {"tasks", "datasets"},
     "datasets": {"tasks"},
+    "files": set(),
     "registry": set(),
     "variants": set(),
     "recipes": set(),
     "results": set(),
     "factory": {"mixers"},
 }
-TABLES = {"registry", "variants", "recipes", "factory", "tasks"}
+TABLES = {"files", "registry", "variants", "recipes", "factory", "tasks"}
 
 
 def modules(*rooms):

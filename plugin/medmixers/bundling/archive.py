@@ -7,33 +7,19 @@ run, so it is opened from people one trusts, and its digest compared with the on
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import stat
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+
+from medmixers.files import written_whole
 
 MANIFEST = "SHA256SUMS"  # in the format of the command sha256sum, which checks it too
 SUFFIXES = (".json", ".md", ".py", ".pt", ".ts", ".onnx")
 NAMES = ("LICENSE", MANIFEST)
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can state
-
-
-@contextmanager
-def written_whole(target: Path) -> Iterator[Path]:
-    """A path beside ``target``, for a file or a folder, that takes its name at the end; nothing is left after an
-    error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        yield folder / target.name
-        os.replace(folder / target.name, target)
-    finally:
-        shutil.rmtree(folder)
 
 
 def manifest_text(files: Mapping[str, bytes]) -> str:

@@ -125,12 +125,6 @@ class BundleRow:
         """Whether the network is built for ``size`` and takes it as ``input_size``."""
         return needs_input_size(self.network, self.network_options)
 
-    @property
-    def reads_raw_format(self) -> bool:
-        """Whether the data are a folder in nnU-Net raw format; else a folder with datalist.json."""
-        task = self.task_spec
-        return task.task == "segmentation" and (not task.multi_label or task.regions is not None)
-
 
 BUNDLES: Registry[BundleRow] = Registry("bundle")
 

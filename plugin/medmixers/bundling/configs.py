@@ -144,16 +144,8 @@ def expected_data(row: BundleRow) -> Config:
     """What the preflight compares a data set and its images with."""
     task = row.task_spec
     keys: Config = {"spatial_dims": task.spatial_dims, "in_channels": len(task.channels)}
-    if row.reads_raw_format:
-        keys["label_values"] = task_label_values(row)
+    if row.task_spec.has_raw_format:
+        keys["label_values"] = task.file_values
     else:
         keys["classes" if task.task == "classification" else "masks"] = task.out_channels
     return keys
-
-
-def task_label_values(row: BundleRow) -> list[int]:
-    """The values that the label files of a data set in nnU-Net raw format may hold."""
-    task = row.task_spec
-    if task.regions is not None:
-        return sorted({0, *(value for region in task.regions.values() for value in region)})
-    return [*task.labels, *([] if task.ignore_label is None else [task.ignore_label])]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 from importlib.metadata import distribution, version
 from pathlib import Path
 
 from medmixers.bundling.catalog import BundleRow, study_row
 from medmixers.bundling.render import render_bundle
 from medmixers.factory import list_mixers
+from medmixers.files import written_whole
 from medmixers.tasks import TASKS, TaskSpec
 from medmixers.tasks.from_yaml import load_task
 from medmixers.variants import NETWORKS
@@ -44,17 +44,16 @@ def new_bundle(
 
 def write_bundle(row: BundleRow, out: Path) -> Path:
     """Write a row's files to ``out/NAME``, whole or not at all. Raises FileExistsError where that exists."""
-    target, partial = out / row.name, out / f".{row.name}.partial"
+    target = out / row.name
     if target.exists():
         raise FileExistsError(f"{target} exists; remove it, or give another --out")
-    shutil.rmtree(partial, ignore_errors=True)
     licence = distribution("medmixers").read_text("licenses/LICENSE")
     if licence is None:
         raise FileNotFoundError("this installation of medmixers has no LICENSE; install it again")
-    for path, text in render_bundle(row, package_version=version("medmixers"), licence=licence).items():
-        (partial / path).parent.mkdir(parents=True, exist_ok=True)
-        (partial / path).write_text(text, encoding="utf-8")
-    partial.rename(target)
+    with written_whole(target) as partial:
+        for path, text in render_bundle(row, package_version=version("medmixers"), licence=licence).items():
+            (partial / path).parent.mkdir(parents=True, exist_ok=True)
+            (partial / path).write_text(text, encoding="utf-8")
     return target
 
 

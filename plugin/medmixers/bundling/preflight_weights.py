@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from medmixers.files import first_line
+
 STATE = ("model", "optimizer", "lr_scheduler", "trainer")
 
 
@@ -55,5 +57,4 @@ def _load(path: str) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file may raise anything: torch's unpickler runs what the bytes say
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ValueError(f"{path!r} cannot be read as weights: {reason}") from error
+        raise ValueError(f"{path!r} cannot be read as weights: {first_line(error)}") from error

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from medmixers.files import written_whole
 
 
 class ProbabilityTable:
@@ -36,9 +37,6 @@ class ProbabilityTable:
         """Write the file."""
         with_truth = bool(self._rows) and len(self._rows[0]) > len(self.classes) + 2
         header = ["file", *self.classes, "prediction", *(["truth"] if with_truth else [])]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        with open(partial, "w", newline="", encoding="utf-8") as file:
+        with written_whole(self.path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([header, *self._rows])
-        os.replace(partial, self.path)
         self._rows.clear()

@@ -117,8 +117,8 @@ def readme(row: BundleRow) -> str:
         size_key=size_key(row),
         size=list(row.size),
         kernel_option=", `--kernel_size 5`" if "kernel_size" in row.network_options else "",
-        fold_option=", `--fold 1`" if row.reads_raw_format else "",
-        full_check="; `medmixers dataset check DATA` reads them all" if row.reads_raw_format else "",
+        fold_option=", `--fold 1`" if row.task_spec.has_raw_format else "",
+        full_check="; `medmixers dataset check DATA` reads them all" if row.task_spec.has_raw_format else "",
         family_option=_family_option(row),
         limits=task.limits,
     )
@@ -202,15 +202,15 @@ def _augmentation(row: BundleRow) -> str:
 
 def _split(row: BundleRow) -> str:
     task = row.task_spec
-    unit = "case" if row.reads_raw_format else task.group_by or "case"
+    unit = "case" if row.task_spec.has_raw_format else task.group_by or "case"
     rule = f"of the sorted {unit}s the first and every {task.validation_every}th after it validate"
-    if row.reads_raw_format:
+    if row.task_spec.has_raw_format:
         return f"Where the data set has no splits_final.json, {rule} (`--fold 0`)."
     return f"Where datalist.json names no validation part, {rule}."
 
 
 def _format(row: BundleRow) -> str:
-    if row.reads_raw_format:
+    if row.task_spec.has_raw_format:
         return (
             "nnU-Net raw format, `DatasetNNN_Name` with `dataset.json`, `imagesTr`, `labelsTr`; `imagesTs`, `labelsTs` "
             "to evaluate and predict."

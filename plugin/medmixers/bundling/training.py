@@ -37,7 +37,7 @@ def train_config(row: BundleRow) -> Config:
         "ckpt_dir": "$@bundle_root + '/models'",
         "output_dir": "$@bundle_root + '/eval'",
         "dataset_dir": "$@bundle_root + '/data'",
-        **({"fold": 0} if row.reads_raw_format else {}),
+        **({"fold": 0} if row.task_spec.has_raw_format else {}),
         "train_datalist": _split(row, "training"),
         "val_datalist": _split(row, "validation"),
         "seed": 0,
@@ -115,7 +115,7 @@ def _split(row: BundleRow, part: str) -> Config:
 
 def split_rule(row: BundleRow) -> Config:
     """What divides the training cases where the data set does not."""
-    fold = {"fold": "@fold"} if row.reads_raw_format else {}
+    fold = {"fold": "@fold"} if row.task_spec.has_raw_format else {}
     return {"validation_every": row.task_spec.validation_every, **fold}
 
 

@@ -19,6 +19,7 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from medmixers.datasets.raw_format import Case, held_out_cases, read_description, training_cases
+from medmixers.files import first_line
 
 PARTS = ("training", "test")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
@@ -234,8 +235,7 @@ def _read(path: Path, *, whole: bool) -> Volume:
             read = _read_picture if path.suffix.lower() in PICTURES else _read_itk
             volume = read(path, whole=whole)
     except (OSError, EOFError, RuntimeError, SyntaxError, zlib.error, ImageFileError) as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ValueError(f"{path} cannot be read: {reason}") from error
+        raise ValueError(f"{path} cannot be read: {first_line(error)}") from error
     if len(volume.shape) not in (2, 3):
         raise ValueError(f"{path} has {len(volume.shape)} axes {volume.shape}; each file is one 2D or 3D channel")
     return volume

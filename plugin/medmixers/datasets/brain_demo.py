@@ -9,9 +9,6 @@ bias field, noise and scanner gain. That checks tools; it says nothing about net
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medmixers.files import written_whole
 from medmixers.tasks import TASKS
 
 Array = NDArray[np.float32]
@@ -82,14 +80,9 @@ def write_brain_demo(
     if _is_written(out, parameters):
         return out
     anatomy = load_anatomy(resolution)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    try:
+    with written_whole(out) as partial:
+        partial.mkdir()
         _write_folder(partial, anatomy, parameters)
-        partial.chmod(0o755)  # mkdtemp makes it private
-        os.rename(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return out
 
 

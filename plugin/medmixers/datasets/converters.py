@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from medmixers.files import written_whole
 from medmixers.registry import Registry
 from medmixers.tasks import TASKS
 
@@ -63,18 +61,12 @@ def convert(task: str, source: str | Path, out: str | Path, **options: Any) -> s
         raise FileNotFoundError(f"there is no source {source}")
     if out.exists():
         raise FileExistsError(f"{out} exists; choose another folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{out.name}.partial-", dir=out.parent))
-    try:
-        partial.chmod(0o755)  # mkdtemp makes it private
+    with written_whole(out) as partial:
+        partial.mkdir()
         spec = TASKS[task]
-        exclusive = spec.task == "segmentation" and (not spec.multi_label or spec.regions is not None)
-        writer = (RawWriter if exclusive else DatalistWriter)(spec, partial)
+        writer = (RawWriter if spec.has_raw_format else DatalistWriter)(spec, partial)
         function(writer, source, **options)
         writer.finish()
-        os.rename(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return f"{writer.summary()}\n{out}"
 
 

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from skimage.draw import polygon2mask
 
+from medmixers.files import first_line
+
 Array = NDArray[Any]
 DAMAGE = (OSError, EOFError, ValueError, zlib.error, ImageFileError)
 
@@ -56,7 +58,7 @@ def open_nifti(path: Path) -> Any:
         if length != (data.offset + int(np.prod(data.shape)) * data.dtype.itemsize) % 2**32:
             np.asanyarray(data)
     except DAMAGE as error:
-        raise ValueError(f"{path} cannot be read: {_first_line(error)}") from None
+        raise ValueError(f"{path} cannot be read: {first_line(error)}") from None
     if len(image.shape) != 3:
         raise ValueError(f"{path} has {len(image.shape)} axes {image.shape}; 3 are expected")
     return image
@@ -68,7 +70,7 @@ def read_label_file(path: Path, *, valid: Collection[int]) -> Array:
         is_nifti = path.name.endswith((".nii", ".nii.gz"))
         data = np.asanyarray(nib.load(path).dataobj) if is_nifti else read_picture(path)
     except DAMAGE as error:
-        raise ValueError(f"{path} cannot be read: {_first_line(error)}") from None
+        raise ValueError(f"{path} cannot be read: {first_line(error)}") from None
     unknown = sorted(set(np.unique(data).tolist()) - set(valid))
     if unknown:
         shown = ", ".join(f"{value:g}" for value in unknown[:5])
@@ -85,7 +87,7 @@ def read_picture(path: Path, mode: str | None = None) -> Array:
     except UnidentifiedImageError:
         raise ValueError(f"{path} cannot be read: it is no image that Pillow knows") from None
     except (OSError, SyntaxError, ValueError) as error:  # a broken PNG raises SyntaxError
-        raise ValueError(f"{path} cannot be read: {_first_line(error)}") from None
+        raise ValueError(f"{path} cannot be read: {first_line(error)}") from None
 
 
 def polygon_mask(points: Array, shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -113,7 +115,3 @@ def read_table(path: Path, columns: Collection[str]) -> list[dict[str, str]]:
         found = ", ".join(rows[0]) if rows else "no row"
         raise ValueError(f"{path} lacks the column {', '.join(lacking)}; it has {found}")
     return rows
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

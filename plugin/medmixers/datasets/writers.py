@@ -219,12 +219,6 @@ class RawWriter(Writer):
     def _class_names(self) -> dict[int, str]:
         return {key: name for key, name in self.task.label_names.items() if self.task.regions or key}
 
-    def _file_values(self) -> set[int]:
-        """What label files may hold."""
-        if self.task.regions is not None:
-            return {0}.union(*self.task.regions.values())
-        return {*self.task.labels, *([] if self.task.ignore_label is None else [self.task.ignore_label])}
-
     def _checked_label(
         self, path: Path, images: Sequence[Path], ids: Mapping[int, int] | None
     ) -> tuple[Array, set[int]]:
@@ -236,7 +230,7 @@ class RawWriter(Writer):
         elif (sizes := {read_picture(file).shape[:2] for file in (path, *images)}) and len(sizes) > 1:
             raise ValueError(f"{path} has another size than {images[0]}: {sorted(sizes)}")
         task = self.task
-        values = read_label_file(path, valid=ids or self._file_values())
+        values = read_label_file(path, valid=ids or self.task.file_values)
         if ids is not None:
             table = np.zeros(max(ids) + 1, np.uint8)
             table[list(ids)] = list(ids.values())

@@ -7,7 +7,6 @@ weights, so neither its trainer nor ``nnUNet_extTrainer`` is needed.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medmixers.explain.token_attention import attention_on_image, record_token_attention
+from medmixers.files import written_whole
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -74,7 +74,8 @@ def nnunet_token_attention(
     read = _undo_preprocessing(maps, properties, plans, configuration)
     image = _in_file_geometry(read, properties, paths[0])
     if out is not None:
-        _save(image, Path(out))
+        with written_whole(Path(out)) as partial:
+            nib.save(image, partial)
     return np.moveaxis(np.asarray(image.dataobj), -1, 0), image.affine
 
 
@@ -181,14 +182,3 @@ def _in_file_geometry(maps: NDArray[np.float32], properties: dict[str, Any], ima
     image = nib.Nifti1Image(np.ascontiguousarray(maps.transpose(3, 2, 1, 0)), read_affine)
     back = ornt_transform(io_orientation(read_affine), io_orientation(affine))
     return image.as_reoriented(back)
-
-
-def _save(image: nib.Nifti1Image, out: Path) -> None:
-    """Write under a temporary name, then rename."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".partial-{os.getpid()}-{out.name}")
-    try:
-        nib.save(image, partial)
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
+from medmixers.files import written_whole
 from medmixers.tasks import Label
 
 if TYPE_CHECKING:
@@ -250,12 +250,6 @@ def _save(figure: Figure, out: Path) -> Path:
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, facecolor=BACKGROUND)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".partial-{os.getpid()}-{out.name}")
-    try:
-        with Image.open(buffer) as image:
-            image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(partial, format="png", optimize=True)
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(out) as partial, Image.open(buffer) as image:
+        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(partial, format="png", optimize=True)
     return out

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from medmixers.files import first_line
 from medmixers.layers.sizes import check_image, crop, resize
 from medmixers.networks.segformer import SegFormerDecoder
-from medmixers.networks.weights import first_line
 
 HUB_NAME = "microsoft/rad-dino"
 DECODED_LAYERS = 4  # the last ones; 8 to 11 of ViT-B

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medmixers.files import first_line
+
 TIMM_PREFIX = "timm:"
 
 # (pattern, replacement), applied in order to every key. timm's checkpoints have stem and stages as we do; its head
@@ -155,11 +157,6 @@ def _download_from_timm(name: str) -> dict[str, Tensor]:
         raise OSError(
             f"timm could not download {name!r} ({first_line(error)}); fetch its file elsewhere and give its path"
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """What an error says in its first line, or its kind where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

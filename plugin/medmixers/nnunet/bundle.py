@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medmixers.bundling.archive import written_whole
 from medmixers.bundling.catalog import MONAI_VERSION, NUMPY_VERSION, PACKAGE_VERSIONS, PYTORCH_VERSION
 from medmixers.bundling.configs import IMPORTS, compose, device, ours
 from medmixers.bundling.metadata import SCHEMA
+from medmixers.files import written_whole
 from medmixers.nnunet.trained import TrainedModel, external_trainers, load_checkpoint, read_trained_model
 
 INFERENCE = "medmixers.nnunet.inference"

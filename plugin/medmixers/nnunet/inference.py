@@ -23,7 +23,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
-from medmixers.bundling.archive import written_whole
+from medmixers.files import written_whole
 
 PROPERTIES = "nnunet_properties"  # the batch's key of what undoes the preprocessing
 

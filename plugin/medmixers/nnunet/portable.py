@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medmixers.bundling.archive import written_whole
+from medmixers.files import written_whole
 from medmixers.nnunet.environment import trainer_path
 from medmixers.nnunet.trained import TrainedModel, external_trainers, load_checkpoint, read_trained_model
 

@@ -18,6 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from medmixers.files import written_whole
+
 MEASURED = Path(__file__).with_name("measured.json")
 NETWORK_FACTS = Path(__file__).with_name("networks.json")
 RUN_FILE = "run.json"  # beside what a run wrote: when, where and from which commit
@@ -99,9 +101,8 @@ def record(section: str, figures: Any, *, run: Mapping[str, Any], path: Path = M
 
 def write_json(path: Path, data: Any) -> None:
     """Write JSON under a temporary name, then rename."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(data, indent=2) + "\n")
-    os.replace(partial, path)
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(data, indent=2) + "\n")
 
 
 def _git(checkout: str | Path, *arguments: str) -> str | None:

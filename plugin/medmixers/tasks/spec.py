@@ -141,6 +141,18 @@ class TaskSpec:
         return {key: self.labels[key].name for key in sorted(self.labels)}
 
     @property
+    def has_raw_format(self) -> bool:
+        """Whether its data is in nnU-Net raw format, one file of exclusive ids a case; else a datalist.json says it."""
+        return self.task == "segmentation" and (not self.multi_label or self.regions is not None)
+
+    @property
+    def file_values(self) -> list[int]:
+        """The values that label files in nnU-Net raw format may hold, sorted."""
+        if self.regions is not None:
+            return sorted({0}.union(*self.regions.values()))
+        return [*self.labels, *([] if self.ignore_label is None else [self.ignore_label])]
+
+    @property
     def out_channels(self) -> int:
         """Number of logits: one a label."""
         return len(self.labels)
