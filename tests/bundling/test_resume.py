@@ -27,8 +27,11 @@ def train(bundle: str, data: Path, out: Path, **overrides: Any) -> dict[str, tor
 
 
 def state(out: Path) -> dict[str, Any]:
-    (path,) = out.glob("resume_checkpoint_epoch=*.pt")
-    return torch.load(path, weights_only=True)
+    return torch.load(last_state(out), weights_only=True)
+
+
+def last_state(out: Path) -> Path:
+    return max(out.glob("resume_checkpoint_epoch=*.pt"))  # one digit here
 
 
 def data_of(bundle: str, folder: Path) -> Path:
@@ -52,10 +55,27 @@ def test_a_killed_training_resumes_to_the_weights_of_a_whole_one(bundle: str, tm
     assert_equal(train(bundle, data, tmp_path / "again", **options), whole)
     with pytest.raises(KeyboardInterrupt):
         train(bundle, data, tmp_path / "killed", **options, reseed=killed_in_epoch(bundle, 3))
-    (checkpoint,) = (tmp_path / "killed").glob("resume_checkpoint_epoch=*.pt")
+    checkpoint = last_state(tmp_path / "killed")
     assert checkpoint.name == "resume_checkpoint_epoch=2.pt"
-    resumed = train(bundle, data, tmp_path / "resumed", **options, resume_ckpt=str(checkpoint))
+    resumed = train(bundle, data, tmp_path / "killed", **options, resume_ckpt=str(checkpoint))
     assert_equal(resumed, whole)
+    best, expected = (torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("killed", "whole"))
+    assert_equal(best, expected)
+
+
+def test_a_resumed_training_keeps_better_weights_of_before(tmp_path: Path) -> None:
+    data, models = data_of(CLASSIFIER, tmp_path / "data"), tmp_path / "models"
+    train(CLASSIFIER, data, models, epochs=1)
+    known = torch.load(last_state(models), weights_only=True)
+    ((_, name),) = known["best_weights"]["_saved"]
+    known["best_weights"]["_saved"] = [(2.0, name)]  # no F1 is better
+    torch.save(known, tmp_path / "known.pt")
+    best = (models / "model.pt").read_bytes()
+    train(CLASSIFIER, data, models, epochs=2, resume_ckpt=str(tmp_path / "known.pt"))
+    assert (models / "model.pt").read_bytes() == best
+    elsewhere = tmp_path / "elsewhere"
+    train(CLASSIFIER, data, elsewhere, epochs=2, resume_ckpt=str(tmp_path / "known.pt"))
+    assert (elsewhere / "model.pt").is_file()  # the best of what this folder has
 
 
 def assert_equal(weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:

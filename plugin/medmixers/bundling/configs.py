@@ -14,6 +14,8 @@ IMPORTS = ["$import os", "$import sys", "$import torch", "$import numpy as np", 
 AUTOCAST = {"amp": "@amp", "amp_kwargs": {"dtype": "$torch.bfloat16"}}
 PREFLIGHT = "medmixers.bundling.preflight"
 DATALIST = "medmixers.bundling.datalist"
+SAVING = "medmixers.bundling.saving"
+WORKERS = "$4 if torch.cuda.is_available() else 0"  # beside a CPU's network they only take its cores
 # Autocast leaves bfloat16, which NumPy has not and probabilities need more digits than.
 TO_FLOAT32: Config = {"_target_": "EnsureTyped", "keys": "pred", "dtype": "$torch.float32"}
 METADATA_OF_BATCH = "$lambda batch: [item['image'].meta for item in batch]"

@@ -17,23 +17,23 @@ from importlib.machinery import PathFinder
 from os.path import realpath
 
 OWN, ROOT, HIDDEN = {own!r}, {root!r}, {hidden!r}
+FINDERS = list(sys.meta_path)
 
 
 class OnlyTheBundle:
+    invalidate_caches = PathFinder.invalidate_caches
+
     def find_spec(name, path=None, target=None):
         top = name.partition(".")[0]
-        if top == OWN and path is None:
-            path = [entry for entry in sys.path if realpath(entry or ".") == ROOT]
-            spec = PathFinder.find_spec(name, path)
-            if spec is None:
-                raise ModuleNotFoundError("hidden: " + name, name=name)
-            return spec
         if top in HIDDEN:
-            raise ModuleNotFoundError("hidden: " + name, name=name)
-        return None
+            return None
+        if top == OWN and path is None:
+            return PathFinder.find_spec(name, [entry for entry in sys.path if realpath(entry or ".") == ROOT])
+        found = (finder.find_spec(name, path, target) for finder in FINDERS)
+        return next((spec for spec in found if spec is not None), None)
 
 
-sys.meta_path.insert(0, OnlyTheBundle)
+sys.meta_path[:] = [OnlyTheBundle]
 """
 
 

@@ -8,6 +8,7 @@ from medmixers.bundling.configs import (
     DATALIST,
     IMPORTS,
     PREFLIGHT,
+    WORKERS,
     Config,
     compose,
     deterministic_transforms,
@@ -39,7 +40,7 @@ def inference_config(row: BundleRow) -> Config:
         **({"window_device": "@device"} if window else {}),
         "amp": "$torch.cuda.is_available()",
         **kind.size_keys(row),
-        "num_workers": 0,
+        "num_workers": WORKERS,
         **network_keys(row),
         "preprocessing": compose(deterministic_transforms(row, with_label=False)),
         "dataset": {

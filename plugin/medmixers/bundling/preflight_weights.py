@@ -7,7 +7,7 @@ from typing import Any
 
 from medmixers.files import first_line
 
-STATE = ("model", "optimizer", "lr_scheduler", "trainer")
+STATE = ("model", "optimizer", "lr_scheduler", "trainer", "best_weights")
 
 
 def read_weights(

@@ -30,7 +30,7 @@ Recipe `{recipe}`: {optimizer}, learning rate {learning_rate} ({schedule}), weig
 epochs, {batch}, {loss}{augmentation}. {notes}
 
 {split} `models/model.pt` holds the weights of the best validation {best_of}, \
-`models/resume_checkpoint_epoch=N.pt` the last state of training.
+`models/resume_checkpoint_epoch=N.pt` the last two states of training.
 
 ## Commands
 Install medmixers, set `BUNDLE` to this folder and `DATA` to the data set: {format}
@@ -62,9 +62,10 @@ or one series.
 Every top-level key of a config is an option: `--epochs 100`, `--learning_rate 0.0005`, `--batch_size 2`, \
 `--{size_key} "{size}"`{kernel_option}, `--ckpt_dir FOLDER`, `--output_dir FOLDER`, `--num_workers 4`{fold_option}. \
 A training goes on with `--resume_ckpt FILE` and the same `--epochs`, to the weights that it would have reached \
-uninterrupted (the best validation is counted anew), starts from other weights with `--pretrained_ckpt FILE`, stops \
-early with `--early_stop True --patience 10`. An option of the network given for training must be given for evaluation \
-and inference too. `--evaluated_part validation` scores the validation cases instead of the test cases.{family_option}
+uninterrupted (only the patience of `--early_stop` begins anew), starts from other weights with `--pretrained_ckpt \
+FILE`, stops early with `--early_stop True --patience 10`. An option of the network given for training must be given \
+for evaluation and inference too. `--evaluated_part validation` scores the validation cases instead of the test \
+cases.{family_option}
 MONAI checks no option's name: one that is misspelled is added to the config without a word, and nothing \
 uses it. Compare the spelling with the keys of the config.
 

@@ -10,6 +10,8 @@ from medmixers.bundling.configs import (
     DATALIST,
     IMPORTS,
     PREFLIGHT,
+    SAVING,
+    WORKERS,
     Config,
     compose,
     device,
@@ -48,7 +50,7 @@ def train_config(row: BundleRow) -> Config:
         "accumulate_batches": recipe.accumulate_batches,
         **kind.sampling_keys(row),
         "learning_rate": recipe.learning_rate,
-        "num_workers": 0,
+        "num_workers": WORKERS,
         "cache_rate": row.cache_rate,
         **kind.size_keys(row),
         "amp": "$torch.cuda.is_available()",
@@ -207,6 +209,7 @@ def _state_handlers() -> list[Config]:
         "optimizer": "@optimizer",
         "lr_scheduler": "@lr_scheduler",
         "trainer": "@train::trainer",
+        "best_weights": "@validate::best_weights",
     }
     return [
         {
@@ -222,7 +225,7 @@ def _state_handlers() -> list[Config]:
             "save_dict": state,
             "file_prefix": "resume",
             "save_interval": "@val_interval",
-            "n_saved": 1,
+            "n_saved": 2,  # ignite removes an old state before it writes the new one
         },
     ]
 
@@ -240,16 +243,11 @@ def _validate(row: BundleRow) -> Config:
         "dataloader": _loader("@validate::dataset", batch_size=kind.VALIDATION_BATCH, shuffle=False),
         "inferer": kind.inferer(row),
         "postprocessing": compose(kind.validation_postprocessing(row)),
+        "best_weights": ours(f"{SAVING}.best_weights_saver", save_dir="@ckpt_dir", save_dict={"model": "@network"}),
         "handlers": [
             {"_target_": "StatsHandler", "iteration_log": False},
             {"_target_": "TensorBoardStatsHandler", "log_dir": "@output_dir", "iteration_log": False},
-            {
-                "_target_": "CheckpointSaver",
-                "save_dir": "@ckpt_dir",
-                "save_dict": {"model": "@network"},
-                "save_key_metric": True,
-                "key_metric_filename": "model.pt",
-            },
+            "@validate::best_weights",
             {
                 "_target_": "EarlyStopHandler",
                 "_disabled_": "$not @early_stop",
