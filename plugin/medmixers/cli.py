@@ -6,6 +6,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from medmixers.nnunet.commands import NnUNet, Size
@@ -91,9 +92,12 @@ class Dataset:
 
     def check(self, folder: str) -> str:
         """Files, geometry, NaN and labels of every case; the first fault ends it in one line."""
+        from medmixers.datasets import datalist_format
         from medmixers.datasets.audit import audit_nnunet_dataset
+        from medmixers.datasets.audit_datalist import audit_datalist
 
-        return str(audit_nnunet_dataset(folder))
+        listed = (Path(folder) / datalist_format.FILE).is_file()
+        return str(audit_datalist(folder) if listed else audit_nnunet_dataset(folder))
 
 
 class Bundle:

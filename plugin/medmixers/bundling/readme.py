@@ -54,7 +54,7 @@ torchrun --standalone --nproc_per_node 2 -m monai.bundle run --bundle_root "$BUN
 ```
 
 A training or an evaluation first checks the files, shapes and geometry of all its cases and the voxels of the first \
-few{full_check}.
+few; `medmixers dataset check DATA` reads them all.
 
 `DATA` of a prediction may also be a folder of NIfTI, PNG or DICOM files, of folders that hold one DICOM series each, \
 or one series.
@@ -119,7 +119,6 @@ def readme(row: BundleRow) -> str:
         size=list(row.size),
         kernel_option=", `--kernel_size 5`" if "kernel_size" in row.network_options else "",
         fold_option=", `--fold 1`" if row.task_spec.has_raw_format else "",
-        full_check="; `medmixers dataset check DATA` reads them all" if row.task_spec.has_raw_format else "",
         family_option=_family_option(row),
         limits=task.limits,
     )

@@ -1,0 +1,130 @@
+"""Check a folder with datalist.json, every voxel of it, before hours are spent on it. Needs no torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medmixers.datasets.audit import Volume, read_image
+from medmixers.datasets.datalist_format import PARTS, Item, read_datalist
+
+
+@dataclass(frozen=True)
+class DatalistReport:
+    """What a sound folder holds.
+
+    Args:
+        folder: the data set.
+        cases: part -> number of cases.
+        groups: number of groups, whose cases stay on one side of a split.
+        classes: part -> class id -> cases; empty where the labels are masks.
+        masks: mask files of each case; 0 where the labels are classes.
+        channels: of every image.
+        shapes: smallest and largest extent per axis over all images.
+        notes: what is legal and yet unlikely to be meant, one line each.
+    """
+
+    folder: Path
+    cases: Mapping[str, int]
+    groups: int
+    classes: Mapping[str, Mapping[int, int]]
+    masks: int
+    channels: int
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        smallest, largest = (" x ".join(map(str, shape)) for shape in self.shapes)
+        labels = [f"masks: {self.masks} a case"] if self.masks else []
+        for part, counts in self.classes.items():
+            labels.append(f"classes of {part}: " + ", ".join(f"{key}: {counts[key]}" for key in sorted(counts)))
+        return "\n".join(
+            [
+                f"{self.folder}: no error found",
+                f"cases: {', '.join(f'{count} {part}' for part, count in self.cases.items())}, in {self.groups} groups",
+                f"channels: {self.channels}",
+                f"voxels: {smallest}" + (f" to {largest}" if largest != smallest else ""),
+                *labels,
+                *(f"note: {note}" for note in self.notes),
+            ]
+        )
+
+
+def audit_datalist(folder: str | Path) -> DatalistReport:
+    """Read every image and mask of a folder with datalist.json and check that they suit one network.
+
+    Raises:
+        FileNotFoundError: the folder, its datalist.json or a file that an entry names.
+        ValueError: anything else; the first fault found, in one line with the file and the values.
+    """
+    items = read_datalist(folder)
+    listed = [item for part in PARTS for item in items[part]]
+    if not items["training"]:
+        raise ValueError(f"{Path(folder) / 'datalist.json'} lists no training case")
+    first, shapes = listed[0], []
+    kind = _kind(first)
+    channels = axes = 0
+    for item in listed:
+        if _kind(item) != kind:
+            raise ValueError(f"{item['image']} has the label {item['label']}, {first['image']} has {first['label']}")
+        image = read_image(Path(item["image"]))
+        channels, axes = channels or image.components, axes or len(image.shape)
+        if (image.components, len(image.shape)) != (channels, axes):
+            raise ValueError(
+                f"{item['image']} has {image.components} channels in {len(image.shape)}D, "
+                f"{first['image']} has {channels} in {axes}D"
+            )
+        shapes.append(image.shape)
+        for mask in item["label"] if kind else []:
+            _check_mask(Path(mask), item, image)
+    counts = {} if kind else {part: Counter(item["label"] for item in items[part]) for part in PARTS if items[part]}
+    return DatalistReport(
+        Path(folder),
+        {part: len(items[part]) for part in PARTS},
+        len({item["group"] for item in listed}),
+        counts,
+        kind,
+        channels,
+        (tuple(np.min(shapes, axis=0).tolist()), tuple(np.max(shapes, axis=0).tolist())),
+        tuple(_notes(items, counts)),
+    )
+
+
+def _kind(item: Item) -> int:
+    """Masks of a case, 0 where it has a class. Raises ValueError for several classes a case, which no bundle takes."""
+    label = item["label"]
+    if isinstance(label, int):
+        return 0
+    if not label or not all(isinstance(entry, str) for entry in label):
+        raise ValueError(f"{item['image']} has the label {label}; a bundle takes one class id or one mask file a label")
+    return len(label)
+
+
+def _check_mask(path: Path, item: Item, image: Volume) -> None:
+    mask = read_image(path)
+    if mask.components != 1 or mask.shape != image.shape:
+        raise ValueError(
+            f"{path} has {mask.components} channels of {mask.shape}, {item['image']} has the shape {image.shape}"
+        )
+    values = np.unique(mask.data)
+    if not (set(values.tolist()) <= {0, 1} or set(values.tolist()) <= {0, 255}):
+        shown = ", ".join(f"{value:g}" for value in values[:5])
+        raise ValueError(
+            f"{path} holds {shown}{' and more' if len(values) > 5 else ''}; a mask has 0 and 1, or 0 and 255"
+        )
+
+
+def _notes(items: Mapping[str, list[Item]], counts: Mapping[str, Mapping[int, int]]) -> Iterator[str]:
+    known = counts.get("training", {})
+    if counts and sorted(known) != list(range(len(known))):
+        yield f"class ids of the training part are {sorted(known)}, not 0 to {max(known)}"
+    for part in PARTS[1:]:
+        unknown = sorted(counts.get(part, {}).keys() - known.keys())
+        if unknown:
+            yield f"classes {unknown} of the {part} part have no training case"
+    if not items["test"]:
+        yield "there is no test part: nothing is held out"
