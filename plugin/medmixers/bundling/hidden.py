@@ -22,6 +22,7 @@ FINDERS = list(sys.meta_path)
 
 class OnlyTheBundle:
     invalidate_caches = PathFinder.invalidate_caches
+    find_distributions = PathFinder.find_distributions
 
     def find_spec(name, path=None, target=None):
         top = name.partition(".")[0]
