@@ -7,6 +7,7 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from medmixers import create_network, list_mixers
@@ -35,7 +36,8 @@ def test_there_is_one_trainer_for_each_mixer():
     assert metaformer_trainer_name("grouped_conv") == "nnUNetTrainerMetaFormerGroupedConv"
     assert metaformer_trainer_name("spatial_fc") == "nnUNetTrainerMetaFormerSpatialFC"
     assert {metaformer_trainer_name(mixer) for mixer in list_mixers()} < set(TRAINERS)
-    assert all(trainer.recipe in RECIPES for trainer in TRAINERS.values())
+    without = TRAINERS["nnUNetTrainerStockRecipe"]
+    assert all(trainer.recipe in RECIPES for trainer in TRAINERS.values() if trainer is not without)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +96,24 @@ def test_optimizer_is_the_recipes(nnunet_folders, stock_plans, dataset_json):
     assert optimizer.defaults["lr"] == trainer.initial_lr == recipe.learning_rate
     assert optimizer.defaults["weight_decay"] == trainer.weight_decay == recipe.weight_decay
     assert schedule.epochs == trainer.num_epochs
+
+
+def test_stock_recipe_is_nnunets_own_but_for_the_length(nnunet_folders, stock_plans, dataset_json, monkeypatch):
+    monkeypatch.setenv("MEDMIXERS_EPOCHS", "7")
+    arguments = (stock_plans, "2d", "all", dataset_json, CPU)
+    ours, stock = TRAINERS["nnUNetTrainerStockRecipe"](*arguments), nnUNetTrainer(*deepcopy(arguments))
+    stock.num_epochs = 7
+    made = []
+    for trainer in (ours, stock):
+        trainer.network = torch.nn.Linear(2, 2)
+        optimizer, schedule = trainer.configure_optimizers()
+        rates = []
+        for epoch in range(7):
+            schedule.step(epoch)
+            rates.append(optimizer.param_groups[0]["lr"])
+        made.append((type(optimizer), optimizer.defaults, type(schedule), rates))
+    assert made[0] == made[1]
+    assert made[0][3][0] == 1e-2
 
 
 def test_run_length_comes_from_the_environment(nnunet_folders, stock_plans, dataset_json, monkeypatch):

@@ -19,6 +19,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler
 
 from medmixers.networks.weights import TIMM_PREFIX, load_weights
 from medmixers.nnunet.architecture import plans_architecture
@@ -39,8 +40,8 @@ class nnUNetTrainerMedMixers(nnUNetTrainer):
 
     ``recipe`` gives optimizer, learning rate, its schedule and weight decay; the recipe's other fields (batch size,
     loss, augmentation, epochs) describe the paper's own loop, and nnU-Net's take their place here: every batch of
-    the plans makes an update. With ``accumulate`` as many batches make one as fill the recipe's batch.
-    ``network_name`` puts that network into the plans; None keeps the plans' own.
+    the plans makes an update. With ``accumulate`` as many batches make one as fill the recipe's batch. None keeps
+    nnU-Net's own optimizer and schedule. ``network_name`` puts that network into the plans; None keeps the plans' own.
 
     Environment: MEDMIXERS_EPOCHS, MEDMIXERS_ITERATIONS_PER_EPOCH and MEDMIXERS_VAL_ITERATIONS_PER_EPOCH change the
     length of a run (nnU-Net's own: 1000, 250, 50). MEDMIXERS_PRETRAINED, a file or "timm:NAME", gives the
@@ -51,7 +52,7 @@ class nnUNetTrainerMedMixers(nnUNetTrainer):
     # Not `network`: nnUNetTrainer stores the module under that name.
     network_name: ClassVar[str | None] = None
     network_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
-    recipe: ClassVar[str]
+    recipe: ClassVar[str | None] = None
     accumulate: ClassVar[bool] = False
 
     def __init__(
@@ -67,9 +68,9 @@ class nnUNetTrainerMedMixers(nnUNetTrainer):
         super().__init__(self._with_network(plans, configuration), configuration, fold, dataset_json, device)
         for attribute, value in run_length.items():
             setattr(self, attribute, value)
-        recipe = RECIPES[self.recipe]
-        self.initial_lr = recipe.learning_rate
-        self.weight_decay = recipe.weight_decay
+        if self.recipe is not None:
+            self.initial_lr = RECIPES[self.recipe].learning_rate
+            self.weight_decay = RECIPES[self.recipe].weight_decay
         self.save_every = max(1, self.num_epochs // 20)  # nnU-Net's 50 of 1000, so a short run can resume too
 
     @classmethod
@@ -92,8 +93,10 @@ class nnUNetTrainerMedMixers(nnUNetTrainer):
             changed["configurations"][configuration].update(architecture=architecture, patch_size=patch_size)
         return changed
 
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, RecipeSchedule]:
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, LRScheduler]:
         """The recipe's optimizer, and its learning rate over ``num_epochs``."""
+        if self.recipe is None:
+            return super().configure_optimizers()
         recipe = RECIPES[self.recipe]
         batches = 1
         if self.accumulate:

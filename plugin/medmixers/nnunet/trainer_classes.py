@@ -12,6 +12,10 @@ from medmixers.mixers import TOKEN_MIXERS
 from medmixers.nnunet.trainer import nnUNetTrainerMedMixers
 
 
+class nnUNetTrainerStockRecipe(nnUNetTrainerMedMixers):
+    """The plans' network with nnU-Net's own recipe; unlike nnUNetTrainer, the environment sets the run's length."""
+
+
 class nnUNetTrainerKeuth2025(nnUNetTrainerMedMixers):
     """The plans' network with the study's recipe: AdamW, warm-up, one cosine cycle."""
 
@@ -77,6 +81,7 @@ def _metaformer_trainer(mixer: str) -> type[nnUNetTrainerMedMixers]:
 
 
 _NAMED: tuple[type[nnUNetTrainerMedMixers], ...] = (
+    nnUNetTrainerStockRecipe,
     nnUNetTrainerKeuth2025,
     nnUNetTrainerTshimanga2026,
     nnUNetTrainerXue2026,
