@@ -2,6 +2,7 @@
 
 import json
 import pydoc
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from medmixers.nnunet.architecture import (
     NETWORK_CLASS_NAME,
     create_network_from_plans,
     network_option_names,
+    pairwise_excess,
     plans_architecture,
 )
 
@@ -170,3 +172,21 @@ def test_unknown_names_and_options_are_refused():
         from_plans(False, "tokenunet", spatial_dims=3)
     with pytest.raises(ValueError, match=r"no option 'chanels'; valid: .*channels"):
         from_plans(False, "token_unet", spatial_dims=3, chanels=[8, 16])
+
+
+@pytest.mark.parametrize(
+    ("mixer", "patch", "refused"),
+    [
+        ("global_attention", 128, ""),  # 32^3
+        ("global_attention", 192, "has 110592 in stage 1"),
+        (("pooling", "pooling", "global_attention", "global_attention"), 192, ""),  # 12^3 in stage 3
+        (("pooling", "random_mixing", "pooling", "pooling"), 320, "random_mixing .* has 64000 in stage 2"),
+    ],
+)
+def test_pairs_are_counted_in_the_stages_that_relate_them(mixer, patch, refused):
+    pools = [[1] * 3] + [[2] * 3] * 5
+    architecture, size = plans_architecture(
+        "metaformer_segformer_s12", patch_size=[patch] * 3, pools=pools, options={"mixer": mixer}
+    )
+    message = pairwise_excess(architecture, size)
+    assert re.search(refused, message) if refused else not message

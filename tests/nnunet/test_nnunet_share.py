@@ -31,7 +31,7 @@ from medmixers.bundling.subject import Subject
 from medmixers.nnunet import portable
 from medmixers.nnunet.bundle import write_nnunet_bundle
 from medmixers.nnunet.environment import trainer_path
-from medmixers.nnunet.inference import Plans, find_cases
+from medmixers.nnunet.inference import PROPERTIES, NnUNetPreprocessd, NnUNetSaved, Plans, find_cases
 from medmixers.nnunet.portable import make_portable
 from medmixers.nnunet.trained import load_checkpoint
 from medmixers.nnunet.trainer_classes import nnUNetTrainerTokenUNetNoTransformer
@@ -261,6 +261,18 @@ def test_bundle_is_one(stock_bundle, tmp_path):
     readme = (bundle / "docs/README.md").read_text()
     assert "`CASE_0000.nii.gz` (T1), `CASE_0001.nii.gz` (CT)" in readme
     assert str(bundle.parent) not in "".join(path.read_text() for path in bundle.rglob("*.json"))
+
+
+def test_a_number_that_is_a_cases_own_stays_in_its_name(stock_bundle, images, tmp_path):
+    plans = Plans(str(stock_bundle[1] / "configs/nnunet"), configuration="3d_fullres")
+    files = [str(images / f"case_000{channel}.nii.gz") for channel in (0, 1)]
+    data = NnUNetPreprocessd("image", plans=plans)({"image": files})
+    properties = json.loads(data[PROPERTIES])
+    for name in ("IXI_0001", "IXI_0002_0000", "_0000"):
+        data[PROPERTIES] = json.dumps({**properties, "file": f"/elsewhere/{name}.nii.gz"})
+        data["pred"] = torch.zeros(1, *reversed(nib.load(files[0]).shape))
+        NnUNetSaved("pred", plans=plans, output_dir=str(tmp_path))(data)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["IXI_0001.nii.gz", "IXI_0002.nii.gz", "_0000.nii.gz"]
 
 
 def test_images_that_are_missing_are_named(stock_bundle, images, tmp_path):

@@ -98,6 +98,16 @@ def test_optimizer_is_the_recipes(nnunet_folders, stock_plans, dataset_json):
     assert schedule.epochs == trainer.num_epochs
 
 
+@pytest.mark.parametrize("mixer", ["global_attention", "random_mixing", "spatial_fc"])
+def test_too_many_tokens_for_all_pairs_are_refused(mixer, nnunet_folders, stock_plans, dataset_json):
+    stock_plans["configurations"]["3d_fullres"]["patch_size"] = [128, 128, 192]  # 32 * 32 * 48 tokens behind the stem
+    message = f"with {mixer} relates all pairs of tokens: a patch of 128 x 128 x 192 has 49152 in stage 1"
+    with pytest.raises(ValueError, match=message):
+        TRAINERS[metaformer_trainer_name(mixer)](stock_plans, "3d_fullres", "all", dataset_json, CPU)
+    assert not list(nnunet_folders.iterdir())
+    TRAINERS["nnUNetTrainerMetaFormerPooling"](stock_plans, "3d_fullres", "all", dataset_json, CPU)
+
+
 def test_stock_recipe_is_nnunets_own_but_for_the_length(nnunet_folders, stock_plans, dataset_json, monkeypatch):
     monkeypatch.setenv("MEDMIXERS_EPOCHS", "7")
     arguments = (stock_plans, "2d", "all", dataset_json, CPU)

@@ -19,6 +19,30 @@ WORKERS = "$4 if torch.cuda.is_available() else 0"  # beside a CPU's network the
 # Autocast leaves bfloat16, which NumPy has not and probabilities need more digits than.
 TO_FLOAT32: Config = {"_target_": "EnsureTyped", "keys": "pred", "dtype": "$torch.float32"}
 METADATA_OF_BATCH = "$lambda batch: [item['image'].meta for item in batch]"
+# Parts of every inference.json, also of a bundle that is made of an nnU-Net model.
+IMAGES: Config = {
+    "_target_": "Dataset",
+    "data": "$[{@image_key: path} for path in @datalist]",
+    "transform": "@preprocessing",
+}
+ONE_BY_ONE: Config = {
+    "_target_": "DataLoader",
+    "dataset": "@dataset",
+    "batch_size": 1,
+    "shuffle": False,
+    "num_workers": "@num_workers",
+}
+STATS: Config = {"_target_": "StatsHandler", "iteration_log": False}
+EVALUATOR: Config = {
+    "_target_": "SupervisedEvaluator",
+    "device": "@device",
+    "val_data_loader": "@dataloader",
+    "network": "@network",
+    "inferer": "@inferer",
+    "postprocessing": "@postprocessing",
+    "val_handlers": "@handlers",
+}
+CUDNN = "$setattr(torch.backends.cudnn, 'benchmark', True)"
 
 
 def ours(target: str, **arguments: Any) -> Config:

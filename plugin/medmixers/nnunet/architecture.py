@@ -12,6 +12,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from medmixers.factory import create_network, locate, needs_input_size, option_names
+from medmixers.mixers import TOKEN_MIXERS
 from medmixers.nnunet.strides import fitted_patch_size, planned_strides, stride_options
 from medmixers.variants import NETWORKS
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 # Public API: it stands in every saved plans.json. Its last component is unique because nnU-Net, when it
 # cannot import the path, silently looks for that component in dynamic_network_architectures.
 NETWORK_CLASS_NAME = "medmixers.nnunet.architecture.create_network_from_plans"
+# Attention and random mixing relate all pairs of a stage's tokens; at 32^3 of them a step already takes 2 * 10^9 pairs
+# in each block, and a random matrix 4 GiB.
+MOST_PAIRWISE_TOKENS = 32**3
 
 
 def create_network_from_plans(
@@ -118,14 +122,29 @@ def network_option_names(name: str) -> list[str]:
     return option_names(locate(row.target)) + (option_names(locate(row.encoder)) if row.encoder else [])
 
 
-def first_stage_tokens(architecture: Mapping[str, Any], patch_size: Sequence[int]) -> int | None:
-    """Positions of the finest feature map that token mixers see; None for a network without token mixers."""
+def stage_tokens(architecture: Mapping[str, Any], patch_size: Sequence[int]) -> list[int]:
+    """Positions of the feature map that the token mixers of each stage see; empty for a network without them."""
     row = architecture["arch_kwargs"]
-    dims = {**NETWORKS[row["name"]].arguments, **row}.get("dims")
-    if dims is None:
-        return None
-    stem = row["strides"][-len(dims)]
-    return prod(-(-size // step) for size, step in zip(patch_size, stem, strict=True))
+    dims, strides = {**NETWORKS[row["name"]].arguments, **row}.get("dims", ()), row["strides"]
+    levels = range(len(strides) - len(dims) + 1, len(strides) + 1)
+    steps = [[prod(axis) for axis in zip(*strides[:level], strict=True)] for level in levels]
+    return [prod(-(-size // step) for size, step in zip(patch_size, stage, strict=True)) for stage in steps]
+
+
+def pairwise_excess(architecture: Mapping[str, Any], patch_size: Sequence[int]) -> str:
+    """Why a network has too many tokens to relate all pairs of them; empty if it has not."""
+    row = architecture["arch_kwargs"]
+    tokens = stage_tokens(architecture, patch_size)
+    mixers = {**NETWORKS[row["name"]].arguments, **row}.get("mixer", ())
+    mixers = [mixers] * len(tokens) if isinstance(mixers, str) else mixers
+    for stage, (count, mixer) in enumerate(zip(tokens, mixers, strict=True), start=1):
+        if TOKEN_MIXERS[mixer].pairwise and count > MOST_PAIRWISE_TOKENS:
+            patch = " x ".join(map(str, patch_size))
+            return (
+                f"{row['name']} with {mixer} relates all pairs of tokens: a patch of {patch} has {count} in "
+                f"stage {stage}, the limit is {MOST_PAIRWISE_TOKENS}"
+            )
+    return ""
 
 
 def supervise_by_halved_logits(network: Any) -> None:

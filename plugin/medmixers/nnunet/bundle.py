@@ -16,7 +16,18 @@ import torch
 from torch import Tensor
 
 from medmixers.bundling.catalog import MONAI_VERSION, NUMPY_VERSION, PACKAGE_VERSIONS, PYTORCH_VERSION
-from medmixers.bundling.configs import IMPORTS, compose, device, ours
+from medmixers.bundling.configs import (
+    CUDNN,
+    EVALUATOR,
+    IMAGES,
+    IMPORTS,
+    ONE_BY_ONE,
+    STATS,
+    compose,
+    device,
+    ours,
+    weights_loader,
+)
 from medmixers.bundling.metadata import SCHEMA
 from medmixers.files import written_whole
 from medmixers.nnunet.trained import TrainedModel, external_trainers, load_checkpoint, read_trained_model
@@ -161,18 +172,8 @@ def _inference(model: TrainedModel, network: dict[str, Any]) -> dict[str, Any]:
         "network_def": network,
         "network": "$@network_def.to(@device)",
         "preprocessing": compose([with_plans("NnUNetPreprocessd", keys="@image_key")]),
-        "dataset": {
-            "_target_": "Dataset",
-            "data": "$[{@image_key: case} for case in @datalist]",
-            "transform": "@preprocessing",
-        },
-        "dataloader": {
-            "_target_": "DataLoader",
-            "dataset": "@dataset",
-            "batch_size": 1,
-            "shuffle": False,
-            "num_workers": "@num_workers",
-        },
+        "dataset": IMAGES,
+        "dataloader": ONE_BY_ONE,
         "inferer": with_plans(
             "NnUNetInferer",
             mirror_axes=None if model.mirror_axes is None else list(model.mirror_axes),
@@ -186,25 +187,9 @@ def _inference(model: TrainedModel, network: dict[str, Any]) -> dict[str, Any]:
                 with_plans("NnUNetSaved", keys="pred", output_dir="@output_dir"),
             ]
         ),
-        "handlers": [
-            {
-                "_target_": "CheckpointLoader",
-                "load_path": "@ckpt_path",
-                "load_dict": {"model": "@network"},
-                "map_location": "@device",
-            },
-            {"_target_": "StatsHandler", "iteration_log": False},
-        ],
-        "evaluator": {
-            "_target_": "SupervisedEvaluator",
-            "device": "@device",
-            "val_data_loader": "@dataloader",
-            "network": "@network",
-            "inferer": "@inferer",
-            "postprocessing": "@postprocessing",
-            "val_handlers": "@handlers",
-        },
-        "initialize": ["$setattr(torch.backends.cudnn, 'benchmark', True)"],
+        "handlers": [weights_loader("@ckpt_path"), STATS],
+        "evaluator": EVALUATOR,
+        "initialize": [CUDNN],
         "run": ["$@evaluator.run()"],
     }
 

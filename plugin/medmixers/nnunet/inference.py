@@ -7,7 +7,6 @@ mirroring and writing are nnU-Net's functions, called as ``nnUNetv2_predict`` ca
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,15 +93,19 @@ def find_cases(dataset_dir: str, plans: Plans) -> list[list[str]]:
     return [[str(file) for file in case] for case in files]
 
 
-class NnUNetPreprocessd(MapTransform):
-    """The files of a case -> nnU-Net's preprocessed image (C, *spatial), and under "nnunet_properties" how to undo it.
-
-    The properties are JSON text, the one form that MONAI's collation keeps as it is.
-    """
+class PlansTransform(MapTransform):
+    """Base of the transforms that do as a model's plans say."""
 
     def __init__(self, keys: KeysCollection, *, plans: Plans) -> None:
         super().__init__(keys)
         self.plans = plans
+
+
+class NnUNetPreprocessd(PlansTransform):
+    """The files of a case -> nnU-Net's preprocessed image (C, *spatial), and under "nnunet_properties" how to undo it.
+
+    The properties are JSON text, the one form that MONAI's collation keeps as it is.
+    """
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Read and preprocess; a single path stands for a case of one channel."""
@@ -178,12 +181,8 @@ class NnUNetInferer(Inferer):
         return total.div_(len(network.folds)) if len(network.folds) > 1 else total
 
 
-class NnUNetSegmentationd(MapTransform):
+class NnUNetSegmentationd(PlansTransform):
     """Logits -> segmentation (1, *as read), on the voxels of the files in the order of nnU-Net's reader (Z, Y, X)."""
-
-    def __init__(self, keys: KeysCollection, *, plans: Plans) -> None:
-        super().__init__(keys)
-        self.plans = plans
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Undo the preprocessing that ``nnunet_properties`` tells."""
@@ -200,12 +199,11 @@ class NnUNetSegmentationd(MapTransform):
         return result
 
 
-class NnUNetSaved(MapTransform):
+class NnUNetSaved(PlansTransform):
     """Write the segmentation with nnU-Net's writer to ``output_dir``/CASE, in the files' geometry and format."""
 
     def __init__(self, keys: KeysCollection, *, plans: Plans, output_dir: str) -> None:
-        super().__init__(keys)
-        self.plans = plans
+        super().__init__(keys, plans=plans)
         self.output_dir = output_dir
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,7 +211,8 @@ class NnUNetSaved(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             properties, ending = json.loads(result[PROPERTIES]), self.plans.dataset["file_ending"]
-            case = re.sub(r"(?<=.)_\d{4}$", "", Path(properties["file"]).name.removesuffix(ending))
+            name = Path(properties["file"]).name.removesuffix(ending)
+            case = name.removesuffix("_0000") or name  # the first channel's; IXI_0001 may be a case's own name
             with written_whole(Path(self.output_dir) / f"{case}{ending}") as partial:
                 writer = self.plans.manager.image_reader_writer_class()
                 writer.write_seg(np.asarray(result[key][0]), str(partial), properties)

@@ -23,21 +23,18 @@ from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
 from medmixers.factory import check_options, stage_mixers
-from medmixers.mixers import TOKEN_MIXERS
 from medmixers.nnunet.architecture import (
     check_segmentation,
     create_network_from_plans,
-    first_stage_tokens,
     network_option_names,
+    pairwise_excess,
     plans_architecture,
+    stage_tokens,
 )
 from medmixers.nnunet.memory import GIB, TrainingMemory, training_memory
 
 STOCK_PLANS = "nnUNetPlans"
 SMALLEST_PATCH = 32  # voxels along an axis, or the data's size: below it a plan makes no sense and is refused
-# Attention and random mixing relate all pairs of a stage's tokens; at 32^3 of them a step already takes 2 * 10^9 pairs
-# in each block, and a random matrix 4 GiB.
-MOST_PAIRWISE_TOKENS = 32**3
 PLANNED_OPTIONS = {"aux_heads", "input_size", "stage_strides", "strides"}  # which the planner sets
 # What must be equal for preprocessed data to be shared.
 PREPROCESSING_KEYS = (
@@ -165,21 +162,16 @@ class MedMixersPlanner(ExperimentPlanner):
 
     def _excess(self, architecture: Mapping[str, Any], patch_size: Sequence[int], memory: TrainingMemory) -> str:
         """Why the network cannot train on this patch; empty if it can."""
-        tokens = first_stage_tokens(architecture, patch_size)
-        patch = " x ".join(map(str, patch_size))
-        mixers = stage_mixers(self.network, self.options)
-        named = self.network + (f" with {', '.join(sorted(mixers))}" if tokens else "")
-        if tokens and tokens > MOST_PAIRWISE_TOKENS and any(TOKEN_MIXERS[mixer].pairwise for mixer in mixers):
-            return (
-                f"{named} relates all pairs of tokens: a patch of {patch} has {tokens} in the first stage, "
-                f"the limit is {MOST_PAIRWISE_TOKENS}"
-            )
+        if excess := pairwise_excess(architecture, patch_size):
+            return excess
         if memory.gib(2) <= self.UNet_vram_target_GB:
             return ""
-        counted = f", {tokens} tokens in the first stage," if tokens else ""
+        tokens = stage_tokens(architecture, patch_size)
+        mixers = f" with {', '.join(sorted(stage_mixers(self.network, self.options)))}" if tokens else ""
+        counted = f", {tokens[0]} tokens in the first stage," if tokens else ""
         return (
-            f"{named} does not fit into {self.UNet_vram_target_GB:g} GB: a patch of {patch}{counted} needs about "
-            f"{memory.gib(2):.1f} GB at batch size 2"
+            f"{self.network}{mixers} does not fit into {self.UNet_vram_target_GB:g} GB: a patch of "
+            f"{' x '.join(map(str, patch_size))}{counted} needs about {memory.gib(2):.1f} GB at batch size 2"
         )
 
 

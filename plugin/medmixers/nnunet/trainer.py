@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
 from medmixers.networks.weights import TIMM_PREFIX, load_weights
-from medmixers.nnunet.architecture import plans_architecture
+from medmixers.nnunet.architecture import pairwise_excess, plans_architecture
 from medmixers.nnunet.schedule import RecipeSchedule, build_optimizer
 from medmixers.recipes import RECIPES
 
@@ -79,7 +79,7 @@ class nnUNetTrainerMedMixers(nnUNetTrainer):
 
         nnU-Net saves the plans it was given beside the weights and rebuilds the network from them, so
         training, validation and prediction agree. Raises nnU-Net's RuntimeError for a configuration that the
-        plans do not have.
+        plans do not have, and ValueError for too many tokens.
         """
         changed = deepcopy(plans)
         row = PlansManager(changed).get_configuration(configuration)
@@ -90,6 +90,8 @@ class nnUNetTrainerMedMixers(nnUNetTrainer):
                 pools=row.pool_op_kernel_sizes,
                 options=cls.network_options,
             )
+            if excess := pairwise_excess(architecture, patch_size):
+                raise ValueError(f"{excess}; plan a smaller patch: medmixers nnunet plan ... --patch_size")
             changed["configurations"][configuration].update(architecture=architecture, patch_size=patch_size)
         return changed
 
