@@ -255,7 +255,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of the run; made if missing")
     parser.add_argument("--only", default="", metavar="TEXT", help="networks whose name holds this text")
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--iterations", type=int, default=20, help="of an epoch")
     parser.add_argument("--resolution", type=int, default=2, help="of the data set, in millimetres")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")

@@ -17,17 +17,18 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainerBN import nnUNetTrainerBN
 from trained_models import OBLIQUE, REGIONS, write_images
 from trained_models import train as train_model
 
-from medmixers.bundling import static_checks
 from medmixers.bundling.archive import open_archive
 from medmixers.bundling.pack import pack_bundle
-from medmixers.bundling.subject import Subject
+from medmixers.bundling.run_checks import check_nnunet
+from medmixers.bundling.subject import FailedCheck, Subject
+from medmixers.bundling.verify import verify_bundle
 from medmixers.nnunet import portable
 from medmixers.nnunet.bundle import write_nnunet_bundle
 from medmixers.nnunet.environment import trainer_path
@@ -243,16 +244,11 @@ def test_packed_bundle_segments_as_nnunet_does(stock_bundle, images, tmp_path):
 
 def test_bundle_is_one(stock_bundle, tmp_path):
     model, bundle = stock_bundle
-    subject = Subject(bundle, tmp_path)
-    assert "targets" in static_checks.check_traps(subject)
-    assert static_checks.check_shapes(subject) == "(1, 2, 16, 24, 16) -> (1, 3, 16, 24, 16)"
-    static_checks._check_schema(subject)
-    flow = ConfigWorkflow(
-        config_file=str(bundle / "configs/inference.json"), workflow_type="inference", bundle_root=str(bundle),
-        logging_file=False, datalist=[],
-    )  # fmt: skip
-    flow.initialize()
-    assert flow.check_properties() == []
+    report = verify_bundle(bundle, static=True)
+    assert {result.check.number: result.outcome for result in report.results} == {
+        1: "passed", 2: "passed", 3: "skipped", 4: "passed", 5: "passed", 13: "passed",
+    }, str(report)  # fmt: skip
+    assert report.results[2].note == "made of a trained nnU-Net model: it has no training configs"
     weights = torch.load(bundle / "models/model.pt", weights_only=True)
     for fold in ("0", "1"):
         saved = torch.load(model / f"fold_{fold}/checkpoint_final.pth", weights_only=False)["network_weights"]
@@ -261,6 +257,24 @@ def test_bundle_is_one(stock_bundle, tmp_path):
     readme = (bundle / "docs/README.md").read_text()
     assert "`CASE_0000.nii.gz` (T1), `CASE_0001.nii.gz` (CT)" in readme
     assert str(bundle.parent) not in "".join(path.read_text() for path in bundle.rglob("*.json"))
+
+
+def test_the_check_against_nnunet_tells_another_inference(stock_bundle, tmp_path):
+    shutil.copytree(stock_bundle[1], tmp_path / "made")
+    (tmp_path / "a").mkdir()
+    assert check_nnunet(Subject(tmp_path / "made", tmp_path / "a")) == "2 cases, identical files"
+    file = tmp_path / "made/configs/inference.json"
+    file.write_text(file.read_text().replace('"use_mirroring": true', '"use_mirroring": false'))
+    (tmp_path / "b").mkdir()
+    with pytest.raises(FailedCheck, match=r"case_4\.nii\.gz is not what nnU-Net's predictor writes"):
+        check_nnunet(Subject(tmp_path / "made", tmp_path / "b"))
+
+
+@pytest.mark.slow
+def test_all_checks_that_apply_pass(stock_bundle):
+    report = verify_bundle(stock_bundle[1])
+    assert not report.failed, str(report)
+    assert [result.check.number for result in report.results if result.outcome == "skipped"] == [3, 6, 7, 12, 14]
 
 
 def test_a_number_that_is_a_cases_own_stays_in_its_name(stock_bundle, images, tmp_path):
@@ -284,6 +298,16 @@ def test_images_that_are_missing_are_named(stock_bundle, images, tmp_path):
         find_cases(str(tmp_path / "none"), plans)
     shutil.copy(images / "case_0000.nii.gz", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"case_0001\.nii\.gz: each case has 2 files"):
+        find_cases(str(tmp_path), plans)
+
+
+def test_a_colour_picture_is_one_file(stock_bundle, tmp_path):
+    plans = Plans(str(stock_bundle[1] / "configs/nnunet"), configuration="3d_fullres")
+    plans.dataset |= {"file_ending": ".png", "channel_names": {"0": "R", "1": "G", "2": "B"}}
+    (tmp_path / "skin_0000.png").touch()
+    assert find_cases(str(tmp_path), plans) == [[str(tmp_path / "skin_0000.png")]]
+    (tmp_path / "skin_0001.png").touch()
+    with pytest.raises(FileNotFoundError, match=r"skin_0002\.png: each case has 3 files"):
         find_cases(str(tmp_path), plans)
 
 

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from medmixers.bundling.datalist import stem_and_ending
 from medmixers.bundling.export import MODELS, assert_close
 from medmixers.bundling.subject import SkippedCheck, Subject, demand
 
@@ -21,6 +22,7 @@ def check_net_in_out(subject: Subject) -> str:
 
 def check_one_epoch(subject: Subject) -> str:
     """6: training, evaluation and inference; outputs are on disk, in the geometry of their images."""
+    subject.demand_training()
     trained, evaluated = subject.trained, subject.scratch / "evaluated"
     paths = {"dataset_dir": str(subject.dataset), "ckpt_dir": str(trained), "output_dir": str(evaluated)}
     subject.run(("train", "evaluate"), paths)
@@ -70,6 +72,7 @@ def check_outputs(subject: Subject, output: Path) -> None:
 
 def check_two_ranks(subject: Subject) -> str:
     """7: the multi-GPU overlay, two gloo ranks on the CPU."""
+    subject.demand_training()
     subject.train("two_ranks", "multi_gpu_train", ranks=2, epochs="1")
     return "gloo"
 
@@ -143,6 +146,8 @@ def check_consumers(subject: Subject) -> str:
 
     root, _ = subject.unpacked
     _as_slicer(subject, root)
+    if subject.is_of_nnunet:
+        return "Slicer; MONAI Label's writer asks for MONAI's image geometry"
     logits = _as_label(subject, root)
     if (root / "models" / "model.ts").is_file():
         extra = {"metadata.json": "", "inference.json": ""}
@@ -209,6 +214,7 @@ def _label_forward(subject: Subject, root: Path, network: Any) -> Any:
 
 def check_seeds(subject: Subject) -> str:
     """12: a second training gives the same weights."""
+    subject.demand_training()
     first, second = (_tensors(folder / "model.pt") for folder in (subject.trained, subject.train("again")))
     differing = [key for key, value in first.items() if not bool((value == second[key]).all())]
     demand(not differing, f"{len(differing)} of {len(first)} tensors differ, {differing[:1]} for example")
@@ -217,6 +223,7 @@ def check_seeds(subject: Subject) -> str:
 
 def check_resume(subject: Subject) -> str:
     """14: a training goes on from its checkpoint; one that does not improve stops early."""
+    subject.demand_training()
     states = sorted(subject.trained.glob("resume*.pt"))
     demand(states, "training left no state to resume from")
     paths = {"dataset_dir": str(subject.dataset), "output_dir": str(subject.scratch / "resumed" / "eval")}
@@ -231,8 +238,46 @@ def check_resume(subject: Subject) -> str:
 
 
 def check_nnunet(subject: Subject) -> str:
-    """15: a checkpoint of nnU-Net as a bundle gives the same logits; only bundles made from one can be checked."""
-    raise SkippedCheck("this bundle was not made from an nnU-Net checkpoint")
+    """15: a bundle of an nnU-Net model segments as nnU-Net's own predictor does with the same plans and weights."""
+    if not subject.is_of_nnunet:
+        raise SkippedCheck("not made of an nnU-Net model")
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    given, expected = subject.scratch / "of_bundle", subject.scratch / "of_nnunet"
+    expected.mkdir()
+    device = {"device": "cpu", "dataset_dir": str(subject.dataset), "output_dir": str(given)}
+    subject.run(("inference",), device)
+    predictor = nnUNetPredictor(perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False)
+    folds = tuple(subject.config("inference")["network_def"]["folds"])
+    predictor.initialize_from_trained_model_folder(str(_nnunet_model(subject, folds)), folds)
+    for entry in subject.held_out:
+        files = entry if isinstance(entry, list) else [entry]
+        name, ending = stem_and_ending(files[0])
+        predictor.predict_from_files_sequential([files], [str(expected / name)])
+        same = (given / f"{name}{ending}").read_bytes() == (expected / f"{name}{ending}").read_bytes()
+        demand(same, f"{name}{ending} is not what nnU-Net's predictor writes")
+    return f"{len(subject.held_out)} cases, identical files"
+
+
+def _nnunet_model(subject: Subject, folds: tuple[str, ...]) -> Path:
+    """The model folder that the bundle was made of, as far as prediction reads it."""
+    import torch
+
+    config, weights = subject.config("inference"), _tensors(subject.weights)
+    model = subject.scratch / "nnunet_model"
+    shutil.copytree(subject.root / "configs" / "nnunet", model)
+    for fold in folds:
+        prefix = f"folds.{fold}."
+        saved = {
+            "network_weights": {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)},
+            "trainer_name": "nnUNetTrainer",
+            "init_args": {"configuration": config["plans"]["configuration"]},
+            "inference_allowed_mirroring_axes": config["inferer"]["mirror_axes"],
+        }
+        (model / f"fold_{fold}").mkdir()
+        torch.save(saved, model / f"fold_{fold}" / "checkpoint_final.pth")
+    return model
 
 
 def _with_weights(subject: Subject, root: Path | None = None) -> Any:

@@ -18,6 +18,10 @@ from medmixers.bundling.subject import FailedCheck, Subject, demand, walk
 
 CONFIGS = ("evaluate", "inference", "metadata", "multi_gpu_train", "train")
 FILES = ("LICENSE", *(f"configs/{name}.json" for name in CONFIGS), "docs/README.md")
+NNUNET_FILES = (
+    *("LICENSE", "configs/inference.json", "configs/metadata.json", "configs/nnunet/dataset.json"),
+    *("configs/nnunet/plans.json", "docs/README.md", "models/model.pt"),
+)
 WORKFLOWS = ((("train",), "train"), (("train", "evaluate"), "train"), (("inference",), "inference"))
 SHARED_KEYS = ("network_def", "network_name", "kernel_size", "roi_size", "image_size", "overlap")
 MACHINE_PATH = re.compile(r"(?<![\w}])(/(home|root|tmp|work|Users|mnt)/|[A-Z]:\\)")
@@ -25,8 +29,8 @@ MACHINE_PATH = re.compile(r"(?<![\w}])(/(home|root|tmp|work|Users|mnt)/|[A-Z]:\\
 
 def check_files(subject: Subject) -> str:
     """1: tree, licence, no machine's paths, commands of the README."""
-    root = subject.root
-    missing = [name for name in FILES if not (root / name).is_file()]
+    root, files = subject.root, NNUNET_FILES if subject.is_of_nnunet else FILES
+    missing = [name for name in files if not (root / name).is_file()]
     demand(not missing, f"missing: {', '.join(missing)}")
     licence = (root / "LICENSE").read_text("utf-8").split()
     demand(licence[:4] == ["Apache", "License", "Version", "2.0,"], "LICENSE is not the Apache License 2.0")
@@ -37,12 +41,13 @@ def check_files(subject: Subject) -> str:
     demand(blocks, "docs/README.md has no commands")
     parsed = subprocess.run(["bash", "-n"], input="\n".join(blocks), capture_output=True, text=True)
     demand(parsed.returncode == 0, f"docs/README.md: {parsed.stderr.strip()}")
-    return f"{len(FILES)} files, {sum(map(len, map(str.splitlines, blocks)))} lines of commands"
+    return f"{len(files)} files, {sum(map(len, map(str.splitlines, blocks)))} lines of commands"
 
 
 def check_metadata(subject: Subject) -> str:
     """2: the schema, and what it leaves open: semantic version, changelog, full channel_def, channels."""
-    metadata, network = subject.metadata, subject.config("train")["network_def"]
+    metadata, config = subject.metadata, subject.config("inference" if subject.is_of_nnunet else "train")
+    network = config["network_def"]
     version = metadata["version"]
     demand(re.fullmatch(r"\d+\.\d+\.\d+", version), f"version {version!r} is not semantic (1.2.3)")
     demand(version in metadata["changelog"], f"version {version} is not in the changelog")
@@ -60,6 +65,7 @@ def check_metadata(subject: Subject) -> str:
 
 def check_agreement(subject: Subject) -> str:
     """3: network, size and deterministic preprocessing are the same in training and inference."""
+    subject.demand_training()
     train, inference = subject.config("train"), subject.config("inference")
     for key in SHARED_KEYS:
         demand(train.get(key) == inference.get(key), f"{key} differs: {train.get(key)} and {inference.get(key)}")
@@ -95,23 +101,25 @@ def check_properties(subject: Subject) -> str:
     """5: MONAI's properties of training, training + evaluation, and inference."""
     from monai.bundle import ConfigWorkflow
 
-    for configs, workflow in WORKFLOWS:
+    workflows = WORKFLOWS[-1:] if subject.is_of_nnunet else WORKFLOWS
+    data = {"datalist": []} if subject.is_of_nnunet else {"dataset_dir": str(subject.dataset)}
+    for configs, workflow in workflows:
         flow = ConfigWorkflow(
             config_file=[str(subject.root / "configs" / f"{config}.json") for config in configs],
             workflow_type=workflow,
             logging_file=False,
             bundle_root=str(subject.root),
-            dataset_dir=str(subject.dataset),
             output_dir=str(subject.scratch / "properties"),
             ckpt_dir=str(subject.scratch / "properties"),
             load_pretrain=False,
             cache_rate=0,
+            **data,
         )
         flow.parser.parse(reset=True)  # what ``initialize`` does before it runs the config's own expressions
         flow._is_initialized = True
         missing = flow.check_properties()
         demand(missing == [], f"{' + '.join(configs)}: {missing}")
-    return ", ".join(" + ".join(configs) for configs, _ in WORKFLOWS)
+    return ", ".join(" + ".join(configs) for configs, _ in workflows)
 
 
 def check_traps(subject: Subject) -> str:

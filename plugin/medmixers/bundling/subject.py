@@ -76,12 +76,28 @@ class Subject:
     @cached_property
     def dataset(self) -> Path:
         """A synthetic data set in the format of the task."""
+        folder = self.scratch / "Dataset001_Synthetic"
+        if self.is_of_nnunet:
+            ending = self.config("nnunet/dataset")["file_ending"]
+            if ending not in (".nii.gz", ".png"):
+                raise SkippedCheck(f"synthetic images are .nii.gz or .png, the model's are {ending}")
+            expected = {"spatial_dims": 3 if ending == ".nii.gz" else 2, "label_values": (0, 1)}
+            return write_synthetic(folder, self.metadata, expected)
         train = self.config("train")
         expected, regions = _first_with("spatial_dims", train["initialize"]), _first_with("regions", train)
         if expected is None:
             raise FailedCheck("train.json: initialize has no preflight that says what data the bundle takes")
-        folder = self.scratch / "Dataset001_Synthetic"
         return write_synthetic(folder, self.metadata, expected, regions=regions["regions"] if regions else ())
+
+    @property
+    def is_of_nnunet(self) -> bool:
+        """Whether it was made of a trained nnU-Net model: it predicts with nnU-Net's functions, and cannot train."""
+        return (self.root / "configs" / "nnunet" / "plans.json").is_file()
+
+    def demand_training(self) -> None:
+        """Raise SkippedCheck for a bundle without training configs by its nature."""
+        if self.is_of_nnunet:
+            raise SkippedCheck("made of a trained nnU-Net model: it has no training configs")
 
     @property
     def is_classification(self) -> bool:

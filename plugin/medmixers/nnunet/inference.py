@@ -16,6 +16,7 @@ import torch
 from monai.config import KeysCollection
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -86,6 +87,8 @@ def find_cases(dataset_dir: str, plans: Plans) -> list[list[str]]:
     if not cases:
         raise FileNotFoundError(f"{folder} has no image; expected files named CASE_0000{ending}")
     channels = len(plans.dataset.get("channel_names") or plans.dataset["modality"])
+    if ending in NaturalImage2DIO.supported_file_endings and not list(folder.glob(f"*_0001{ending}")):
+        channels = 1  # a colour picture holds all of its channels
     files = [[folder / f"{case}_{channel:04d}{ending}" for channel in range(channels)] for case in cases]
     for file in (file for case in files for file in case):
         if not file.is_file():
