@@ -34,6 +34,22 @@ def test_pretrained_weights_of_another_class_count(name, tmp_path):
         assert torch.equal(value, expected), key
 
 
+WITHOUT_HEADS = {"token_unet_released_8": [[1, 1], [2, 2], [4, 4]], "unet_keuth2025": [[1, 1], [2, 2], [16, 16]]}
+
+
+@pytest.mark.parametrize("name", WITHOUT_HEADS)
+def test_another_class_count_of_a_network_without_seg_layers_is_refused_by_nnunet(name, tmp_path):
+    options = {"name": name, "spatial_dims": 2, "strides": WITHOUT_HEADS[name]}
+    source, same, other = (create_network_from_plans(1, classes, True, **options) for classes in (7, 7, 2))
+    torch.save({"network_weights": source.state_dict()}, tmp_path / "checkpoint_final.pth")
+    load_pretrained_weights(same, tmp_path / "checkpoint_final.pth")
+    assert all(torch.equal(value, source.state_dict()[key]) for key, value in same.state_dict().items())
+    before = {key: value.clone() for key, value in other.state_dict().items()}
+    with pytest.raises(AssertionError, match=r"The shape of the parameters of key \S+ is not the same"):
+        load_pretrained_weights(other, tmp_path / "checkpoint_final.pth")
+    assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
+
+
 class nnUNetTrainerTinyMetaFormer(TRAINERS["nnUNetTrainerMetaFormerPooling"]):
     """The pooling trainer with a network that builds at once."""
 

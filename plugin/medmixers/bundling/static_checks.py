@@ -102,7 +102,7 @@ def check_properties(subject: Subject) -> str:
     from monai.bundle import ConfigWorkflow
 
     workflows = WORKFLOWS[-1:] if subject.is_of_nnunet else WORKFLOWS
-    data = {"datalist": []} if subject.is_of_nnunet else {"dataset_dir": str(subject.dataset)}
+    data: dict[str, Any] = {"datalist": []} if subject.is_of_nnunet else {"dataset_dir": str(subject.dataset)}
     for configs, workflow in workflows:
         flow = ConfigWorkflow(
             config_file=[str(subject.root / "configs" / f"{config}.json") for config in configs],

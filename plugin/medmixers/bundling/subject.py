@@ -81,8 +81,8 @@ class Subject:
             ending = self.config("nnunet/dataset")["file_ending"]
             if ending not in (".nii.gz", ".png"):
                 raise SkippedCheck(f"synthetic images are .nii.gz or .png, the model's are {ending}")
-            expected = {"spatial_dims": 3 if ending == ".nii.gz" else 2, "label_values": (0, 1)}
-            return write_synthetic(folder, self.metadata, expected)
+            dims = 3 if ending == ".nii.gz" else 2
+            return write_synthetic(folder, self.metadata, {"spatial_dims": dims, "label_values": (0, 1)})
         train = self.config("train")
         expected, regions = _first_with("spatial_dims", train["initialize"]), _first_with("regions", train)
         if expected is None:
