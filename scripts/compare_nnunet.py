@@ -161,10 +161,10 @@ class Comparison:
         from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
         device = torch.device(self.settings.device)
-        predictor = nnUNetPredictor(
-            use_mirroring=False, perform_everything_on_device=device.type == "cuda", device=device, allow_tqdm=False
-        )
         with open(self.folder / "logs" / "predict.txt", "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+            predictor = nnUNetPredictor(
+                use_mirroring=False, perform_everything_on_device=device.type == "cuda", device=device, allow_tqdm=False
+            )
             predictor.initialize_from_trained_model_folder(str(model), (0,))
             out.mkdir(parents=True, exist_ok=True)
             seconds, scores = [], []

@@ -188,5 +188,6 @@ def test_pairs_are_counted_in_the_stages_that_relate_them(mixer, patch, refused)
     architecture, size = plans_architecture(
         "metaformer_segformer_s12", patch_size=[patch] * 3, pools=pools, options={"mixer": mixer}
     )
+    assert pairwise_excess({"arch_kwargs": {**architecture["arch_kwargs"], "mixer": ()}}, size) == ""
     message = pairwise_excess(architecture, size)
     assert re.search(refused, message) if refused else not message

@@ -137,7 +137,7 @@ def pairwise_excess(architecture: Mapping[str, Any], patch_size: Sequence[int]) 
     tokens = stage_tokens(architecture, patch_size)
     mixers = {**NETWORKS[row["name"]].arguments, **row}.get("mixer", ())
     mixers = [mixers] * len(tokens) if isinstance(mixers, str) else mixers
-    for stage, (count, mixer) in enumerate(zip(tokens, mixers, strict=True), start=1):
+    for stage, (count, mixer) in enumerate(zip(tokens, mixers, strict=False), start=1):  # the network tells too few
         if TOKEN_MIXERS[mixer].pairwise and count > MOST_PAIRWISE_TOKENS:
             patch = " x ".join(map(str, patch_size))
             return (
