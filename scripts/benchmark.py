@@ -46,11 +46,11 @@ def main() -> None:
     if arguments.record and run.pop("dirty") is not False:
         sys.exit("benchmark: error: the checkout is not clean or not under git; commit, then run again")
 
-    readme = README.read_text()
-    try:
-        replace_between(readme, START, END, "")  # before the minutes that measuring takes
-    except ValueError as error:
-        sys.exit(f"benchmark: error: {README.name}: {error}")
+    if arguments.record:
+        try:
+            replace_between(README.read_text(), START, END, "")  # before the minutes that measuring takes
+        except ValueError as error:
+            sys.exit(f"benchmark: error: {README.name}: {error}")
 
     rows = []
     for name in chosen:
@@ -64,7 +64,7 @@ def main() -> None:
         where = f"{run['processor']}, {run['cores']} cores, device {run['device']}"
         known = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
         note = f"Measured {run['date']} at commit {run['commit'][:7]}; {where}; {known}."
-        README.write_text(replace_between(readme, START, END, f"{table(rows)}\n\n{note}"))
+        README.write_text(replace_between(README.read_text(), START, END, f"{table(rows)}\n\n{note}"))
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
