@@ -143,7 +143,7 @@ def peak_mib(name: str, contender: str, run: str, device: str) -> float | None:
     torch.set_num_threads(COMPARISONS[name].threads)
     step = _step(name, contender, run, device)
     before = peak_bytes(device, reset=True)
-    for _ in range(3):
+    for _ in range(2):
         step()
     after = peak_bytes(device)
     return None if before is None or after is None else (after - before) / 2**20

@@ -154,7 +154,7 @@ _unets: dict[str, Callable[[], nn.Module]] = {
     "nnU-Net PlainConvUNet": partial(peers.nnunet_network, "plain", **_nnunet),
     "nnU-Net ResEncUNet": partial(peers.nnunet_network, "residual", **_nnunet),
 }
-for _network in ("token_unet", "token_unet_no_transformer", "unet_star_star", "token_unet_released_8"):
+for _network in ("token_unet", "token_unet_no_transformer", "token_unet_released_8"):
     for _edge in (96, 128):
         COMPARISONS.register(
             f"{_network} {_edge}x{_edge}x{_edge}",
