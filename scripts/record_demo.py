@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medmixers.demo import report
-from medmixers.results import MEASURED, measured, read_clean_run, record
+from medmixers.results import MEASURED, measured, read_clean_run, record, replace_between
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -40,11 +40,9 @@ def demo_table(section: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def replace_block(text: str, block: str) -> str:
-    """``text`` with the part between the two markers replaced."""
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    return f"{before}{START}\n{block}\n{END}{after}"
+def with_table(readme: str, section: dict[str, Any]) -> str:
+    """The README with the table of the section "demo" of measured.json between its markers."""
+    return replace_between(readme, START, END, demo_table(section))
 
 
 def main() -> None:
@@ -64,7 +62,7 @@ def main() -> None:
     ]
     record("demo", rows, run=run)
     shutil.copyfile(result.pictures[0], PICTURE)
-    README.write_text(replace_block(README.read_text(), demo_table(measured()["demo"])))
+    README.write_text(with_table(README.read_text(), measured()["demo"]))
     print(result)
 
 

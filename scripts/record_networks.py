@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from medmixers.results import NETWORK_FACTS, network_facts, write_json
+from medmixers.results import NETWORK_FACTS, network_facts, replace_between, write_json
 from medmixers.study.exports import exports_table, measure_exports, sampled_networks
 from medmixers.study.samples import count_parameters
 from medmixers.variants import NETWORKS
@@ -32,11 +32,9 @@ def count_all() -> dict[str, dict[str, int | None]]:
 
 def with_table(readme: str, facts: dict[str, Any]) -> str:
     """The README with the table of these facts between its markers."""
-    before, _, rest = readme.partition(START)
-    _, _, after = rest.partition(END)
     missing = ", ".join(f"`{label}`" for label in sampled_networks() if label not in facts["exports"]) or "none"
     note = f"Measured with {facts['measured with']}. Not measured yet: {missing}."
-    return f"{before}{START}\n{exports_table(facts['exports'])}\n\n{note}\n{END}{after}"
+    return replace_between(readme, START, END, f"{exports_table(facts['exports'])}\n\n{note}")
 
 
 def differences(facts: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from medmixers.mixers.flex_tiles import block_mask
 from medmixers.mixers.local_attention import LocalAttention
 from medmixers.study.peers import Neighbourhoods, masked_attention, unfold_attention
 
@@ -34,6 +35,34 @@ def test_tile_changes_no_result(tile_size):
     expected = mixer(x)
     mixer.tile_size = tile_size
     torch.testing.assert_close(mixer(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel_size", [3, 7])
+@pytest.mark.parametrize("size", [(9, 13), (16, 32), (40, 21), (5, 9, 6), (9, 8, 17)])
+def test_flex_backend_equals_tiles(size, kernel_size):
+    # Forward only: FlexAttention has no backward pass on a CPU.
+    torch.manual_seed(0)
+    options = {"spatial_dims": len(size), "kernel_size": kernel_size, "full_attention_tokens": 0}
+    tiles, flex = (LocalAttention(32, backend=backend, **options) for backend in ("auto", "flex"))
+    flex.load_state_dict(tiles.state_dict())
+    x = torch.randn(2, 32, *size)
+    with torch.no_grad():
+        torch.testing.assert_close(flex(x), tiles(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "kernel_size"), [((40, 50), 7), ((64, 48), 35), ((9, 8, 17), 3), ((20, 4, 40), 9)])
+def test_flex_mask_lists_just_the_tiles_in_reach(size, kernel_size):
+    mask = block_mask(size, kernel_size, torch.device("cpu"))
+    tokens = torch.arange(mask.shape[-1])
+    seen = mask.mask_mod(0, 0, tokens.unsqueeze(1), tokens)
+    assert seen.any(-1).all()  # an empty softmax is NaN
+    tiles = mask.shape[-1] // 128
+    assert torch.equal(mask.to_dense()[0, 0].bool(), seen.view(tiles, 128, tiles, 128).any(3).any(1))
+
+
+def test_unknown_backend_raises():
+    with pytest.raises(ValueError, match=r"backend must be one of \('auto', 'tiles', 'flex'\), got 'triton'"):
+        LocalAttention(16, spatial_dims=2, backend="triton")
 
 
 def test_small_maps_attend_globally_unless_told_otherwise():

@@ -6,6 +6,7 @@ from timm.models.metaformer import Attention as TimmAttention
 from timm.models.metaformer import SepConv as TimmSepConv
 from torch import nn
 
+from medmixers.mixers import pooling
 from medmixers.mixers.build import create_mixer
 
 CASES = [((9, 13), nn.AvgPool2d, nn.Conv2d), ((7, 9, 8), nn.AvgPool3d, nn.Conv3d)]
@@ -15,9 +16,11 @@ def close(ours, reference, tolerance=1e-5):
     torch.testing.assert_close(ours, reference, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("cached", [1, 1500, pooling.CACHED_NUMBERS])  # one map at a time, a few, all 16
 @pytest.mark.parametrize("kernel_size", [1, 3, 5, 7])
 @pytest.mark.parametrize(("size", "pool", "conv"), CASES)
-def test_pooling_is_the_average_inside_the_image_minus_the_input(size, pool, conv, kernel_size):
+def test_pooling_is_the_average_inside_the_image_minus_the_input(size, pool, conv, kernel_size, cached, monkeypatch):
+    monkeypatch.setattr(pooling, "CACHED_NUMBERS", cached)
     x, probe = torch.randn(2, 2, 8, *size)
     reference = pool(kernel_size, stride=1, padding=kernel_size // 2, count_include_pad=False)
     mixer = create_mixer("pooling", 8, spatial_dims=len(size), kernel_size=kernel_size)

@@ -18,11 +18,17 @@ SPEC.loader.exec_module(record_demo)
 
 def test_readme_shows_the_measured_demo():
     readme = (ROOT / "README.md").read_text()
-    table = record_demo.demo_table(results.measured()["demo"])
-    assert record_demo.replace_block(readme, table) == readme
+    assert record_demo.with_table(readme, results.measured()["demo"]) == readme
     picture = record_demo.PICTURE.relative_to(ROOT).as_posix()
     assert f"]({picture})" in readme
     assert record_demo.PICTURE.is_file()
+
+
+def test_what_stands_between_markers_is_replaced_and_a_missing_marker_named():
+    assert results.replace_between("a <1> old\nold <2> b", "<1>", "<2>", "new") == "a <1>\nnew\n<2> b"
+    for text in ("a <1> b", "a <2> b", "<2> a <1>", "<1> a <1> b <2>"):
+        with pytest.raises(ValueError, match="must hold '<1>' once, and '<2>' once behind it"):
+            results.replace_between(text, "<1>", "<2>", "new")
 
 
 def test_record_keeps_other_sections_and_says_where(tmp_path):

@@ -12,6 +12,7 @@ from torch.nn import grad as gradients
 
 CONVOLUTIONS: dict[int, Any] = {4: F.conv2d, 5: F.conv3d}
 WEIGHT_GRADIENTS: dict[int, Any] = {4: gradients.conv2d_weight, 5: gradients.conv3d_weight}
+SLAB_NUMBERS = 2**19  # of a feature map whose weight gradient is computed at a time, 2 MiB in float32
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -64,8 +65,31 @@ class _ChannelsLastDepthwise(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = plain_depthwise_conv(grad, weight.flip(axes), None).contiguous(memory_format=ctx.layout)
         if ctx.needs_input_grad[1]:
-            padding = [extent // 2 for extent in weight.shape[2:]]
-            grad_weight = WEIGHT_GRADIENTS[x.ndim](x, weight.shape, grad, padding=padding, groups=weight.shape[0])
+            grad_weight = _weight_gradient(x, weight, grad)
         if ctx.has_bias and ctx.needs_input_grad[2]:
             grad_bias = grad.sum([0, *axes])
         return grad_x, grad_weight, grad_bias
+
+
+def _weight_gradient(x: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
+    """Sum of the weight gradients of slabs along the first spatial axis, of which each fits into the cache.
+
+    At once oneDNN's channels-last kernel takes three times as long for 64 channels of 48^3.
+    """
+    size, radius = x.shape[2], weight.shape[2] // 2
+    step = max(1, SLAB_NUMBERS * size // max(1, x[0].numel()))
+    padding = [extent // 2 for extent in weight.shape[2:]]
+    arguments: dict[str, Any] = {"weight_size": weight.shape, "groups": weight.shape[0]}
+    if 2 * step >= size:  # no gain was measured from two slabs
+        return WEIGHT_GRADIENTS[x.ndim](x, grad_output=grad, padding=padding, **arguments)
+    total = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+    for start in range(0, size, step):
+        stop = min(start + step, size)
+        first, behind = max(start - radius, 0), min(stop + radius, size)
+        missing = [0] * (2 * x.ndim - 6) + [radius - (start - first), radius - (behind - stop)]
+        for image, image_grad in zip(x.split(1), grad.split(1), strict=True):
+            slab = image[:, :, first:behind]
+            slab = F.pad(slab, missing) if any(missing) else slab
+            slab_grad = image_grad[:, :, start:stop]
+            total += WEIGHT_GRADIENTS[x.ndim](slab, grad_output=slab_grad, padding=[0, *padding[1:]], **arguments)
+    return total.to(weight.dtype)

@@ -6,8 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmixers.layers.conv import check_kernel_size, check_spatial_dims
+from medmixers.mixers.flex_tiles import flex_attention_by_tiles
 from medmixers.mixers.global_attention import full_attention, head_count
 
+BACKENDS = ("auto", "tiles", "flex")
 TILE_SIZE = 4  # edge of a query tile in voxels: the fastest measured on a CPU, in 2D and 3D
 
 
@@ -25,6 +27,9 @@ class LocalAttention(nn.Module):
         head_dim: channels of one head.
         full_attention_tokens: feature maps of at most this many positions attend globally instead, as in the
             study's code; 0 keeps every map local.
+        backend: how it is computed, not what. "tiles": as said above. "flex": by compiled FlexAttention over tokens in
+            tile order, for GPUs; on a CPU it is slow and cannot be trained, and a trace or an export takes tiles.
+            "auto": tiles everywhere, until flex has been measured on a GPU.
     """
 
     def __init__(
@@ -35,9 +40,13 @@ class LocalAttention(nn.Module):
         kernel_size: int = 7,
         head_dim: int = 16,
         full_attention_tokens: int = 64,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {BACKENDS}, got {backend!r}")
+        self.backend = backend
         self.kernel_size = check_kernel_size(kernel_size)
         self.tile_size = TILE_SIZE
         self.heads = head_count(dim, head_dim)
@@ -50,6 +59,8 @@ class LocalAttention(nn.Module):
         qkv = self.qkv(x.movedim(1, -1))  # (B, *spatial, 3 C)
         if prod(x.shape[2:]) <= self.full_attention_tokens:
             mixed = full_attention(qkv.flatten(1, -2), self.heads).view(*qkv.shape[:-1], -1)
+        elif self.backend == "flex" and not (torch.compiler.is_exporting() or torch.jit.is_tracing()):
+            mixed = flex_attention_by_tiles(qkv, heads=self.heads, kernel_size=self.kernel_size)
         else:
             mixed = tiled_attention(qkv, heads=self.heads, kernel_size=self.kernel_size, tile_size=self.tile_size)
         return self.proj(mixed).movedim(-1, 1)

@@ -105,6 +105,17 @@ def write_json(path: Path, data: Any) -> None:
         partial.write_text(json.dumps(data, indent=2) + "\n")
 
 
+def replace_between(text: str, start: str, end: str, block: str) -> str:
+    """``text`` with ``block`` on lines of its own between two markers, in place of what stands there.
+
+    Raises:
+        ValueError: ``text`` has not each marker once, ``start`` before ``end``.
+    """
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        raise ValueError(f"the text must hold {start!r} once, and {end!r} once behind it")
+    return f"{text.partition(start)[0]}{start}\n{block}\n{end}{text.partition(end)[2]}"
+
+
 def _git(checkout: str | Path, *arguments: str) -> str | None:
     """What git prints; None without git or outside a checkout."""
     try:

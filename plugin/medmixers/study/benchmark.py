@@ -1,176 +1,51 @@
-"""Time and memory of mixers and networks beside their peers, in one run.
-
-``python -m medmixers.study.benchmark COMPARISON CONTENDER PASS DEVICE`` prints one peak of memory; it is its own
-process because a process's high-water mark never falls.
-"""
+"""Time and memory of mixers and networks beside their peers, in one run."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from medmixers.factory import create_network
-from medmixers.mixers.build import create_mixer
-from medmixers.mixers.local_attention import LocalAttention
-from medmixers.registry import Registry
-from medmixers.study import peers
-from medmixers.study.profiling import peak_bytes
+from medmixers.files import first_line
+from medmixers.study.comparisons import COMPARISONS, FORWARD, HALF, HALF_TRAINING, OURS, TRAINING
+from medmixers.study.profiling import in_fresh_process, peak_bytes
 
-OURS = "ours"
-FORWARD, TRAINING = "forward", "forward + backward"
-MAX_REPEATS, SECONDS = 9, 20.0  # repeats of a comparison end after this time, but there are at least 3
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Ours and its peers on one input.
-
-    Args:
-        size: of the input, (B, C, *spatial), float32, contiguous.
-        contenders: label -> what builds it; the first is "ours".
-        passes: FORWARD (eval mode, no gradient), TRAINING (train mode, gradients of input and weights) or both.
-        threads: of a CPU.
-        quick: whether ``--quick`` runs it.
-    """
-
-    size: tuple[int, ...]
-    contenders: Mapping[str, Callable[[], nn.Module]]
-    passes: tuple[str, ...] = (FORWARD, TRAINING)
-    threads: int = 1
-    quick: bool = True
+MIN_REPEATS, MAX_REPEATS, SECONDS = 3, 9, 5.0  # repeats of one pass of a comparison end after this time
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One contender in one pass: milliseconds of the repeats, or why there are none."""
+    """One contender in one pass.
+
+    Args:
+        comparison: its name.
+        run: the pass.
+        contender: its label.
+        milliseconds: of each repeat, after one warm-up.
+        peak_mib: highest memory above weights and input.
+        change: of a pass in bfloat16, how far its output is from float32's: the difference's norm over the output's.
+        error: why there are no figures.
+    """
 
     comparison: str
     run: str
     contender: str
-    milliseconds: float | None = None
-    low: float | None = None
-    high: float | None = None
-    repeats: int = 0
+    milliseconds: tuple[float, ...] = ()
     peak_mib: float | None = None
+    change: float | None = None
     error: str | None = None
 
 
-COMPARISONS: Registry[Comparison] = Registry("comparison")
-
-
-def _local_attention(size: tuple[int, ...], kernel_size: int) -> Comparison:
-    dims = len(size)
-
-    def build() -> LocalAttention:
-        return LocalAttention(64, spatial_dims=dims, kernel_size=kernel_size, full_attention_tokens=0)
-
-    def by(attention: Callable[..., torch.Tensor]) -> Callable[[], nn.Module]:
-        return lambda: peers.Neighbourhoods(build(), attention)
-
-    others = {
-        "unfold": peers.unfold_attention,
-        "FlexAttention": peers.row_major_flex_attention,
-        "NATTEN": peers.natten_attention,
-    }
-    if dims == 2:  # a mask of 13,824 tokens squared and its scores are gigabytes
-        others["masked SDPA"] = peers.masked_attention
-    contenders = {OURS: build, **{label: by(function) for label, function in others.items()}}
-    return Comparison((1, 64, *size), contenders)
-
-
-for _size, _kernel in (((56, 56), 7), ((24, 24, 24), 5), ((32, 32, 32), 3)):
-    COMPARISONS.register(
-        f"local attention {'x'.join(map(str, _size))} kernel {_kernel}", _local_attention(_size, _kernel)
-    )
-
-for _size, _kernel in (((56, 56), 3), ((32, 32, 32), 3), ((32, 32, 32), 7)):
-    _dims = {"spatial_dims": len(_size), "kernel_size": _kernel}
-    COMPARISONS.register(
-        f"pooling {'x'.join(map(str, _size))} kernel {_kernel}",
-        Comparison(
-            (1, 64, *_size),
-            {
-                OURS: partial(create_mixer, "pooling", 64, **_dims),
-                "nn.AvgPool": partial(peers.AveragePooling, **_dims),
-            },
-        ),
-    )
-
-for _size, _kernel in (((56, 56), 7), ((24, 24, 24), 3), ((24, 24, 24), 7)):
-    _convolution = peers.CONVOLUTIONS[len(_size)]
-    COMPARISONS.register(
-        f"grouped conv {'x'.join(map(str, _size))} kernel {_kernel}",
-        Comparison(
-            (2, 64, *_size),
-            {
-                OURS: partial(create_mixer, "grouped_conv", 64, spatial_dims=len(_size), kernel_size=_kernel),
-                "nn.Conv": partial(_convolution, 64, 64, _kernel, padding=_kernel // 2, groups=64),
-            },
-        ),
-    )
-
-for _name, _quick in (("poolformer_s12", True), ("convformer_s18", False), ("caformer_s18", False)):
-
-    def _timm_channels_last(name: str) -> nn.Module:
-        return peers.ChannelsLast(peers.timm_network(name), spatial_dims=2)
-
-    COMPARISONS.register(
-        f"{_name} 224x224",
-        Comparison(
-            (1, 3, 224, 224),
-            {
-                OURS: partial(create_network, _name, spatial_dims=2, in_channels=3, out_channels=1000),
-                "timm": partial(peers.timm_network, _name),
-                "timm, channels-last": partial(_timm_channels_last, _name),
-            },
-            quick=_quick,
-        ),
-    )
-
-for _kernel in (3, 7):
-    _options: dict[str, Any] = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "kernel_size": _kernel}
-    COMPARISONS.register(
-        f"3D metaformer_s12 pooling 96x96x96 kernel {_kernel}",
-        Comparison(
-            (1, 1, 96, 96, 96),
-            {
-                OURS: partial(create_network, "metaformer_s12", mixer="pooling", **_options),
-                "nn.AvgPool3d, nn.Conv3d": partial(peers.naive_metaformer, "metaformer_s12", **_options),
-            },
-        ),
-    )
-
-_brats: dict[str, Any] = {"spatial_dims": 3, "in_channels": 4, "out_channels": 3}
-_nnunet: dict[str, Any] = {"in_channels": 4, "out_channels": 3}
-for _name in ("token_unet", "token_unet_no_transformer", "unet_star_star"):
-    _others: dict[str, Callable[[], nn.Module]] = {
-        "MONAI SwinUNETR": partial(create_network, "swin_unetr_tshimanga2026", **_brats)
-    }
-    if _name == "token_unet":
-        _others |= {
-            "MONAI UNet": partial(create_network, "unet_tshimanga2026", **_brats),
-            "nnU-Net PlainConvUNet": partial(peers.nnunet_network, "plain", **_nnunet),
-            "nnU-Net ResEncUNet": partial(peers.nnunet_network, "residual", **_nnunet),
-        }
-    COMPARISONS.register(
-        f"{_name} 96x96x96",
-        Comparison(
-            (1, 4, 96, 96, 96),
-            {OURS: partial(create_network, _name, **_brats), **_others},
-            passes=(FORWARD,),
-            threads=2,
-            quick=False,
-        ),
-    )
+def has_bfloat16(device: str) -> bool:
+    """Whether the device computes in bfloat16 itself: GPUs do, processors with AVX-512 BF16, AMX or Arm's."""
+    if torch.device(device).type != "cpu":
+        return True
+    return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def compare(name: str, *, device: str = "cpu", memory: bool = True) -> list[Measurement]:
@@ -179,72 +54,73 @@ def compare(name: str, *, device: str = "cpu", memory: bool = True) -> list[Meas
     Args:
         name: in COMPARISONS.
         device: as torch names it.
-        memory: measure peaks too, each in a process of its own.
+        memory: measure peaks too, every contender in a process of its own.
 
     Returns:
         One measurement a pass and contender. A contender that cannot run here has its error instead of times.
     """
     comparison = COMPARISONS[name]
+    passes = [run for run in comparison.passes if run not in (HALF, HALF_TRAINING) or has_bfloat16(device)]
     before = torch.get_num_threads()
     torch.set_num_threads(comparison.threads)
     try:
-        rows = [row for run in comparison.passes for row in _timed(name, run, device)]
+        rows = [row for run in passes for row in _timed(name, run, device)]
     finally:
         torch.set_num_threads(before)
-    if not memory:
-        return rows
-    return [row if row.error else _with_peak(row, device) for row in rows]
+    return _with_peaks(rows, device) if memory else rows
 
 
 def _timed(name: str, run: str, device: str) -> list[Measurement]:
-    comparison = COMPARISONS[name]
-    steps, errors = {}, {}
-    for label in comparison.contenders:
+    steps, rows = {}, {}
+    for label in COMPARISONS[name].contenders:
+        rows[label] = Measurement(name, run, label)
         try:
             step = _step(name, label, run, device)
-            step()
+            output = step()
+            if run == HALF:
+                expected = _step(name, label, FORWARD, device)()
+                rows[label] = replace(rows[label], change=((output - expected).norm() / expected.norm()).item())
             steps[label] = step
         except Exception as error:  # whatever a peer raises where it cannot run: it is reported, the rest goes on
             if label == OURS:
                 raise
-            errors[label] = str(error).strip().partition("\n")[0] or type(error).__name__
+            rows[label] = replace(rows[label], error=first_line(error))
     times: dict[str, list[float]] = {label: [] for label in steps}
     start = time.perf_counter()
     for repeat in range(MAX_REPEATS):
-        if repeat >= 3 and time.perf_counter() - start > SECONDS:
+        if repeat >= MIN_REPEATS and time.perf_counter() - start > SECONDS:
             break
         for label, step in steps.items():
             times[label].append(_milliseconds(step, device))
-    rows = []
-    for label in comparison.contenders:
-        if label in errors:
-            rows.append(Measurement(name, run, label, error=errors[label]))
-        else:
-            found = times[label]
-            rows.append(Measurement(name, run, label, median(found), min(found), max(found), len(found)))
-    return rows
+    return [replace(row, milliseconds=tuple(times.get(label, ()))) for label, row in rows.items()]
 
 
-def _step(name: str, contender: str, run: str, device: str) -> Callable[[], None]:
+def _step(name: str, contender: str, run: str, device: str) -> Callable[[], Tensor]:
     """One pass of a contender over the comparison's input, with weights and input of one seed."""
-    comparison = COMPARISONS[name]
+    comparison, training = COMPARISONS[name], run in (TRAINING, HALF_TRAINING)
     torch.manual_seed(0)
-    module = comparison.contenders[contender]().to(device).train(run == TRAINING)
-    x = torch.randn(comparison.size, device=device, requires_grad=run == TRAINING)
+    module = comparison.contenders[contender]().to(device).train(training)
+    x = torch.randn(comparison.size, device=device, requires_grad=training)
+    autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=run in (HALF, HALF_TRAINING))
 
-    def forward() -> None:
-        with torch.inference_mode():
-            module(x)
+    def forward() -> Tensor:
+        with torch.inference_mode(), autocast:
+            return module(x)
 
-    def training() -> None:
+    def training_step() -> Tensor:
         module.zero_grad(set_to_none=True)
         x.grad = None
-        module(x).sum().backward()
+        with autocast:
+            y = module(x)
+        y.sum().backward()
+        return y.detach()
 
-    return training if run == TRAINING else forward
+    return training_step if training else forward
 
 
-def _milliseconds(step: Callable[[], None], device: str) -> float:
+def _milliseconds(step: Callable[[], Tensor], device: str) -> float:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
     start = time.perf_counter()
     step()
     if torch.device(device).type == "cuda":
@@ -252,10 +128,14 @@ def _milliseconds(step: Callable[[], None], device: str) -> float:
     return 1000 * (time.perf_counter() - start)
 
 
-def _with_peak(row: Measurement, device: str) -> Measurement:
-    command = [sys.executable, "-m", __name__, row.comparison, row.contender, row.run, device]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    return Measurement(**{**asdict(row), "peak_mib": None if out == "None" else float(out)})
+def _with_peaks(rows: list[Measurement], device: str) -> list[Measurement]:
+    def measured(row: Measurement) -> Measurement:
+        if row.error:
+            return row
+        return replace(row, peak_mib=in_fresh_process(peak_mib, row.comparison, row.contender, row.run, device))
+
+    with ThreadPoolExecutor(2 if torch.device(device).type == "cpu" else 1) as pool:  # most of their time is imports
+        return list(pool.map(measured, rows))
 
 
 def peak_mib(name: str, contender: str, run: str, device: str) -> float | None:
@@ -263,7 +143,7 @@ def peak_mib(name: str, contender: str, run: str, device: str) -> float | None:
     torch.set_num_threads(COMPARISONS[name].threads)
     step = _step(name, contender, run, device)
     before = peak_bytes(device, reset=True)
-    for _ in range(3):
+    for _ in range(2):
         step()
     after = peak_bytes(device)
     return None if before is None or after is None else (after - before) / 2**20
@@ -280,21 +160,19 @@ def table(rows: list[Measurement]) -> str:
         if row.contender == OURS:
             continue
         base = ours[row.comparison, row.run]
-        cells = [row.comparison, row.run, _time(base), row.contender]
+        cells = [row.comparison, row.run, _figures(base), row.contender]
         if row.error:
             cells += [f"not run: {row.error[:80]}", "", ""]
         else:
-            assert base.milliseconds is not None
-            assert row.milliseconds is not None
+            ratio = median(row.milliseconds) / median(base.milliseconds)
             memory = "" if not base.peak_mib or row.peak_mib is None else f"{row.peak_mib / base.peak_mib:.1f}"
-            cells += [_time(row), f"**{row.milliseconds / base.milliseconds:.2f}**", memory]
+            cells += [_figures(row), f"**{ratio:.2f}**", memory]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _time(row: Measurement) -> str:
-    return f"{row.milliseconds:.1f} ms ({row.low:.1f} to {row.high:.1f})"
-
-
-if __name__ == "__main__":
-    print(peak_mib(*sys.argv[1:]))
+def _figures(row: Measurement) -> str:
+    times = row.milliseconds
+    text = f"{median(times):.1f} ms ({min(times):.1f} to {max(times):.1f})"
+    text += "" if row.peak_mib is None else f", {row.peak_mib:.0f} MiB"
+    return text + ("" if row.change is None else f", output changed by {100 * row.change:.1f} %")

@@ -15,23 +15,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmixers.factory import create_network
+from medmixers.layers.depthwise import CHANNELS_LAST
 from medmixers.mixers.local_attention import LocalAttention
-from medmixers.mixers.pooling import Pooling
+from medmixers.mixers.pooling import Pooling, average_pool
 
 AVERAGE_POOLS: dict[int, Any] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
-CONVOLUTIONS: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
-CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class AveragePooling(nn.Module):
-    """PoolFormer's token mixer as its authors and timm write it."""
+    """PoolFormer's token mixer as its authors and timm write it; maps that nn.AvgPool3d refuses are pooled in 2D."""
 
     def __init__(self, *, spatial_dims: int, kernel_size: int) -> None:
         super().__init__()
+        self.kernel_size = kernel_size
         self.pool = AVERAGE_POOLS[spatial_dims](kernel_size, 1, kernel_size // 2, count_include_pad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: feature map, (B, C, *spatial) -> the same shape."""
+        if x.ndim == 5 and min(x.shape[2:]) < self.kernel_size:
+            return average_pool(x, self.kernel_size) - x
         return self.pool(x) - x
 
 
@@ -86,6 +88,7 @@ def unfold_attention(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> Tenso
 
 
 @cache  # as a network that runs at one size would keep it
+@torch.inference_mode(False)  # for inference and training
 def near(spatial: tuple[int, ...], kernel_size: int, device: torch.device) -> Tensor:
     """Which token may see which, bool (tokens, tokens)."""
     axes = torch.meshgrid(*(torch.arange(size, device=device) for size in spatial), indexing="ij")
@@ -104,6 +107,7 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> Tenso
 
 
 @cache
+@torch.inference_mode(False)
 def block_mask(spatial: tuple[int, ...], kernel_size: int, device: torch.device) -> Any:
     """FlexAttention's mask of a neighbourhood over tokens in row-major order."""
     from torch.nn.attention.flex_attention import create_block_mask
@@ -116,7 +120,7 @@ def block_mask(spatial: tuple[int, ...], kernel_size: int, device: torch.device)
         return seen
 
     tokens = prod(spatial)
-    return create_block_mask(mask, None, None, tokens, tokens, device=device)
+    return create_block_mask(mask, None, None, tokens, tokens, device=device, _compile=device.type == "cuda")
 
 
 @cache

@@ -7,7 +7,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -23,6 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from medmixers.factory import create_network
 from medmixers.variants import NETWORKS
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def profile_to_csv(
     for name in [name for name in names if NETWORKS[name]]:
         asked = {"size": tuple(size), "repeats": repeats, **options}
         try:
-            row = _csv_row(profile_in_fresh_process(name, threads=threads, **asked))
+            row = _csv_row(in_fresh_process(_profile_with_threads, name, threads, asked))
         except Exception as error:  # whatever stops one network is its result
             row = {
                 "name": name,
@@ -176,15 +178,15 @@ def profile_to_csv(
     return text.getvalue()
 
 
-def profile_in_fresh_process(name: str, *, threads: int, **options: Any) -> NetworkProfile:
-    """:func:`profile_network` in a new process, whose peak memory is this network's alone.
+def in_fresh_process(function: Callable[..., Result], *arguments: Any) -> Result:
+    """What a module's function returns in a new process, whose peak memory is its own alone.
 
     Raises:
         MemoryError: the system ended the process, as it does when memory runs out.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            return pool.submit(_profile_with_threads, name, threads, options).result()
+            return pool.submit(function, *arguments).result()
         except BrokenProcessPool:
             raise MemoryError("the system ended the process, as it does when memory runs out") from None
 
