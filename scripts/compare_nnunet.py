@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from medmixers.demo import DATASET, TASK, case_dice
 from medmixers.nnunet.environment import TRAINER_VARIABLE, trainer_path
-from medmixers.results import describe_run, measured, record, write_json
+from medmixers.results import describe_run, measured, record, replace_between, write_json
 from medmixers.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -243,12 +243,6 @@ an epoch's time by its steps, with augmentation and online validation; a case is
 Measured {section["date"]} at commit {section["commit"][:7]}; {section["processor"]}, {section["cores"]} cores;
 device {section["device"]}; torch {versions["torch"]}, nnunetv2 {versions["nnunetv2"]}.""")
     return "\n".join(lines)
-
-
-def replace_between(text: str, start: str, end: str, block: str) -> str:
-    """``text`` with what stands between the two markers replaced."""
-    before, _, rest = text.partition(start)
-    return f"{before}{start}\n{block}\n{end}{rest.partition(end)[2]}"
 
 
 def parse() -> argparse.Namespace:
