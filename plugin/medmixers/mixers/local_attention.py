@@ -80,7 +80,7 @@ def tiled_attention(qkv: Tensor, *, heads: int, kernel_size: int, tile_size: int
     spatial, dims = qkv.shape[1:-1], qkv.ndim - 2
     radius, window = kernel_size // 2, tile_size + 2 * (kernel_size // 2)
     counts = [(size + tile_size - 1) // tile_size for size in spatial]
-    if torch.compiler.is_exporting() and not has_known_size(qkv):
+    if torch.compiler.is_exporting():
         counts = [torch.sym_max(count, 2) for count in counts]  # an axis of one tile would need a program of its own
     fill = [count * tile_size - size for size, count in zip(spatial, counts, strict=True)]
     q, kv = qkv.tensor_split((qkv.shape[-1] // 3,), dim=-1)
