@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +80,7 @@ def tiled_attention(qkv: Tensor, *, heads: int, kernel_size: int, tile_size: int
     """
     spatial, dims = qkv.shape[1:-1], qkv.ndim - 2
     radius, window = kernel_size // 2, tile_size + 2 * (kernel_size // 2)
-    counts = [(size + tile_size - 1) // tile_size for size in spatial]
+    counts: list[Any] = [(size + tile_size - 1) // tile_size for size in spatial]  # Any: exported, no int
     if torch.compiler.is_exporting():
         counts = [torch.sym_max(count, 2) for count in counts]  # an axis of one tile would need a program of its own
     fill = [count * tile_size - size for size, count in zip(spatial, counts, strict=True)]
