@@ -88,3 +88,14 @@ def test_far_voxel_has_no_influence():
     expected = torch.zeros(12, 12, dtype=torch.bool)
     expected[4:9, 4:9] = True
     assert torch.equal(touched, expected)
+
+
+@torch.no_grad()
+def test_an_exported_program_takes_sizes_on_both_sides_of_its_bound():
+    torch.manual_seed(0)
+    mixer = LocalAttention(16, spatial_dims=2, kernel_size=3).eval()
+    axes = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
+    program = torch.export.export(mixer, (torch.randn(2, 16, 10, 12),), dynamic_shapes=(axes,)).module()
+    for size in ((8, 8), (5, 7), (9, 8), (17, 13)):
+        x = torch.randn(1, 16, *size)
+        torch.testing.assert_close(program(x), mixer(x))

@@ -9,7 +9,7 @@ import torch
 from medmixers import create_network
 from medmixers.layers.checkpointing import checkpoint_blocks
 from medmixers.results import network_facts
-from medmixers.study.exports import ANY_SIZE, ONE_SIZE, SIZES, WAYS, how_it_exports, measure_exports
+from medmixers.study.exports import ANY_SIZE, ONE_SIZE, SIZES, WAYS, exported, how_it_exports, measure_exports
 from medmixers.study.samples import create_small, defaults, families, small_options
 from medmixers.variants import NETWORKS
 
@@ -161,6 +161,22 @@ def test_compiles_as_one_graph_and_traces(name):
         # MONAI checks the size with NumPy, and its windows are those of the traced size.
         expected = {"torch.compile": "no: Data-dependent branching", "TorchScript": ONE_SIZE}
     assert how_it_exports(network, ways=expected) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "example", "options"),
+    [  # an example that the strides divide, and one that is padded on each axis: the program must take both kinds
+        ("metaformer_segformer_s12", (40, 36), {"depths": (1, 1), "dims": (32, 32)}),
+        ("token_unet", (37, 35, 33), {"channels": (8, 8, 8), "transformer_layers": 1, "transformer_heads": 2}),
+    ],
+)
+@torch.no_grad()
+def test_an_exported_program_takes_any_size_and_batch(name, example, options):
+    network = create_small(name, example, **options).eval()
+    program = exported(network, images(*example), any_size=True).module()
+    for batch, size in ((1, (21, 34, 17)), (3, (48, 24, 32))):
+        x = images(*size[: len(example)], batch=batch)
+        torch.testing.assert_close(program(x), network(x))
 
 
 @pytest.mark.parametrize(("label", "dims"), [("metaformer_segformer_*", 2), ("convformer_*", 3)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from numbers import Integral
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -81,10 +82,13 @@ def pad_for_instance_norm(x: Tensor, stride: int | Sequence[int]) -> Tensor:
     return F.pad(x, (0, strides[-1])) if tuple(x.shape[2:]) == strides else x
 
 
-def crop(x: Tensor, size: Sequence[int]) -> Tensor:
-    """The first ``size`` voxels of every spatial axis: undoes the padding."""
-    for axis, length in enumerate(size):
-        x = x.narrow(axis + 2, 0, length)
+def crop(x: Tensor, size: Sequence[int], *, first_axis: int = 2) -> Tensor:
+    """The first ``size`` voxels of every spatial axis, the first of which is ``first_axis``: undoes the padding."""
+    # Of a view, torch.export asks whether it is contiguous: then it would hold only for sizes that need no padding, or
+    # only for those that do. Of a copy it need not ask.
+    narrow = torch.narrow_copy if torch.compiler.is_exporting() else torch.narrow
+    for axis, length in enumerate(size, start=first_axis):
+        x = narrow(x, axis, 0, length)
     return x
 
 

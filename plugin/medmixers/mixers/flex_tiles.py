@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medmixers.layers.sizes import crop
+
 # 128 tokens, a block of FlexAttention's sparse mask: a tile of neighbours sees few blocks, a row of the image many.
 TILES: dict[int, tuple[int, ...]] = {2: (8, 16), 3: (4, 4, 8)}
 
@@ -47,10 +49,7 @@ def flex_attention_by_tiles(qkv: Tensor, *, heads: int, kernel_size: int) -> Ten
     mixed = mixed.view(qkv.shape[0], heads, *counts, *tile, -1)
     order = [axis for d in range(dims) for axis in (2 + d, 2 + dims + d)]
     mixed = mixed.permute(0, *order, 1, 2 * dims + 2)  # -> (B, n1, t1, n2, t2, heads, D)
-    mixed = mixed.reshape(*padded.shape[:-1], -1)
-    for axis, size in enumerate(spatial, start=1):
-        mixed = mixed.narrow(axis, 0, size)
-    return mixed
+    return crop(mixed.reshape(*padded.shape[:-1], -1), spatial, first_axis=1)
 
 
 @cache

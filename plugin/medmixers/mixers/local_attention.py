@@ -1,11 +1,13 @@
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmixers.layers.conv import check_kernel_size, check_spatial_dims
+from medmixers.layers.sizes import crop, has_known_size
 from medmixers.mixers.flex_tiles import flex_attention_by_tiles
 from medmixers.mixers.global_attention import full_attention, head_count
 
@@ -57,13 +59,24 @@ class LocalAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: feature map, (B, C, *spatial) -> the same shape."""
         qkv = self.qkv(x.movedim(1, -1))  # (B, *spatial, 3 C)
-        if prod(x.shape[2:]) <= self.full_attention_tokens:
-            mixed = full_attention(qkv.flatten(1, -2), self.heads).view(*qkv.shape[:-1], -1)
+        is_small = prod(x.shape[2:]) <= self.full_attention_tokens
+        if torch.compiler.is_exporting() and not has_known_size(x):  # the program takes images on either side
+            mixed = torch.cond(is_small, self._full, self._tiled, (qkv,))
+        elif is_small:
+            mixed = self._full(qkv)
         elif self.backend == "flex" and not (torch.compiler.is_exporting() or torch.jit.is_tracing()):
             mixed = flex_attention_by_tiles(qkv, heads=self.heads, kernel_size=self.kernel_size)
         else:
-            mixed = tiled_attention(qkv, heads=self.heads, kernel_size=self.kernel_size, tile_size=self.tile_size)
-        return self.proj(mixed).movedim(-1, 1)
+            mixed = self._tiled(qkv)
+        return self.proj(mixed.view(*qkv.shape[:-1], -1)).movedim(-1, 1)
+
+    # Both give their numbers flat, (B N C): torch.cond cannot compare other strides of open sizes.
+    def _full(self, qkv: Tensor) -> Tensor:
+        return full_attention(qkv.flatten(1, -2), self.heads).flatten()
+
+    def _tiled(self, qkv: Tensor) -> Tensor:
+        mixed = tiled_attention(qkv, heads=self.heads, kernel_size=self.kernel_size, tile_size=self.tile_size)
+        return mixed.flatten()
 
 
 def tiled_attention(qkv: Tensor, *, heads: int, kernel_size: int, tile_size: int) -> Tensor:
@@ -80,21 +93,21 @@ def tiled_attention(qkv: Tensor, *, heads: int, kernel_size: int, tile_size: int
     """
     spatial, dims = qkv.shape[1:-1], qkv.ndim - 2
     radius, window = kernel_size // 2, tile_size + 2 * (kernel_size // 2)
-    fill = [-size % tile_size for size in spatial]
+    counts: list[Any] = [(size + tile_size - 1) // tile_size for size in spatial]  # Any: exported, no int
+    if torch.compiler.is_exporting():
+        counts = [torch.sym_max(count, 2) for count in counts]  # an axis of one tile would need a program of its own
+    fill = [count * tile_size - size for size, count in zip(spatial, counts, strict=True)]
     q, kv = qkv.tensor_split((qkv.shape[-1] // 3,), dim=-1)
     (q,) = _windows(_pad(q, [(0, extra) for extra in fill]), tile_size, tile_size, (1, heads))
     k, v = _windows(_pad(kv, [(radius, extra + radius) for extra in fill]), window, tile_size, (2, heads))
-    mask = _tile_mask(spatial, kernel_size, tile_size, qkv.device)
+    mask = _tile_mask(spatial, counts, kernel_size, tile_size, qkv.device)
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (tiles, B heads, tile voxels, D)
 
-    counts = [(size + extra) // tile_size for size, extra in zip(spatial, fill, strict=True)]
     mixed = mixed.reshape(*counts, qkv.shape[0], heads, *(tile_size,) * dims, -1)
     order = [dims, *(axis for d in range(dims) for axis in (d, dims + 2 + d)), dims + 1, 2 * dims + 2]
     mixed = mixed.permute(order)  # (n1, n2, B, heads, t1, t2, D) -> (B, n1, t1, n2, t2, heads, D)
     mixed = mixed.reshape(qkv.shape[0], *(count * tile_size for count in counts), -1)
-    for axis, size in enumerate(spatial, start=1):
-        mixed = mixed.narrow(axis, 0, size)
-    return mixed
+    return crop(mixed, spatial, first_axis=1)
 
 
 def _pad(x: Tensor, amounts: Sequence[tuple[int, int]]) -> Tensor:
@@ -114,12 +127,14 @@ def _windows(x: Tensor, size: int, stride: int, split: tuple[int, int]) -> tuple
     return x.reshape(split[0], tiles, -1, size**dims, x.shape[-1]).unbind(0)
 
 
-def _tile_mask(spatial: Sequence[int], kernel_size: int, tile_size: int, device: torch.device) -> Tensor:
+def _tile_mask(
+    spatial: Sequence[int], counts: Sequence[int], kernel_size: int, tile_size: int, device: torch.device
+) -> Tensor:
     """Which key of the window each query of a tile may see: bool, (tiles, 1, tile voxels, window voxels)."""
     radius, dims = kernel_size // 2, len(spatial)
     mask = torch.ones((), dtype=torch.bool, device=device)
-    for axis, size in enumerate(spatial):
-        start = torch.arange(0, size, tile_size, device=device).view(-1, 1, 1)
+    for axis, (size, count) in enumerate(zip(spatial, counts, strict=True)):
+        start = tile_size * torch.arange(count, device=device).view(-1, 1, 1)
         query = start + torch.arange(tile_size, device=device).view(1, -1, 1)
         key = start - radius + torch.arange(tile_size + 2 * radius, device=device).view(1, 1, -1)
         near = ((query - key).abs() <= radius) & (key >= 0) & (key < size)

@@ -20,6 +20,7 @@ SMALL: Mapping[str, Any] = {
     "channels": (16, 16, 32, 32, 32),
     "decoder_channels": 16,
     "med_depth": 1,
+    "processor_layers": 2,
 }
 SIZE_OPTIONS = ("depths", "dims", "layer_scale_init")  # what the names of one family differ in
 COUNTED_AT = {2: (224, 224), 3: (96, 96, 96)}  # image sizes of the networks that are bound to one
