@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,31 +37,45 @@ def as_rows(x: Tensor) -> Tensor:
 
 def slabs(rows: Tensor) -> Iterator[Where]:
     """Indices of the parts of ``rows`` (B, *spatial, C) that fit a cache; one position of the first axis at least."""
-    step = max(1, SLAB // rows[0, 0].numel())
+    step = max(1, SLAB // prod(rows.shape[2:]))
     for sample in range(len(rows)):
         for start in range(0, rows.shape[1], step):
             yield sample, slice(start, start + step)
 
 
-def wide(rows: Tensor) -> Tensor:
-    """``rows`` themselves, or in float32 where they are of half precision."""
-    return rows.to(torch.promote_types(rows.dtype, torch.float32))
+def change_slabs(rows: Tensor, change: Callable[[Tensor, Where], object]) -> None:
+    """Let ``change`` alter each slab (n, C) of ``rows`` in place; those of half precision as float32."""
+    for where in slabs(rows):
+        part = rows[where].flatten(0, -2)
+        wide = part.to(torch.promote_types(rows.dtype, torch.float32))
+        change(wide, where)
+        if wide.dtype != part.dtype:
+            part.copy_(wide)
 
 
 def instance_norm_factors(rows: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Scale and shift, (B, C), that are instance norm: x scale + shift has mean 0 and variance 1 in each channel."""
-    positions = prod(rows.shape[1:-1])
-    mean = wide(rows.flatten(1, -2).mean(1, dtype=torch.promote_types(rows.dtype, torch.float32)))
-    squares = torch.zeros_like(mean)
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    mean = rows.flatten(1, -2).mean(1, dtype=dtype)
+    squares, centred = torch.zeros_like(mean), torch.empty(0, dtype=dtype)
     for sample, part in slabs(rows):
-        squares[sample] += (rows[sample, part] - mean[sample]).square_().flatten(0, -2).sum(0)
-    scale = (squares / positions + eps).rsqrt()
+        slab = rows[sample, part].flatten(0, -2)
+        torch.sub(slab, mean[sample], out=centred.resize_(slab.shape))
+        squares[sample] += centred.square_().sum(0)
+    scale = (squares / prod(rows.shape[1:-1]) + eps).rsqrt()
     return scale, -mean * scale
 
 
 def affine_(rows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """rows * scale + shift, in place."""
     return torch.addcmul(shift, rows, scale, out=rows)
+
+
+def instance_norm_(rows: Tensor, eps: float) -> Tensor:
+    """Instance norm of ``rows``, (B, *spatial, C), in place."""
+    scale, shift = instance_norm_factors(rows, eps)
+    change_slabs(rows, lambda part, where: affine_(part, scale[where[0]], shift[where[0]]))
+    return rows
 
 
 def gelu_(x: Tensor) -> Tensor:
@@ -83,20 +98,14 @@ def average_pool(rows: Tensor, stride: Sequence[int]) -> Tensor:
     return pooled
 
 
-def pointwise(rows: Tensor, weight: Tensor, bias: Tensor) -> Callable[[Where], Tensor]:
-    """rows: (B, *spatial, C) -> slabs of rows @ weight.T + bias, (n, K), which the next call overwrites.
-
-    Args:
-        weight: (K, C, ...), those of a pointwise convolution.
-        bias: (K,).
-    """
-    weight, bias = weight.flatten(1).t().to(rows.dtype), bias.to(rows.dtype)
+def pointwise(rows: Tensor, layer: Any) -> Callable[[Where], Tensor]:
+    """rows: (B, *spatial, C) -> slabs (n, K) of the pointwise convolution ``layer``; the next call overwrites each."""
+    weight, bias = layer.weight.flatten(1).t().to(rows.dtype), layer.bias.to(rows.dtype)
     buffer = rows.new_empty(0)  # one for all: new memory costs more than the product
 
     def at(where: Where) -> Tensor:
         part = rows[where].flatten(0, -2)
-        buffer.resize_(len(part), weight.shape[1])
-        return torch.addmm(bias, part, weight, out=buffer)
+        return torch.addmm(bias, part, weight, out=buffer.resize_(len(part), weight.shape[1]))
 
     return at
 
@@ -120,9 +129,7 @@ def upsampled(rows: Tensor, stride: Sequence[int]) -> Callable[[Where], Tensor]:
     return at
 
 
-def shortcut_slabs(
-    rows: Tensor, project: nn.Module, resample: str, stride: Sequence[int]
-) -> Callable[[Where], Tensor]:
+def shortcut_slabs(rows: Tensor, project: Any, resample: str, stride: Sequence[int]) -> Callable[[Where], Tensor]:
     """A residual block's shortcut as slabs (n, C): pooled before ``project`` ("down") or interpolated behind ("up").
 
     Args:
@@ -136,4 +143,19 @@ def shortcut_slabs(
         return upsampled(rows, stride)
     if isinstance(project, nn.Identity):
         return lambda where: rows[where].flatten(0, -2)
-    return pointwise(rows, project.weight, project.bias)
+    return pointwise(rows, project)
+
+
+def logits_of_slabs(rows: Tensor, features: Callable[[Where], Tensor], last: Any) -> Tensor:
+    """The pointwise convolution ``last`` of slabs (n, C) -> logits, (B, K, *spatial), contiguous.
+
+    Args:
+        rows: (B, *spatial, any), for its size.
+        features: a slab (n, C) of what ``last`` classifies.
+    """
+    weight, bias = last.weight.flatten(1).to(rows.dtype), last.bias[:, None].to(rows.dtype)
+    logits = rows.new_empty(len(rows), len(weight), *rows.shape[1:-1])
+    for sample, part in slabs(rows):
+        out = logits[sample, :, part].flatten(1)
+        torch.addmm(bias, weight, features((sample, part)).t(), out=out)
+    return logits

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +14,16 @@ from torch.nn import functional as F
 from medmixers.layers.conv import conv_nd, transposed_conv_nd
 from medmixers.layers.sizes import INTERPOLATIONS, check_image, crop, halvings, level_strides, pad_for_instance_norm
 from medmixers.layers.slabs import (
+    Where,
     affine_,
     as_rows,
+    change_slabs,
     gelu_,
     instance_norm_factors,
+    logits_of_slabs,
     pointwise,
     runs_in_slabs,
     shortcut_slabs,
-    slabs,
-    wide,
 )
 from medmixers.networks.deep_supervision import at_scales, segmentation_layers
 
@@ -78,7 +80,7 @@ class ResBlock(nn.Module):
         else:
             branch = conv(in_channels, out_channels, 3, stride=self.stride, padding=1)
         self.conv = branch
-        self.norm = INSTANCE_NORMS[spatial_dims](out_channels)
+        self.norm: Any = INSTANCE_NORMS[spatial_dims](out_channels)
         self.act = nn.GELU()
         self.shortcut = nn.Identity() if in_channels == out_channels else conv(in_channels, out_channels, 1)
         self.resample = resample
@@ -97,13 +99,13 @@ class ResBlock(nn.Module):
         out = as_rows(self.conv(rows.movedim(-1, 1)))
         scale, shift = instance_norm_factors(out, self.norm.eps)
         skip = None if skip is None else as_rows(skip)
-        for where in slabs(out):
-            part = wide(out[where]).flatten(0, -2)
+
+        def finish(part: Tensor, where: Where) -> None:
             gelu_(affine_(part, scale[where[0]], shift[where[0]])).add_(shortcut(where))
             if skip is not None:
                 part.add_(skip[where].flatten(0, -2))
-            if part.dtype != out.dtype:
-                out[where] = part.view_as(out[where])
+
+        change_slabs(out, finish)
         return out.movedim(-1, 1)
 
 
@@ -241,14 +243,9 @@ class TokenUNetDecoder(nn.Module):
 
     def classify_in_slabs(self, x: Tensor) -> Tensor:
         """The finest logits without the map of the hidden width at full resolution, larger than all others."""
-        rows, last = as_rows(x), self.seg_layers[0]
-        hidden = pointwise(rows, self.hidden[0].weight, self.hidden[0].bias)
-        weight, bias = last.weight.flatten(1).to(rows.dtype), last.bias[:, None].to(rows.dtype)
-        logits = rows.new_empty(len(rows), len(weight), *rows.shape[1:-1])
-        for sample, part in slabs(rows):
-            out = logits[sample, :, part].flatten(1)
-            torch.addmm(bias, weight, gelu_(hidden((sample, part))).t(), out=out)
-        return logits
+        rows = as_rows(x)
+        hidden = pointwise(rows, self.hidden[0])
+        return logits_of_slabs(rows, lambda where: gelu_(hidden(where)), self.seg_layers[0])
 
 
 class TokenUNet(nn.Module):
