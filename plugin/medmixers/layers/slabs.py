@@ -4,6 +4,7 @@ A feature map at full resolution is larger than any cache, and at that size an a
 a new tensor for the system's pages: together they took longer than the convolutions. Here a convolution's output is
 normalised, activated and summed a slab at a time, where it lies. Convolutions run channels-last, where oneDNN needs no
 copy into its own layout and back. What modules do plainly stays their forward; both are tested equal.
+Here norms, activations and pointwise convolutions are read, not called: forward hooks on them do not run.
 """
 
 from __future__ import annotations
