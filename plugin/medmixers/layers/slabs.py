@@ -21,7 +21,7 @@ from medmixers.layers.depthwise import CHANNELS_LAST
 from medmixers.layers.sizes import INTERPOLATIONS
 
 Where = tuple[int, slice]  # a sample, and a range of its first spatial axis
-SLAB = 2**18  # elements of a slab, 1 MiB: the size of a core's second cache
+SLAB = 2**18  # elements of a slab for each thread, 1 MiB: the size of a core's second cache
 INTERPOLATIONS_OF_A_SLAB = {1: "linear", 2: "bilinear"}  # the first spatial axis counts as its batch
 
 
@@ -38,7 +38,7 @@ def as_rows(x: Tensor) -> Tensor:
 
 def slabs(rows: Tensor) -> Iterator[Where]:
     """Indices of the parts of ``rows`` (B, *spatial, C) that fit a cache; one position of the first axis at least."""
-    step = max(1, SLAB // prod(rows.shape[2:]))
+    step = max(1, SLAB * torch.get_num_threads() // prod(rows.shape[2:]))
     for sample in range(len(rows)):
         for start in range(0, rows.shape[1], step):
             yield sample, slice(start, start + step)
