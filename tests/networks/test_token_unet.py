@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from medmixers import create_network
+from medmixers.layers import slabs
 from medmixers.networks.token_unet import ResBlock, TokenFuser, TokenLearner, TokenUNet
 
 NAMES = ("unet_star_star", "token_unet_no_transformer", "token_unet")
@@ -92,6 +93,39 @@ def test_upsampling_block_equals_the_shortcut_in_the_papers_order(size):
     shortcut = block.shortcut(F.interpolate(x, scale_factor=2, mode=mode))
     branch = F.gelu(F.instance_norm(block.conv(x)))
     torch.testing.assert_close(block(x), branch + shortcut, rtol=1e-5, atol=1e-5)
+
+
+FORMS = [  # size, options
+    ((21, 33), {}),
+    ((9, 17, 20), {}),
+    ((1, 1, 1), {}),
+    ((12, 16, 10), {"strides": ((1, 2, 2), 2, (2, 1, 2)), "aux_heads": True}),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("size", "options"), FORMS)
+def test_inference_in_slabs_equals_the_plain_forward(name, size, options, monkeypatch):
+    """Without gradients a CPU computes in place, slab by slab; with them it runs torch's layers one by one."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(slabs, "SLAB", 4 * 16 * 7)
+    network = build(name, spatial_dims=len(size), in_channels=2, **TINY, **options).eval()
+    network.decoder.deep_supervision = "aux_heads" in options
+    x = torch.randn(2, 2, *size)
+    before = x.clone()
+    expected = network(x)
+    layouts = x, x.contiguous(memory_format=slabs.CHANNELS_LAST[x.ndim])
+    for image in layouts:
+        with torch.no_grad():
+            found = network(image)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(x, before)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        half = network(x)
+    if network.decoder.deep_supervision:
+        half, expected = half[0], expected[0]
+    assert half.dtype == torch.bfloat16
+    assert (half - expected).norm() < 0.1 * expected.norm()
 
 
 def test_transformer_is_pre_norm_without_positions():

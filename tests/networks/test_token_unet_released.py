@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from medmixers import create_network
+from medmixers.layers import slabs
 from medmixers.networks.token_unet import TokenSpreading
 from medmixers.networks.token_unet_released import (
     AttentionLayer,
@@ -122,7 +123,29 @@ def test_block_written_out(resample, size):
     else:
         branch = conv(branch, project.weight, project.bias)
         shortcut = block.shortcut(pool(x, 2) if resample == "down" else x)
-    torch.testing.assert_close(block(x), gated(block.gate, shortcut, branch), rtol=1e-4, atol=1e-4)
+    expected = gated(block.gate, shortcut, branch)
+    torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():  # in slabs
+        torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", EACH_KIND)
+@pytest.mark.parametrize("size", [(21, 33), (9, 17, 20), (1, 1, 1)])
+def test_inference_in_slabs_equals_the_plain_forward(name, size, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(slabs, "SLAB", 4 * 16 * 7)
+    network = build(name, spatial_dims=len(size), in_channels=2, **TINY).eval()
+    x = torch.randn(2, 2, *size)
+    before = x.clone()
+    expected = network(x)
+    for image in (x, x.contiguous(memory_format=slabs.CHANNELS_LAST[x.ndim])):
+        with torch.no_grad():
+            torch.testing.assert_close(network(image), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(x, before)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        half = network(x)
+    assert half.dtype == torch.bfloat16
+    assert (half - expected).norm() < 0.1 * expected.norm()
 
 
 @pytest.mark.parametrize("grid", [(5, 7), (3, 4, 5)])

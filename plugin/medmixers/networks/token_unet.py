@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,18 @@ from torch.nn import functional as F
 
 from medmixers.layers.conv import conv_nd, transposed_conv_nd
 from medmixers.layers.sizes import INTERPOLATIONS, check_image, crop, halvings, level_strides, pad_for_instance_norm
+from medmixers.layers.slabs import (
+    Where,
+    affine_,
+    as_rows,
+    change_slabs,
+    gelu_,
+    instance_norm_factors,
+    logits_of_slabs,
+    pointwise,
+    runs_in_slabs,
+    shortcut_slabs,
+)
 from medmixers.networks.deep_supervision import at_scales, segmentation_layers
 
 AVG_POOLS = {2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -67,14 +80,33 @@ class ResBlock(nn.Module):
         else:
             branch = conv(in_channels, out_channels, 3, stride=self.stride, padding=1)
         self.conv = branch
-        self.norm = INSTANCE_NORMS[spatial_dims](out_channels)
+        self.norm: Any = INSTANCE_NORMS[spatial_dims](out_channels)
         self.act = nn.GELU()
         self.shortcut = nn.Identity() if in_channels == out_channels else conv(in_channels, out_channels, 1)
         self.resample = resample
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (B, C_in, *spatial) -> (B, C_out, *spatial), the size over or times the stride."""
-        return self.act(self.norm(self.conv(x))) + resampled_shortcut(x, self.shortcut, self.resample, self.stride)
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """x: (B, C_in, *spatial) -> (B, C_out, *spatial), the size over or times the stride; plus ``skip``, if any."""
+        if runs_in_slabs(x):
+            return self.in_slabs(x, skip)
+        y = self.act(self.norm(self.conv(x))) + resampled_shortcut(x, self.shortcut, self.resample, self.stride)
+        return y if skip is None else y + skip
+
+    def in_slabs(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """The same without gradients, faster on a CPU (:mod:`medmixers.layers.slabs`); channels-last."""
+        rows = as_rows(x)
+        shortcut = shortcut_slabs(rows, self.shortcut, self.resample, self.stride)
+        out = as_rows(self.conv(rows.movedim(-1, 1)))
+        scale, shift = instance_norm_factors(out, self.norm.eps)
+        skip = None if skip is None else as_rows(skip)
+
+        def finish(part: Tensor, where: Where) -> None:
+            gelu_(affine_(part, scale[where[0]], shift[where[0]])).add_(shortcut(where))
+            if skip is not None:
+                part.add_(skip[where].flatten(0, -2))
+
+        change_slabs(out, finish)
+        return out.movedim(-1, 1)
 
 
 class TokenMLP(nn.Sequential):
@@ -201,13 +233,19 @@ class TokenUNetDecoder(nn.Module):
         """x: bottleneck; skips: of the levels, finest first -> logits cropped to ``size``; a list when supervised."""
         maps: list[Tensor] = []
         for block, skip in zip(self.blocks, reversed(skips), strict=True):
-            x = block(x) + skip
+            x = block(x, skip)
             maps.insert(0, x)
-        logits = crop(self.seg_layers[0](self.hidden(x)), size)
+        logits = crop(self.classify_in_slabs(x) if runs_in_slabs(x) else self.seg_layers[0](self.hidden(x)), size)
         if not self.deep_supervision:
             return logits
         coarser = [head(features) for head, features in zip(self.seg_layers[1:], maps[1:], strict=True)]
         return [logits, *at_scales(coarser, size, self.strides[:-1])]
+
+    def classify_in_slabs(self, x: Tensor) -> Tensor:
+        """The finest logits without the map of the hidden width at full resolution, larger than all others."""
+        rows = as_rows(x)
+        hidden = pointwise(rows, self.hidden[0])
+        return logits_of_slabs(rows, lambda where: gelu_(hidden(where)), self.seg_layers[0])
 
 
 class TokenUNet(nn.Module):
