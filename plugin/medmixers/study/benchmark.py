@@ -150,23 +150,11 @@ def peak_mib(name: str, contender: str, run: str, device: str) -> float | None:
 
 
 def table(rows: list[Measurement]) -> str:
-    """A Markdown table: ours, and every peer with its ratio to ours."""
-    ours = {(row.comparison, row.run): row for row in rows if row.contender == OURS}
-    lines = [
-        "| comparison | pass | ours | peer | its time | time, peer / ours | memory, peer / ours |",
-        "|" + "---|" * 7,
-    ]
-    for row in rows:
-        if row.contender == OURS:
-            continue
-        base = ours[row.comparison, row.run]
-        cells = [row.comparison, row.run, _figures(base), row.contender]
-        if row.error:
-            cells += [f"not run: {row.error[:80]}", "", ""]
-        else:
-            ratio = median(row.milliseconds) / median(base.milliseconds)
-            memory = "" if not base.peak_mib or row.peak_mib is None else f"{row.peak_mib / base.peak_mib:.1f}"
-            cells += [_figures(row), f"**{ratio:.2f}**", memory]
+    """A Markdown table, a line a comparison and pass: ours, and how many times its time and memory each peer takes."""
+    lines = ["| comparison | pass | ours | time (memory) of the peers, in ours |", "|" + "---|" * 4]
+    for base in (row for row in rows if row.contender == OURS):
+        peers = [row for row in rows if (row.comparison, row.run) == (base.comparison, base.run) and row is not base]
+        cells = [base.comparison, base.run, _figures(base), "; ".join(_ratio(peer, base) for peer in peers)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -176,3 +164,12 @@ def _figures(row: Measurement) -> str:
     text = f"{median(times):.1f} ms ({min(times):.1f} to {max(times):.1f})"
     text += "" if row.peak_mib is None else f", {row.peak_mib:.0f} MiB"
     return text + ("" if row.change is None else f", output changed by {100 * row.change:.1f} %")
+
+
+def _ratio(peer: Measurement, ours: Measurement) -> str:
+    if peer.error:
+        return f"{peer.contender} not run: {peer.error[:80]}"
+    text = f"{peer.contender} **{median(peer.milliseconds) / median(ours.milliseconds):.2f}**"
+    if not ours.peak_mib or peer.peak_mib is None:
+        return text
+    return f"{text} ({peer.peak_mib / ours.peak_mib:.1f})"
