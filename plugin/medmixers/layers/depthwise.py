@@ -19,9 +19,10 @@ CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Depthwise convolution of stride 1 that keeps the size.
 
-    On a CPU it runs channels-last whatever the layout of its input, and its input gradient is a convolution with the
-    mirrored kernel: the same numbers, several times sooner than from oneDNN's backward pass on contiguous tensors.
-    Elsewhere, and compiled or exported, it is torch's own (:func:`plain_depthwise_conv`).
+    In training on a CPU it runs channels-last whatever the layout of its input, and its input gradient is a convolution
+    with the mirrored kernel: the same numbers, several times sooner than from oneDNN's backward pass on contiguous
+    tensors. Elsewhere it is torch's own (:func:`plain_depthwise_conv`): without a backward pass the two copies into the
+    other layout and back cost more than they save.
 
     Args:
         x: feature map, (B, C, *spatial).
@@ -31,7 +32,8 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         (B, C, *spatial), in the layout of ``x``.
     """
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if x.device.type != "cpu" or graph or not torch.is_grad_enabled():
         return plain_depthwise_conv(x, weight, bias)
     if torch.is_autocast_enabled("cpu"):  # here, because a custom function sees no autocast in its backward pass
         dtype = torch.get_autocast_dtype("cpu")
