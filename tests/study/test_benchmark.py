@@ -36,9 +36,10 @@ def test_a_peer_that_cannot_run_is_reported_and_the_rest_measured(monkeypatch):
         assert missing.error == "No module named 'absent'"
         assert missing.milliseconds == ()
     lines = table(rows).splitlines()
-    assert len(lines) == 2 + 2
+    assert len(lines) == 2 + 2 + 2
     ratio = median(rows[1].milliseconds) / median(rows[0].milliseconds)
-    assert lines[2].endswith(f" | slow **{ratio:.2f}**; absent not run: No module named 'absent' |")
+    assert lines[2].endswith(f" | slow **{ratio:.2f}** |")
+    assert lines[-1] == "Not run: absent: No module named 'absent'."
 
 
 def test_bfloat16_is_a_pass_where_the_processor_has_it_and_says_what_it_changes(monkeypatch):
@@ -62,13 +63,20 @@ def test_peaks_are_measured_in_processes_of_their_own():
         assert 8 < row.peak_mib < 200  # the output alone takes 8 MiB
 
 
-def test_every_comparison_starts_with_ours_and_builds():
+def test_every_comparison_starts_with_ours_and_all_build():
     for comparison in COMPARISONS.values():
         assert next(iter(comparison.contenders)) == OURS
         assert len(comparison.contenders) > 1
         with torch.device("meta"):
-            x = torch.empty(comparison.size)
-            assert comparison.contenders[OURS]().eval()(x).shape[0] == comparison.size[0]
+            ours, *_ = [build() for build in comparison.contenders.values()]
+            assert ours.eval()(torch.empty(comparison.size)).shape[0] == comparison.size[0]
+
+
+@pytest.mark.parametrize(("kind", "parameters"), [("plain", 31), ("residual", 102)])
+def test_nnunet_peers_are_its_networks_of_six_stages(kind, parameters):
+    network = peers.nnunet_network(kind, in_channels=4, out_channels=3)
+    assert round(sum(weight.numel() for weight in network.parameters()) / 1e6) == parameters
+    assert network(torch.randn(1, 4, 32, 32, 64)).shape == (1, 3, 32, 32, 64)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

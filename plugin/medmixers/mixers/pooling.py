@@ -72,18 +72,19 @@ def _pool(x: Tensor, kernel_size: int, transposed: bool) -> Tensor:
         return _pool_maps(x, share, kernel_size, transposed)
     pooled = torch.empty_like(x)
     for part, target in zip(x.flatten(0, 1).split(maps), pooled.flatten(0, 1).split(maps), strict=True):
-        target.copy_(_pool_maps(part, share, kernel_size, transposed))
+        _pool_maps(part, share, kernel_size, transposed, out=target)
     return pooled
 
 
-def _pool_maps(x: Tensor, share: Tensor, kernel_size: int, transposed: bool) -> Tensor:
+def _pool_maps(x: Tensor, share: Tensor, kernel_size: int, transposed: bool, *, out: Tensor | None = None) -> Tensor:
     """Window sums, one axis after the other, over the windows' voxels, minus ``x``; or the transpose of that map."""
     source = x * share if transposed else x
     total, other = torch.empty_like(x), torch.empty_like(x)
     for axis in range(-share.ndim, 0):
         _window_sum(source, total, axis, kernel_size // 2)
         source, total, other = total, other, total
-    return source.sub_(x) if transposed else source.mul_(share).sub_(x)
+    source = source if transposed else source.mul_(share)
+    return source.sub_(x) if out is None else torch.sub(source, x, out=out)
 
 
 def _window_sum(x: Tensor, total: Tensor, axis: int, radius: int) -> None:

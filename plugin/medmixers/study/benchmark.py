@@ -154,9 +154,10 @@ def table(rows: list[Measurement]) -> str:
     lines = ["| comparison | pass | ours | time (memory) of the peers, in ours |", "|" + "---|" * 4]
     for base in (row for row in rows if row.contender == OURS):
         peers = [row for row in rows if (row.comparison, row.run) == (base.comparison, base.run) and row is not base]
-        cells = [base.comparison, base.run, _figures(base), "; ".join(_ratio(peer, base) for peer in peers)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        ratios = "; ".join(_ratio(peer, base) for peer in peers if not peer.error)
+        lines.append("| " + " | ".join([base.comparison, base.run, _figures(base), ratios]) + " |")
+    errors = dict.fromkeys(f"{row.contender}: {row.error[:80]}" for row in rows if row.error)
+    return "\n".join([*lines, *([f"\nNot run: {'; '.join(errors)}."] if errors else [])])
 
 
 def _figures(row: Measurement) -> str:
@@ -167,8 +168,6 @@ def _figures(row: Measurement) -> str:
 
 
 def _ratio(peer: Measurement, ours: Measurement) -> str:
-    if peer.error:
-        return f"{peer.contender} not run: {peer.error[:80]}"
     text = f"{peer.contender} **{median(peer.milliseconds) / median(ours.milliseconds):.2f}**"
     if not ours.peak_mib or peer.peak_mib is None:
         return text

@@ -167,8 +167,7 @@ def timm_network(name: str) -> nn.Module:
 
 def nnunet_network(kind: str, *, in_channels: int, out_channels: int) -> nn.Module:
     """nnU-Net's 3D networks of six stages, as its planner makes them for a large patch."""
-    from dynamic_network_architectures.architectures.residual_unet import ResidualEncoderUNet
-    from dynamic_network_architectures.architectures.unet import PlainConvUNet
+    from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 
     shared: dict[str, Any] = {
         "input_channels": in_channels,
