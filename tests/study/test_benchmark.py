@@ -63,13 +63,13 @@ def test_peaks_are_measured_in_processes_of_their_own():
         assert 8 < row.peak_mib < 200  # the output alone takes 8 MiB
 
 
-def test_every_comparison_starts_with_ours_and_all_build():
+def test_every_comparison_starts_with_ours_and_builds():
     for comparison in COMPARISONS.values():
         assert next(iter(comparison.contenders)) == OURS
         assert len(comparison.contenders) > 1
         with torch.device("meta"):
-            ours, *_ = [build() for build in comparison.contenders.values()]
-            assert ours.eval()(torch.empty(comparison.size)).shape[0] == comparison.size[0]
+            x = torch.empty(comparison.size)
+            assert comparison.contenders[OURS]().eval()(x).shape[0] == comparison.size[0]
 
 
 @pytest.mark.parametrize(("kind", "parameters"), [("plain", 31), ("residual", 102)])
