@@ -7,6 +7,7 @@ from typing import Any
 from medmixers.bundling.catalog import BundleRow
 from medmixers.bundling.configs import (
     METADATA_OF_BATCH,
+    STATS,
     TO_FLOAT32,
     Config,
     compose,
@@ -120,7 +121,7 @@ def evaluation_keys(row: BundleRow) -> Config:
     return {
         "validate::handlers": [
             weights_loader("@ckpt_path"),
-            {"_target_": "StatsHandler", "iteration_log": False},
+            STATS,
             {"_target_": "MetricsSaver", "save_dir": "@output_dir", "metrics": "*"},
             _probability_table(row, with_truth, name="probabilities.csv"),
         ],

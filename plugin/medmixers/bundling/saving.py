@@ -23,8 +23,8 @@ def best_weights_saver(*, save_dir: str, save_dict: Mapping[str, Any]) -> Any:
 
     class BestWeightsSaver(CheckpointSaver):
         def state_dict(self) -> dict[str, Any]:
-            (record,) = self._key_metric_checkpoint.state_dict().items()
-            return {record[0]: [(float(score), name) for score, name in record[1]]}
+            record = self._key_metric_checkpoint.state_dict()
+            return {**record, "_saved": [(float(score), name) for score, name in record["_saved"]]}
 
         def load_state_dict(self, state_dict: dict[str, Any]) -> None:
             if (Path(save_dir) / filename).is_file():  # or, in another folder, a worse one would be better than none

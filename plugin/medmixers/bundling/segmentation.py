@@ -12,6 +12,7 @@ from medmixers.bundling.catalog import BundleRow
 from medmixers.bundling.configs import (
     DATALIST,
     METADATA_OF_BATCH,
+    STATS,
     TO_FLOAT32,
     Config,
     compose,
@@ -240,7 +241,7 @@ def evaluation_keys(row: BundleRow) -> Config:
         "validate::additional_metrics": {metrics[1]: hausdorff},
         "validate::handlers": [
             weights_loader("@ckpt_path"),
-            {"_target_": "StatsHandler", "iteration_log": False},
+            STATS,
             {
                 "_target_": "MetricsSaver",
                 "save_dir": "@output_dir",

@@ -11,6 +11,7 @@ from medmixers.bundling.configs import (
     IMPORTS,
     PREFLIGHT,
     SAVING,
+    STATS,
     WORKERS,
     Config,
     compose,
@@ -245,7 +246,7 @@ def _validate(row: BundleRow) -> Config:
         "postprocessing": compose(kind.validation_postprocessing(row)),
         "best_weights": ours(f"{SAVING}.best_weights_saver", save_dir="@ckpt_dir", save_dict={"model": "@network"}),
         "handlers": [
-            {"_target_": "StatsHandler", "iteration_log": False},
+            STATS,
             {"_target_": "TensorBoardStatsHandler", "log_dir": "@output_dir", "iteration_log": False},
             "@validate::best_weights",
             {

@@ -55,13 +55,12 @@ class AuditReport:
         shares = [
             f"{name} ({value}): {100 * self.voxels.get(value, 0) / total:.2f} %" for value, name in self.labels.items()
         ]
-        smallest, largest = (" x ".join(map(str, shape)) for shape in self.shapes)
         return "\n".join(
             [
                 f"{self.folder}: no error found",
                 f"cases: {len(self.training)} training, {len(self.test)} test",
                 f"channels: {', '.join(self.channels)}",
-                f"voxels: {smallest}" + (f" to {largest}" if largest != smallest else ""),
+                voxels_line(self.shapes),
                 f"labels: {', '.join(shares)}",
                 *(f"note: {note}" for note in self.notes),
             ]
@@ -125,9 +124,21 @@ def audit_nnunet_dataset(
         tuple(case.name for case in training),
         tuple(case.name for case in test),
         voxels,
-        (tuple(np.min(shapes, axis=0).tolist()), tuple(np.max(shapes, axis=0).tolist())),
+        extremes(shapes),
         tuple(_notes(folder, description, labels, voxels, empty, training) if training else ()),
     )
+
+
+def extremes(shapes: Collection[tuple[int, ...]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Smallest and largest extent per axis."""
+    known = np.array(list(shapes))
+    return tuple(known.min(0).tolist()), tuple(known.max(0).tolist())
+
+
+def voxels_line(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> str:
+    """The extremes, as a report says them."""
+    smallest, largest = (" x ".join(map(str, shape)) for shape in shapes)
+    return f"voxels: {smallest}" + (f" to {largest}" if largest != smallest else "")
 
 
 def label_names(description: Mapping[str, Any]) -> dict[int, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medmixers.datasets.audit import Volume, read_image
+from medmixers.datasets.audit import Volume, extremes, read_image, voxels_line
 from medmixers.datasets.datalist_format import PARTS, Item, read_datalist
 
 
@@ -38,7 +38,6 @@ class DatalistReport:
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
-        smallest, largest = (" x ".join(map(str, shape)) for shape in self.shapes)
         labels = [f"masks: {self.masks} a case"] if self.masks else []
         for part, counts in self.classes.items():
             labels.append(f"classes of {part}: " + ", ".join(f"{key}: {counts[key]}" for key in sorted(counts)))
@@ -47,7 +46,7 @@ class DatalistReport:
                 f"{self.folder}: no error found",
                 f"cases: {', '.join(f'{count} {part}' for part, count in self.cases.items())}, in {self.groups} groups",
                 f"channels: {self.channels}",
-                f"voxels: {smallest}" + (f" to {largest}" if largest != smallest else ""),
+                voxels_line(self.shapes),
                 *labels,
                 *(f"note: {note}" for note in self.notes),
             ]
@@ -89,7 +88,7 @@ def audit_datalist(folder: str | Path) -> DatalistReport:
         counts,
         kind,
         channels,
-        (tuple(np.min(shapes, axis=0).tolist()), tuple(np.max(shapes, axis=0).tolist())),
+        extremes(shapes),
         tuple(_notes(items, counts)),
     )
 

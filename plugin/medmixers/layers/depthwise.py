@@ -10,10 +10,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn import grad as gradients
 
+from medmixers.layers.cpu import CHANNELS_LAST, is_eager_on_cpu
+
 CONVOLUTIONS: dict[int, Any] = {4: F.conv2d, 5: F.conv3d}
 WEIGHT_GRADIENTS: dict[int, Any] = {4: gradients.conv2d_weight, 5: gradients.conv3d_weight}
 SLAB_NUMBERS = 2**19  # of a feature map whose weight gradient is computed at a time, 2 MiB in float32
-CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -32,8 +33,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         (B, C, *spatial), in the layout of ``x``.
     """
-    graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if x.device.type != "cpu" or graph or not torch.is_grad_enabled():
+    if not is_eager_on_cpu(x) or not torch.is_grad_enabled():
         return plain_depthwise_conv(x, weight, bias)
     if torch.is_autocast_enabled("cpu"):  # here, because a custom function sees no autocast in its backward pass
         dtype = torch.get_autocast_dtype("cpu")

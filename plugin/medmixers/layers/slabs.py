@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medmixers.layers.depthwise import CHANNELS_LAST
+from medmixers.layers.cpu import CHANNELS_LAST, is_eager_on_cpu
 from medmixers.layers.sizes import INTERPOLATIONS
 
 Where = tuple[int, slice]  # a sample, and a range of its first spatial axis
@@ -27,8 +27,7 @@ INTERPOLATIONS_OF_A_SLAB = {1: "linear", 2: "bilinear"}  # the first spatial axi
 
 def runs_in_slabs(x: Tensor) -> bool:
     """Whether ``x`` is computed in slabs: on a CPU, without gradients, neither traced nor compiled."""
-    graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return x.device.type == "cpu" and not graph and not torch.is_grad_enabled()
+    return is_eager_on_cpu(x) and not torch.is_grad_enabled()
 
 
 def as_rows(x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmixers.layers.conv import check_kernel_size, check_spatial_dims
+from medmixers.layers.cpu import is_eager_on_cpu
 
 CACHED_NUMBERS = 2**18  # that one core pools at a time, 1 MiB in float32: the fastest measured of 2^14 to 2^30
 
@@ -65,7 +66,7 @@ class _Pool(torch.autograd.Function):
 def _pool(x: Tensor, kernel_size: int, transposed: bool) -> Tensor:
     """:func:`_pool_maps` of all channels; on a CPU of a few at a time, so that its passes stay within the cache."""
     share = 1 / _window_voxels(x, kernel_size)
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or not x.is_contiguous():
+    if not is_eager_on_cpu(x) or not x.is_contiguous():
         return _pool_maps(x, share, kernel_size, transposed)
     maps = max(1, CACHED_NUMBERS * torch.get_num_threads() // share.numel())
     if maps >= x.shape[0] * x.shape[1]:

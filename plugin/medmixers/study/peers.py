@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmixers.factory import create_network
-from medmixers.layers.depthwise import CHANNELS_LAST
+from medmixers.layers.cpu import CHANNELS_LAST
 from medmixers.mixers.local_attention import LocalAttention
 from medmixers.mixers.pooling import Pooling, average_pool
 

@@ -1,0 +1,13 @@
+"""When a layer may take a way of its own through a CPU's memory, and the layout that is fast there."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the tensor's number of axes
+
+
+def is_eager_on_cpu(x: Tensor) -> bool:
+    """Whether ``x`` is computed on a CPU now: what is traced, compiled or exported holds torch's own operators."""
+    return x.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
