@@ -103,13 +103,18 @@ def token_unet_paper_unet(spatial_dims: int, in_channels: int, out_channels: int
     return AnySize(network, spatial_dims=spatial_dims, in_channels=in_channels, stride=32)
 
 
+class _SwinUNETR(SwinUNETR):
+    def _check_input_size(self, spatial_shape: Any) -> None:
+        """AnySize has padded the image; MONAI's check by NumPy would end a compiled graph."""
+
+
 def swin_unetr(spatial_dims: int, in_channels: int, out_channels: int, *, feature_size: int = 24) -> nn.Module:
     """MONAI's SwinUNETR, with 24 features that of Tshimanga et al. 2026.
 
     Args:
         feature_size: width of the first stage, a multiple of 12.
     """
-    network = SwinUNETR(in_channels, out_channels, feature_size=feature_size, spatial_dims=spatial_dims)
+    network = _SwinUNETR(in_channels, out_channels, feature_size=feature_size, spatial_dims=spatial_dims)
     return AnySize(network, spatial_dims=spatial_dims, in_channels=in_channels, stride=32)
 
 

@@ -1,13 +1,15 @@
 """How each network leaves Python: torch.compile, torch.export, TorchScript, ONNX; at any image size or at one.
 
 Every claim is measured: the exported network must give the eager logits at the size that it was exported at, and, to
-count as "any size", at another that no stride divides.
+count as "any size", at another that no stride divides. An answer that takes longer than ``LIMIT_SECONDS`` is none.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
 
@@ -18,6 +20,7 @@ from medmixers.mixers import TOKEN_MIXERS
 from medmixers.study.samples import create_small, families
 
 ANY_SIZE, ONE_SIZE, NO = "any size", "one size", "no"
+LIMIT_SECONDS = 300  # the slowest that ends takes about one minute
 # The first exports the network, the second asks: odd, with other feature maps down to stride 32, one of them beyond the
 # size up to which local attention is global. No axis of a map is one voxel long: to torch.export a program of its own.
 SIZES = {2: ((40, 52), (75, 67)), 3: ((40, 36, 44), (37, 70, 67))}
@@ -68,6 +71,22 @@ WAYS: Mapping[str, Callable[[nn.Module, Tensor, Program], Run]] = {
 }
 
 
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in the body that takes longer; for the main thread of a POSIX system."""
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"not done in {seconds:g} seconds")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)  # again each second, should a tracer take it for an error
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 @torch.no_grad()
 def how_it_exports(network: nn.Module, *, ways: Iterable[str] = WAYS) -> dict[str, str]:
     """The outcome of each way: "any size", "one size", or "no: " and the reason.
@@ -79,22 +98,43 @@ def how_it_exports(network: nn.Module, *, ways: Iterable[str] = WAYS) -> dict[st
     sizes = SIZES[next(p.ndim for p in network.parameters() if p.ndim > 3) - 2]
     images = [torch.randn(2, 2, *size, generator=torch.Generator().manual_seed(0)) for size in sizes]
     eager = cache(network)
-    any_size, one_size = (cache(partial(exported, network, images[0], any_size=choice)) for choice in (True, False))
+    any_size, one_size = (_once(partial(exported, network, images[0], any_size=choice)) for choice in (True, False))
 
     def outcome(way: str) -> str:
         try:
-            if _agrees(eager, WAYS[way](network, images[0], any_size), images):
-                return ANY_SIZE
+            with time_limit(LIMIT_SECONDS):
+                if _agrees(eager, WAYS[way](network, images[0], any_size), images):
+                    return ANY_SIZE
         except Exception:  # whatever a tracer raises, the next question is the one size
             pass
         try:
-            if _agrees(eager, WAYS[way](network, images[0], one_size), images[:1]):
-                return ONE_SIZE
+            with time_limit(LIMIT_SECONDS):
+                if _agrees(eager, WAYS[way](network, images[0], one_size), images[:1]):
+                    return ONE_SIZE
         except Exception as error:
             return f"{NO}: {(str(error).strip() or repr(error)).splitlines()[0][:80]}"
         return f"{NO}: other logits"
 
     return {way: outcome(way) for way in ways}
+
+
+def _once(trace: Program) -> Program:
+    """``trace``, which runs once, whatever comes of it: its error is raised again."""
+
+    @cache
+    def attempt() -> torch.export.ExportedProgram | Exception:
+        try:
+            return trace()
+        except Exception as error:
+            return error
+
+    def program() -> torch.export.ExportedProgram:
+        result = attempt()
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    return program
 
 
 def _agrees(eager: Run, run: Run, images: Iterable[Tensor]) -> bool:
