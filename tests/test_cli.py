@@ -79,7 +79,7 @@ def test_profile_gives_size_to_networks_that_need_one_by_name():
         (["profile", "metaformer_s13"], "unknown network 'metaformer_s13'; valid: "),
         (["profile", "metaformer_s12", "--mixer", "poling"], "unknown token mixer 'poling'; valid: conv"),
         (["profile", "metaformer_s12", "--kernal_size", "3"], "has no option 'kernal_size'; valid: "),
-        (["profile", "token_unet", "--size", "64"], "spatial_dims must be 2 or 3, got 1"),
+        (["profile", "token_unet", "--size", "64"], "size must be 2 or 3 extents, got 64"),
         (["profile", "token_unet", "--repeats", "0"], "repeats must be at least 1, got 0"),
         (["profile", "token_unet", "--threads", "0"], "threads must be at least 1, got 0"),
         (["profile", "token_unet", "--size", "abc"], "size must be whole numbers, as 224,224 or 96,96,96, got 'abc'"),

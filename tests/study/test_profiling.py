@@ -8,6 +8,7 @@ from torch import nn
 
 from medmixers.study import profiling
 from medmixers.study.profiling import count_gmacs, profile_network, profile_to_csv
+from medmixers.study.samples import families, small_options
 
 
 def test_multiply_adds_of_known_layers():
@@ -22,6 +23,20 @@ def test_profile_of_poolformer():
     profile = profile_network("poolformer_s12", size=(224, 224), in_channels=3, out_channels=1000, repeats=1)
     assert profile.gmacs == pytest.approx(1.81, abs=0.005)
     assert profile.parameters == 11_915_176
+
+
+@pytest.mark.parametrize("name", [names[0] for names in families().values()])
+def test_every_family_is_profiled(name):
+    profile = profile_network(name, size=(32, 40), repeats=1, **small_options(name))
+    assert profile.gmacs > 0
+    assert profile.parameters > 0
+
+
+def test_sizes_of_no_image_raise():
+    with pytest.raises(ValueError, match="size must be 2 or 3 extents, got 64"):
+        profile_network("token_unet", size=(64,))
+    with pytest.raises(ValueError, match=r"at least 1 voxel along each axis, got \(64, 0\)"):
+        profile_network("token_unet", size=(64, 0))
 
 
 def test_csv_of_networks_goes_on_after_one_that_fails(tmp_path):

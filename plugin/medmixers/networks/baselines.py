@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from monai.networks.nets.resnet import ResNetBlock, resnet18
 from monai.networks.nets.swin_unetr import SwinUNETR
 from monai.networks.nets.unet import UNet
@@ -114,7 +115,9 @@ def swin_unetr(spatial_dims: int, in_channels: int, out_channels: int, *, featur
     Args:
         feature_size: width of the first stage, a multiple of 12.
     """
-    network = _SwinUNETR(in_channels, out_channels, feature_size=feature_size, spatial_dims=spatial_dims)
+    with torch.device("cpu"):  # MONAI reads numbers of tensors as it builds, which the meta device does not have
+        network = _SwinUNETR(in_channels, out_channels, feature_size=feature_size, spatial_dims=spatial_dims)
+    network.to(torch.get_default_device())
     return AnySize(network, spatial_dims=spatial_dims, in_channels=in_channels, stride=32)
 
 

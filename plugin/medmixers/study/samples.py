@@ -91,10 +91,7 @@ def count_parameters(name: str, spatial_dims: int) -> int | None:
     if NETWORKS[name].encoder is not None:
         options["input_size"] = COUNTED_AT[spatial_dims]
     try:
-        try:
-            with torch.device("meta"):
-                network = create_network(name, **options)
-        except RuntimeError:  # MONAI's SwinUNETR reads numbers of tensors while it is built
+        with torch.device("meta"):
             network = create_network(name, **options)
     except ValueError:
         return None
