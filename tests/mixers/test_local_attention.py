@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from medmixers.mixers import tiles
 from medmixers.mixers.flex_tiles import block_mask
 from medmixers.mixers.local_attention import LocalAttention
 from medmixers.study.peers import Neighbourhoods, masked_attention, unfold_attention
@@ -25,6 +26,27 @@ def test_equals_unfold_also_at_borders_and_in_gradients(size, kernel_size):
     for ours, reference, masked in zip(*results, strict=True):
         torch.testing.assert_close(masked, reference, rtol=1e-5, atol=1e-5 * max(1, reference.abs().max().item()))
         torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5 * max(1, reference.abs().max().item()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("block", [1, 2**14, tiles.BLOCK_NUMBERS])  # single tiles, some along one axis, everything
+@pytest.mark.parametrize(("size", "kernel_size"), [((9, 21), 7), ((16, 8), 1), ((5, 13, 6), 3), ((4, 9, 8), 11)])
+def test_blocks_equal_all_tiles_at_once(size, kernel_size, block, dtype, monkeypatch):
+    monkeypatch.setattr(tiles, "BLOCK_NUMBERS", block)
+    torch.manual_seed(0)
+    tiling = tiles.Tiling(heads=2, kernel_size=kernel_size, tile_size=4)
+    qkv, probe = torch.randn(2, *size, 96, dtype=dtype), torch.randn(2, *size, 32, dtype=dtype)
+    results = []
+    for attention in (tiles.tile_attention, tiles.whole_tile_attention):
+        leaf = qkv.clone().requires_grad_()
+        y = attention(leaf, tiling)
+        y.backward(probe)
+        results.append((y, leaf.grad))
+    with torch.no_grad():
+        assert torch.equal(tiles.tile_attention(qkv, tiling), results[0][0])
+    for ours, reference in zip(*results, strict=True):
+        tolerance = 1e-5 if dtype == torch.float32 else 4e-2
+        torch.testing.assert_close(ours, reference, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("tile_size", [1, 2, 3, 5])

@@ -18,7 +18,7 @@ TILES: dict[int, tuple[int, ...]] = {2: (8, 16), 3: (4, 4, 8)}
 
 
 def flex_attention_by_tiles(qkv: Tensor, *, heads: int, kernel_size: int) -> Tensor:
-    """Every position attends to its neighbourhood, as in :func:`medmixers.mixers.local_attention.tiled_attention`.
+    """Every position attends to its neighbourhood, as in :func:`medmixers.mixers.tiles.tile_attention`.
 
     Compiled on a GPU. On a CPU it runs as FlexAttention's own reference, with memory of tokens squared and no gradient.
 

@@ -1,15 +1,13 @@
-from collections.abc import Sequence
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from medmixers.layers.conv import check_kernel_size, check_spatial_dims
-from medmixers.layers.sizes import crop, has_known_size
+from medmixers.layers.sizes import has_known_size
 from medmixers.mixers.flex_tiles import flex_attention_by_tiles
 from medmixers.mixers.global_attention import full_attention, head_count
+from medmixers.mixers.tiles import Tiling, tile_attention
 
 BACKENDS = ("auto", "tiles", "flex")
 TILE_SIZE = 4  # edge of a query tile in voxels: the fastest measured on a CPU, in 2D and 3D
@@ -75,73 +73,4 @@ class LocalAttention(nn.Module):
         return full_attention(qkv.flatten(1, -2), self.heads).flatten()
 
     def _tiled(self, qkv: Tensor) -> Tensor:
-        mixed = tiled_attention(qkv, heads=self.heads, kernel_size=self.kernel_size, tile_size=self.tile_size)
-        return mixed.flatten()
-
-
-def tiled_attention(qkv: Tensor, *, heads: int, kernel_size: int, tile_size: int) -> Tensor:
-    """Neighbourhood attention: masked attention of each tile of queries to the keys of the tile and its halo.
-
-    Args:
-        qkv: queries, keys and values side by side, (B, *spatial, 3 C).
-        heads: number of heads, each of C / heads channels.
-        kernel_size: edge of the neighbourhood in voxels, odd.
-        tile_size: edge of a tile in voxels; it changes the speed, not the result.
-
-    Returns:
-        Mixed values, (B, *spatial, C).
-    """
-    spatial, dims = qkv.shape[1:-1], qkv.ndim - 2
-    radius, window = kernel_size // 2, tile_size + 2 * (kernel_size // 2)
-    counts: list[Any] = [(size + tile_size - 1) // tile_size for size in spatial]  # Any: exported, no int
-    if torch.compiler.is_exporting():
-        counts = [torch.sym_max(count, 2) for count in counts]  # an axis of one tile would need a program of its own
-    fill = [count * tile_size - size for size, count in zip(spatial, counts, strict=True)]
-    q, kv = qkv.tensor_split((qkv.shape[-1] // 3,), dim=-1)
-    (q,) = _windows(_pad(q, [(0, extra) for extra in fill]), tile_size, tile_size, (1, heads))
-    k, v = _windows(_pad(kv, [(radius, extra + radius) for extra in fill]), window, tile_size, (2, heads))
-    mask = _tile_mask(spatial, counts, kernel_size, tile_size, qkv.device)
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (tiles, B heads, tile voxels, D)
-
-    mixed = mixed.reshape(*counts, qkv.shape[0], heads, *(tile_size,) * dims, -1)
-    order = [dims, *(axis for d in range(dims) for axis in (d, dims + 2 + d)), dims + 1, 2 * dims + 2]
-    mixed = mixed.permute(order)  # (n1, n2, B, heads, t1, t2, D) -> (B, n1, t1, n2, t2, heads, D)
-    mixed = mixed.reshape(qkv.shape[0], *(count * tile_size for count in counts), -1)
-    return crop(mixed, spatial, first_axis=1)
-
-
-def _pad(x: Tensor, amounts: Sequence[tuple[int, int]]) -> Tensor:
-    """Zeros before and after each spatial axis of (B, *spatial, C)."""
-    return F.pad(x, [0, 0, *(amount for pair in reversed(amounts) for amount in pair)])
-
-
-def _windows(x: Tensor, size: int, stride: int, split: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Windows of (B, *spatial, parts heads D), a tensor (tiles, B heads, size^dims, D) for each part."""
-    dims = x.ndim - 2
-    x = x.unflatten(-1, (*split, -1))
-    for axis in range(1, dims + 1):
-        x = x.unfold(axis, size, stride)  # -> (B, n1, .., parts, heads, D, s1, ..)
-    parts, heads, depth = dims + 1, dims + 2, dims + 3
-    x = x.permute(parts, *range(1, dims + 1), 0, heads, *range(depth + 1, depth + 1 + dims), depth)
-    tiles = prod(x.shape[1 : dims + 1])
-    return x.reshape(split[0], tiles, -1, size**dims, x.shape[-1]).unbind(0)
-
-
-def _tile_mask(
-    spatial: Sequence[int], counts: Sequence[int], kernel_size: int, tile_size: int, device: torch.device
-) -> Tensor:
-    """Which key of the window each query of a tile may see: bool, (tiles, 1, tile voxels, window voxels)."""
-    radius, dims = kernel_size // 2, len(spatial)
-    mask = torch.ones((), dtype=torch.bool, device=device)
-    for axis, (size, count) in enumerate(zip(spatial, counts, strict=True)):
-        start = tile_size * torch.arange(count, device=device).view(-1, 1, 1)
-        query = start + torch.arange(tile_size, device=device).view(1, -1, 1)
-        key = start - radius + torch.arange(tile_size + 2 * radius, device=device).view(1, 1, -1)
-        near = ((query - key).abs() <= radius) & (key >= 0) & (key < size)
-        near = near | (query >= size)  # a padded query sees all: it is cropped, and an empty softmax would be NaN
-        shape = [1] * (3 * dims)
-        for part in range(3):
-            shape[part * dims + axis] = near.shape[part]
-        mask = mask & near.view(shape)
-    tiles, queries = prod(mask.shape[:dims]), tile_size**dims
-    return mask.reshape(tiles, 1, queries, -1)
+        return tile_attention(qkv, Tiling(self.heads, self.kernel_size, self.tile_size)).flatten()
