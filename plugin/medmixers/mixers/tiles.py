@@ -169,10 +169,10 @@ def _blocks(qkv: Tensor, tiling: Tiling) -> Iterator[tuple[tuple[_Span, ...], Te
     for axis, count in enumerate(steps):
         steps[axis] = min(count, max(1, BLOCK_NUMBERS * count // (numbers * prod(steps))))
     zero, never = (torch.tensor(value, dtype=qkv.dtype) for value in (0.0, -torch.inf))
-    masks: dict[tuple[bytes, ...], Tensor] = {}  # one for all blocks that touch no border
+    masks: dict[Any, Tensor] = {}  # one for all blocks that touch no border
     axes = [list(_spans(*axis, tiling)) for axis in zip(spatial, near, steps, strict=True)]
     for spans in product(*axes):
-        key = tuple(span.near.numpy().tobytes() for span in spans)
+        key = tuple((len(span.near), span.fill, span.halo) for span in spans)
         if key not in masks:
             masks[key] = torch.where(_tile_mask([span.near for span in spans]), zero, never)
         yield spans, masks[key]
