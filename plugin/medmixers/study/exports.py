@@ -37,6 +37,7 @@ def compiled(network: nn.Module) -> Run:
 def exported(network: nn.Module, image: Tensor, *, any_size: bool) -> torch.export.ExportedProgram:
     """torch.export, with the batch and each axis free unless the network itself binds them; or as they are."""
     free = dict.fromkeys((0, *range(2, image.ndim)), torch.export.Dim.AUTO)
+    image = image.clone()  # an export that is interrupted leaves its axes marked as free
     return torch.export.export(network, (image,), dynamic_shapes=(free,) if any_size else None)
 
 
