@@ -9,6 +9,7 @@ from torch import nn
 
 from medmixers.layers import depthwise, fastest
 from medmixers.layers.depthwise_triton import triton_depthwise_conv
+from medmixers.study.comparisons import COMPARISONS
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "run test_depthwise_triton.py, which sets TRITON_INTERPRET"
 
@@ -94,3 +95,14 @@ def test_the_choice_on_a_gpu_is_made_among_equals(triton_wins, kind, monkeypatch
         torch.testing.assert_close(torch.Tensor(result), value, rtol=1e-4, atol=1e-4)
     assert list(fastest.CHOSEN.values()) == [triton_depthwise_conv if triton_wins else depthwise.plain_depthwise_conv]
     assert not fastest.FAILED
+
+
+def test_contenders_of_the_benchmark_compute_the_same():
+    comparison = COMPARISONS["grouped conv 2x64x64x64x64 kernel 3"]
+    x, results = torch.randn(1, 64, 1, 2, 2), {}
+    for label, build in comparison.contenders.items():
+        torch.manual_seed(0)
+        results[label] = build()(x)
+    assert len(results) == 4
+    for result in results.values():
+        torch.testing.assert_close(result, results["ours"], rtol=1e-5, atol=1e-5)
