@@ -8,6 +8,11 @@ from torch import Tensor
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the tensor's number of axes
 
 
+def is_eager() -> bool:
+    """Whether functions run as they are called: what is traced, compiled or exported holds torch's own operators."""
+    return not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+
 def is_eager_on_cpu(x: Tensor) -> bool:
-    """Whether ``x`` is computed on a CPU now: what is traced, compiled or exported holds torch's own operators."""
-    return x.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+    """Whether ``x`` is computed on a CPU now."""
+    return x.device.type == "cpu" and is_eager()

@@ -1,7 +1,8 @@
-"""Depthwise convolution, one group a channel, in the memory layout that is fast on a CPU."""
+"""Depthwise convolution, one group a channel, in the way that is fast on the device."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -9,8 +10,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn import grad as gradients
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from medmixers.layers.cpu import CHANNELS_LAST, is_eager_on_cpu
+from medmixers.layers.cpu import CHANNELS_LAST, is_eager, is_eager_on_cpu
+from medmixers.layers.fastest import Function, fastest
 
 CONVOLUTIONS: dict[int, Any] = {4: F.conv2d, 5: F.conv3d}
 WEIGHT_GRADIENTS: dict[int, Any] = {4: gradients.conv2d_weight, 5: gradients.conv3d_weight}
@@ -22,8 +25,9 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
     In training on a CPU it runs channels-last whatever the layout of its input, and its input gradient is a convolution
     with the mirrored kernel: the same numbers, several times sooner than from oneDNN's backward pass on contiguous
-    tensors. Elsewhere it is torch's own (:func:`plain_depthwise_conv`): without a backward pass the two copies into the
-    other layout and back cost more than they save.
+    tensors. On a GPU it is torch's own or Triton's, whichever :func:`medmixers.layers.fastest.fastest` finds faster for
+    the shape. Elsewhere it is torch's own (:func:`plain_depthwise_conv`): without a backward pass the two copies into
+    the other layout and back cost more than they save.
 
     Args:
         x: feature map, (B, C, *spatial).
@@ -33,18 +37,54 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         (B, C, *spatial), in the layout of ``x``.
     """
-    if not is_eager_on_cpu(x) or not torch.is_grad_enabled():
+    if is_eager_on_cpu(x) and torch.is_grad_enabled():
+        way: Function = _ChannelsLastDepthwise.apply
+    elif x.is_cuda and is_eager():
+        way = _fastest_on_gpu
+    else:
         return plain_depthwise_conv(x, weight, bias)
-    if torch.is_autocast_enabled("cpu"):  # here, because a custom function sees no autocast in its backward pass
-        dtype = torch.get_autocast_dtype("cpu")
-        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    return _ChannelsLastDepthwise.apply(x, weight, bias)
+    return way(*under_autocast(x, weight, bias))
 
 
 def plain_depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The reference of :func:`depthwise_conv`: torch's convolution with as many groups as channels."""
     padding = [extent // 2 for extent in weight.shape[2:]]
     return CONVOLUTIONS[x.ndim](x, weight, bias, padding=padding, groups=weight.shape[0])
+
+
+def under_autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """In autocast's dtype where it is on: a custom function sees no autocast in its backward pass."""
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return x, weight, bias
+    dtype = torch.get_autocast_dtype(device)
+    return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def _fastest_on_gpu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if not x.is_contiguous() or _needs_torchs_own():
+        return plain_depthwise_conv(x, weight, bias)
+    candidates = gpu_candidates(x.dtype, max(weight.shape[2:]))
+    return fastest(candidates, x, weight, bias)(x, weight, bias)
+
+
+def _needs_torchs_own() -> bool:
+    """Where a run must repeat a choice by the clock may not decide, a captured graph cannot wait for the clock, and
+    counters of operations and tracers (dispatch modes) see torch's operators only."""
+    repeatable = torch.are_deterministic_algorithms_enabled() or torch.backends.cudnn.deterministic
+    return repeatable or _get_current_dispatch_mode() is not None or torch.cuda.is_current_stream_capturing()
+
+
+@cache
+def gpu_candidates(dtype: torch.dtype, kernel_size: int) -> tuple[Function, ...]:
+    """Torch's own, and Triton's where it is installed (not with torch for Windows or CPUs) and takes these."""
+    try:
+        from medmixers.layers import depthwise_triton as by_triton
+    except ImportError:
+        return (plain_depthwise_conv,)
+    if dtype not in by_triton.DTYPES or kernel_size > by_triton.MAX_KERNEL_SIZE:
+        return (plain_depthwise_conv,)
+    return plain_depthwise_conv, by_triton.triton_depthwise_conv
 
 
 class _ChannelsLastDepthwise(torch.autograd.Function):

@@ -12,7 +12,9 @@ from torch import nn
 
 from medmixers.factory import create_network
 from medmixers.layers.conv import conv_nd
+from medmixers.layers.depthwise import plain_depthwise_conv, under_autocast
 from medmixers.mixers.build import create_mixer
+from medmixers.mixers.grouped_conv import GroupedConv
 from medmixers.mixers.local_attention import LocalAttention
 from medmixers.registry import Registry
 from medmixers.study import peers
@@ -110,6 +112,45 @@ for _size, _kernel in (((56, 56), 7), ((24, 24, 24), 3), ((24, 24, 24), 7)):
     )
 
 
+def _every_depthwise(build: Callable[[], nn.Module], function: Callable[..., torch.Tensor]) -> nn.Module:
+    """A module whose grouped convolutions run by ``function`` of x, weight and bias."""
+    network = build()
+    for module in network.modules():
+        if isinstance(module, GroupedConv):
+            module.forward = lambda x, conv=module.conv: function(x, conv.weight, conv.bias)  # type: ignore
+    return network
+
+
+def _by_triton(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    from medmixers.layers.depthwise_triton import triton_depthwise_conv  # Triton is not everywhere
+
+    return triton_depthwise_conv(*under_autocast(x, weight, bias))
+
+
+def _by_depthwise(size: tuple[int, ...], build: Callable[[], nn.Module], passes: tuple[str, ...]) -> Comparison:
+    own = partial(_every_depthwise, build, plain_depthwise_conv)
+    contenders: dict[str, Callable[[], nn.Module]] = {
+        OURS: build,
+        "ours, Triton": partial(_every_depthwise, build, _by_triton),
+        "torch's own": own,
+        "torch's own, channels-last": lambda: peers.ChannelsLast(own(), spatial_dims=3),
+    }
+    return Comparison(size, contenders, passes=passes, gpu=True)
+
+
+for _kernel in (3, 7):
+    _options: dict[str, Any] = {"spatial_dims": 3, "kernel_size": _kernel}
+    _mixer = partial(create_mixer, "grouped_conv", 64, **_options)
+    _options |= {"in_channels": 1, "out_channels": 2}
+    _metaformer = partial(create_network, "metaformer_s12", mixer="grouped_conv", **_options)
+    _volumes, _images = (2, 64, 64, 64, 64), (2, 1, 96, 96, 96)
+    COMPARISONS.register(_name("grouped conv", _volumes, _kernel), _by_depthwise(_volumes, _mixer, ALL))
+    COMPARISONS.register(
+        _name("3D metaformer_s12 grouped conv", _images, _kernel),
+        _by_depthwise(_images, _metaformer, (TRAINING, HALF_TRAINING)),
+    )
+
+
 def _timm_channels_last(name: str) -> nn.Module:
     return peers.ChannelsLast(peers.timm_network(name), spatial_dims=2)
 
@@ -132,7 +173,7 @@ for _network, _quick in (("poolformer_s12", True), ("convformer_s18", False), ("
         )
 
 for _kernel in (3, 7):
-    _options: dict[str, Any] = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "kernel_size": _kernel}
+    _options = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "kernel_size": _kernel}
     COMPARISONS.register(
         f"3D metaformer_s12 pooling 96x96x96 kernel {_kernel}",
         Comparison(

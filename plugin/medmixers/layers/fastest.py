@@ -1,0 +1,102 @@
+"""The fastest of functions that compute the same, measured once for each kind of input, as cudnn.benchmark does."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+Function = Callable[..., Tensor]
+REPEATS = 5
+CHOSEN: dict[tuple[Any, ...], Function] = {}
+FAILED: set[Function] = set()  # raised or disagreed once: said once, not tried again
+
+
+def fastest(candidates: Sequence[Function], *tensors: Tensor | None) -> Function:
+    """The candidate to call with ``tensors``.
+
+    The first call for a device, dtype, shapes and wanted gradients runs the candidates in turn on these tensors, with
+    the backward pass where a gradient is wanted, outside the caller's graph.
+
+    Args:
+        candidates: functions of ``tensors``; the first is the reference. A later one that raises or computes something
+            else is left out from then on, with a warning.
+        tensors: what the function is to be called with.
+    """
+    grad = torch.is_grad_enabled()
+    kinds = (t if t is None else (t.device, t.dtype, t.shape, grad and t.requires_grad) for t in tensors)
+    key = (*candidates, *kinds)
+    if key not in CHOSEN:
+        reference, *others = candidates
+        expected = _whole_pass(reference, tensors)
+        if not all(value.isfinite().all() for value in expected):
+            return reference  # nothing to compare with: asked again next time
+        equal = [each for each in others if each not in FAILED and _agrees(each, tensors, expected)]
+        CHOSEN[key] = _first_to_end([reference, *equal], tensors) if equal else reference
+    return CHOSEN[key]
+
+
+def _agrees(candidate: Function, tensors: Sequence[Tensor | None], expected: Sequence[Tensor]) -> bool:
+    try:
+        results = _whole_pass(candidate, tensors)
+        if all(_near(result, value) for result, value in zip(results, expected, strict=True)):
+            return True
+        reason = "its numbers differ"
+    except Exception as error:  # whatever a compiler or a driver raises: the reference computes the same
+        reason = f"{type(error).__name__}: {error}"
+    FAILED.add(candidate)
+    name = getattr(candidate, "__name__", candidate)
+    warnings.warn(f"{name} is not used: {reason}", RuntimeWarning, stacklevel=3)
+    return False
+
+
+def _near(result: Tensor, expected: Tensor) -> bool:
+    """Equal up to a few roundings of the largest number; in float32 up to TF32's, in which cuDNN may compute."""
+    tolerance = max(1e-3, 8 * torch.finfo(expected.dtype).eps)
+    scale = expected.abs().amax().item() if expected.numel() else 0.0
+    return torch.allclose(result, expected, rtol=0.0, atol=tolerance * scale)
+
+
+def _first_to_end(candidates: Sequence[Function], tensors: Sequence[Tensor | None]) -> Function:
+    """By the median, in turn, so that what else the machine does befalls all."""
+    times: dict[Function, list[float]] = {candidate: [] for candidate in candidates}
+    for _ in range(REPEATS):
+        for candidate, seconds in times.items():
+            seconds.append(_seconds(candidate, tensors))
+    return min(times, key=lambda candidate: median(times[candidate]))
+
+
+def _seconds(function: Function, tensors: Sequence[Tensor | None]) -> float:
+    _wait(tensors)
+    start = time.perf_counter()
+    _whole_pass(function, tensors)
+    _wait(tensors)
+    return time.perf_counter() - start
+
+
+def _wait(tensors: Sequence[Tensor | None]) -> None:
+    for device in {tensor.device for tensor in tensors if tensor is not None and tensor.is_cuda}:
+        torch.cuda.synchronize(device)
+
+
+def _whole_pass(function: Function, tensors: Sequence[Tensor | None]) -> list[Tensor]:
+    """Value and wanted gradients, without a trace in the caller's graph."""
+    grad = torch.is_grad_enabled()
+    leaves = [t if t is None else t.detach().requires_grad_(grad and t.requires_grad) for t in tensors]
+    wanted = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
+    with saved_tensors_hooks(_same, _same):  # hides those of activation checkpointing, which count what is saved
+        value = function(*leaves)
+        if not wanted:
+            return [value]
+        probe = value.detach() * max(1, value.numel()) ** -0.5  # small: sums over many voxels must not overflow float16
+        return [value.detach(), *torch.autograd.grad(value, wanted, probe)]
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
