@@ -32,7 +32,7 @@ class Pooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: feature map, (B, C, *spatial) -> the same shape."""
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        if torch.compiler.is_exporting() or torch.jit.is_tracing():  # one operator, for images of any size
+        if not is_eager_on_cpu(x):  # on a GPU three passes over memory are fewer than one for each shift
             return (average_pool(wide, self.kernel_size) - wide).to(x.dtype)
         pool = _Pool.apply if wide.requires_grad and torch.is_grad_enabled() else _pool
         return pool(wide, self.kernel_size, False).to(x.dtype)
@@ -41,7 +41,8 @@ class Pooling(nn.Module):
 def average_pool(x: Tensor, kernel_size: int) -> Tensor:
     """The average over the window around each voxel by torch's own operator, in 3D plane by plane and then across.
 
-    What is exported, and the plain reference. nn.AvgPool3d would refuse feature maps smaller than the kernel.
+    What runs on a GPU and is compiled, traced and exported, and the plain reference of the rest. nn.AvgPool3d would
+    refuse feature maps smaller than the kernel, and its backward pass on a GPU adds in no fixed order.
     """
     radius = kernel_size // 2
     planes = F.avg_pool2d(x.flatten(1, -3), kernel_size, 1, radius, count_include_pad=False).view_as(x)
@@ -64,9 +65,9 @@ class _Pool(torch.autograd.Function):
 
 
 def _pool(x: Tensor, kernel_size: int, transposed: bool) -> Tensor:
-    """:func:`_pool_maps` of all channels; on a CPU of a few at a time, so that its passes stay within the cache."""
+    """:func:`_pool_maps` of all channels; of a few at a time, so that its passes stay within the cache."""
     share = 1 / _window_voxels(x, kernel_size)
-    if not is_eager_on_cpu(x) or not x.is_contiguous():
+    if not x.is_contiguous():
         return _pool_maps(x, share, kernel_size, transposed)
     maps = max(1, CACHED_NUMBERS * torch.get_num_threads() // share.numel())
     if maps >= x.shape[0] * x.shape[1]:
@@ -96,25 +97,18 @@ def _window_sum(x: Tensor, total: Tensor, axis: int, radius: int) -> None:
     for shift in range(1, min(radius, size - 1) + 1):
         length = size - shift
         if shift == 1:  # the window's first two voxels in one pass
-            _add_into(total.narrow(axis, 0, length), x.narrow(axis, 0, length), x.narrow(axis, 1, length))
+            torch.add(x.narrow(axis, 0, length), x.narrow(axis, 1, length), out=total.narrow(axis, 0, length))
             total.narrow(axis, length, 1).copy_(x.narrow(axis, length, 1))
         else:
             total.narrow(axis, 0, length).add_(x.narrow(axis, shift, length))
         total.narrow(axis, shift, length).add_(x.narrow(axis, 0, length))
 
 
-def _add_into(total: Tensor, a: Tensor, b: Tensor) -> None:
-    if torch.compiler.is_compiling():  # which takes no view as out=, and fuses this
-        total.copy_(a + b)
-    else:
-        torch.add(a, b, out=total)
-
-
 def _window_voxels(x: Tensor, kernel_size: int) -> Tensor:
     """How many voxels of the window around each position lie inside the image, (*spatial)."""
-    radius, count = kernel_size // 2, torch.ones((), device=x.device)
+    radius, count = kernel_size // 2, torch.ones(())
     for axis, size in enumerate(x.shape[2:], start=2):
-        first = torch.arange(-radius, size - radius, device=x.device).clamp(min=0)
-        behind = torch.arange(radius + 1, size + radius + 1, device=x.device).clamp(max=size)
+        first = torch.arange(-radius, size - radius).clamp(min=0)
+        behind = torch.arange(radius + 1, size + radius + 1).clamp(max=size)
         count = count * (behind - first).float().view([-1] + [1] * (x.ndim - axis - 1))
     return count
