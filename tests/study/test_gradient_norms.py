@@ -1,8 +1,6 @@
 """Gradient norms: the same for every way to compute local attention, counted where not finite, shown as recorded."""
 
-import importlib.util
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,11 +8,9 @@ from torch.nn import functional as F
 
 from medmixers import results
 from medmixers.study import gradient_norms, peers
+from script_loader import ROOT, load_script
 
-ROOT = Path(__file__).resolve().parents[2]
-SPEC = importlib.util.spec_from_file_location("gradient_norms_script", ROOT / "scripts" / "gradient_norms.py")
-script = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(script)
+script = load_script("gradient_norms")
 
 
 @pytest.fixture(autouse=True)
@@ -83,12 +79,11 @@ def test_a_peer_that_cannot_run_has_its_error_and_ours_raises(monkeypatch):
     def refuse(*_):
         raise RuntimeError("no kernel\nand more")
 
-    monkeypatch.setattr(gradient_norms, "PEERS", {"unfold": refuse})
+    monkeypatch.setattr(gradient_norms, "build", refuse)
     row = gradient_norms.train("unfold", "float32", device="cpu", steps=1).summary()
     assert row == {"backend": "unfold", "precision": "float32", "error": "no kernel"}
     table = gradient_norms.table({"cpu": {"figures": {"rows": [row]}}})
     assert table.splitlines()[-1] == "| cpu | unfold | float32 | not run: no kernel |"
-    monkeypatch.setattr("medmixers.mixers.local_attention.tiled_attention", lambda *_, **__: refuse())
     with pytest.raises(RuntimeError, match="no kernel"):
         gradient_norms.train("tiles", "float32", device="cpu", steps=1)
 
