@@ -18,7 +18,7 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from medmixers.results import describe_run, record, replace_between
+from medmixers.results import describe_run, measured_note, record, replace_between
 from medmixers.study.benchmark import compare, table
 from medmixers.study.comparisons import COMPARISONS
 
@@ -61,10 +61,7 @@ def main() -> None:
         run["versions"] |= versions(PEERS)
         figures = [{key: value for key, value in asdict(row).items() if value not in (None, ())} for row in rows]
         record(f"benchmark {arguments.device}", figures, run=run)
-        where = f"{run['processor']}, {run['cores']} cores, device {run['device']}"
-        known = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
-        note = f"Measured {run['date']} at commit {run['commit'][:7]}; {where}; {known}."
-        README.write_text(replace_between(README.read_text(), START, END, f"{table(rows)}\n\n{note}"))
+        README.write_text(replace_between(README.read_text(), START, END, f"{table(rows)}\n\n{measured_note(run)}"))
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

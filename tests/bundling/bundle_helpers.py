@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from medmixers.bundling.catalog import BUNDLES, BundleRow
 from medmixers.bundling.configs import size_key
+from medmixers.bundling.synthetic import oblique_affine
 
 ROOT = Path(__file__).resolve().parents[2]
 BRAIN = "brain_tissue_segmentation_grouped_conv"
@@ -47,17 +48,6 @@ USER_TASK = {
     "limits": "Not for clinical use.",
 }
 FOUR_LEVELS = {"channels": [8, 8, 8, 8]}  # Token-UNet and its like
-
-
-def oblique_affine() -> np.ndarray:
-    """Voxels of 1.5 x 2 x 3 mm, axes left, posterior and superior, turned by 20 and 15 degrees."""
-    a, b = np.deg2rad([20, 15])
-    about_z = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
-    about_x = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
-    affine = np.eye(4)
-    affine[:3, :3] = about_z @ about_x @ np.diag([-1.5, -2.0, 3.0])
-    affine[:3, 3] = [11.0, -7.0, 5.0]
-    return affine
 
 
 def write_dataset(folder: Path, *, training: int = 4, held_out: int = 2) -> Path:

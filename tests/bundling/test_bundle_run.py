@@ -9,7 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_helpers import SHAPE, oblique_affine, run_bundle, save, write_dataset
+from bundle_helpers import SHAPE, run_bundle, save, write_dataset
+
+from medmixers.bundling.synthetic import oblique_affine
 
 
 @pytest.fixture(scope="module")

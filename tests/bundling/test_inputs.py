@@ -9,12 +9,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from bundle_helpers import BRAIN, oblique_affine, run_here
+from bundle_helpers import BRAIN, run_here
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from PIL import Image
 
 from medmixers.bundling.datalist import find_images
+from medmixers.bundling.synthetic import oblique_affine
 
 ROOT = Path(__file__).resolve().parents[2]
 LUNGS = "chest_xray_segmentation_grouped_conv"

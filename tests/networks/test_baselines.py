@@ -1,5 +1,7 @@
 """The papers' baselines: MONAI's own networks behind the names."""
 
+from functools import partial
+
 import pytest
 import torch
 from monai.networks.nets import SwinUNETR, UNet
@@ -8,12 +10,7 @@ from medmixers import create_network
 from medmixers.networks.baselines import AnySize
 
 SEGMENTERS = ("unet_keuth2025", "unet_patch_embedding_keuth2025", "unet_tshimanga2026", "swin_unetr_tshimanga2026")
-
-
-def build(name, *, spatial_dims=2, in_channels=3, out_channels=5, **options):
-    return create_network(
-        name, spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, **options
-    )
+build = partial(create_network, spatial_dims=2, in_channels=3, out_channels=5)
 
 
 @pytest.mark.parametrize("name", SEGMENTERS)

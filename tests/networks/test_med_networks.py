@@ -1,7 +1,10 @@
 """MedNeXt and MedUNeXt: LAFFN, SEM, SDFFN against plain tensor algebra."""
 
+from functools import partial
+
 import pytest
 import torch
+from network_checks import check_gradients
 from torch.nn import functional as F
 
 from medmixers import create_network
@@ -9,12 +12,7 @@ from medmixers.networks.med_blocks import LAFFN, SDFFN, SEM, MEDBlock, _mix_axis
 
 TINY = {"med_next": {"dims": (8, 8, 16, 16)}, "med_unext": {"channels": (8, 8, 16, 16, 16), "med_depth": 1}}
 SIZES = [(6, 9), (4, 5, 6)]
-
-
-def build(name, *, spatial_dims=2, in_channels=3, out_channels=2, **options):
-    return create_network(
-        name, spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, **options
-    )
+build = partial(create_network, spatial_dims=2, in_channels=3, out_channels=2)
 
 
 def as_tokens(x):
@@ -112,10 +110,7 @@ def test_any_size_trains(name, size):
     network = build(name, spatial_dims=len(size), in_channels=1, **TINY[name], rescale=True)
     logits = network(torch.randn(2, 1, *size))
     assert logits.shape == ((2, 2) if name == "med_next" else (2, 2, *size))
-    (logits * torch.randn_like(logits)).sum().backward()
-    for key, parameter in network.named_parameters():
-        assert parameter.grad is not None, key
-        assert torch.isfinite(parameter.grad).all(), key
+    check_gradients(network, logits)
 
 
 def test_border_voxels_influence_med_unext():

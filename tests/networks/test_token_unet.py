@@ -1,21 +1,19 @@
 """UNet** and Token-UNet: any size, TokenLearner and TokenFuser against plain algebra."""
 
+from functools import partial
+
 import pytest
 import torch
+from network_checks import check_segmentation, check_slabs
 from torch.nn import functional as F
 
 from medmixers import create_network
-from medmixers.layers import slabs
 from medmixers.networks.token_unet import ResBlock, TokenFuser, TokenLearner, TokenUNet
 
 NAMES = ("unet_star_star", "token_unet_no_transformer", "token_unet")
 TINY = {"channels": (4, 8, 12, 16), "transformer_heads": 4, "token_mlp_channels": 8, "head_channels": 8}
-
-
-def build(name, *, spatial_dims=3, in_channels=4, out_channels=3, **options):
-    return create_network(
-        name, spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, **options
-    )
+TINY_RELEASED = {"channels": TINY["channels"]}
+build = partial(create_network, spatial_dims=3, in_channels=4, out_channels=3)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -23,19 +21,7 @@ def build(name, *, spatial_dims=3, in_channels=4, out_channels=3, **options):
 def test_any_size_trains_and_borders_count(name, size):
     torch.manual_seed(0)
     network = build(name, spatial_dims=len(size), in_channels=2, **TINY)
-    x = torch.randn(2, 2, *size)
-    logits = network(x)
-    assert logits.shape == (2, 3, *size)
-    (logits * torch.randn_like(logits)).sum().backward()
-    for key, parameter in network.named_parameters():
-        assert parameter.grad is not None, key
-        assert torch.isfinite(parameter.grad).all(), key
-    with torch.no_grad():
-        for corner in ((0,) * len(size), (-1,) * len(size)):
-            changed = x.clone()
-            changed[(slice(None), 0, *corner)] += 5
-            difference = (network(changed) - network(x)).abs()
-            assert difference[(slice(None), slice(None), *corner)].max() > 1e-3
+    check_segmentation(network, torch.randn(2, 2, *size))
 
 
 @pytest.mark.parametrize("grid", [(5, 7), (3, 4, 5)])
@@ -64,9 +50,10 @@ def test_token_learner_and_fuser_written_out(grid):
         torch.testing.assert_close(fuser(x, tokens)[b], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_attention_maps_stay_with_the_network_after_a_forward():
+@pytest.mark.parametrize(("name", "tiny"), [("token_unet", TINY), ("token_unet_released_8", TINY_RELEASED)])
+def test_attention_maps_stay_with_the_network_after_a_forward(name, tiny):
     torch.manual_seed(0)
-    network = build("token_unet", in_channels=1, **TINY).eval()
+    network = build(name, in_channels=1, **tiny).eval()
     assert network.token_learner.attention is None
     with torch.no_grad():
         network(torch.randn(2, 1, 17, 24, 30))
@@ -106,26 +93,10 @@ FORMS = [  # size, options
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("size", "options"), FORMS)
 def test_inference_in_slabs_equals_the_plain_forward(name, size, options, monkeypatch):
-    """Without gradients a CPU computes in place, slab by slab; with them it runs torch's layers one by one."""
     torch.manual_seed(0)
-    monkeypatch.setattr(slabs, "SLAB", 4 * 16 * 7)
     network = build(name, spatial_dims=len(size), in_channels=2, **TINY, **options).eval()
     network.decoder.deep_supervision = "aux_heads" in options
-    x = torch.randn(2, 2, *size)
-    before = x.clone()
-    expected = network(x)
-    layouts = x, x.contiguous(memory_format=slabs.CHANNELS_LAST[x.ndim])
-    for image in layouts:
-        with torch.no_grad():
-            found = network(image)
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    assert torch.equal(x, before)
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        half = network(x)
-    if network.decoder.deep_supervision:
-        half, expected = half[0], expected[0]
-    assert half.dtype == torch.bfloat16
-    assert (half - expected).norm() < 0.1 * expected.norm()
+    check_slabs(network, torch.randn(2, 2, *size), monkeypatch)
 
 
 def test_transformer_is_pre_norm_without_positions():

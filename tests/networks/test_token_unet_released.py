@@ -1,11 +1,13 @@
 """The released Token-UNet: the authors' counts, each module against plain algebra, any size."""
 
+from functools import partial
+
 import pytest
 import torch
+from network_checks import check_segmentation, check_slabs
 from torch.nn import functional as F
 
 from medmixers import create_network
-from medmixers.layers import slabs
 from medmixers.networks.token_unet import TokenSpreading
 from medmixers.networks.token_unet_released import (
     AttentionLayer,
@@ -32,12 +34,7 @@ COUNTS = {
 }
 TINY = {"channels": (4, 8, 12, 16)}
 EACH_KIND = [name for name in COUNTS if "_32" not in name]
-
-
-def build(name, *, spatial_dims=3, in_channels=4, out_channels=3, **options):
-    return create_network(
-        name, spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, **options
-    )
+build = partial(create_network, spatial_dims=3, in_channels=4, out_channels=3)
 
 
 def randomise(module):
@@ -85,19 +82,7 @@ def test_every_released_row_is_counted():
 def test_any_size_trains_and_borders_count(name, size):
     torch.manual_seed(0)
     network = build(name, spatial_dims=len(size), in_channels=2, **TINY)
-    x = torch.randn(2, 2, *size)
-    logits = network(x)
-    assert logits.shape == (2, 3, *size)
-    (logits * torch.randn_like(logits)).sum().backward()
-    for key, parameter in network.named_parameters():
-        assert parameter.grad is not None, key
-        assert parameter.grad.isfinite().all(), key
-    with torch.no_grad():
-        for corner in ((0,) * len(size), (-1,) * len(size)):
-            changed = x.clone()
-            changed[(slice(None), 0, *corner)] += 5
-            difference = (network(changed) - network(x)).abs()
-            assert difference[(slice(None), slice(None), *corner)].max() > 1e-3
+    check_segmentation(network, torch.randn(2, 2, *size))
 
 
 @pytest.mark.parametrize("resample", ["none", "down", "up"])
@@ -133,19 +118,8 @@ def test_block_written_out(resample, size):
 @pytest.mark.parametrize("size", [(21, 33), (9, 17, 20), (1, 1, 1)])
 def test_inference_in_slabs_equals_the_plain_forward(name, size, monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr(slabs, "SLAB", 4 * 16 * 7)
     network = build(name, spatial_dims=len(size), in_channels=2, **TINY).eval()
-    x = torch.randn(2, 2, *size)
-    before = x.clone()
-    expected = network(x)
-    for image in (x, x.contiguous(memory_format=slabs.CHANNELS_LAST[x.ndim])):
-        with torch.no_grad():
-            torch.testing.assert_close(network(image), expected, rtol=1e-5, atol=1e-5)
-    assert torch.equal(x, before)
-    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        half = network(x)
-    assert half.dtype == torch.bfloat16
-    assert (half - expected).norm() < 0.1 * expected.norm()
+    check_slabs(network, torch.randn(2, 2, *size), monkeypatch)
 
 
 @pytest.mark.parametrize("grid", [(5, 7), (3, 4, 5)])
@@ -226,18 +200,6 @@ def test_start_values():
     change = GatedMLP(64, 4096)
     change.gate.logit.data.fill_(50.0)  # the branch alone keeps the variance
     assert change(rows).std().item() == pytest.approx(1, rel=0.1)
-
-
-def test_attention_maps_stay_with_the_network():
-    torch.manual_seed(0)
-    network = build("token_unet_released_8", in_channels=1, **TINY).eval()
-    assert network.token_learner.attention is None
-    with torch.no_grad():
-        network(torch.randn(2, 1, 17, 24, 30))
-    maps = network.token_learner.attention
-    assert maps.shape == (2, 8, 3, 3, 4)
-    torch.testing.assert_close(maps.sum((2, 3, 4)), torch.ones(2, 8))
-    assert "attention" not in " ".join(network.state_dict())
 
 
 def test_bad_values_are_named():

@@ -1,6 +1,7 @@
 """Loading weights: the original authors' key formats, inflation to 3D, other channel counts, warm start, errors."""
 
 import re
+from functools import partial
 
 import pytest
 import timm
@@ -11,12 +12,7 @@ from medmixers import create_network
 from medmixers.networks.weights import load_weights, read_checkpoint
 
 TINY = {"depths": (1, 1, 2, 1), "dims": (32, 32, 64, 64)}
-
-
-def build(name, *, spatial_dims=2, in_channels=3, out_channels=10, **options):
-    return create_network(
-        name, spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, **options
-    )
+build = partial(create_network, spatial_dims=2, in_channels=3, out_channels=10)
 
 
 def timm_model(name="poolformer_s12", **options):

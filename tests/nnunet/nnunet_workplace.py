@@ -51,10 +51,7 @@ class Workplace:
         )
 
     def run(self, command: str, *arguments: str, **variables: str) -> str:
-        process = self.start(command, *arguments, **variables)
-        output, _ = process.communicate(timeout=400)
-        assert process.returncode == 0, output[-4000:]
-        return output
+        return output_of(self.start(command, *arguments, **variables))
 
     def medmixers(self, *arguments: str) -> str:
         command = [sys.executable, "-m", "medmixers.cli", *arguments]
@@ -62,19 +59,19 @@ class Workplace:
         assert done.returncode == 0, done.stderr[-4000:]
         return done.stdout
 
-    def train(self, *flags: str, **variables: str) -> str:
+    def start_training(self, *flags: str, **variables: str) -> subprocess.Popen:
         # The augmenter runs in this process: planning is the one command that needs a worker.
-        return self.run(
-            "nnUNetv2_train",
-            *MODEL,
-            "-tr",
-            TRAINER,
-            "-device",
-            "cpu",
-            *flags,
-            nnUNet_n_proc_DA="0",
-            **variables,
-        )
+        arguments = (*MODEL, "-tr", TRAINER, "-device", "cpu", *flags)
+        return self.start("nnUNetv2_train", *arguments, nnUNet_n_proc_DA="0", **variables)
+
+    def train(self, *flags: str, **variables: str) -> str:
+        return output_of(self.start_training(*flags, **variables))
+
+
+def output_of(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output[-4000:]
+    return output
 
 
 def write_cases(raw: Path) -> None:

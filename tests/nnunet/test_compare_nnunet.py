@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -15,11 +14,10 @@ from medmixers.mixers import TOKEN_MIXERS
 from medmixers.nnunet.architecture import check_segmentation, network_option_names
 from medmixers.nnunet.trainer_classes import TRAINERS
 from medmixers.results import measured, replace_between
+from script_loader import load_script
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "compare_nnunet.py"
-SPEC = importlib.util.spec_from_file_location("compare_nnunet", SCRIPT)
-compare = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(compare)
+compare = load_script("compare_nnunet")
 
 RUN = {
     "date": "2026-01-31", "commit": "0123456789", "dirty": False, "processor": "P", "cores": 2, "device": "cpu",

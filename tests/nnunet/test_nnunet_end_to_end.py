@@ -23,16 +23,7 @@ STOCK_TRAINER = "nnUNetTrainer_1epoch"
 
 def kill_in_epoch(work: Workplace, epoch: int) -> None:
     """Start a training of 40 epochs and kill it when ``epoch`` begins, between two checkpoints."""
-    process = work.start(
-        "nnUNetv2_train",
-        *MODEL,
-        "-tr",
-        TRAINER,
-        "-device",
-        "cpu",
-        nnUNet_n_proc_DA="0",
-        MEDMIXERS_EPOCHS="40",
-    )
+    process = work.start_training(MEDMIXERS_EPOCHS="40")
     assert process.stdout is not None
     lines = []
     for line in process.stdout:
@@ -93,16 +84,7 @@ def test_validation_alone(work):
 
 
 def test_a_bad_variable_stops_the_training_with_one_line(work):
-    process = work.start(
-        "nnUNetv2_train",
-        *MODEL,
-        "-tr",
-        TRAINER,
-        "-device",
-        "cpu",
-        nnUNet_n_proc_DA="0",
-        MEDMIXERS_EPOCHS="two",
-    )
+    process = work.start_training(MEDMIXERS_EPOCHS="two")
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0
     assert output.rstrip().endswith("ValueError: MEDMIXERS_EPOCHS must be a whole number of at least 1, got 'two'")

@@ -1,19 +1,15 @@
-import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from medmixers import results
+from script_loader import ROOT, load_script
 
-ROOT = Path(__file__).resolve().parents[2]
-SPEC = importlib.util.spec_from_file_location("record_demo", ROOT / "scripts" / "record_demo.py")
-record_demo = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(record_demo)
+record_demo = load_script("record_demo")
 
 
 def test_readme_shows_the_measured_demo():

@@ -1,18 +1,13 @@
 """results/networks.json and the README's table say what the code does."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from medmixers.results import network_facts
 from medmixers.study.exports import exports_table
 from medmixers.study.samples import count_parameters
+from script_loader import load_script
 
-ROOT = Path(__file__).resolve().parents[2]
-SPEC = importlib.util.spec_from_file_location("record_networks", ROOT / "scripts" / "record_networks.py")
-record_networks = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(record_networks)
+record_networks = load_script("record_networks")
 
 
 def test_recorded_counts_names_and_readme_are_current():

@@ -56,7 +56,7 @@ def check_outputs(subject: Subject, output: Path) -> None:
     by_name = {path.name: path for path in output.rglob("*") if path.is_file()}
     for entry in subject.held_out:
         first = Path(entry[0] if isinstance(entry, list) else entry)
-        stem = first.name.partition(".")[0].removesuffix("_0000")
+        stem, _ = stem_and_ending(first)
         found = [path for name, path in by_name.items() if name.startswith(stem)]
         demand(found, f"there is no prediction of {first.name}, but {sorted(by_name)}")
         image = load(first)

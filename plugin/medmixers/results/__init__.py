@@ -99,6 +99,15 @@ def record(section: str, figures: Any, *, run: Mapping[str, Any], path: Path = M
     write_json(path, sections)
 
 
+def measured_note(section: Mapping[str, Any]) -> str:
+    """When, where and with what a section of measured.json was measured, as a sentence."""
+    known = ", ".join(f"{name} {number}" for name, number in section["versions"].items())
+    return (
+        f"Measured {section['date']} at commit {section['commit'][:7]}; {section['processor']}, {section['cores']} "
+        f"cores, device {section['device']}; {known}."
+    )
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write JSON under a temporary name, then rename."""
     with written_whole(path) as partial:
