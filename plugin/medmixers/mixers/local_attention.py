@@ -17,8 +17,8 @@ class LocalAttention(nn.Module):
     """Self-attention of every position to its neighbourhood (Keuth et al. 2025, equation 8).
 
     A query attends to the keys inside the image whose offset is at most ``kernel_size // 2`` on every axis. Computed
-    exactly and without compilation: queries are taken in tiles, each with the keys of the tile and a halo around it,
-    so memory grows with tokens times window, never with tokens squared.
+    exactly and without compilation: queries are taken in tiles, each with the keys of the tile and a halo around it.
+    Memory grows with tokens times window, on a CPU, where a few tiles are computed at a time, with tokens alone.
 
     Args:
         dim: channels C, a multiple of ``head_dim``.
