@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from medmixers.layers.cpu import is_eager_on_cpu
 from medmixers.layers.sizes import crop
 
-BLOCK_NUMBERS = 2**20  # queries, keys and values gathered at a time: 4 MiB in float32, which stay in the caches
+BLOCK_NUMBERS = 2**20  # queries, keys and values that a thread gathers at a time: 4 MiB in float32, within the caches
 
 
 @dataclass(frozen=True)
@@ -161,13 +161,14 @@ def _spans(size: int, near: Tensor, step: int, tiling: Tiling) -> Iterator[_Span
 
 
 def _blocks(qkv: Tensor, tiling: Tiling) -> Iterator[tuple[tuple[_Span, ...], Tensor]]:
-    """Blocks of tiles that gather about ``BLOCK_NUMBERS``, a span for each axis, with their masks."""
+    """Blocks of tiles that gather about ``BLOCK_NUMBERS`` a thread, a span for each axis, with their masks."""
     spatial, dims = qkv.shape[1:-1], qkv.ndim - 2
     steps = [-(-size // tiling.tile_size) for size in spatial]
     near = [_near(size, count, tiling, qkv.device) for size, count in zip(spatial, steps, strict=True)]
     numbers = qkv.shape[0] * qkv.shape[-1] // 3 * (tiling.tile_size**dims + 2 * tiling.window**dims)  # of a tile
+    limit = BLOCK_NUMBERS * torch.get_num_threads()
     for axis, count in enumerate(steps):
-        steps[axis] = min(count, max(1, BLOCK_NUMBERS * count // (numbers * prod(steps))))
+        steps[axis] = min(count, max(1, limit * count // (numbers * prod(steps))))
     zero, never = (torch.tensor(value, dtype=qkv.dtype) for value in (0.0, -torch.inf))
     masks: dict[Any, Tensor] = {}  # one for all blocks that touch no border
     axes = [list(_spans(*axis, tiling)) for axis in zip(spatial, near, steps, strict=True)]
