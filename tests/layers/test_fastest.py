@@ -87,17 +87,34 @@ def test_one_that_fails_is_named_once_and_left_out(compute, reason, recwarn):
     assert f"is not used: {reason}" in str(warning.message)
 
 
-def test_what_cannot_be_compared_is_asked_again():
+def test_the_reference_stays_where_nothing_can_be_compared():
     slow, quick = Product(0.02), Product()
     x, weight = tensors()
-    assert fastest((slow, quick), x * torch.nan, weight) is slow
-    assert fastest((slow, quick), x, weight) is quick
+    for values in (x * torch.nan, x):
+        assert fastest((slow, quick), values, weight) is slow
+    assert slow.calls == 1
+    assert not choice.FAILED
+
+
+def test_the_reference_stays_for_a_shape_without_memory_for_a_trial(recwarn):
+    def compute(x, weight):
+        if len(x) > 8:
+            raise torch.OutOfMemoryError("no memory")
+        return x * weight
+
+    slow, quick = Product(0.02), Product(compute=compute)
+    for _ in range(2):
+        assert fastest((slow, quick), *tensors(size=9)) is slow
+    assert (slow.calls, quick.calls) == (1, 1)
+    assert fastest((slow, quick), *tensors()) is quick
+    assert not recwarn
 
 
 def test_sums_over_many_voxels_do_not_overflow_float16():
-    slow, quick = Product(0.02), Product()
+    reference, other = Product(), Product()
     x, weight = (torch.full((size,), 4.0, dtype=torch.float16) for size in (300_000, 1))
-    assert fastest((slow, quick), x, weight.requires_grad_()) is quick
+    fastest((reference, other), x, weight.requires_grad_())
+    assert other.calls == 1 + choice.REPEATS  # compared and found equal, then timed
 
 
 def test_leaves_no_trace_in_the_callers_graph():

@@ -57,6 +57,19 @@ def test_eval_is_deterministic_and_bfloat16_close(name, spatial_dims):
 
 @every_mixer
 @both_dims
+def test_goes_by_its_inputs_device_and_by_torch_func(name, spatial_dims):
+    mixer = build(name, spatial_dims, SIZES[spatial_dims])
+    x = feature_map(SIZES[spatial_dims]).requires_grad_()
+    y = mixer(x)
+    (expected,) = torch.autograd.grad(y.square().sum(), x)
+    with torch.device("meta"):
+        assert torch.equal(mixer(x), y)
+    transformed = torch.func.grad(lambda t: mixer(t).square().sum())(x.detach())
+    torch.testing.assert_close(transformed, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+
+
+@every_mixer
+@both_dims
 def test_trains_under_autocast(name, spatial_dims):
     mixer = build(name, spatial_dims, SIZES[spatial_dims])
     x = feature_map(SIZES[spatial_dims]).requires_grad_()

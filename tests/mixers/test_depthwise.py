@@ -51,6 +51,13 @@ def test_frozen_weights_get_no_gradient():
     assert conv.weight.grad is None
 
 
+def test_autocast_leaves_float64():
+    conv = nn.Conv2d(8, 8, 3, padding=1, groups=8).double()
+    x = torch.randn(1, 8, 6, 6, dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(depthwise_conv(x, conv.weight, conv.bias), conv(x))
+
+
 @pytest.fixture
 def on_gpu(monkeypatch):
     """What runs for tensors on a GPU, here for tensors on a CPU; the candidates count their calls."""

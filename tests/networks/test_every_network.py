@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -185,6 +186,11 @@ def test_exports_as_recorded(label, dims):
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     assert measure_exports(label, dims) == network_facts()["exports"][label][f"{dims}D"]
     assert set(network_facts()["exports"][label][f"{dims}D"]) == set(WAYS)
+
+
+def test_exports_are_not_asked_for_where_there_is_no_alarm():
+    with ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError, match="needs the main thread and a POSIX system"):
+        pool.submit(how_it_exports, torch.nn.Conv2d(2, 3, 3)).result()
 
 
 def test_an_export_that_does_not_end_is_asked_for_once_and_counts_as_none(monkeypatch):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from medmixers.study import profiling
-from medmixers.study.profiling import count_gmacs, profile_network, profile_to_csv
+from medmixers.study.profiling import count_gmacs, in_fresh_process, profile_network, profile_to_csv
 from medmixers.study.samples import families, small_options
 
 
@@ -66,6 +66,12 @@ def test_a_process_that_the_system_ends_is_an_error_of_its_row(monkeypatch):
 
 def abort(*arguments):
     os._exit(9)
+
+
+def test_a_fresh_process_has_the_environment_of_now(monkeypatch):
+    for value in ("first", "second"):
+        monkeypatch.setenv("MEDMIXERS_TEST", value)
+        assert in_fresh_process(os.getenv, "MEDMIXERS_TEST") == value
 
 
 def test_csv_of_an_unknown_network_measures_nothing():

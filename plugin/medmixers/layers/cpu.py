@@ -9,8 +9,12 @@ CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the te
 
 
 def is_eager() -> bool:
-    """Whether functions run as they are called: what is traced, compiled or exported holds torch's own operators."""
-    return not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+    """Whether functions run as they are called: what is traced, compiled or exported holds torch's own operators.
+
+    So does what torch.func transforms: functions with a backward pass of their own say nothing about vmap or jvp.
+    """
+    graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return not (graph or torch._C._are_functorch_transforms_active())
 
 
 def is_eager_on_cpu(x: Tensor) -> bool:

@@ -53,12 +53,13 @@ def plain_depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
 
 
 def under_autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """In autocast's dtype where it is on: a custom function sees no autocast in its backward pass."""
+    """As autocast, where it is on, gives them to a convolution: a custom function sees none in its backward pass."""
     device = x.device.type
     if not torch.is_autocast_enabled(device):
         return x, weight, bias
     dtype = torch.get_autocast_dtype(device)
-    return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    x, weight = (t if t.dtype == torch.float64 else t.to(dtype) for t in (x, weight))  # which autocast leaves
+    return x, weight, bias if bias is None or bias.dtype == torch.float64 else bias.to(dtype)
 
 
 def _fastest_on_gpu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

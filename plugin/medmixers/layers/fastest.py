@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from statistics import median
 from typing import Any
 
@@ -26,20 +27,27 @@ def fastest(candidates: Sequence[Function], *tensors: Tensor | None) -> Function
 
     Args:
         candidates: functions of ``tensors``; the first is the reference. A later one that raises or computes something
-            else is left out from then on, with a warning.
+            else is left out from then on, with a warning. Where there is no memory for a trial, or a first value
+            is not finite, the reference is kept.
         tensors: what the function is to be called with.
     """
     grad = torch.is_grad_enabled()
     kinds = (t if t is None else (t.device, t.dtype, t.shape, grad and t.requires_grad) for t in tensors)
     key = (*candidates, *kinds)
     if key not in CHOSEN:
-        reference, *others = candidates
-        expected = _whole_pass(reference, tensors)
-        if not all(value.isfinite().all() for value in expected):
-            return reference  # nothing to compare with: asked again next time
-        equal = [each for each in others if each not in FAILED and _agrees(each, tensors, expected)]
-        CHOSEN[key] = _first_to_end([reference, *equal], tensors) if equal else reference
+        CHOSEN[key] = candidates[0]
+        with suppress(torch.OutOfMemoryError):
+            if equal := _equal_ones(candidates, tensors):
+                CHOSEN[key] = _first_to_end([candidates[0], *equal], tensors)
     return CHOSEN[key]
+
+
+def _equal_ones(candidates: Sequence[Function], tensors: Sequence[Tensor | None]) -> list[Function]:
+    reference, *others = candidates
+    expected = _whole_pass(reference, tensors)
+    if not all(value.isfinite().all() for value in expected):
+        return []  # nothing to compare with
+    return [each for each in others if each not in FAILED and _agrees(each, tensors, expected)]
 
 
 def _agrees(candidate: Function, tensors: Sequence[Tensor | None], expected: Sequence[Tensor]) -> bool:
@@ -48,6 +56,8 @@ def _agrees(candidate: Function, tensors: Sequence[Tensor | None], expected: Seq
         if all(_near(result, value) for result, value in zip(results, expected, strict=True)):
             return True
         reason = "its numbers differ"
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # whatever a compiler or a driver raises: the reference computes the same
         reason = f"{type(error).__name__}: {error}"
     FAILED.add(candidate)

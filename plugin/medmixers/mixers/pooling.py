@@ -106,9 +106,9 @@ def _window_sum(x: Tensor, total: Tensor, axis: int, radius: int) -> None:
 
 def _window_voxels(x: Tensor, kernel_size: int) -> Tensor:
     """How many voxels of the window around each position lie inside the image, (*spatial)."""
-    radius, count = kernel_size // 2, torch.ones(())
+    radius, count = kernel_size // 2, torch.ones((), dtype=x.dtype, device=x.device)
     for axis, size in enumerate(x.shape[2:], start=2):
-        first = torch.arange(-radius, size - radius).clamp(min=0)
-        behind = torch.arange(radius + 1, size + radius + 1).clamp(max=size)
-        count = count * (behind - first).float().view([-1] + [1] * (x.ndim - axis - 1))
+        first = torch.arange(-radius, size - radius, device=x.device).clamp(min=0)
+        behind = torch.arange(radius + 1, size + radius + 1, device=x.device).clamp(max=size)
+        count = count * (behind - first).view([-1] + [1] * (x.ndim - axis - 1))
     return count

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from medmixers.layers.cpu import is_eager_on_cpu
 from medmixers.layers.sizes import crop
 
-BLOCK_NUMBERS = 2**20  # queries, keys and values that a thread gathers at a time: 4 MiB in float32, within the caches
+BLOCK_NUMBERS = 2**20  # of a block for each thread: 4 MiB in float32, within the caches
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Tiling:
 def tile_attention(qkv: Tensor, tiling: Tiling) -> Tensor:
     """Neighbourhood attention: masked attention of each tile of queries to the keys of the tile and its halo.
 
-    On a CPU block by block, so that nothing of the size of all windows is allocated; a training step keeps ``qkv``
-    alone and gathers each block's windows again in the backward pass. Elsewhere :func:`whole_tile_attention`.
+    On a CPU a block of tiles at a time, so that nothing of the size of all windows is allocated; a training step keeps
+    ``qkv`` alone and gathers each block's windows again in the backward pass. Elsewhere :func:`whole_tile_attention`.
 
     Args:
         qkv: queries, keys and values side by side, (B, *spatial, 3 C).
@@ -93,9 +93,12 @@ def _untile(tiles: Tensor, shape: Sequence[int], tiling: Tiling) -> Tensor:
     """Tiles (tiles, B heads, tile voxels, D) where they belong: ``shape``, (B, *tiled), and C channels."""
     (batch, *tiled), tile, dims = shape, tiling.tile_size, len(shape) - 1
     tiles = tiles.reshape(*(size // tile for size in tiled), batch, tiling.heads, *(tile,) * dims, -1)
-    order = [dims, *(axis for d in range(dims) for axis in (d, dims + 2 + d)), dims + 1, 2 * dims + 2]
-    tiles = tiles.permute(order)  # (n1, n2, B, heads, t1, t2, D) -> (B, n1, t1, n2, t2, heads, D)
-    return tiles.reshape(*shape, -1)
+    return tiles.permute(_in_place(dims)).reshape(*shape, -1)
+
+
+def _in_place(dims: int) -> list[int]:
+    """Order of axes that takes (n1, n2, B, heads, t1, t2, D) to (B, n1, t1, n2, t2, heads, D)."""
+    return [dims, *(axis for d in range(dims) for axis in (d, dims + 2 + d)), dims + 1, 2 * dims + 2]
 
 
 def _pad(x: Tensor, amounts: Sequence[tuple[int, int]]) -> Tensor:
@@ -161,15 +164,19 @@ def _spans(size: int, near: Tensor, step: int, tiling: Tiling) -> Iterator[_Span
 
 
 def _blocks(qkv: Tensor, tiling: Tiling) -> Iterator[tuple[tuple[_Span, ...], Tensor]]:
-    """Blocks of tiles that gather about ``BLOCK_NUMBERS`` a thread, a span for each axis, with their masks."""
+    """Blocks of tiles, a span for each axis, with their masks.
+
+    Queries, keys, values and mask of a block are about ``BLOCK_NUMBERS`` a thread, of one tile of all samples at least.
+    """
     spatial, dims = qkv.shape[1:-1], qkv.ndim - 2
     steps = [-(-size // tiling.tile_size) for size in spatial]
     near = [_near(size, count, tiling, qkv.device) for size, count in zip(spatial, steps, strict=True)]
-    numbers = qkv.shape[0] * qkv.shape[-1] // 3 * (tiling.tile_size**dims + 2 * tiling.window**dims)  # of a tile
+    queries, keys = tiling.tile_size**dims, tiling.window**dims  # of a tile
+    numbers = qkv.shape[0] * qkv.shape[-1] // 3 * (queries + 2 * keys) + queries * keys
     limit = BLOCK_NUMBERS * torch.get_num_threads()
     for axis, count in enumerate(steps):
         steps[axis] = min(count, max(1, limit * count // (numbers * prod(steps))))
-    zero, never = (torch.tensor(value, dtype=qkv.dtype) for value in (0.0, -torch.inf))
+    zero, never = (torch.tensor(value, dtype=qkv.dtype, device=qkv.device) for value in (0.0, -torch.inf))
     masks: dict[Any, Tensor] = {}  # one for all blocks that touch no border
     axes = [list(_spans(*axis, tiling)) for axis in zip(spatial, near, steps, strict=True)]
     for spans in product(*axes):
@@ -254,9 +261,8 @@ def _sum_of_windows(parts: Sequence[Tensor], shape: Sequence[int], tiling: Tilin
     pieces = -(-tiling.window // tile)  # of a window along an axis
     grid = [edge for count in counts for edge in (count + pieces - 1, tile)]
     total = parts[0].new_zeros(batch, *grid, len(parts), tiling.heads, parts[0].shape[-1])
-    order = [dims, *(axis for d in range(dims) for axis in (d, dims + 2 + d)), dims + 1, 2 * dims + 2]
     for index, part in enumerate(parts):
-        windows = part.view(*counts, batch, tiling.heads, *(tiling.window,) * dims, -1).permute(order)
+        windows = part.view(*counts, batch, tiling.heads, *(tiling.window,) * dims, -1).permute(_in_place(dims))
         for place in product(range(pieces), repeat=dims):
             source, target = windows, total.select(-3, index)  # (B, n1, w1, n2, w2, heads, D), and w as t
             for d, piece in enumerate(place):

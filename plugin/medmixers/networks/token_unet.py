@@ -7,11 +7,11 @@ from itertools import pairwise
 from math import prod
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmixers.layers.conv import conv_nd, transposed_conv_nd
+from medmixers.layers.cpu import is_eager
 from medmixers.layers.sizes import INTERPOLATIONS, check_image, crop, halvings, level_strides, pad_for_instance_norm
 from medmixers.layers.slabs import (
     Where,
@@ -141,7 +141,7 @@ class TokenPooling(nn.Module):
         positions = x.flatten(2).transpose(1, 2)  # (B, P, C)
         attention = self.attend(positions)
         maps = attention.unflatten(-1, x.shape[2:])
-        if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        if is_eager():
             self.attention = maps.detach()
         return attention @ positions, maps
 

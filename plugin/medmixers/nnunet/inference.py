@@ -23,7 +23,6 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
-from medmixers.bundling.datalist import stem_and_ending
 from medmixers.files import written_whole
 
 PROPERTIES = "nnunet_properties"  # the batch's key of what undoes the preprocessing
@@ -215,7 +214,8 @@ class NnUNetSaved(PlansTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             properties, ending = json.loads(result[PROPERTIES]), self.plans.dataset["file_ending"]
-            case, _ = stem_and_ending(properties["file"])
+            name = Path(properties["file"]).name.removesuffix(ending)  # of the data set, perhaps a compound one
+            case = name.removesuffix("_0000") or name  # the first channel's; IXI_0001 may be a case's own name
             with written_whole(Path(self.output_dir) / f"{case}{ending}") as partial:
                 writer = self.plans.manager.image_reader_writer_class()
                 writer.write_seg(np.asarray(result[key][0]), str(partial), properties)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
@@ -74,7 +75,7 @@ WAYS: Mapping[str, Callable[[nn.Module, Tensor, Program], Run]] = {
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in the body that takes longer; for the main thread of a POSIX system."""
+    """Raise TimeoutError in the body that takes longer; by the alarm clock of a process, which it leaves unset."""
 
     def stop(*_: Any) -> None:
         raise TimeoutError(f"not done in {seconds:g} seconds")
@@ -95,7 +96,12 @@ def how_it_exports(network: nn.Module, *, ways: Iterable[str] = WAYS) -> dict[st
     Args:
         network: of 2 input channels, in eval mode; one that is bound to an image size, to ``SIZES[spatial_dims][0]``.
         ways: of ``WAYS``.
+
+    Raises:
+        RuntimeError: outside the main thread, or where a process has no alarm clock (Windows).
     """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        raise RuntimeError("how_it_exports needs the main thread and a POSIX system: its time limit is an alarm")
     sizes = SIZES[next(p.ndim for p in network.parameters() if p.ndim > 3) - 2]
     images = [torch.randn(2, 2, *size, generator=torch.Generator().manual_seed(0)) for size in sizes]
     eager = cache(network)

@@ -187,11 +187,16 @@ def in_fresh_process(function: Callable[..., Result], *arguments: Any) -> Result
     context = get_context("forkserver" if sys.platform == "linux" else "spawn")
     if sys.platform == "linux":
         context.set_forkserver_preload(["monai", __name__])  # six seconds of imports, once for all processes
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    environment = dict(os.environ)  # the server of forks keeps that of its own start
+    with ProcessPoolExecutor(1, context, _take_environment, (environment,)) as pool:
         try:
             return pool.submit(function, *arguments).result()
         except BrokenProcessPool:
             raise MemoryError("the system ended the process, as it does when memory runs out") from None
+
+
+def _take_environment(environment: dict[str, str]) -> None:
+    os.environ.update(environment)
 
 
 def _profile_with_threads(name: str, threads: int, options: dict[str, Any]) -> NetworkProfile:
