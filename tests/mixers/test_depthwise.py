@@ -16,13 +16,15 @@ from medmixers.layers.depthwise import depthwise_conv
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-@pytest.mark.parametrize("slab", [1, 1200, depthwise.SLAB_NUMBERS])  # numbers: single planes, a few, all at once
+# Channels and numbers at a time: a few channels of single planes, all channels of some planes, all at once.
+@pytest.mark.parametrize("at_once", [(5, 1), (16, 1200), (depthwise.CHANNELS, depthwise.SLAB_NUMBERS)])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("kernel_size", [1, 3, 7])
 @pytest.mark.parametrize("size", [(9, 13), (1, 4), (7, 4, 6), (1, 2, 1)])
-def test_equals_torchs_own_in_values_gradients_and_layout(size, kernel_size, bias, channels_last, slab, monkeypatch):
-    monkeypatch.setattr(depthwise, "SLAB_NUMBERS", slab)
+def test_equals_torchs_own_in_values_gradients_and_layout(size, kernel_size, bias, channels_last, at_once, monkeypatch):
+    for name, number in zip(("CHANNELS", "SLAB_NUMBERS"), at_once, strict=True):
+        monkeypatch.setattr(depthwise, name, number)
     torch.manual_seed(0)
     conv = (nn.Conv2d if len(size) == 2 else nn.Conv3d)(
         16, 16, kernel_size, padding=kernel_size // 2, groups=16, bias=bias

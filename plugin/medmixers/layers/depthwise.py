@@ -17,7 +17,9 @@ from medmixers.layers.fastest import Function, fastest
 
 CONVOLUTIONS: dict[int, Any] = {4: F.conv2d, 5: F.conv3d}
 WEIGHT_GRADIENTS: dict[int, Any] = {4: gradients.conv2d_weight, 5: gradients.conv3d_weight}
-SLAB_NUMBERS = 2**19  # of a feature map whose weight gradient is computed at a time, 2 MiB in float32
+# What a weight gradient is computed of at a time. oneDNN's channels-last kernel takes ten times as long for 1024
+# channels of 7x7 as for 512, and three times as long for 64 channels of 48^3 as for their slabs.
+CHANNELS, SLAB_NUMBERS = 256, 2**19
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -37,7 +39,8 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         (B, C, *spatial), in the layout of ``x``.
     """
-    if is_eager_on_cpu(x) and torch.is_grad_enabled():
+    is_small = x.ndim == 4 and max(weight.shape[2:]) <= 3  # whose copies cost more than they save, in training too
+    if is_eager_on_cpu(x) and torch.is_grad_enabled() and not is_small:
         way: Function = _ChannelsLastDepthwise.apply
     elif x.is_cuda and is_eager():
         way = _fastest_on_gpu
@@ -115,16 +118,20 @@ class _ChannelsLastDepthwise(torch.autograd.Function):
 
 
 def _weight_gradient(x: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
-    """Sum of the weight gradients of slabs along the first spatial axis, of which each fits into the cache.
+    """The weight gradient, of CHANNELS after another."""
+    if all(size <= extent for size, extent in zip(x.shape[2:], weight.shape[2:], strict=True)):
+        return _weight_gradient_at_once(x.contiguous(), weight, grad.contiguous())  # at 6^3, kernel 7 in a quarter
+    parts = zip(x.split(CHANNELS, 1), weight.split(CHANNELS), grad.split(CHANNELS, 1), strict=True)
+    return torch.cat([_weight_gradient_of_slabs(*part) for part in parts])
 
-    At once oneDNN's channels-last kernel takes three times as long for 64 channels of 48^3.
-    """
+
+def _weight_gradient_of_slabs(x: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
+    """Sum of the weight gradients of slabs along the first spatial axis, each of about SLAB_NUMBERS."""
+    x, grad = (part.contiguous(memory_format=CHANNELS_LAST[x.ndim]) for part in (x, grad))
     size, radius = x.shape[2], weight.shape[2] // 2
     step = max(1, SLAB_NUMBERS * size // max(1, x[0].numel()))
-    padding = [extent // 2 for extent in weight.shape[2:]]
-    arguments: dict[str, Any] = {"weight_size": weight.shape, "groups": weight.shape[0]}
     if 2 * step >= size:  # no gain was measured from two slabs
-        return WEIGHT_GRADIENTS[x.ndim](x, grad_output=grad, padding=padding, **arguments)
+        return _weight_gradient_at_once(x, weight, grad)
     total = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
     for start in range(0, size, step):
         stop = min(start + step, size)
@@ -133,6 +140,11 @@ def _weight_gradient(x: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
         for image, image_grad in zip(x.split(1), grad.split(1), strict=True):
             slab = image[:, :, first:behind]
             slab = F.pad(slab, missing) if any(missing) else slab
-            slab_grad = image_grad[:, :, start:stop]
-            total += WEIGHT_GRADIENTS[x.ndim](slab, grad_output=slab_grad, padding=[0, *padding[1:]], **arguments)
+            total += _weight_gradient_at_once(slab, weight, image_grad[:, :, start:stop], pads_first_axis=False)
     return total.to(weight.dtype)
+
+
+def _weight_gradient_at_once(x: Tensor, weight: Tensor, grad: Tensor, *, pads_first_axis: bool = True) -> Tensor:
+    padding = [extent // 2 for extent in weight.shape[2:]]
+    padding[0] *= pads_first_axis
+    return WEIGHT_GRADIENTS[x.ndim](x, weight.shape, grad, padding=padding, groups=weight.shape[0])
