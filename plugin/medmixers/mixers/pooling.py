@@ -1,3 +1,4 @@
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ class _Pool(torch.autograd.Function):
 
 def _pool(x: Tensor, kernel_size: int, transposed: bool) -> Tensor:
     """:func:`_pool_maps` of all channels; of a few at a time, so that its passes stay within the cache."""
-    share = 1 / _window_voxels(x, kernel_size)
+    share = _shares(x, kernel_size)
     if not x.is_contiguous():
         return _pool_maps(x, share, kernel_size, transposed)
     maps = max(1, CACHED_NUMBERS * torch.get_num_threads() // share.numel())
@@ -104,11 +105,15 @@ def _window_sum(x: Tensor, total: Tensor, axis: int, radius: int) -> None:
         total.narrow(axis, shift, length).add_(x.narrow(axis, 0, length))
 
 
-def _window_voxels(x: Tensor, kernel_size: int) -> Tensor:
-    """How many voxels of the window around each position lie inside the image, (*spatial)."""
-    radius, count = kernel_size // 2, torch.ones((), dtype=x.dtype, device=x.device)
-    for axis, size in enumerate(x.shape[2:], start=2):
-        first = torch.arange(-radius, size - radius, device=x.device).clamp(min=0)
-        behind = torch.arange(radius + 1, size + radius + 1, device=x.device).clamp(max=size)
-        count = count * (behind - first).view([-1] + [1] * (x.ndim - axis - 1))
-    return count
+def _shares(x: Tensor, kernel_size: int) -> Tensor:
+    """One over the voxels of the window around each position that lie inside the image, (*spatial)."""
+    share = torch.ones((), dtype=x.dtype, device=x.device)
+    for size in x.shape[2:]:
+        axis = torch.tensor(_shares_of_axis(size, kernel_size // 2), dtype=x.dtype, device=x.device)
+        share = share.unsqueeze(-1) * axis
+    return share
+
+
+@lru_cache(maxsize=256)
+def _shares_of_axis(size: int, radius: int) -> tuple[float, ...]:
+    return tuple(1 / (min(i + radius + 1, size) - max(i - radius, 0)) for i in range(size))
