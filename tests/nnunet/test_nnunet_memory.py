@@ -6,6 +6,7 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from torch import nn
 
 from medmixers import create_network
+from medmixers.mixers import tiles
 from medmixers.nnunet.memory import training_memory
 
 
@@ -48,7 +49,9 @@ def test_the_count_agrees_with_nnunets_for_its_own_network(size, stages, batch_s
         ("token_unet", {"channels": (4, 8), "transformer_heads": 4}),
     ],
 )
-def test_the_meta_device_counts_what_the_cpu_keeps(name, options):
+def test_the_meta_device_counts_what_a_step_keeps(name, options, monkeypatch):
+    monkeypatch.setattr(tiles, "is_eager_on_cpu", lambda x: False)  # all windows at once, as on a GPU
+
     def build():
         return create_network(name, spatial_dims=3, in_channels=1, out_channels=3, **options)
 

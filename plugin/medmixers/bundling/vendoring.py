@@ -11,8 +11,8 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parents[1]
 DOTTED = re.compile(rf"\b{FOLDER.name}\.[\w.]+")
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
-# What MONAI itself needs, or what a bundle's metadata states under a key of its own.
-GIVEN = {"torch", "numpy", "monai", "ignite", "nibabel"}
+# What MONAI itself needs, what a bundle's metadata states under a key of its own, what is used only where it is there.
+GIVEN = {"torch", "numpy", "monai", "ignite", "nibabel", "triton"}
 
 
 def vendored_files(configs: Iterable[str]) -> dict[str, Path]:

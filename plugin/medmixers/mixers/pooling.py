@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmixers.layers.conv import check_kernel_size, check_spatial_dims
-from medmixers.layers.cpu import is_eager_on_cpu
+from medmixers.layers.cpu import is_eager
 
 CACHED_NUMBERS = 2**18  # that one core pools at a time, 1 MiB in float32: the fastest measured of 2^14 to 2^30
 
@@ -33,23 +33,27 @@ class Pooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: feature map, (B, C, *spatial) -> the same shape."""
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        if not is_eager_on_cpu(x):  # on a GPU three passes over memory are fewer than one for each shift
+        if not is_eager():  # torch's operators alone, for images of any size
             return (average_pool(wide, self.kernel_size) - wide).to(x.dtype)
         pool = _Pool.apply if wide.requires_grad and torch.is_grad_enabled() else _pool
         return pool(wide, self.kernel_size, False).to(x.dtype)
 
 
-def average_pool(x: Tensor, kernel_size: int) -> Tensor:
+def average_pool(x: Tensor, kernel_size: int, *, divisor: int | None = None) -> Tensor:
     """The average over the window around each voxel by torch's own operator, in 3D plane by plane and then across.
 
-    What runs on a GPU and is compiled, traced and exported, and the plain reference of the rest. nn.AvgPool3d would
-    refuse feature maps smaller than the kernel, and its backward pass on a GPU adds in no fixed order.
+    What is compiled, traced and exported, and the plain reference of the rest. nn.AvgPool3d would refuse feature maps
+    smaller than the kernel, and its backward pass on a GPU adds in no fixed order.
+
+    Args:
+        divisor: of the sums over a window, instead of its voxels inside the image; squared in 3D.
     """
     radius = kernel_size // 2
-    planes = F.avg_pool2d(x.flatten(1, -3), kernel_size, 1, radius, count_include_pad=False).view_as(x)
+    options: dict[str, Any] = {"count_include_pad": False, "divisor_override": divisor}
+    planes = F.avg_pool2d(x.flatten(1, -3), kernel_size, 1, radius, **options).view_as(x)
     if x.ndim == 4:
         return planes
-    return F.avg_pool2d(planes.flatten(3), (kernel_size, 1), 1, (radius, 0), count_include_pad=False).view_as(x)
+    return F.avg_pool2d(planes.flatten(3), (kernel_size, 1), 1, (radius, 0), **options).view_as(x)
 
 
 class _Pool(torch.autograd.Function):
@@ -66,8 +70,13 @@ class _Pool(torch.autograd.Function):
 
 
 def _pool(x: Tensor, kernel_size: int, transposed: bool) -> Tensor:
-    """:func:`_pool_maps` of all channels; of a few at a time, so that its passes stay within the cache."""
+    """:func:`_pool_maps` of all channels; of a few at a time, so that its passes stay within the cache.
+
+    On a GPU by torch's operator: few passes over memory count there, not the additions.
+    """
     share = _shares(x, kernel_size)
+    if x.device.type != "cpu":
+        return _pool_by_operator(x, share, kernel_size, transposed)
     if not x.is_contiguous():
         return _pool_maps(x, share, kernel_size, transposed)
     maps = max(1, CACHED_NUMBERS * torch.get_num_threads() // share.numel())
@@ -77,6 +86,12 @@ def _pool(x: Tensor, kernel_size: int, transposed: bool) -> Tensor:
     for part, target in zip(x.flatten(0, 1).split(maps), pooled.flatten(0, 1).split(maps), strict=True):
         _pool_maps(part, share, kernel_size, transposed, out=target)
     return pooled
+
+
+def _pool_by_operator(x: Tensor, share: Tensor, kernel_size: int, transposed: bool) -> Tensor:
+    """As :func:`_pool_maps`. As a function of autograd torch's operator would keep its input for a backward pass."""
+    total = average_pool(x * share if transposed else x, kernel_size, divisor=1)
+    return (total if transposed else total * share) - x
 
 
 def _pool_maps(x: Tensor, share: Tensor, kernel_size: int, transposed: bool, *, out: Tensor | None = None) -> Tensor:

@@ -60,15 +60,12 @@ def training_memory(build: Callable[[], nn.Module], in_channels: int, patch_size
     """Count a training step of the network that ``build`` makes, with what its ``decoder`` supervises.
 
     Args:
-        build: called on the meta device; a network that cannot be built there is built on the CPU and moved.
+        build: called on the meta device.
         in_channels: of the image.
         patch_size: in voxels.
     """
-    try:
-        with torch.device("meta"):
-            network = build()
-    except (NotImplementedError, RuntimeError):  # MONAI's SwinUNETR asks a meta tensor for its value
-        network = build().to("meta")
+    with torch.device("meta"):
+        network = build()
     owned = {t.untyped_storage()._cdata for t in (*network.parameters(), *network.buffers())}
     kept: dict[int, Tensor] = {}
 
