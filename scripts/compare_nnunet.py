@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from medmixers.demo import DATASET, TASK, case_dice
 from medmixers.nnunet.environment import TRAINER_VARIABLE, trainer_path
-from medmixers.results import describe_run, measured, record, replace_between, write_json
+from medmixers.results import describe_run, measured, measured_note, record, replace_between, write_json
 from medmixers.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -235,13 +235,11 @@ def table(section: dict[str, Any]) -> str:
         cells += [f"{row['seconds_per_iteration']:.2f}", f"{row['seconds_per_case']:.1f}"]
         lines.append("| " + " | ".join(cells) + " |")
     patch, steps = " x ".join(map(str, section["patch_size"])), section["epochs"] * section["iterations"]
-    versions = section["versions"]
     lines.append(f"""
 Untuned, one training each, {steps} steps where nnU-Net takes 250,000: all train and this is what they cost; it does not
 show which is better. Patch {patch}, batch {section["batch_size"]}; no test-time mirroring. An iteration is
 an epoch's time by its steps, with augmentation and online validation; a case is read, predicted and written.
-Measured {section["date"]} at commit {section["commit"][:7]}; {section["processor"]}, {section["cores"]} cores;
-device {section["device"]}; torch {versions["torch"]}, nnunetv2 {versions["nnunetv2"]}.""")
+{measured_note(section)}""")
     return "\n".join(lines)
 
 

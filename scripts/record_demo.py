@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medmixers.demo import report
-from medmixers.results import MEASURED, measured, read_clean_run, record, replace_between
+from medmixers.results import MEASURED, measured, measured_note, read_clean_run, record, replace_between
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -33,8 +33,7 @@ def demo_table(section: dict[str, Any]) -> str:
         cells = [row["name"], f"{row['parameters']:,}", *dice, f"{mean:.3f}", f"{row['seconds']:.0f} s"]
         lines.append("| " + " | ".join(cells) + " |")
     lines.append(
-        f"\nMeasured {section['date']} at commit {section['commit'][:7]}; processor {section['processor']}, "
-        f"{section['cores']} cores; device {section['device']}.\nTraining is the wall time of the training command: "
+        f"\n{measured_note(section)}\nTraining is the wall time of the training command: "
         "the bundle's with its preflight and validation, nnU-Net's with its\nfinal validation."
     )
     return "\n".join(lines)

@@ -118,7 +118,7 @@ class _ChannelsLastDepthwise(torch.autograd.Function):
 
 
 def _weight_gradient(x: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
-    """The weight gradient, of CHANNELS after another."""
+    """The weight gradient, CHANNELS at a time."""
     if all(size <= extent for size, extent in zip(x.shape[2:], weight.shape[2:], strict=True)):
         return _weight_gradient_at_once(x.contiguous(), weight, grad.contiguous())  # at 6^3, kernel 7 in a quarter
     parts = zip(x.split(CHANNELS, 1), weight.split(CHANNELS), grad.split(CHANNELS, 1), strict=True)
