@@ -87,7 +87,7 @@ class Comparison:
         """Run ``medmixers nnunet run ARGUMENTS`` with its output in logs/LOG.txt."""
         file = self.folder / "logs" / f"{log}.txt"
         file.parent.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "medmixers.cli", "nnunet", "run", *arguments]
+        command = [sys.executable, "-m", "medmixers", "nnunet", "run", *arguments]
         with open(file, "w", encoding="utf-8") as out:
             status = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **variables})
         if status.returncode:

@@ -1,6 +1,7 @@
 """The command ``medmixers`` as a person runs it: in a process of its own."""
 
 import csv
+import os
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import torch
 
 
 def medmixers(*arguments, **options):
-    command = [sys.executable, "-m", "medmixers.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "medmixers", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
@@ -26,6 +27,17 @@ def test_list(what, expected):
     out = medmixers("list", what)
     assert out.returncode == 0, out.stderr
     assert any(line.startswith(expected) for line in out.stdout.splitlines())
+
+
+def test_a_reader_that_leaves_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write) as closed:
+        out = subprocess.run(
+            [sys.executable, "-m", "medmixers", "list", "mixers"],
+            stdout=closed, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert "rror" not in out.stderr
 
 
 def test_profile():
@@ -89,7 +101,7 @@ def test_profile_gives_size_to_networks_that_need_one_by_name():
             "device 'foo' cannot be used here; valid: cpu",
         ),
         (["profile", "all", "--size", "0,8"], "size must be at least 1 voxel along each axis, got (0, 8)"),
-        (["profile", "token_unet", "--size", "8,8", "--csv", "no_such_folder/costs.csv"], "no_such_folder/costs.csv"),
+        (["profile", "token_unet", "--size", "8,8", "--csv", "/dev/null/costs.csv"], "/dev/null"),
         (["profile", "token_unet", "-size", "8,8,8", "-x", "1"], "there is no flag -x; valid: --name, --size"),
         (["profile"], "missing a required argument: 'name'; it takes: NAME, --size"),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -361,11 +362,10 @@ def main() -> None:
         if not callable(command):
             raise ValueError(f"there is no flag {rest[0]} here; medmixers --help shows the commands")
         bound = _bind(command, rest)
-        print(command(*bound.args, **bound.kwargs))
+        print(command(*bound.args, **bound.kwargs), flush=True)
+    except BrokenPipeError:  # the reader, as head, has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except (ValueError, OSError, ImportError) as error:
         print(f"medmixers: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-
-
-if __name__ == "__main__":
-    main()

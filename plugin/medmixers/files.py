@@ -28,3 +28,8 @@ def written_whole(target: Path) -> Iterator[Path]:
 def first_line(error: BaseException) -> str:
     """What an error says in its first line that is not empty, or its kind where it says nothing."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
+
+
+def one_line(error: BaseException) -> str:
+    """The first 200 characters of all that an error says, where its first line alone says too little."""
+    return " ".join(str(error).split())[:200]

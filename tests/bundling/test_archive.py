@@ -161,7 +161,7 @@ def test_damaged_zips_are_refused(sound: Path, tmp_path: Path) -> None:
 
 def test_command_ends_in_one_line(tmp_path: Path) -> None:
     path = rewrite(tmp_path / "bad.zip", REFUSED["changed"][0])
-    command = [sys.executable, "-m", "medmixers.cli", "bundle", "open", str(path), "-o", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "medmixers", "bundle", "open", str(path), "-o", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == (

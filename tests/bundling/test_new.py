@@ -42,7 +42,7 @@ def task(tmp_path: Path) -> Path:
 
 
 def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "medmixers.cli", "bundle", "new", *words]
+    line = [sys.executable, "-m", "medmixers", "bundle", "new", *words]
     return subprocess.run(line, cwd=cwd, env={**os.environ}, capture_output=True, text=True, timeout=60)
 
 

@@ -56,7 +56,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def packed(sources: Path) -> tuple[Path, str]:
     """The zip that the command writes, and what it prints."""
-    command = [sys.executable, "-m", "medmixers.cli", "bundle", "pack", str(sources / NAME)]
+    command = [sys.executable, "-m", "medmixers", "bundle", "pack", str(sources / NAME)]
     command += ["--weights", str(sources / "checkpoint.pt"), "--metrics", str(sources / "val_mean_dice_raw.csv")]
     done = subprocess.run([*command, "-o", str(sources / "out")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -130,7 +130,7 @@ def test_command_exits_non_zero_and_prints_the_table(sound: Path, tmp_path: Path
     root = tmp_path / NAME
     shutil.copytree(sound, root)
     (root / "LICENSE").unlink()
-    command = [sys.executable, "-m", "medmixers.cli", "bundle", "verify", str(root), "--static"]
+    command = [sys.executable, "-m", "medmixers", "bundle", "verify", str(root), "--static"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert " 1  files, licence, paths, README  failed" in done.stdout

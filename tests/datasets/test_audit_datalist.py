@@ -49,7 +49,7 @@ def masks(tmp_path: Path) -> Path:
 
 def test_a_sound_folder_of_classes(classes: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "medmixers.cli", "dataset", "check", str(classes)], capture_output=True, text=True
+        [sys.executable, "-m", "medmixers", "dataset", "check", str(classes)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [

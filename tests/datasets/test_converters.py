@@ -342,7 +342,7 @@ def test_refusals_before_anything_is_read(tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path) -> None:
     write_source("cardiac_mri_segmentation", tmp_path / "source")
-    command = [sys.executable, "-m", "medmixers.cli", "dataset", "convert", "cardiac_mri_segmentation"]
+    command = [sys.executable, "-m", "medmixers", "dataset", "convert", "cardiac_mri_segmentation"]
     command += [str(tmp_path / "source"), str(tmp_path / "out"), "--test_every"]
     done = subprocess.run([*command, "2"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

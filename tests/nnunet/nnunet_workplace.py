@@ -54,7 +54,7 @@ class Workplace:
         return output_of(self.start(command, *arguments, **variables))
 
     def medmixers(self, *arguments: str) -> str:
-        command = [sys.executable, "-m", "medmixers.cli", *arguments]
+        command = [sys.executable, "-m", "medmixers", *arguments]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=240)
         assert done.returncode == 0, done.stderr[-4000:]
         return done.stdout

@@ -29,7 +29,7 @@ def sound(tmp_path):
 
 
 def doctor(environment):
-    command = [sys.executable, "-m", "medmixers.cli", "nnunet", "doctor"]
+    command = [sys.executable, "-m", "medmixers", "nnunet", "doctor"]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -128,7 +128,7 @@ def test_a_model_that_the_plans_do_not_describe_is_refused(root, tmp_path):
     message = f"trainer 'nnUNetTrainerBN' of {model} builds its network itself"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         make_portable(model, out=tmp_path / "out")
-    error = run(sys.executable, "-m", "medmixers.cli", "nnunet", "to_bundle", model, "-o", tmp_path / "out", expect=2)
+    error = run(sys.executable, "-m", "medmixers", "nnunet", "to_bundle", model, "-o", tmp_path / "out", expect=2)
     lines = [line for line in error.splitlines() if line.startswith("medmixers")]  # torch warns when it is imported
     assert error.splitlines()[-1:] == lines
     assert lines[0].startswith(f"medmixers: error: {message}")

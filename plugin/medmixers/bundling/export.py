@@ -12,6 +12,8 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medmixers.files import first_line
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -66,8 +68,7 @@ def _export(bundle: Path) -> dict[str, str]:
             missing[name] = str(error)
         except Exception as error:  # torch's and ONNX's compilers raise every kind; the bundle does without the file
             target.unlink(missing_ok=True)
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            missing[name] = f"the network has no {kind} form here: {reason}"
+            missing[name] = f"the network has no {kind} form here: {first_line(error)}"
     return missing
 
 

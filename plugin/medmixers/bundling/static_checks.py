@@ -15,6 +15,7 @@ from typing import Any
 from urllib.request import urlopen
 
 from medmixers.bundling.subject import FailedCheck, Subject, demand, walk
+from medmixers.files import first_line
 
 CONFIGS = ("evaluate", "inference", "metadata", "multi_gpu_train", "train")
 FILES = ("LICENSE", *(f"configs/{name}.json" for name in CONFIGS), "docs/README.md")
@@ -159,7 +160,7 @@ def _check_schema(subject: Subject) -> str:
     try:
         verify_metadata(str(subject.root / "configs" / "metadata.json"), filepath=str(schema))
     except ValueError as error:
-        raise FailedCheck(str(error).splitlines()[0]) from error
+        raise FailedCheck(first_line(error)) from error
     except ImportError:
         return "schema not checked: the package jsonschema is not installed"
     return "schema satisfied"

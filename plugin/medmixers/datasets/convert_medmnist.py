@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from medmixers.datasets.datalist_format import PARTS
 from medmixers.datasets.reading import existing
 from medmixers.datasets.writers import DatalistWriter
+from medmixers.files import one_line
 
 FLAGS = {
     "colon_pathology_classification": "pathmnist",
@@ -44,7 +45,7 @@ def convert(writer: DatalistWriter, source: Path, *, size: int | None = None) ->
                     _check(image, label, task.spatial_dims, len(task.channels))
                     writer.add_class(ours, f"{ours}_{index:06d}", image, int(label[0]))
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path}: {one_line(error)}") from None
     if task.spatial_dims == 3:
         writer.notes.append("MedMNIST states no voxel size and no orientation: the files say 1 mm and RAS")
 

@@ -29,7 +29,7 @@ from medmixers.bundling.configs import (
     weights_loader,
 )
 from medmixers.bundling.metadata import SCHEMA
-from medmixers.files import written_whole
+from medmixers.files import one_line, written_whole
 from medmixers.nnunet.trained import TrainedModel, external_trainers, load_checkpoint, read_trained_model
 
 INFERENCE = "medmixers.nnunet.inference"
@@ -145,8 +145,8 @@ def _weights(model: TrainedModel, network: dict[str, Any]) -> dict[str, Tensor]:
     try:
         ensemble.load_state_dict(weights)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"the weights of {model.folder} do not fit the network of its plans: {reason}") from error
+        message = f"the weights of {model.folder} do not fit the network of its plans: {one_line(error)}"
+        raise ValueError(message) from error
     return weights
 
 

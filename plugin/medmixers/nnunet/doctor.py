@@ -15,6 +15,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from medmixers.files import first_line
 from medmixers.nnunet.environment import TRAINER_VARIABLE, trainer_folder
 
 FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -113,8 +114,7 @@ def _trainers() -> Finding:
             for name in TRAINERS:
                 recursive_find_trainer_class_by_name(name)
     except Exception as error:  # whatever a folder of the user's raises
-        reason = str(error).strip().splitlines()
-        return Finding("trainers", reason[0] if reason else type(error).__name__, ENV_ADVICE)
+        return Finding("trainers", first_line(error), ENV_ADVICE)
     return Finding("trainers", f"{len(TRAINERS)} found")
 
 

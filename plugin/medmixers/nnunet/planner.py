@@ -23,6 +23,7 @@ from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
 from medmixers.factory import check_options, stage_mixers
+from medmixers.files import first_line
 from medmixers.nnunet.architecture import (
     check_segmentation,
     create_network_from_plans,
@@ -224,7 +225,7 @@ def plan_network(
                 dataset, planner, gpu_memory_target_in_gb=gpu_memory_gb, overwrite_plans_name=name
             )
     except RuntimeError as error:  # nnU-Net's word for a dataset that is not there or has no fingerprint
-        raise ValueError(f"dataset {dataset}: {re.sub(r' [(]see .*', '', str(error).splitlines()[0])}") from None
+        raise ValueError(f"dataset {dataset}: {re.sub(r' [(]see .*', '', first_line(error))}") from None
     return _summary(dataset, plans, planners[0].estimates)
 
 

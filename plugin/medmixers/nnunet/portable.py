@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medmixers.files import written_whole
+from medmixers.files import one_line, written_whole
 from medmixers.nnunet.environment import trainer_path
 from medmixers.nnunet.trained import TrainedModel, external_trainers, load_checkpoint, read_trained_model
 
@@ -101,8 +101,7 @@ def _predict_made_image(folder: Path, folds: tuple[str, ...], *, trainers: str |
             image, properties, previous = _made_case(predictor)
             segmentation, probabilities = predictor.predict_single_npy_array(image, properties, previous, None, True)
         except (RuntimeError, AssertionError) as error:  # weights of another network, infinite logits
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"nnU-Net cannot predict a made image with {folder}: {reason}") from error
+            raise ValueError(f"nnU-Net cannot predict a made image with {folder}: {one_line(error)}") from error
     return {
         "mirror axes": predictor.allowed_mirroring_axes,
         "segmentation": segmentation.tobytes(),

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from medmixers.files import first_line
 from medmixers.nnunet.environment import TRAINER_VARIABLE, trainer_path
 
 CHECKPOINT = "checkpoint_final.pth"
@@ -83,8 +84,7 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     try:
         saved = torch.load(file, map_location="cpu", weights_only=False)
     except Exception as error:  # a damaged pickle may raise anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{file} cannot be read as a checkpoint: {reason}") from error
+        raise ValueError(f"{file} cannot be read as a checkpoint: {first_line(error)}") from error
     missing = {"network_weights", "trainer_name", "init_args"} - set(saved if isinstance(saved, dict) else ())
     if missing:
         raise ValueError(f"{file} is no checkpoint of nnU-Net v2: it lacks {', '.join(sorted(missing))}")

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medmixers.files import first_line
 from medmixers.mixers import TOKEN_MIXERS
 from medmixers.study.samples import create_small, families
 
@@ -119,7 +120,7 @@ def how_it_exports(network: nn.Module, *, ways: Iterable[str] = WAYS) -> dict[st
                 if _agrees(eager, WAYS[way](network, images[0], one_size), images[:1]):
                     return ONE_SIZE
         except Exception as error:
-            return f"{NO}: {(str(error).strip() or repr(error)).splitlines()[0][:80]}"
+            return f"{NO}: {first_line(error)[:80]}"
         return f"{NO}: other logits"
 
     return {way: outcome(way) for way in ways}

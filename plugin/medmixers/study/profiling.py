@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from medmixers.factory import create_network
+from medmixers.files import first_line, written_whole
 from medmixers.variants import NETWORKS
 
 Result = TypeVar("Result")
@@ -146,7 +147,7 @@ def profile_to_csv(
     Args:
         names: of ``medmixers.list_networks()``.
         size: as of :func:`profile_network`, and so ``repeats`` and ``options``.
-        file: where the text is written too, under a temporary name that is renamed at the end.
+        file: where the text is written too, at the end and whole.
         threads: that torch uses on the CPU.
 
     Raises:
@@ -154,27 +155,20 @@ def profile_to_csv(
         OSError: a file that cannot be written; found out before anything is measured.
     """
     _check_request(size, repeats)
-    partial = None if file is None else Path(file).with_name(Path(file).name + ".partial")
-    if partial is not None:
-        partial.write_text("")
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for name in [name for name in names if NETWORKS[name]]:
-        asked = {"size": tuple(size), "repeats": repeats, **options}
-        try:
-            row = _csv_row(in_fresh_process(_profile_with_threads, name, threads, asked))
-        except Exception as error:  # whatever stops one network is its result
-            row = {
-                "name": name,
-                "size": "x".join(map(str, size)),
-                "error": str(error).partition("\n")[0] or repr(error),
-            }
-        writer.writerow(row)
-        print(f"{name}: {row.get('error', 'measured')}", file=sys.stderr)
-    if partial is not None and file is not None:
-        partial.write_text(text.getvalue())
-        os.replace(partial, file)
+    with nullcontext() if file is None else written_whole(Path(file)) as partial:
+        for name in [name for name in names if NETWORKS[name]]:
+            asked = {"size": tuple(size), "repeats": repeats, **options}
+            try:
+                row = _csv_row(in_fresh_process(_profile_with_threads, name, threads, asked))
+            except Exception as error:  # whatever stops one network is its result
+                row = {"name": name, "size": "x".join(map(str, size)), "error": first_line(error)}
+            writer.writerow(row)
+            print(f"{name}: {row.get('error', 'measured')}", file=sys.stderr)
+        if partial is not None:
+            partial.write_text(text.getvalue())
     return text.getvalue()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from medmixers.files import one_line
 from medmixers.tasks.palette import BACKGROUND, coloured, with_background
 from medmixers.tasks.spec import Label, TaskSpec
 
@@ -30,7 +31,7 @@ def load_task(path: str | Path) -> TaskSpec:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path} is not valid YAML: {one_line(error)}") from None
     try:
         return TaskSpec(**_read_fields(content))
     except ValueError as error:
