@@ -155,14 +155,21 @@ def _timm_channels_last(name: str) -> nn.Module:
     return peers.ChannelsLast(peers.timm_network(name), spatial_dims=2)
 
 
-for _network, _quick in (("poolformer_s12", True), ("convformer_s18", False), ("caformer_s18", False)):
+# LayerScale's published start value of 1e-5 would hide the mixers in what bfloat16 changes.
+_visible = {"layer_scale_init": 1.0}
+for _network, _quick, _options in (
+    ("poolformer_s12", True, _visible),
+    ("convformer_s18", False, {}),
+    ("caformer_s18", False, {}),
+):
+    _options = {"spatial_dims": 2, "in_channels": 3, "out_channels": 1000, **_options}
     for _batch in (1, 32):
         COMPARISONS.register(
             f"{_network} {_batch}x224x224",
             Comparison(
                 (_batch, 3, 224, 224),
                 {
-                    OURS: partial(create_network, _network, spatial_dims=2, in_channels=3, out_channels=1000),
+                    OURS: partial(create_network, _network, **_options),
                     "timm": partial(peers.timm_network, _network),
                     "timm, channels-last": partial(_timm_channels_last, _network),
                 },
@@ -173,7 +180,7 @@ for _network, _quick in (("poolformer_s12", True), ("convformer_s18", False), ("
         )
 
 for _kernel in (3, 7):
-    _options = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "kernel_size": _kernel}
+    _options = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "kernel_size": _kernel, **_visible}
     COMPARISONS.register(
         f"3D metaformer_s12 pooling 96x96x96 kernel {_kernel}",
         Comparison(
