@@ -1,6 +1,7 @@
 """Random mixing whose matrix is stored, or made again from its seed in every pass: the same numbers."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from medmixers.mixers import random_mixing
 from medmixers.mixers.build import create_mixer
 from medmixers.mixers.random_mixing import mixing_rows
+from medmixers.study.profiling import in_fresh_process, peak_bytes
 
 
 def build(size, **options):
@@ -29,15 +31,17 @@ def wellons_hash(x):
 
 
 @pytest.mark.parametrize("seed", [0, 5, 2**31 - 1])
-def test_rows_are_softmaxes_of_hashed_numbers(seed):
+@pytest.mark.parametrize("cached", [1, 30, 2**18])  # row by row, two rows and a rest, all at once
+def test_rows_are_softmaxes_of_hashed_numbers(seed, cached, monkeypatch):
+    monkeypatch.setattr(random_mixing, "CACHED_NUMBERS", cached)
     tokens = 11
     expected = []
-    for row in range(3, 7):
+    for row in range(3, 8):
         key = wellons_hash((row + wellons_hash(seed)) % 2**32)
         bits = [wellons_hash((column * (wellons_hash(key) | 1) + key) % 2**32) for column in range(tokens)]
         powers = [math.exp((number >> 8) / 2**24) for number in bits]
         expected.append([power / sum(powers) for power in powers])
-    torch.testing.assert_close(mixing_rows(torch.tensor(seed), 3, 7, tokens), torch.tensor(expected))
+    torch.testing.assert_close(mixing_rows(torch.tensor(seed), 3, 8, tokens), torch.tensor(expected))
 
 
 def test_numbers_are_uniform_and_rows_and_columns_independent():
@@ -78,6 +82,20 @@ def test_streamed_keeps_no_matrix_for_the_backward_pass():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         build((30, 30), stored=False)(torch.randn(1, 8, 30, 30, requires_grad=True)).sum().backward()
     assert sum(kept) <= 1
+
+
+def mebibytes_of_a_streamed_pass():
+    mixer, x = build((128, 128), stored=False), torch.randn(1, 8, 128, 128)
+    x.new_empty(2**23 - 2**12).fill_(0)  # glibc now takes blocks of up to 32 MiB from the heap, as in a network
+    before = peak_bytes("cpu", reset=True)
+    with torch.no_grad():
+        mixer(x)
+    return (peak_bytes("cpu") - before) / 2**20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a pass is known on Linux alone")
+def test_streamed_pass_needs_a_fraction_of_the_matrix():
+    assert in_fresh_process(mebibytes_of_a_streamed_pass) < 200  # of 1024
 
 
 def test_large_maps_are_streamed_by_default():

@@ -7,10 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmixers.layers.conv import check_spatial_dims
+from medmixers.layers.cpu import is_eager_on_cpu
 from medmixers.layers.sizes import check_feature_size
 
 STORED_TOKENS = 8192  # largest map whose matrix is stored by default: 256 MiB
-BLOCK_NUMBERS = 2**22  # of the matrix made at a time where it is not stored
+BLOCK_NUMBERS = 2**22  # of the matrix multiplied at a time where it is not stored
+CACHED_NUMBERS = 2**18  # of it that a CPU makes at a time: the fastest measured of 2^16 to 2^22
 NO_SEED = -1  # the matrix came from elsewhere and cannot be made again
 
 
@@ -83,23 +85,36 @@ class RandomMixing(nn.Module):
 
 
 def mixing_rows(seed: Tensor, start: int, stop: int, tokens: int) -> Tensor:
-    """Rows ``start`` to ``stop`` of the mixing matrix, (stop - start, tokens), float32, each of sum 1.
+    """Rows ``start`` to ``stop`` of the mixing matrix, (stop - start, tokens), float32, each of sum 1."""
+    step = max(1, CACHED_NUMBERS // tokens)
+    if stop - start <= step or not is_eager_on_cpu(seed):
+        return _mixing_rows(seed, start, stop, tokens)
+    rows = torch.empty(stop - start, tokens, dtype=torch.float32, device=seed.device)
+    for first in range(start, stop, step):
+        last = min(first + step, stop)
+        rows[first - start : last - start] = _mixing_rows(seed, first, last, tokens)
+    return rows
 
-    A row's key is a hash of the seed and its number; its uniform numbers are hashes of the key and the column.
-    """
+
+def _mixing_rows(seed: Tensor, start: int, stop: int, tokens: int) -> Tensor:
+    """A row's key is a hash of the seed and its number; its uniform numbers are hashes of the key and the column."""
     row = torch.arange(start, stop, dtype=torch.int32, device=seed.device).unsqueeze(1)
     column = torch.arange(tokens, dtype=torch.int32, device=seed.device)
     key = _hash(row + _hash(seed.to(torch.int32)))
-    bits = _hash(column * (_hash(key) | 1) + key)  # an odd factor: rows are no shifts of each other
-    uniform = ((bits >> 8) & 0xFFFFFF).float().mul_(2.0**-24)  # 24 bits fill a float32's mantissa
+    bits = _hash((column * (_hash(key) | 1)).add_(key))  # an odd factor: rows are no shifts of each other
+    uniform = _unsigned_shift(bits, 8).float().mul_(2.0**-24)  # 24 bits fill a float32's mantissa
     return uniform.softmax(dim=-1)
 
 
 def _hash(x: Tensor) -> Tensor:
     """Mix the bits of int32 numbers: xor with shifts and products modulo 2^32 (Wellons' lowbias32)."""
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32)):
-        x = (x ^ ((x >> shift) & (2 ** (32 - shift) - 1))) * factor
-    return x ^ ((x >> 16) & 0xFFFF)
+        x = _unsigned_shift(x, shift).bitwise_xor_(x).mul_(factor)
+    return _unsigned_shift(x, 16).bitwise_xor_(x)
+
+
+def _unsigned_shift(x: Tensor, shift: int) -> Tensor:
+    return (x >> shift).bitwise_and_(2 ** (32 - shift) - 1)
 
 
 def _blocks(tokens: int) -> Iterator[tuple[int, int]]:
@@ -110,8 +125,14 @@ def _blocks(tokens: int) -> Iterator[tuple[int, int]]:
 def _mix(x: Tensor, seed: Tensor) -> Tensor:
     """x: (B, C, tokens) -> each row's weighted mean, (B, C, tokens)."""
     tokens = x.shape[-1]
-    rows = (mixing_rows(seed, start, stop, tokens) for start, stop in _blocks(tokens))
-    return torch.cat([F.linear(x, block.to(x.dtype)) for block in rows], dim=-1)
+    mixed = None
+    for start, stop in _blocks(tokens):
+        part = F.linear(x, mixing_rows(seed, start, stop, tokens).to(x.dtype))
+        if mixed is None:
+            mixed = torch.empty(x.shape, dtype=part.dtype, device=x.device)
+        mixed[..., start:stop] = part  # a list of the parts would break up the heap that the next rows lie in
+    assert mixed is not None
+    return mixed
 
 
 class _StreamedMixing(torch.autograd.Function):

@@ -99,6 +99,22 @@ for _size, _kernel in (((56, 56), 3), ((32, 32, 32), 3), ((32, 32, 32), 7)):
         ),
     )
 
+_random = partial(create_mixer, "random_mixing", 64, spatial_dims=2, feature_size=(96, 96))
+COMPARISONS.register(
+    "random mixing 96x96",
+    Comparison(
+        (1, 64, 96, 96),
+        {OURS: partial(_random, stored=False), "its matrix stored": partial(_random, stored=True)},
+        quick=False,
+    ),
+)
+_options: dict[str, Any] = {"spatial_dims": 2, "in_channels": 3, "out_channels": 2, "input_size": (768, 768)}
+_network: Any = partial(create_network, "metaformer_s12", mixer="random_mixing", **_options)
+COMPARISONS.register(
+    "metaformer_s12 random mixing 768x768",
+    Comparison((1, 3, 768, 768), {OURS: _network}, passes=(FORWARD,), threads=2, quick=False),
+)
+
 for _size, _kernel in (((56, 56), 7), ((24, 24, 24), 3), ((24, 24, 24), 7)):
     COMPARISONS.register(
         _name("grouped conv", _size, _kernel),
@@ -139,7 +155,7 @@ def _by_depthwise(size: tuple[int, ...], build: Callable[[], nn.Module], passes:
 
 
 for _kernel in (3, 7):
-    _options: dict[str, Any] = {"spatial_dims": 3, "kernel_size": _kernel}
+    _options = {"spatial_dims": 3, "kernel_size": _kernel}
     _mixer = partial(create_mixer, "grouped_conv", 64, **_options)
     _options |= {"in_channels": 1, "out_channels": 2}
     _metaformer = partial(create_network, "metaformer_s12", mixer="grouped_conv", **_options)
