@@ -109,10 +109,19 @@ COMPARISONS.register(
     ),
 )
 _options: dict[str, Any] = {"spatial_dims": 2, "in_channels": 3, "out_channels": 2, "input_size": (768, 768)}
-_network: Any = partial(create_network, "metaformer_s12", mixer="random_mixing", **_options)
+_metaformer = partial(create_network, "metaformer_s12", **_options)
 COMPARISONS.register(
     "metaformer_s12 random mixing 768x768",
-    Comparison((1, 3, 768, 768), {OURS: _network}, passes=(FORWARD,), threads=2, quick=False),
+    Comparison(
+        (1, 3, 768, 768),
+        {
+            OURS: partial(_metaformer, mixer="random_mixing"),
+            "pooling in its place": partial(_metaformer, mixer="pooling"),
+        },
+        passes=(FORWARD,),
+        threads=2,
+        quick=False,
+    ),
 )
 
 for _size, _kernel in (((56, 56), 7), ((24, 24, 24), 3), ((24, 24, 24), 7)):
