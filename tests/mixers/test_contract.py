@@ -1,7 +1,11 @@
 """What every token mixer must do, over the registry, in 2D and 3D, on odd and non-square sizes."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from medmixers import list_mixers
@@ -66,6 +70,51 @@ def test_goes_by_its_inputs_device_and_by_torch_func(name, spatial_dims):
         assert torch.equal(mixer(x), y)
     transformed = torch.func.grad(lambda t: mixer(t).square().sum())(x.detach())
     torch.testing.assert_close(transformed, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+
+
+def own_ways(name, spatial_dims):
+    """A mixer in float64 that computes by this package's functions where it has them, and its parameters."""
+    names, size = mixer_option_names(name), (6, 5, 7)[:spatial_dims]
+    options = {"kernel_size": 5, "full_attention_tokens": 0, "feature_size": size}
+    if name == "global_attention":
+        options = {}
+    torch.manual_seed(0)
+    options = {key: value for key, value in options.items() if key in names}
+    mixer = create_mixer(name, 16, spatial_dims=spatial_dims, **options).double()
+    x = torch.randn(2, 16, *size, dtype=torch.float64, requires_grad=True)
+    parameters = dict(mixer.named_parameters())
+    return lambda x, *p: functional_call(mixer, dict(zip(parameters, p, strict=True)), x), (x, *parameters.values())
+
+
+@every_mixer
+@both_dims
+def test_gradients_of_gradients(name, spatial_dims):
+    function, inputs = own_ways(name, spatial_dims)
+    torchs_own = name == "global_attention"  # torch's fused kernel refuses
+    with sdpa_kernel(SDPBackend.MATH) if torchs_own else nullcontext():
+        assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
+
+
+@every_mixer
+@both_dims
+def test_forward_mode_differentiation(name, spatial_dims):
+    function, inputs = own_ways(name, spatial_dims)
+    with sdpa_kernel(SDPBackend.MATH):
+        assert torch.autograd.gradcheck(
+            function, inputs, check_forward_ad=True, check_backward_ad=False, fast_mode=True
+        )
+
+
+@every_mixer
+@both_dims
+def test_an_empty_batch(name, spatial_dims):
+    function, (x, *parameters) = own_ways(name, spatial_dims)
+    y = function(x[:0], *parameters)
+    assert y.shape == (0, *x.shape[1:])
+    y.sum().backward()
+    assert not any(p.grad is not None and p.grad.any() for p in parameters)
+    with torch.no_grad():
+        assert function(x[:0], *parameters).shape == y.shape
 
 
 @every_mixer

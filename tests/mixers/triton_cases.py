@@ -58,6 +58,20 @@ def test_equals_torchs_own_in_values_and_gradients(size, kernel_size, channels, 
         torch.testing.assert_close(result, value, rtol=tolerance, atol=tolerance * max(1, value.abs().max().item()))
 
 
+@pytest.mark.parametrize("size", [(3, 4, 5), (5, 4)])
+def test_gradients_of_gradients(size):
+    conv, (x, probe) = depthwise_module(size, 3), torch.randn(2, 2, 2, *size)
+    results = []
+    for function in (triton_depthwise_conv, lambda x, weight, bias: conv(x)):
+        leaf = x.clone().requires_grad_()
+        y = function(leaf, conv.weight, conv.bias).square()
+        first = torch.autograd.grad(y, [leaf, conv.weight], probe, create_graph=True)
+        penalty = sum(gradient.square().sum() for gradient in first)
+        results.append(torch.autograd.grad(penalty, [leaf, *conv.parameters()]))
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_rounds_the_results_only(dtype):
     torch.manual_seed(0)

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from network_checks import check_segmentation, check_slabs
+from network_checks import Doubled, check_change, check_segmentation, check_slabs
 from torch.nn import functional as F
 
 from medmixers import create_network
@@ -97,6 +97,21 @@ def test_inference_in_slabs_equals_the_plain_forward(name, size, options, monkey
     network = build(name, spatial_dims=len(size), in_channels=2, **TINY, **options).eval()
     network.decoder.deep_supervision = "aux_heads" in options
     check_slabs(network, torch.randn(2, 2, *size), monkeypatch)
+
+
+CHANGES = {
+    "decoder.blocks.0.norm": lambda norm: torch.nn.BatchNorm3d(norm.num_features),
+    "stem.act": lambda act: torch.nn.ReLU(),
+    "decoder.blocks.0.act": lambda act: act.register_forward_hook(lambda module, args, y: 0 * y),
+    "encoder.0.shortcut": Doubled,
+    "decoder.hidden.0": Doubled,
+    "decoder.seg_layers.0": Doubled,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_modules_count_without_gradients_too(change):
+    check_change(build("token_unet", **TINY), change, CHANGES[change])
 
 
 def test_transformer_is_pre_norm_without_positions():

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from network_checks import check_segmentation, check_slabs
+from network_checks import Doubled, check_change, check_segmentation, check_slabs
 from torch.nn import functional as F
 
 from medmixers import create_network
@@ -33,6 +33,12 @@ COUNTS = {
     "token_unet_released_32_attention_long": 2_743_491,
 }
 TINY = {"channels": (4, 8, 12, 16)}
+CHANGES = {
+    "decoder.0.branch.0": lambda norm: torch.nn.BatchNorm3d(norm.num_features),
+    "decoder.0.branch.2": lambda act: act.register_forward_hook(lambda module, args, y: 0 * y),
+    "encoder.0.gate": Doubled,
+    "head": Doubled,
+}
 EACH_KIND = [name for name in COUNTS if "_32" not in name]
 build = partial(create_network, spatial_dims=3, in_channels=4, out_channels=3)
 
@@ -120,6 +126,11 @@ def test_inference_in_slabs_equals_the_plain_forward(name, size, monkeypatch):
     torch.manual_seed(0)
     network = build(name, spatial_dims=len(size), in_channels=2, **TINY).eval()
     check_slabs(network, torch.randn(2, 2, *size), monkeypatch)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_modules_count_without_gradients_too(change):
+    check_change(build("token_unet_released_8", **TINY), change, CHANGES[change])
 
 
 @pytest.mark.parametrize("grid", [(5, 7), (3, 4, 5)])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn import grad as gradients
 from torch.utils._python_dispatch import _get_current_dispatch_mode
@@ -41,7 +41,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     is_small = x.ndim == 4 and max(weight.shape[2:]) <= 3  # whose copies cost more than they save, in training too
     if is_eager_on_cpu(x) and torch.is_grad_enabled() and not is_small:
-        way: Function = _ChannelsLastDepthwise.apply
+        way: Function = _channels_last_depthwise_conv
     elif x.is_cuda and is_eager():
         way = _fastest_on_gpu
     else:
@@ -91,19 +91,22 @@ def gpu_candidates(dtype: torch.dtype, kernel_size: int) -> tuple[Function, ...]
     return plain_depthwise_conv, by_triton.triton_depthwise_conv
 
 
+def _channels_last_depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    layout = torch.contiguous_format if x.is_contiguous() else CHANNELS_LAST[x.ndim]
+    return _ChannelsLastDepthwise.apply(x.contiguous(memory_format=CHANNELS_LAST[x.ndim]), weight, bias, layout)
+
+
 class _ChannelsLastDepthwise(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        channels_last = CHANNELS_LAST[x.ndim]
-        ctx.layout = torch.contiguous_format if x.is_contiguous() else channels_last
-        ctx.has_bias = bias is not None
-        x = x.contiguous(memory_format=channels_last)
-        ctx.save_for_backward(x, weight)
-        return plain_depthwise_conv(x, weight, bias).contiguous(memory_format=ctx.layout)
+    """x: channels-last -> the convolution, in ``layout``. Its backward pass is made of what torch differentiates."""
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layout: torch.memory_format) -> Tensor:
+        ctx.layout, ctx.has_bias = layout, bias is not None
+        ctx.save_for_backward(x, weight)
+        return plain_depthwise_conv(x, weight, bias).contiguous(memory_format=layout)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         axes = list(range(2, x.ndim))
         grad = grad.contiguous(memory_format=CHANNELS_LAST[x.ndim])
@@ -114,13 +117,13 @@ class _ChannelsLastDepthwise(torch.autograd.Function):
             grad_weight = _weight_gradient(x, weight, grad)
         if ctx.has_bias and ctx.needs_input_grad[2]:
             grad_bias = grad.sum([0, *axes])
-        return grad_x, grad_weight, grad_bias
+        return grad_x, grad_weight, grad_bias, None
 
 
 def _weight_gradient(x: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
     """The weight gradient, CHANNELS at a time."""
     if all(size <= extent for size, extent in zip(x.shape[2:], weight.shape[2:], strict=True)):
-        return _weight_gradient_at_once(x.contiguous(), weight, grad.contiguous())  # at 6^3, kernel 7 in a quarter
+        return plain_weight_gradient(x.contiguous(), weight, grad.contiguous())  # at 6^3, kernel 7 in a quarter
     parts = zip(x.split(CHANNELS, 1), weight.split(CHANNELS), grad.split(CHANNELS, 1), strict=True)
     return torch.cat([_weight_gradient_of_slabs(*part) for part in parts])
 
@@ -129,9 +132,9 @@ def _weight_gradient_of_slabs(x: Tensor, weight: Tensor, grad: Tensor) -> Tensor
     """Sum of the weight gradients of slabs along the first spatial axis, each of about SLAB_NUMBERS."""
     x, grad = (part.contiguous(memory_format=CHANNELS_LAST[x.ndim]) for part in (x, grad))
     size, radius = x.shape[2], weight.shape[2] // 2
-    step = max(1, SLAB_NUMBERS * size // max(1, x[0].numel()))
+    step = max(1, SLAB_NUMBERS * size // prod(x.shape[1:]))
     if 2 * step >= size:  # no gain was measured from two slabs
-        return _weight_gradient_at_once(x, weight, grad)
+        return plain_weight_gradient(x, weight, grad)
     total = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
     for start in range(0, size, step):
         stop = min(start + step, size)
@@ -140,11 +143,12 @@ def _weight_gradient_of_slabs(x: Tensor, weight: Tensor, grad: Tensor) -> Tensor
         for image, image_grad in zip(x.split(1), grad.split(1), strict=True):
             slab = image[:, :, first:behind]
             slab = F.pad(slab, missing) if any(missing) else slab
-            total += _weight_gradient_at_once(slab, weight, image_grad[:, :, start:stop], pads_first_axis=False)
+            total += plain_weight_gradient(slab, weight, image_grad[:, :, start:stop], pads_first_axis=False)
     return total.to(weight.dtype)
 
 
-def _weight_gradient_at_once(x: Tensor, weight: Tensor, grad: Tensor, *, pads_first_axis: bool = True) -> Tensor:
+def plain_weight_gradient(x: Tensor, weight: Tensor, grad: Tensor, *, pads_first_axis: bool = True) -> Tensor:
+    """The weight gradient of :func:`plain_depthwise_conv`, by torch's own operator."""
     padding = [extent // 2 for extent in weight.shape[2:]]
     padding[0] *= pads_first_axis
     return WEIGHT_GRADIENTS[x.ndim](x, weight.shape, grad, padding=padding, groups=weight.shape[0])

@@ -15,7 +15,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from medmixers.layers.depthwise import plain_weight_gradient
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_KERNEL_SIZE = 9  # of the sizes that are tested; a larger one would spill its sums out of the registers
@@ -48,14 +49,14 @@ class _Depthwise(torch.autograd.Function):
         return _convolved(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         grad = grad.contiguous()
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        weight_gradient = plain_weight_gradient if torch.is_grad_enabled() else _weight_gradient  # differentiated again
         return (
-            _convolved(grad, weight.flip(2, 3, 4), None) if needs_x else None,
-            _weight_gradient(x, weight, grad) if needs_weight else None,
+            _Depthwise.apply(grad, weight.flip(2, 3, 4), None) if needs_x else None,
+            weight_gradient(x, weight, grad) if needs_weight else None,
             grad.sum((0, 2, 3, 4)) if needs_bias else None,
         )
 

@@ -4,7 +4,8 @@ A feature map at full resolution is larger than any cache, and at that size an a
 a new tensor for the system's pages: together they took longer than the convolutions. Here a convolution's output is
 normalised, activated and summed a slab at a time, where it lies. Convolutions run channels-last, where oneDNN needs no
 copy into its own layout and back. What modules do plainly stays their forward; both are tested equal.
-Here norms, activations and pointwise convolutions are read, not called: forward hooks on them do not run.
+Here norms, activations and pointwise convolutions are read, not called: where one was replaced, or has a hook, their
+module's plain forward runs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
 
 from medmixers.layers.cpu import CHANNELS_LAST, is_eager_on_cpu
 from medmixers.layers.sizes import INTERPOLATIONS
@@ -25,9 +27,23 @@ SLAB = 2**18  # elements of a slab for each thread, 1 MiB: the size of a core's 
 INTERPOLATIONS_OF_A_SLAB = {1: "linear", 2: "bilinear"}  # the first spatial axis counts as its batch
 
 
-def runs_in_slabs(x: Tensor) -> bool:
-    """Whether ``x`` is computed in slabs: on a CPU, without gradients, neither traced nor compiled."""
-    return is_eager_on_cpu(x) and not torch.is_grad_enabled()
+def described(modules: Sequence[nn.Module]) -> tuple[str, ...]:
+    """What modules are: their classes and options, without weights."""
+    return tuple(map(repr, modules))
+
+
+def runs_in_slabs(x: Tensor, modules: Sequence[nn.Module], as_built: tuple[str, ...]) -> bool:
+    """Whether ``x`` is computed in slabs: on a CPU, without gradients, neither traced nor compiled.
+
+    Args:
+        modules: those that are read there instead of called. They must be what they were when they were built, and
+            nobody may listen to their forward by a hook.
+        as_built: their description of that time.
+    """
+    if not is_eager_on_cpu(x) or torch.is_grad_enabled() or described(modules) != as_built:
+        return False
+    parts = (part for module in modules for part in module.modules())
+    return not (_has_any_global_hook() or any(part._forward_hooks or part._forward_pre_hooks for part in parts))
 
 
 def as_rows(x: Tensor) -> Tensor:

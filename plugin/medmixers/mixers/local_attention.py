@@ -66,7 +66,7 @@ class LocalAttention(nn.Module):
             mixed = flex_attention_by_tiles(qkv, heads=self.heads, kernel_size=self.kernel_size)
         else:
             mixed = self._tiled(qkv)
-        return self.proj(mixed.view(*qkv.shape[:-1], -1)).movedim(-1, 1)
+        return self.proj(mixed.view(*qkv.shape[:-1], self.proj.in_features)).movedim(-1, 1)
 
     # Both give their numbers flat, (B N C): torch.cond cannot compare other strides of open sizes.
     def _full(self, qkv: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from medmixers.layers.cpu import is_eager_on_cpu
 from medmixers.layers.sizes import crop
@@ -92,8 +92,9 @@ def _gather(q: Tensor, kv: Tensor, tiling: Tiling) -> tuple[Tensor, Tensor, Tens
 def _untile(tiles: Tensor, shape: Sequence[int], tiling: Tiling) -> Tensor:
     """Tiles (tiles, B heads, tile voxels, D) where they belong: ``shape``, (B, *tiled), and C channels."""
     (batch, *tiled), tile, dims = shape, tiling.tile_size, len(shape) - 1
-    tiles = tiles.reshape(*(size // tile for size in tiled), batch, tiling.heads, *(tile,) * dims, -1)
-    return tiles.permute(_in_place(dims)).reshape(*shape, -1)
+    depth = tiles.shape[-1]
+    tiles = tiles.reshape(*(size // tile for size in tiled), batch, tiling.heads, *(tile,) * dims, depth)
+    return tiles.permute(_in_place(dims)).reshape(*shape, tiling.heads * depth)
 
 
 def _in_place(dims: int) -> list[int]:
@@ -115,7 +116,8 @@ def _windows(x: Tensor, size: int, stride: int, split: tuple[int, int]) -> tuple
     parts, heads, depth = dims + 1, dims + 2, dims + 3
     x = x.permute(parts, *range(1, dims + 1), 0, heads, *range(depth + 1, depth + 1 + dims), depth)
     tiles = prod(x.shape[1 : dims + 1])
-    return x.reshape(split[0], tiles, -1, size**dims, x.shape[-1]).unbind(0)
+    batch_heads = x.shape[dims + 1] * x.shape[dims + 2]
+    return x.reshape(split[0], tiles, batch_heads, size**dims, x.shape[-1]).unbind(0)
 
 
 def _near(size: int, count: int, tiling: Tiling, device: torch.device) -> Tensor:
@@ -214,9 +216,13 @@ class _BlockAttention(torch.autograd.Function):
         return _attend_by_blocks(qkv, tiling)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (qkv,) = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again, which torch's other attention kernels are not
+            with sdpa_kernel(SDPBackend.MATH):
+                mixed = whole_tile_attention(qkv, ctx.tiling)
+            (grad_qkv,) = torch.autograd.grad(mixed, qkv, grad, create_graph=True)
+            return grad_qkv, None
         grad_qkv = torch.zeros_like(qkv)
         split = (qkv.shape[-1] // 3,)
         (q, kv), (grad_q, grad_kv) = (x.tensor_split(split, dim=-1) for x in (qkv, grad_qkv))
@@ -262,7 +268,8 @@ def _sum_of_windows(parts: Sequence[Tensor], shape: Sequence[int], tiling: Tilin
     grid = [edge for count in counts for edge in (count + pieces - 1, tile)]
     total = parts[0].new_zeros(batch, *grid, len(parts), tiling.heads, parts[0].shape[-1])
     for index, part in enumerate(parts):
-        windows = part.view(*counts, batch, tiling.heads, *(tiling.window,) * dims, -1).permute(_in_place(dims))
+        windows = part.view(*counts, batch, tiling.heads, *(tiling.window,) * dims, part.shape[-1])
+        windows = windows.permute(_in_place(dims))
         for place in product(range(pieces), repeat=dims):
             source, target = windows, total.select(-3, index)  # (B, n1, w1, n2, w2, heads, D), and w as t
             for d, piece in enumerate(place):
@@ -270,4 +277,4 @@ def _sum_of_windows(parts: Sequence[Tensor], shape: Sequence[int], tiling: Tilin
                 source = source.narrow(2 * d + 2, piece * tile, length)
                 target = target.narrow(2 * d + 1, piece, counts[d]).narrow(2 * d + 2, 0, length)
             target += source
-    return total.view(batch, *(edge * tile for edge in grid[::2]), -1)
+    return total.view(batch, *(edge * tile for edge in grid[::2]), total.shape[-3:].numel())

@@ -18,6 +18,7 @@ from medmixers.layers.slabs import (
     affine_,
     as_rows,
     change_slabs,
+    described,
     gelu_,
     instance_norm_factors,
     logits_of_slabs,
@@ -84,10 +85,15 @@ class ResBlock(nn.Module):
         self.act = nn.GELU()
         self.shortcut = nn.Identity() if in_channels == out_channels else conv(in_channels, out_channels, 1)
         self.resample = resample
+        self.as_built = described(self.read())
+
+    def read(self) -> tuple[nn.Module, ...]:
+        """What :meth:`in_slabs` reads instead of calling it."""
+        return self.norm, self.act, self.shortcut
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         """x: (B, C_in, *spatial) -> (B, C_out, *spatial), the size over or times the stride; plus ``skip``, if any."""
-        if runs_in_slabs(x):
+        if runs_in_slabs(x, self.read(), self.as_built):
             return self.in_slabs(x, skip)
         y = self.act(self.norm(self.conv(x))) + resampled_shortcut(x, self.shortcut, self.resample, self.stride)
         return y if skip is None else y + skip
@@ -228,6 +234,11 @@ class TokenUNetDecoder(nn.Module):
         self.hidden = nn.Sequential(conv_nd(spatial_dims)(channels[0], head_channels, 1), nn.GELU())
         widths = [head_channels, *(channels[1:-1] if aux_heads else ())]
         self.seg_layers = segmentation_layers(widths, out_channels, spatial_dims=spatial_dims)
+        self.as_built = described(self.read())
+
+    def read(self) -> tuple[nn.Module, ...]:
+        """What :meth:`classify_in_slabs` reads instead of calling it."""
+        return self.hidden, self.seg_layers[0]
 
     def forward(self, x: Tensor, skips: Sequence[Tensor], size: Sequence[int]) -> Tensor | list[Tensor]:
         """x: bottleneck; skips: of the levels, finest first -> logits cropped to ``size``; a list when supervised."""
@@ -235,7 +246,8 @@ class TokenUNetDecoder(nn.Module):
         for block, skip in zip(self.blocks, reversed(skips), strict=True):
             x = block(x, skip)
             maps.insert(0, x)
-        logits = crop(self.classify_in_slabs(x) if runs_in_slabs(x) else self.seg_layers[0](self.hidden(x)), size)
+        in_slabs = runs_in_slabs(x, self.read(), self.as_built)
+        logits = crop(self.classify_in_slabs(x) if in_slabs else self.seg_layers[0](self.hidden(x)), size)
         if not self.deep_supervision:
             return logits
         coarser = [head(features) for head, features in zip(self.seg_layers[1:], maps[1:], strict=True)]

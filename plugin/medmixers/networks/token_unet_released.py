@@ -19,6 +19,7 @@ from medmixers.layers.sizes import check_image, crop, pad_for_instance_norm
 from medmixers.layers.slabs import (
     as_rows,
     change_slabs,
+    described,
     instance_norm_,
     logits_of_slabs,
     runs_in_slabs,
@@ -96,10 +97,15 @@ class GatedBlock(nn.Module):
         self.shortcut = nn.Identity() if in_channels == out_channels else conv(in_channels, out_channels, 1)
         self.gate = Gate()
         self.resample = resample
+        self.as_built = described(self.read())
+
+    def read(self) -> tuple[nn.Module, ...]:
+        """What :meth:`in_slabs` reads instead of calling it, and the two convolutions of the branch, which it calls."""
+        return self.branch, self.shortcut, self.gate
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C_in, *spatial) -> (B, C_out, *spatial), halved or doubled."""
-        if runs_in_slabs(x):
+        if runs_in_slabs(x, self.read(), self.as_built):
             return self.in_slabs(x)
         return self.gate(resampled_shortcut(x, self.shortcut, self.resample, (2,) * (x.ndim - 2)), self.branch(x))
 
@@ -288,6 +294,7 @@ class TokenUNetReleased(nn.Module):
             GatedBlock(coarse, fine, spatial_dims=spatial_dims, resample="up") for fine, coarse in reversed(pairs)
         )
         self.head = conv(channels[0], out_channels, 1)
+        self.as_built = described([self.head])
 
     def forward(self, x: Tensor) -> Tensor:
         """x: image, (B, in_channels, *spatial) of any size -> logits, (B, K, *spatial)."""
@@ -304,7 +311,8 @@ class TokenUNetReleased(nn.Module):
             x = self.token_fuser(x, self.token_processor(tokens))
         for i, block in enumerate(self.decoder):
             x = block(x + skips.pop() if i else x)
-        return crop(self.classify_in_slabs(x) if runs_in_slabs(x) else self.head(x), size)
+        in_slabs = runs_in_slabs(x, [self.head], self.as_built)
+        return crop(self.classify_in_slabs(x) if in_slabs else self.head(x), size)
 
     def classify_in_slabs(self, x: Tensor) -> Tensor:
         """The head without a gradient, on a CPU, of a channels-last map."""
