@@ -97,6 +97,7 @@ def create_network(
             that do not fit.
         OSError: weights that cannot be found or downloaded.
     """
+    locate("medmixers.layers.conv.check_spatial_dims")(spatial_dims)
     locate("medmixers.layers.conv.check_positive")(in_channels=in_channels, out_channels=out_channels)
     network = _build(name, spatial_dims, in_channels, out_channels, options)
     if pretrained is not None:

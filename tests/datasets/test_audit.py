@@ -218,12 +218,19 @@ def test_header_rounding_is_no_fault(folder: Path) -> None:
 
 
 def test_ignore_label_and_regions(folder: Path) -> None:
-    labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
-    describe(folder, labels=labels, regions_class_order=[1, 2])
+    labels = {"background": 0, "core": [2], "whole": [1, 2], "ignore": 3}
+    describe(folder, labels=labels, regions_class_order=[2, 1])
     save(folder / "labelsTr/a.nii.gz", label(3))
     report = audit_nnunet_dataset(folder)
-    assert report.labels == {0: "background", 1: "whole", 2: "whole", 3: "ignore"}
+    assert report.labels == {0: "background", 1: "whole", 2: "core", 3: "ignore"}
     assert report.voxels[3] == int((label(3) == 3).sum())
+    read = np.stack([label(3), label()])
+    shares = {
+        "background (0)": read == 0, "whole (1, 2)": (read == 1) | (read == 2), "core (2)": read == 2,
+        "ignore (3)": read == 3,
+    }  # fmt: skip
+    line = "labels: " + ", ".join(f"{name}: {100 * voxels.mean():.2f} %" for name, voxels in shares.items())
+    assert line in str(report).splitlines()
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,18 @@ def test_every_name_has_its_family():
         assert len({repr(small_options(name)) for name in names}) == 1, names
 
 
+@pytest.mark.parametrize("name", [names[0] for names in families().values()])
+def test_dimensions_and_channels_are_integers_by_type(name):
+    given = {"spatial_dims": 2, "in_channels": 1, "out_channels": 2}
+    for value in ("3", 2.0, True, 4, None):
+        with pytest.raises(ValueError, match=f"spatial_dims must be 2 or 3, got {value!r}"):
+            create_network(name, **{**given, "spatial_dims": value})
+    for key in ("in_channels", "out_channels"):
+        for value in ("2", 2.0, True, 0, -1):
+            with pytest.raises(ValueError, match=f"{key} must be an integer >= 1, got {value!r}"):
+                create_network(name, **{**given, key: value})
+
+
 @every_form
 @torch.no_grad()
 def test_any_size_or_an_error_that_names_both(name, dims):

@@ -219,12 +219,28 @@ def test_size_bound_mixers_need_and_keep_one_size():
         ({"in_channels": 0}, "in_channels must be an integer >= 1, got 0"),
         ({"out_channels": 0}, "out_channels must be an integer >= 1, got 0"),
         ({"dims": (16, 0, 48, 64)}, r"dims\[1\] must be an integer >= 1, got 0"),
+        ({"dims": (16, True, 48, 64)}, r"dims\[1\] must be an integer >= 1, got True"),
+        ({"dims": 16}, r"depths and dims must have one entry a stage each, got depths=.*, dims=16"),
+        ({"depths": (1, -1, 2, 1)}, r"depths must be integers >= 0, not all of them 0, got \(1, -1, 2, 1\)"),
+        ({"depths": (0, 0, 0, 0)}, r"depths must be integers >= 0, not all of them 0, got \(0, 0, 0, 0\)"),
+        ({"depths": (1, 1, 2.0, 1)}, r"depths must be integers >= 0, not all of them 0, got \(1, 1, 2\.0, 1\)"),
+        ({"mlp_ratio": 0}, "mlp_ratio must be a number >= 1 / dim, got 0 at dim=16"),
+        ({"mlp_ratio": -1.5}, "mlp_ratio must be a number >= 1 / dim, got -1.5"),
+        ({"mlp_ratio": float("nan")}, "mlp_ratio must be a number >= 1 / dim, got nan"),
+        ({"mlp_ratio": "4"}, "mlp_ratio must be a number >= 1 / dim, got '4'"),
         ({"input_size": (32,)}, r"input_size must be 2 positive integers, got \(32,\)"),
+        ({"input_size": 64}, "input_size must be 2 positive integers, got 64"),
+        ({"input_size": (64.0, 64)}, r"input_size must be 2 positive integers, got \(64\.0, 64\)"),
     ],
 )
 def test_bad_options_raise_and_name_the_valid_ones(options, message):
     with pytest.raises(ValueError, match=message):
         build("metaformer_s12", **{**TINY, **options})
+
+
+def test_an_encoder_of_its_own_checks_its_dimensions():
+    with pytest.raises(ValueError, match=r"spatial_dims must be 2 or 3, got 2\.0"):
+        MetaFormerEncoder(2.0, 1)
 
 
 def test_unknown_network_lists_the_valid_ones():

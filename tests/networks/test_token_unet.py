@@ -152,11 +152,17 @@ def test_bad_values_are_named():
         TokenUNet(3, 1, 2, transformer_layers=-2)
     with pytest.raises(ValueError, match=r"at least 2 levels"):
         TokenUNet(3, 1, 2, channels=())
+    for option in ("token_dim", "token_mlp_channels", "transformer_heads", "head_channels"):
+        for value in (0, -1, True, 2.0):
+            with pytest.raises(ValueError, match=f"{option} must be an integer >= 1, got {value}"):
+                TokenUNet(3, 1, 2, **{option: value})
+    with pytest.raises(ValueError, match=r"channels\[1\] must be an integer >= 1, got 0"):
+        TokenUNet(3, 1, 2, channels=(32, 0))
     with pytest.raises(ValueError, match=r"resample must be one of .* got 'half'"):
         ResBlock(4, 4, spatial_dims=3, resample="half")
     with pytest.raises(ValueError, match=r"'token_unet' has no option 'tokens'; valid: .*num_tokens"):
         build("token_unet", tokens=8)
     with pytest.raises(ValueError, match=r"3 spatial dimensions, 4 channel.*got shape \(1, 4, 16, 16\)"):
         build("token_unet", **TINY)(torch.randn(1, 4, 16, 16))
-    with pytest.raises(ValueError, match="spatial_dims must be 2 or 3, got 4"):
-        build("token_unet", spatial_dims=4)
+    with pytest.raises(ValueError, match="spatial_dims must be 2 or 3, got '3'"):
+        TokenUNet("3", 1, 2)

@@ -181,10 +181,6 @@ def test_bad_sources_end_in_one_line(tmp_path, monkeypatch):
         build("poolformer_s12", pretrained="nowhere.pth")
     with pytest.raises(ValueError, match="timm has no model 'poolformer_s13'"):
         build("poolformer_s12", pretrained="timm:poolformer_s13")
-    file = tmp_path / "numbers.pth"
-    torch.save([1, 2], file)
-    with pytest.raises(ValueError, match="holds no state dict"):
-        read_checkpoint(file)
 
     def offline(name, pretrained):
         raise ConnectionError("no route to the hub\nand more")
@@ -192,6 +188,66 @@ def test_bad_sources_end_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(OSError, match=r"could not download 'poolformer_s12.sail_in1k' \(no route to the hub\); fetch"):
         build("poolformer_s12", pretrained="timm:poolformer_s12.sail_in1k")
+
+
+CONTENTS = [
+    ([1, 2], "holds an object of list, no state dict; valid: a state dict (names and tensors), alone or under"),
+    ({}, "holds nothing, no state dict"),
+    ({"model": {}}, "holds nothing, no state dict"),
+    ({"model_ema": {"stem.conv.weight": torch.zeros(1)}, "epoch": 3}, "holds the keys 'model_ema', 'epoch', no state"),
+    (dict.fromkeys(range(9)), "holds the keys 0, 1, 2, 3, 4 ..., no state dict"),
+    (nn.Linear(2, 2), "cannot be read as weights: it holds an object of torch.nn.modules.linear.Linear; valid: a"),
+    (b"hello\n", "cannot be read as weights: torch.save did not write it, or it is damaged; valid: a state dict"),
+    (b"version https://git-lfs.github.com/spec/v1\n", "cannot be read as weights: torch.save did not write it"),
+    (b"", "cannot be read as weights: torch.save did not write it"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), CONTENTS)
+def test_a_file_without_a_state_dict_ends_in_one_line_with_its_name(content, message, tmp_path):
+    file = tmp_path / "weights.pth"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    with pytest.raises(ValueError, match=re.escape(f"'{file}' {message}")) as caught:
+        read_checkpoint(file)
+    assert str(caught.value).isprintable()  # neither a second line nor a terminal's colours
+
+
+def test_a_file_cut_short_is_named(tmp_path):
+    file = tmp_path / "cut.pth"
+    torch.save({"weight": torch.zeros(100)}, file)
+    file.write_bytes(file.read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"cut\.pth' cannot be read as weights: .*zip archive.*; valid: a state dict"):
+        read_checkpoint(file)
+
+
+def test_what_cannot_be_loaded_at_all_is_said_so():
+    state = timm_model().state_dict()
+    with pytest.raises(ValueError, match=r"TokenUNet takes no weights from elsewhere; valid: .* caformer_\*, .*pool"):
+        load_weights(build("token_unet", channels=(4, 8), transformer_heads=2), state)
+    resnet = timm.create_model("resnet10t").state_dict()
+    with pytest.raises(ValueError, match=rf"another kind of network: none of its {len(resnet)} names, 'bn1.bias' for"):
+        load_weights(build("poolformer_s12", **TINY), resnet)
+    with pytest.raises(ValueError, match="the mapping holds the keys 'optimizer', no state dict"):
+        load_weights(build("poolformer_s12", **TINY), {"optimizer": {}})
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_warm_start_is_no_advice_where_it_does_not_help(warm_start):
+    deeper = build("poolformer_s12", **{**TINY, "depths": (1, 1, 3, 1)}, mixer="global_attention")
+    state = build("poolformer_s12", **TINY).state_dict()
+    with pytest.raises(ValueError, match=r"the first: encoder\.stages\.2\.blocks\.2\.\S+ is not in the checkpoint$"):
+        load_weights(deeper, state, warm_start=warm_start)
+
+
+def test_prefixes_of_wrappers_are_no_part_of_the_names(tmp_path):
+    source = build("poolformer_s12", **TINY)
+    torch.save({"model": torch.compile(nn.DataParallel(source)).state_dict()}, tmp_path / "wrapped.pt")
+    assert all(key.startswith("_orig_mod.module.") for key in torch.load(tmp_path / "wrapped.pt")["model"])
+    target = build("poolformer_s12", **TINY, pretrained=tmp_path / "wrapped.pt")
+    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
 
 
 def test_local_file_in_our_own_format_works_offline(tmp_path):

@@ -45,18 +45,20 @@ def test_every_fault_has_a_line_of_advice(sound, tmp_path):
     broken.mkdir()
     (broken / "mine.py").write_text("import no_such_module\n")
     sound.update(nnUNet_results=str(tmp_path / "gone"), MEDMIXERS_EPOCHS="ten")
+    sound["MEDMIXERS_PRETRAINED"] = str(broken / "mine.py")
     sound["nnUNet_extTrainer"] = f"{broken}{os.pathsep}/no/folder"
     del sound["nnUNet_raw"]
     done = doctor(sound)
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     advice = {lines[i - 1].split()[1].rstrip(":"): line.strip() for i, line in enumerate(lines) if "->" in line}
-    assert set(advice) == {"nnUNet_raw", "nnUNet_results", "nnUNet_extTrainer", "trainers", "run"}
+    assert set(advice) == {"nnUNet_raw", "nnUNet_results", "nnUNet_extTrainer", "trainers", "run", "start"}
     assert advice["nnUNet_raw"] == "-> export nnUNet_raw=/a/folder"
     assert "mkdir -p" in advice["nnUNet_results"]
     assert "take it out of nnUNet_extTrainer" in advice["nnUNet_extTrainer"]
     assert "no_such_module" in done.stdout
     assert "MEDMIXERS_EPOCHS must be a whole number of at least 1, got 'ten'" in done.stdout
+    assert "mine.py' cannot be read as weights: torch.save did not write it" in done.stdout
 
 
 def test_a_command_that_is_not_on_the_path_is_named(sound, monkeypatch):

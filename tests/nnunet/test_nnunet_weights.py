@@ -1,5 +1,6 @@
 """Start weights: nnU-Net's -pretrained_weights with another class count, and our encoder loading in a trainer."""
 
+import re
 from types import MappingProxyType
 
 import pytest
@@ -103,10 +104,19 @@ def test_a_resumed_training_keeps_its_weights(encoder_file, nnunet_folders, stoc
     assert not torch.equal(trainer.network.encoder.stages[0].blocks[0].mlp.fc1.weight[..., 0], flat)
 
 
-def test_a_file_that_is_not_there_stops_the_run_at_once(nnunet_folders, stock_plans, dataset_json, monkeypatch):
-    monkeypatch.setenv("MEDMIXERS_PRETRAINED", "/no/weights.pt")
-    with pytest.raises(ValueError, match=r"MEDMIXERS_PRETRAINED must be a weights file or timm:NAME, got '/no/weights"):
-        nnUNetTrainerTinyMetaFormer(stock_plans, "3d_fullres", "all", dataset_json, CPU)
+def test_a_source_of_no_weights_stops_the_run_at_once(
+    nnunet_folders, stock_plans, dataset_json, monkeypatch, tmp_path_factory
+):
+    junk = tmp_path_factory.mktemp("weights") / "junk.pt"
+    junk.write_text("hello\n")
+    for value, message in (
+        ("/no/weights.pt", "no weights file '/no/weights.pt'; valid: a file, or 'timm:NAME'"),
+        (str(junk), f"'{junk}' cannot be read as weights: torch.save did not write it"),
+        ("timm:poolformer_s13", "timm has no model 'poolformer_s13'"),
+    ):
+        monkeypatch.setenv("MEDMIXERS_PRETRAINED", value)
+        with pytest.raises(ValueError, match=re.escape(f"MEDMIXERS_PRETRAINED: {message}")):
+            nnUNetTrainerTinyMetaFormer(stock_plans, "3d_fullres", "all", dataset_json, CPU)
     assert not list(nnunet_folders.iterdir())
 
 

@@ -34,7 +34,8 @@ class AuditReport:
     Args:
         folder: the data set.
         channels: channel names in order.
-        labels: every label value and its name; regions by each of their values.
+        labels: every label value and its name; where regions share a value, the smallest one's.
+        regions: name -> its label values, more than one for a region.
         training, test: identifiers of the cases that were read; ``test`` is empty without imagesTs.
         voxels: label value -> voxels in all training labels.
         shapes: smallest and largest extent per axis over all cases.
@@ -44,6 +45,7 @@ class AuditReport:
     folder: Path
     channels: tuple[str, ...]
     labels: Mapping[int, str]
+    regions: Mapping[str, tuple[int, ...]]
     training: tuple[str, ...]
     test: tuple[str, ...]
     voxels: Mapping[int, int]
@@ -53,7 +55,8 @@ class AuditReport:
     def __str__(self) -> str:
         total = max(sum(self.voxels.values()), 1)
         shares = [
-            f"{name} ({value}): {100 * self.voxels.get(value, 0) / total:.2f} %" for value, name in self.labels.items()
+            f"{name} ({', '.join(map(str, values))}): {100 * sum(self.voxels[v] for v in values) / total:.2f} %"
+            for name, values in self.regions.items()
         ]
         return "\n".join(
             [
@@ -97,6 +100,7 @@ def audit_nnunet_dataset(
     folder = Path(folder)
     description = read_description(folder)
     labels = label_names(description)
+    named = {name: tuple(np.atleast_1d(value).tolist()) for name, value in description["labels"].items()}
     channels = tuple(str(name) for name in description["channel_names"].values())
     training = _counted_training_cases(folder, description) if "training" in parts else []
     test = held_out_cases(folder, description) if "test" in parts else []
@@ -121,6 +125,7 @@ def audit_nnunet_dataset(
         folder,
         channels,
         labels,
+        dict(sorted(named.items(), key=lambda item: item[1])),
         tuple(case.name for case in training),
         tuple(case.name for case in test),
         voxels,
@@ -144,13 +149,14 @@ def voxels_line(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> str:
 def label_names(description: Mapping[str, Any]) -> dict[int, str]:
     """Label value -> name, ascending, from the ``labels`` of a dataset.json, after nnU-Net's rules.
 
-    A region, a list of values, gives its name to those that have no other. The ignore label is the highest.
+    Of several regions, lists of values, with a value in common the smallest gives it its name. The ignore label is the
+    highest.
     """
     labels = description["labels"]
     if not isinstance(labels, dict) or labels.get("background") != 0:
         raise ValueError(f'dataset.json: labels must name "background" as 0, got {labels}')
     names: dict[int, str] = {}
-    for name, value in sorted(labels.items(), key=lambda item: isinstance(item[1], list)):
+    for name, value in sorted(labels.items(), key=lambda item: len(item[1]) if isinstance(item[1], list) else 0):
         values = value if isinstance(value, list) else [value]
         if not values or not all(type(entry) is int for entry in values):
             raise ValueError(f"dataset.json: label {name!r} must be an integer or a list of them, got {value!r}")

@@ -14,9 +14,14 @@ CONVS: dict[int, ConvFactory] = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED_CONVS: dict[int, ConvFactory] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
+def is_integer(value: object) -> bool:
+    """Whether it is a whole number by its type: 2.0 and True are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def check_spatial_dims(spatial_dims: int) -> None:
     """Raise ValueError unless ``spatial_dims`` is 2 or 3."""
-    if spatial_dims not in CONVS:
+    if not is_integer(spatial_dims) or spatial_dims not in CONVS:
         raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims!r}")
 
 
@@ -34,7 +39,7 @@ def transposed_conv_nd(spatial_dims: int) -> ConvFactory:
 
 def check_kernel_size(kernel_size: int) -> int:
     """Return ``kernel_size``; raise ValueError unless it is odd and positive, so that the output keeps its size."""
-    if not isinstance(kernel_size, Integral) or kernel_size < 1 or kernel_size % 2 == 0:
+    if not is_integer(kernel_size) or kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be an odd integer >= 1, got {kernel_size!r}")
     return int(kernel_size)
 
@@ -42,5 +47,5 @@ def check_kernel_size(kernel_size: int) -> int:
 def check_positive(**values: int) -> None:
     """Raise ValueError, naming it, for a value that is no integer of at least 1."""
     for name, value in values.items():
-        if not isinstance(value, Integral) or value < 1:
+        if not is_integer(value) or value < 1:
             raise ValueError(f"{name} must be an integer >= 1, got {value!r}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
+from numbers import Real
 
 from monai.networks.layers.drop_path import DropPath
 from torch import Tensor, nn
@@ -20,6 +22,8 @@ class ChannelMLP(nn.Sequential):
     """Pointwise C -> ratio C, activation, ratio C -> C: the half of a block that mixes no positions."""
 
     def __init__(self, dim: int, *, spatial_dims: int, ratio: float, activation: str, bias: bool) -> None:
+        if not isinstance(ratio, Real) or not 1 <= ratio * dim < inf:  # written so that a NaN fails
+            raise ValueError(f"mlp_ratio must be a number >= 1 / dim, got {ratio!r} at {dim=}")
         conv, width = conv_nd(spatial_dims), int(ratio * dim)
         super().__init__()
         self.fc1 = conv(dim, width, 1, bias=bias)

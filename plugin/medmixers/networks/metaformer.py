@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from medmixers.layers.conv import check_positive
+from medmixers.layers.conv import check_positive, check_spatial_dims, is_integer
 from medmixers.layers.norms import create_norm
 from medmixers.layers.sizes import check_image, level_strides, pad_to_multiple, per_axis
 from medmixers.mixers.build import create_mixer, mixer_option_names
@@ -89,9 +89,9 @@ class MetaFormerEncoder(nn.Module):
         drop_path_schedule: str = "ramp",
     ) -> None:
         super().__init__()
-        check_positive(in_channels=in_channels, **{f"dims[{i}]": dim for i, dim in enumerate(dims)})
-        if not dims or len(depths) != len(dims):
-            raise ValueError(f"depths and dims must have one entry a stage each, got {depths=}, {dims=}")
+        check_spatial_dims(spatial_dims)
+        check_stages(depths, dims)
+        check_positive(in_channels=in_channels)
         stages = len(dims)
         mixers: list[str] = per_stage(mixer, stages, "mixer")
         norms: list[str] = per_stage(norm, stages, "norm")
@@ -171,6 +171,15 @@ class MetaFormerEncoder(nn.Module):
         return features
 
 
+def check_stages(depths: Sequence[int], dims: Sequence[int]) -> None:
+    """Raise ValueError unless there is one entry a stage in each, blocks somewhere and channels everywhere."""
+    if not (isinstance(depths, Sequence) and isinstance(dims, Sequence) and 0 < len(dims) == len(depths)):
+        raise ValueError(f"depths and dims must have one entry a stage each, got {depths=}, {dims=}")
+    if not all(is_integer(depth) and depth >= 0 for depth in depths) or not any(depths):
+        raise ValueError(f"depths must be integers >= 0, not all of them 0, got {depths!r}")
+    check_positive(**{f"dims[{i}]": dim for i, dim in enumerate(dims)})
+
+
 def per_stage(value: Any, stages: int, name: str) -> list[Any]:
     """``value`` for every stage, or its entries if it is a sequence of one a stage. Raises ValueError otherwise."""
     if isinstance(value, str) or not isinstance(value, Sequence):
@@ -200,9 +209,10 @@ def stage_sizes(input_size: Sequence[int], strides: Sequence[Sequence[int]]) -> 
 
     Raises ValueError for no image size.
     """
-    if len(input_size) != len(strides[0]) or min(input_size) < 1:
-        raise ValueError(f"input_size must be {len(strides[0])} positive integers, got {tuple(input_size)!r}")
-    sizes, size = [], tuple(input_size)
+    size = tuple(input_size) if isinstance(input_size, Iterable) else ()
+    if len(size) != len(strides[0]) or not all(is_integer(length) and length >= 1 for length in size):
+        raise ValueError(f"input_size must be {len(strides[0])} positive integers, got {input_size!r}")
+    sizes = []
     for stride in strides:
         size = tuple(-(-length // step) for length, step in zip(size, stride, strict=True))
         sizes.append(size)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medmixers.layers.conv import conv_nd, transposed_conv_nd
+from medmixers.layers.conv import check_positive, check_spatial_dims, conv_nd, transposed_conv_nd
 from medmixers.layers.cpu import is_eager
 from medmixers.layers.sizes import INTERPOLATIONS, check_image, crop, halvings, level_strides, pad_for_instance_norm
 from medmixers.layers.slabs import (
@@ -282,7 +282,7 @@ class TokenUNet(nn.Module):
         aux_heads: classifiers for deep supervision, on all decoder levels but the finest.
 
     Raises:
-        ValueError: a Transformer without tokens, or channels that the heads do not divide.
+        ValueError: a value out of range, a Transformer without tokens, or channels that the heads do not divide.
     """
 
     def __init__(
@@ -302,13 +302,18 @@ class TokenUNet(nn.Module):
         aux_heads: bool = False,
     ) -> None:
         super().__init__()
+        check_spatial_dims(spatial_dims)
         if len(channels) < 2 or min(num_tokens, transformer_layers) < 0:
             raise ValueError(
                 "at least 2 levels, 0 tokens and 0 layers are needed, "
                 f"got {tuple(channels)=}, {num_tokens=}, {transformer_layers=}"
             )
         width = channels[-1]
-        token_width = token_dim or width
+        token_width = width if token_dim is None else token_dim
+        check_positive(
+            **{f"channels[{i}]": entry for i, entry in enumerate(channels)}, token_dim=token_width,
+            token_mlp_channels=token_mlp_channels, transformer_heads=transformer_heads, head_channels=head_channels,
+        )  # fmt: skip
         if (transformer_layers or token_dim) and not num_tokens:
             raise ValueError(f"no tokens to process: {num_tokens=}, {transformer_layers=}, {token_dim=}")
         if transformer_layers and token_width % transformer_heads:

@@ -15,8 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from medmixers.files import first_line
+from medmixers.networks.metaformer import MetaFormerEncoder
+from medmixers.variants import NETWORKS
 
 TIMM_PREFIX = "timm:"
+VALID_CONTENT = "valid: a state dict (names and tensors), alone or under 'state_dict' or 'model'"
 
 # (pattern, replacement), applied in order to every key. timm's checkpoints have stem and stages as we do; its head
 # holds the last norm. The authors' PoolFormer has patch_embed and network.k, stages and downsamplings in turn; their
@@ -36,6 +39,7 @@ ORIGINAL_RENAMES = (
     (r"^stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
     (r"\.layer_scale_(\d)$", r".layer_scale\1.scale"),
 )
+WRAPPER_PREFIXES = r"^(module\.|_orig_mod\.)+"  # of a distributed or compiled network's state dict
 ENCODER_RENAME = (r"^(stem|stages)\.", r"encoder.\1.")
 
 
@@ -82,75 +86,134 @@ def load_weights(
             checkpoint's positional embedding is dropped.
 
     Raises:
-        ValueError: keys or shapes that do not fit; nothing is loaded then.
+        ValueError: keys or shapes that do not fit, or a file that holds no state dict; nothing is loaded then.
         FileNotFoundError: no such file.
         OSError: timm could not download.
     """
-    state = _rename(read_checkpoint(source))
     own = network.state_dict()
+    if not isinstance(getattr(network, "encoder", None), MetaFormerEncoder):
+        raise ValueError(f"{type(network).__name__} takes no weights from elsewhere; valid: {_families()}")
+    theirs = read_checkpoint(source)
+    state = _rename(theirs)
+    if not any(key.startswith("encoder.") for key in own.keys() & state.keys()):
+        raise ValueError(
+            f"the checkpoint is of another kind of network: none of its {len(theirs)} names, {min(theirs)!r} for "
+            "example, is in the encoder; valid: a MetaFormer's, timm's, of the original authors or of this package"
+        )
     fitted: dict[str, Tensor] = {}
     adapted: dict[str, str] = {}
     skipped: dict[str, str] = {}
-    unfit: list[str] = []
+    misfits: dict[str, str] = {}  # key -> why it does not fit
     for key, value in state.items():
-        is_mixer = ".token_mixer." in key
         if key.startswith(("norm.", "head.")) and (key not in own or value.shape != own[key].shape):
             skipped[key] = "head of another task"
         elif key not in own:
-            if warm_start and (is_mixer or key.endswith(".pos_embed")):
-                skipped[key] = "another token mixer"
-            else:
-                unfit.append(f"{key} is not in the network")
+            misfits[key] = "is not in the network"
         else:
             tensor, change = _fit(key, value, own[key])
-            if tensor is not None:
-                fitted[key] = tensor
-                if change:
-                    adapted[key] = change
-            elif warm_start and is_mixer:
-                skipped[key] = "another token mixer"
-            else:
-                unfit.append(f"{key} has shape {tuple(value.shape)}, the network's is {tuple(own[key].shape)}")
+            if tensor is None:
+                misfits[key] = f"has shape {tuple(value.shape)}, the network's is {tuple(own[key].shape)}"
+                continue
+            fitted[key] = tensor
+            if change:
+                adapted[key] = change
     kept: dict[str, str] = {}
-    for key in own.keys() - fitted.keys():
+    for key in [key for key in own if key not in fitted]:
         if key.endswith(("qkv.bias", "proj.bias")) and key.removesuffix("bias") + "weight" in fitted:
             fitted[key], adapted[key] = torch.zeros_like(own[key]), "set to zero: the checkpoint has no such bias"
         elif key.startswith(("norm.", "head.", "norms.", "decoder.")):
             kept[key] = "head of another task"
-        elif warm_start and ".token_mixer." in key:
-            kept[key] = "another token mixer"
         else:
-            unfit.append(f"{key} is not in the checkpoint")
-    if unfit:
-        hint = "" if warm_start else "; warm_start=True allows other token mixers"
-        raise ValueError(f"{len(unfit)} keys do not fit, the first: {sorted(unfit)[0]}{hint}")
+            misfits.setdefault(key, "is not in the checkpoint")
+    _check_misfits(misfits, warm_start=warm_start)
+    skipped |= {key: "another token mixer" for key in misfits if key in state}
+    kept |= {key: "another token mixer" for key in misfits if key in own}
     network.load_state_dict({**own, **fitted})
     loaded = tuple(key for key in fitted if key not in adapted)
     return LoadReport(loaded, adapted, skipped, kept)
 
 
+def _families() -> str:
+    """Of the networks that are built around our encoder."""
+    families = {name.partition("_")[0] for name, row in NETWORKS.items() if row.encoder}
+    return "networks named " + ", ".join(f"{family}_*" for family in sorted(families))
+
+
+def _check_misfits(misfits: Mapping[str, str], *, warm_start: bool) -> None:
+    """Raise ValueError for what does not fit, unless it is of token mixers alone and ``warm_start`` allows those."""
+    others = [key for key in misfits if not (".token_mixer." in key or key.endswith(".pos_embed"))]
+    wrong = others if warm_start else list(misfits)
+    if wrong:
+        first = min(others or wrong)
+        hint = "" if others else "; warm_start=True allows other token mixers"
+        raise ValueError(f"{len(wrong)} keys do not fit, the first: {first} {misfits[first]}{hint}")
+
+
 def read_checkpoint(source: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict behind ``source``, as of :func:`load_weights`, with its own keys."""
+    """The state dict behind ``source``, as of :func:`load_weights`, with its own keys but for DDP's and compile's.
+
+    Raises:
+        ValueError: a file or a mapping that holds no state dict, or a name that timm does not know.
+        OSError: no such file, or timm could not download.
+    """
     if isinstance(source, Mapping):
-        return dict(source)
+        return _state_dict(source, "the mapping")
     if str(source).startswith(TIMM_PREFIX):
-        return _download_from_timm(str(source).removeprefix(TIMM_PREFIX))
+        return _download_from_timm(_timm_name(str(source)))
     path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {str(source)!r}; valid: a file, or 'timm:NAME' to download")
-    saved: Any = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle may raise anything
+        raise ValueError(f"{str(path)!r} cannot be read as weights: {_unread(error)}; {VALID_CONTENT}") from error
+    return _state_dict(saved, repr(str(path)))
+
+
+def check_source(source: str) -> None:
+    """Raise what :func:`read_checkpoint` would, but download nothing."""
+    if source.startswith(TIMM_PREFIX):
+        _timm_name(source)
+    else:
+        read_checkpoint(source)
+
+
+def _unread(error: Exception) -> str:
+    """Why torch could not read a file, without its advice to run the code that the file may hold."""
+    refused = re.search(r"GLOBAL (\S+)", str(error))
+    if refused:
+        return f"it holds an object of {refused[1]}"
+    if isinstance(error, RuntimeError | OSError):  # of torch's reader of archives, or of the system
+        return first_line(error).split(". ")[0]
+    return "torch.save did not write it, or it is damaged"
+
+
+def _state_dict(saved: Any, where: str) -> dict[str, Tensor]:
+    """The names and tensors in what ``where`` holds. Raises ValueError, naming what is there, if there are none."""
     for wrapper in ("state_dict", "model"):
-        saved = saved.get(wrapper, saved) if isinstance(saved, dict) else saved
-    if not isinstance(saved, dict) or not all(isinstance(value, Tensor) for value in saved.values()):
-        raise ValueError(f"{str(path)!r} holds no state dict (names and tensors)")
-    return saved
+        saved = saved.get(wrapper, saved) if isinstance(saved, Mapping) else saved
+    if isinstance(saved, Mapping) and saved and all(isinstance(value, Tensor) for value in saved.values()):
+        return {re.sub(WRAPPER_PREFIXES, "", str(key)): value for key, value in saved.items()}
+    found = f"an object of {type(saved).__name__}"
+    if isinstance(saved, Mapping):
+        keys = [repr(key) for key in saved]
+        found = f"the keys {', '.join(keys[:5])}{' ...' if len(keys) > 5 else ''}" if keys else "nothing"
+    raise ValueError(f"{where} holds {found}, no state dict; {VALID_CONTENT}")
+
+
+def _timm_name(source: str) -> str:
+    """The name in "timm:NAME". Raises ValueError where timm has no such model."""
+    import timm
+
+    name = source.removeprefix(TIMM_PREFIX)
+    if not timm.is_model(name.partition(".")[0]):
+        raise ValueError(f"timm has no model {name!r}; valid are timm's poolformer, convformer and caformer models")
+    return name
 
 
 def _download_from_timm(name: str) -> dict[str, Tensor]:
     import timm
 
-    if not timm.is_model(name.partition(".")[0]):
-        raise ValueError(f"timm has no model {name!r}; valid are timm's poolformer, convformer and caformer models")
     try:
         return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # the hub's client raises many kinds; all mean that there are no weights

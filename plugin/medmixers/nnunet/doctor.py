@@ -121,11 +121,14 @@ def _trainers() -> Finding:
 def _run_variables() -> Iterator[Finding]:
     from medmixers.nnunet.trainer import pretrained_from_environment, run_length_from_environment
 
+    advice = "correct or unset the variable"
     try:
-        lengths, pretrained = run_length_from_environment(), pretrained_from_environment()
+        lengths = run_length_from_environment()
+        yield Finding("run", ", ".join(f"{key} {value}" for key, value in lengths.items()) or "nnU-Net's own length")
     except ValueError as error:
-        yield Finding("run", str(error), "correct or unset the variable")
-        return
-    yield Finding("run", ", ".join(f"{key} {value}" for key, value in lengths.items()) or "nnU-Net's own length")
-    if pretrained:
-        yield Finding("start weights", pretrained)
+        yield Finding("run", str(error), advice)
+    try:
+        if pretrained := pretrained_from_environment():
+            yield Finding("start weights", pretrained)
+    except ValueError as error:
+        yield Finding("start weights", str(error), advice)

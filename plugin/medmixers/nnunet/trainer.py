@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from copy import deepcopy
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -21,7 +20,7 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
-from medmixers.networks.weights import TIMM_PREFIX, load_weights
+from medmixers.networks.weights import check_source, load_weights
 from medmixers.nnunet.architecture import pairwise_excess, plans_architecture
 from medmixers.nnunet.schedule import RecipeSchedule, build_optimizer
 from medmixers.recipes import RECIPES
@@ -137,10 +136,13 @@ def run_length_from_environment() -> dict[str, int]:
 
 
 def pretrained_from_environment() -> str:
-    """Where the start weights are, "" for none. Raises ValueError for a file that is not there."""
+    """Where the start weights are, "" for none. Raises ValueError for a file that is not there or holds no weights."""
     source = os.environ.get(PRETRAINED_VARIABLE, "")
-    if source and not source.startswith(TIMM_PREFIX) and not Path(source).is_file():
-        raise ValueError(f"{PRETRAINED_VARIABLE} must be a weights file or {TIMM_PREFIX}NAME, got {source!r}")
+    try:
+        if source:
+            check_source(source)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{PRETRAINED_VARIABLE}: {error}") from None
     return source
 
 
