@@ -88,6 +88,18 @@ def test_a_folder_of_series_is_predicted_in_the_geometry_of_each(tmp_path: Path)
     np.testing.assert_allclose(prediction.affine, oblique_affine(), atol=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(24, 20, 1), (1, 20, 24)])
+def test_a_single_slice_is_predicted_as_a_volume(shape: tuple[int, ...], tmp_path: Path) -> None:
+    volume = np.random.default_rng(0).uniform(1, 1000, shape).astype(np.float32)
+    nib.save(nib.Nifti1Image(volume, oblique_affine()), tmp_path / "a.nii.gz")
+    out = tmp_path / "out"
+    run_here("inference", bundle=BRAIN, dataset_dir=str(tmp_path), output_dir=str(out), allow_untrained=True)
+    prediction = nib.load(out / "a.nii.gz")
+    assert prediction.shape == shape
+    assert prediction.get_data_dtype() == np.uint8
+    np.testing.assert_allclose(prediction.affine, oblique_affine(), atol=1e-3)
+
+
 def test_a_series_itself_is_one_case_and_x_rays_are_many(tmp_path: Path) -> None:
     volume = np.random.default_rng(0).integers(1, 1000, (6, 5, 4))
     series = tmp_path / "series"

@@ -1,4 +1,4 @@
-"""The saver of the best weights. torch and MONAI are imported when it is made."""
+"""The saver of the best weights, and the writer of volumes. torch and MONAI are imported when they are made."""
 
 from __future__ import annotations
 
@@ -31,3 +31,23 @@ def best_weights_saver(*, save_dir: str, save_dict: Mapping[str, Any]) -> Any:
                 super().load_state_dict(state_dict)
 
     return BestWeightsSaver(save_dir, save_dict, save_key_metric=True, key_metric_filename=filename)
+
+
+def volume_writer(*, output_ext: str) -> Any:
+    """The class with which MONAI's SaveImage writes volumes of one channel; None, its own choice, if not as NIfTI.
+
+    MONAI's own drops the channel with all last axes of length 1, so of a single slice the third axis too, and fails.
+
+    Args:
+        output_ext: ".nii.gz", ".nii", or another that MONAI knows.
+    """
+    from monai.data import NibabelWriter
+
+    class VolumeWriter(NibabelWriter):
+        def set_data_array(
+            self, data_array: Any, channel_dim: int | None = 0, squeeze_end_dims: bool = True, **kwargs: Any
+        ) -> None:
+            super().set_data_array(data_array, channel_dim, squeeze_end_dims=False, **kwargs)
+            self.data_obj, self.channel_dim = self.data_obj.reshape(self.data_obj.shape[:3]), None
+
+    return VolumeWriter if output_ext.lower() in (".nii", ".nii.gz") else None

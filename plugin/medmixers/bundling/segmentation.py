@@ -12,6 +12,7 @@ from medmixers.bundling.catalog import BundleRow
 from medmixers.bundling.configs import (
     DATALIST,
     METADATA_OF_BATCH,
+    SAVING,
     STATS,
     TO_FLOAT32,
     Config,
@@ -281,15 +282,18 @@ def inference_postprocessing(row: BundleRow) -> Config:
     task, transforms = row.task_spec, _to_original_geometry(row, "@preprocessing")
     named = {"output_name_formatter": ours(f"{DATALIST}.case_name", _mode_="callable")}
     keys = ("output_dir", "output_ext", "output_dtype", "output_postfix", "separate_folder")
+    volumes = task.spatial_dims == 3
+    writer = ours(f"{SAVING}.volume_writer", output_ext="@output_ext")
     if not _writes_masks(row):
         save: Config = {"_target_": "SaveImaged", "keys": "pred", **{key: f"@{key}" for key in keys}, **named}
-        return {"postprocessing": compose([*transforms, save])}
+        return {"postprocessing": compose([*transforms, {**save, **({"writer": writer} if volumes else {})}])}
     split = {"_target_": "SplitDimd", "keys": "pred", "output_postfixes": "@label_names"}
     options = ", ".join(f"{key}=@{key}" for key in keys if key != "output_postfix")
-    if task.spatial_dims == 2:
-        options += ", scale=255"  # a mask that shows, as those of the data sets
+    # a picture of a mask shows, as those of the data sets
+    options += ", writer=@volume_writer" if volumes else ", scale=255"
     return {
         "case_name": named["output_name_formatter"],
+        **({"volume_writer": writer} if volumes else {}),
         "label_savers": (
             f"$[monai.transforms.SaveImaged(keys='pred_' + name, output_postfix=name, {options}, "
             "output_name_formatter=@case_name) for name in @label_names]"
