@@ -100,6 +100,17 @@ def test_a_single_slice_is_predicted_as_a_volume(shape: tuple[int, ...], tmp_pat
     np.testing.assert_allclose(prediction.affine, oblique_affine(), atol=1e-3)
 
 
+def test_the_box_of_a_normalized_image_holds_what_is_below_0(tmp_path: Path) -> None:
+    volume = np.zeros((12, 11, 10), np.float32)
+    volume[2:9, 3:8, 1:7] = -0.5
+    volume[4, 5, 6] = 3
+    nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / "a.nii.gz")
+    preprocessing, _ = transforms_of(BRAIN)
+    load_to_crop = Compose(preprocessing.transforms[:3])
+    box = load_to_crop({"image": str(tmp_path / "a.nii.gz")})["image"]
+    np.testing.assert_array_equal(np.asarray(box)[0], volume[2:9, 3:8, 1:7])
+
+
 def test_a_series_itself_is_one_case_and_x_rays_are_many(tmp_path: Path) -> None:
     volume = np.random.default_rng(0).integers(1, 1000, (6, 5, 4))
     series = tmp_path / "series"

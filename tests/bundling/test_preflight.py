@@ -124,6 +124,8 @@ def test_weights_come_first(dataset: Path, tmp_path: Path) -> None:
         ({"epoch": 1}, "holds no weights: a dict of tensors"),
         (torch.nn.Conv3d(1, 3, 3).state_dict(), "1 tensors are missing, unknown or of another shape, 'weight'"),
         (torch.nn.PReLU(3).state_dict(), "2 tensors are missing, unknown or of another shape, 'bias'"),
+        ({**NETWORK.state_dict(), "bias": torch.tensor([0, np.nan, 1])}, "NaN or infinity in 1 tensors, 'bias' for"),
+        ({**NETWORK.state_dict(), "bias": torch.tensor([0, np.inf, 1])}, "NaN or infinity in 1 tensors, 'bias' for"),
     ],
 )
 def test_weights_that_do_not_fit(content: object, message: str, dataset: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ PREFLIGHT = "medmixers.bundling.preflight"
 DATALIST = "medmixers.bundling.datalist"
 SAVING = "medmixers.bundling.saving"
 WORKERS = "$4 if torch.cuda.is_available() else 0"  # beside a CPU's network they only take its cores
+NONZERO = "$torch.Tensor.bool"  # which, unlike a lambda, workers that are spawned can take
 # Autocast leaves bfloat16, which NumPy has not and probabilities need more digits than.
 TO_FLOAT32: Config = {"_target_": "EnsureTyped", "keys": "pred", "dtype": "$torch.float32"}
 METADATA_OF_BATCH = "$lambda batch: [item['image'].meta for item in batch]"
@@ -94,9 +95,10 @@ def deterministic_transforms(row: BundleRow, *, with_label: bool) -> list[Config
     if task.spatial_dims == 3:
         transforms.append({"_target_": "Orientationd", "keys": keys, "axcodes": "RAS", "labels": None})
     if task.intensity == "zscore_nonzero":
-        # Where 0 is "outside", the box around the rest is enough; the inverse pads with probabilities of 0.
-        crop = {"_target_": "CropForegroundd", "keys": keys, "source_key": "image", "allow_smaller": True}
-        transforms.append(crop)
+        # Where 0 is "outside", the box around the rest is enough; the inverse pads with probabilities of 0. MONAI's own
+        # rule, > 0, would cut off what an image that has been normalized holds below 0.
+        rule = {"select_fn": NONZERO, "allow_smaller": True}
+        transforms.append({"_target_": "CropForegroundd", "keys": keys, "source_key": "image", **rule})
     if task.spacing is not None:
         mode: Any = ["bilinear", "nearest"] if with_label else "bilinear"
         transforms.append({"_target_": "Spacingd", "keys": keys, "pixdim": list(task.spacing), "mode": mode})

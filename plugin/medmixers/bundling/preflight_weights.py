@@ -48,6 +48,9 @@ def read_weights(
             f"{path!r} holds the weights of another network, or of other options: {len(wrong)} tensors are "
             f"missing, unknown or of another shape, {min(wrong)!r} for example"
         )
+    broken = [name for name in expected if not weights[name].isfinite().all()]
+    if broken:
+        raise ValueError(f"{path!r} holds NaN or infinity in {len(broken)} tensors, {broken[0]!r} for example")
     return {name: weights[name] for name in expected}
 
 

@@ -74,11 +74,13 @@ def train_config(row: BundleRow) -> Config:
         "train": _train(row),
         "validate": _validate(row),
         "reseed": RESEED.format(seed="@seed"),
+        "check_loss": ours("medmixers.bundling.check_loss.check_loss", _mode_="callable"),
         "initialize": [SEED, check_training(row)],
         "run": [
             "$[h.set_trainer(@train::trainer) for h in @validate::handlers if hasattr(h, 'set_trainer')]",
             "$[h.attach(@train::trainer) for h in @train::state_handlers if h]",
             "$@train::trainer.add_event_handler(ignite.engine.Events.EPOCH_STARTED, @reseed)",
+            "$@train::trainer.add_event_handler(monai.engines.IterationEvents.LOSS_COMPLETED, @check_loss)",
             "$@train::trainer.run()",
         ],
         "finalize": ["$print('best weights: ' + os.path.join(@ckpt_dir, 'model.pt'))"],
