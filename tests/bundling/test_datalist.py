@@ -193,6 +193,7 @@ def test_broken_json_is_named(text: str, message: str, dataset: Path) -> None:
         ("1.3.6.1.4_0000.nii.gz", "1.3.6.1.4.nii.gz"),
         ("1.3.6.1.4.nii.gz", "1.3.6.1.4.nii.gz"),
         ("v1.2_case_0000.mha", "v1.2_case.mha"),
+        ("A_0000.NII.GZ", "A.nii.gz"),
         ("IXI_0001.nii.gz", "IXI_0001.nii.gz"),  # a number of the case, not of a channel
         ("1.2.840.5", "1.2.840.5.nii.gz"),  # the folder of a DICOM series
         ("patient", "patient.nii.gz"),

@@ -205,6 +205,14 @@ def test_image_to_predict(shape: tuple[int, ...], value: float, message: str, tm
     assert message in last_words(error)
 
 
+def test_a_name_in_capitals_is_checked_like_any(tmp_path: Path) -> None:
+    path = tmp_path / "CASE.NII.GZ"
+    save(path, np.full(SHAPE, np.nan, np.float32))
+    with pytest.raises(SystemExit) as error:
+        infer([str(path)], tmp_path)
+    assert f"{path} holds NaN or infinity" in last_words(error)
+
+
 def test_unreadable_image_to_predict(tmp_path: Path) -> None:
     path = tmp_path / "case_0000.nii.gz"
     path.write_text("no image")

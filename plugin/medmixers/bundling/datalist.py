@@ -159,15 +159,15 @@ def case_name(meta: Mapping[str, Any], saver: object) -> dict[str, Any]:
 
 
 def stem_and_ending(file: str | Path) -> tuple[str, str]:
-    """Name of the case that an image belongs to, and the ending of its file."""
+    """Name of the case that an image belongs to, and the ending of its file in small letters."""
     path = Path(file)
     # The ending is not all that follows the first dot: case names may hold dots, and the folders of DICOM series,
     # which are often named after identifiers such as 1.2.840.5, have none.
     suffix = path.suffix if re.fullmatch(r"\.[A-Za-z]\w*", path.suffix) else ""
-    ending = ".nii.gz" if path.name.endswith(".nii.gz") else suffix
+    ending = path.name[-7:] if path.name.lower().endswith(".nii.gz") else suffix
     stem = path.name.removesuffix(ending)
     # Only 0000, the first channel, which a case of several files is named after: IXI_0001 may be a case's own name.
-    return stem.removesuffix("_0000") or stem, ending
+    return stem.removesuffix("_0000") or stem, ending.lower()  # MONAI takes off .nii.gz, and not .NII.GZ
 
 
 def _labelled(folder: Path, *, held_out: bool) -> list[tuple[str, Item]]:
@@ -195,7 +195,7 @@ def _channels(case: Case, channels: int) -> str | list[str]:
     missing = [str(file) for file in case.images if not file.is_file()]
     if missing:
         raise FileNotFoundError(f"case {case.name!r} lacks {', '.join(missing)}")
-    is_colour = len(case.images) == 1 and not case.images[0].name.endswith((".nii", ".nii.gz"))
+    is_colour = len(case.images) == 1 and not case.images[0].name.lower().endswith((".nii", ".nii.gz"))
     if len(case.images) != channels and not is_colour:
         raise ValueError(f"case {case.name!r} has {len(case.images)} files, dataset.json names {channels} channels")
     paths = [str(file) for file in case.images]

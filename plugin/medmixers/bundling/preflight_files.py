@@ -26,7 +26,7 @@ def check_image(path: Path, spatial_dims: int, *, whole: bool = True) -> int | N
     if path.name.lower().endswith(PICTURES):
         _check_dims(path, 2, spatial_dims)
         return _picture_channels(path, whole=whole)
-    if not path.name.endswith((".nii", ".nii.gz")):
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
         return None
     image = read_image(path, whole=whole)
     _check_dims(path, len(image.shape), spatial_dims, f"has the shape {image.shape}")

@@ -246,7 +246,7 @@ def read_image(path: Path, *, whole: bool = True) -> Volume:
 def _read(path: Path, *, whole: bool) -> Volume:
     """One file. NIfTI through nibabel, which reads sheared affines too; pictures through Pillow, others through ITK."""
     try:
-        if path.name.endswith((".nii", ".nii.gz")):
+        if path.name.lower().endswith((".nii", ".nii.gz")):
             volume = _read_nifti(path, whole=whole)
         else:
             read = _read_picture if path.suffix.lower() in PICTURES else _read_itk
