@@ -125,6 +125,21 @@ def test_images_of_a_folder_without_a_description(tmp_path: Path) -> None:
     assert find_images(tmp_path) == [str(tmp_path / name) for name in ("a.nii.gz", "b.png", "series")]
 
 
+def test_channels_of_a_folder_without_a_description(tmp_path: Path) -> None:
+    """The layout that nnUNetv2_predict takes, where the network has as many channels as every case has files."""
+    names = [f"{case}_000{channel}.nii.gz" for case in ("a", "b_0001") for channel in range(2)]
+    for name in names:
+        (tmp_path / name).touch()
+    files = [str(tmp_path / name) for name in names]
+    assert find_images(tmp_path, channels=2) == [files[:2], files[2:]]
+    assert find_images(tmp_path) == files  # a number may be of the case's own name
+    assert find_images(tmp_path, channels=3) == files
+    (tmp_path / "c.png").touch()
+    assert find_images(tmp_path, channels=2) == [files[:2], files[2:], str(tmp_path / "c.png")]
+    (tmp_path / "c.png").rename(tmp_path / "c.nii")
+    assert find_images(tmp_path, channels=2) == [*files, str(tmp_path / "c.nii")]
+
+
 def test_cases_that_dataset_json_lists(dataset: Path) -> None:
     rows = {
         name: {"images": [f"imagesTr/{name}_{c:04d}.nii.gz" for c in range(2)], "label": f"labelsTr/{name}.nii.gz"}

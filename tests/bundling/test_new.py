@@ -73,6 +73,7 @@ def test_command_writes_a_bundle_of_the_users_task(task: Path, tmp_path: Path) -
     ("change", "options", "message"),
     [
         ({}, {"network": "metaformer_s12"}, "network 'metaformer_s12' is not for segmentation"),
+        ({}, {"network": "rad_dino_segformer"}, "network 'rad_dino_segformer' is 2D and loads an encoder from a hub"),
         ({}, {"network": "token_unet", "mixer": "conv"}, "network 'token_unet' has no token mixer to choose"),
         ({}, {"mixer": "grouped_con"}, "unknown token mixer 'grouped_con'; valid: conv, "),
         ({}, {"recipe": "x"}, "unknown training recipe 'x'; valid: keuth2025_classification"),

@@ -301,7 +301,7 @@ def test_a_name_of_the_catalog_is_the_committed_bundle(tmp_path: Path) -> None:
             {"name": "nowhere"},
             r"'nowhere' is no bundle's folder .* not one of: .*brain_tissue_segm",
         ),
-        ({"weights": "nowhere.pt"}, r"no weights at 'nowhere\.pt'"),
+        ({"weights": "nowhere.pt"}, r"--weights: there is no file 'nowhere\.pt'"),
         ({"weights": "other.pt"}, r"'other\.pt' holds the weights of another network"),
         ({"metrics": "nowhere.csv"}, r"there is no metrics file 'nowhere\.csv'"),
         ({"metrics": "empty.csv"}, r"'empty\.csv' holds no metrics: a row for each case"),

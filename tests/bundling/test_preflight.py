@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from bundle_helpers import SHAPE, save, write_dataset
+from ignite.engine import Engine
+from ignite.metrics import Fbeta, Precision, Recall
+from monai.metrics import compute_roc_auc
 from PIL import Image
 
 from medmixers.bundling.datalist import find_images
 from medmixers.bundling.preflight import check_evaluation, check_inference, check_training
+from medmixers.bundling.synthetic import oblique_affine
 from medmixers.datasets.audit import audit_nnunet_dataset
 
 NETWORK = torch.nn.Conv3d(1, 3, 1)
@@ -359,18 +364,93 @@ def test_checkpoints_are_looked_at_before_a_training(dataset: Path, tmp_path: Pa
     assert "holds the weights of another network" in last_words(error)
 
 
-def evaluate(dataset: Path, weights: Path) -> None:
-    check_evaluation(dataset_dir=str(dataset), part="test", ckpt_path=str(weights), **EXPECTED)
+def test_a_state_of_more_epochs_than_are_to_be_trained(dataset: Path, tmp_path: Path) -> None:
+    path = tmp_path / "resume.pt"
+    trainer = {"iteration": 12, "epoch_length": 4, "max_epochs": 5}
+    state = {"model": NETWORK.state_dict(), "optimizer": {}, "lr_scheduler": {}, "best_weights": {}}
+    torch.save({**state, "trainer": trainer}, path)
+    options = {**TRAINING, "resume_ckpt": str(path)}
+    check_training(dataset_dir=str(dataset), epochs=3, **options)
+    with pytest.raises(SystemExit) as error:
+        check_training(dataset_dir=str(dataset), epochs=2, **options)
+    assert f"'{path}' is the state after 3 epochs; give --epochs 3 or more, not 2" in last_words(error)
 
 
-def infer(images: list[str], folder: Path, *, ckpt_path: Path | None = None, writes_images: bool = False) -> None:
+def test_folders_that_cannot_be_written(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(NETWORK.state_dict(), tmp_path / "model.pt")
+    image = str(dataset / "imagesTs" / "case_2_0000.nii.gz")
+    checks = (
+        lambda folder: check_training(dataset_dir=str(dataset), folders=[folder], **TRAINING),
+        lambda folder: evaluate(dataset, tmp_path / "model.pt", folders=[folder]),
+        lambda folder: infer([image], dataset, folders=[folder]),
+    )
+    folder = tmp_path / "a" / "b"
+    for check in checks:
+        check(str(folder))
+    assert not folder.parent.exists()
+    (tmp_path / "file").touch()
+    for check in checks:
+        with pytest.raises(SystemExit) as error:
+            check(str(tmp_path / "file" / "b"))
+        assert f"'{tmp_path / 'file' / 'b'}': '{tmp_path / 'file'}' is no folder" in last_words(error)
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write where the mode says nobody may
+    for check in checks:
+        with pytest.raises(SystemExit) as error:
+            check(str(folder))
+        assert f"'{folder}': '{tmp_path}' is not writable" in last_words(error)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shape": (23, 20, 22)}, "case_0001.nii.gz has shape (23, 20, 22), case_0000.nii.gz has (24, 20, 22)"),
+        ({"affine": np.eye(4)}, "case_0001.nii.gz lies elsewhere than case_0000.nii.gz"),
+    ],
+)
+def test_channels_on_different_grids(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    grid = {"shape": SHAPE, "affine": oblique_affine()}
+    files = [str(tmp_path / f"case_000{channel}.nii.gz") for channel in range(2)]
+    for file in files:
+        nib.save(nib.Nifti1Image(np.ones(grid["shape"], np.float32), grid["affine"]), file)
+    infer([files], tmp_path, in_channels=2)
+    nib.save(nib.Nifti1Image(np.ones((grid | change)["shape"], np.float32), (grid | change)["affine"]), files[1])
+    with pytest.raises(SystemExit) as error:
+        infer([files], tmp_path, in_channels=2)
+    assert message in last_words(error)
+
+
+def test_classes_without_a_case_to_score_are_named(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The figures are those that ignite and MONAI give."""
+    torch.save(NETWORK.state_dict(), tmp_path / "model.pt")
+    scored = {"dataset_dir": str(pictures), "part": "validation", "ckpt_path": str(tmp_path / "model.pt"), **PICTURES}
+    check_evaluation(classes=2, class_names=["well", "ill"], **scored)  # numbers 0 and 2 validate, of class 0
+    assert capsys.readouterr().out == (
+        "medmixers: note: no validation case has the class 1 ill: its precision, recall and F1 count as 0 in the "
+        "means, and val_auc is nan\n"
+    )
+    predicted, true = torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([0, 0])
+    for metric in (Precision(average="macro"), Recall(average="macro")):
+        metric.update((predicted, true))
+        assert metric.compute() == 0.5  # 1 of the class that is there, 0 of the other
+    engine = Engine(lambda engine, batch: batch)
+    Fbeta(1.0).attach(engine, "f1")
+    assert engine.run([(predicted, true)]).metrics["f1"] == pytest.approx(0.5)
+    with pytest.warns(UserWarning, match="skip AUC computation"):
+        assert np.isnan(compute_roc_auc(predicted, torch.nn.functional.one_hot(true, 2), "macro"))
+
+
+def evaluate(dataset: Path, weights: Path, **options: Any) -> None:
+    check_evaluation(dataset_dir=str(dataset), part="test", ckpt_path=str(weights), **EXPECTED, **options)
+
+
+def infer(images: list[Any], folder: Path, *, ckpt_path: Path | None = None, **options: Any) -> None:
     check_inference(
         dataset_dir=str(folder),
         images=images,
         ckpt_path=str(ckpt_path or ""),
         network=NETWORK,
         load_pretrain=ckpt_path is not None,
-        spatial_dims=3,
-        in_channels=1,
-        writes_images=writes_images,
+        **{"spatial_dims": 3, "in_channels": 1, **options},
     )

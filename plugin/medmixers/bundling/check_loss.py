@@ -7,7 +7,7 @@ from typing import Any
 
 
 def check_loss(engine: Any) -> None:
-    """End the process, before the weights change, where a loss is NaN or infinite: nothing after it can be worth saving.
+    """End the process where a loss is NaN or infinite, before it changes the weights and they are saved.
 
     Args:
         engine: MONAI's SupervisedTrainer, at its event LOSS_COMPLETED.

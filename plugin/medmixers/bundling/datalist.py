@@ -23,15 +23,19 @@ from medmixers.datasets.raw_format import (
 
 Item = dict[str, Any]
 PARTS = ("training", "validation", "test")
-IMAGE_ENDINGS = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".bmp", ".dcm", ".nrrd")
+NIFTI = (".nii.gz", ".nii")
+CHANNEL_FILE = re.compile(r"(.+)_(\d{4})\.nii(\.gz)?", re.IGNORECASE)
+IMAGE_ENDINGS = (*NIFTI, ".png", ".jpg", ".jpeg", ".bmp", ".dcm", ".nrrd")
 
 
-def find_images(dataset_dir: str | Path, *, missing_ok: bool = False) -> list[Any]:
+def find_images(dataset_dir: str | Path, *, channels: int = 1, missing_ok: bool = False) -> list[Any]:
     """Images to predict, sorted: what a data set holds out, or else everything in a folder of images.
 
     Args:
         dataset_dir: a data set (its imagesTs, or the test part of its datalist.json), a folder of image files
             and of folders that hold one DICOM series each, or a DICOM series itself.
+        channels: of the network. NIfTI files in a folder of images are one case each, or its channels where there are
+            more than one and all files are named after them: CASE_0000, CASE_0001 ..., as nnUNetv2_predict takes them.
         missing_ok: give an empty list where nothing can be found; the preflight of the bundle then says why. A
             list in its own right (3D Slicer sets one) needs no folder.
 
@@ -43,18 +47,18 @@ def find_images(dataset_dir: str | Path, *, missing_ok: bool = False) -> list[An
         ValueError: a broken dataset.json or datalist.json, or a file that is not named after the format.
     """
     try:
-        return _images(Path(dataset_dir))
+        return _images(Path(dataset_dir), channels)
     except (OSError, ValueError, ImportError):
         if missing_ok:
             return []
         raise
 
 
-def _images(folder: Path) -> list[Any]:
+def _images(folder: Path, channels: int) -> list[Any]:
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no data set folder {folder}")
     if (folder / "dataset.json").is_file():
-        return [_channels(case, channels) for case, channels in _raw_cases(folder, held_out=True)]
+        return [_channels(case, count) for case, count in _raw_cases(folder, held_out=True)]
     if (folder / LIST_FILE).is_file():
         return [item["image"] for item in split(folder, part="test", validation_every=2)]
     found = [path for path in folder.iterdir() if path.name.lower().endswith(IMAGE_ENDINGS) or _is_series(path)]
@@ -68,7 +72,26 @@ def _images(folder: Path) -> list[Any]:
             f"{folder} has no dataset.json, no {LIST_FILE}, no image ({', '.join(IMAGE_ENDINGS)}) and no folder with a "
             "DICOM series"
         )
-    return [str(path) for path in sorted(found)]
+    return _by_case(sorted(found), channels)
+
+
+def _by_case(images: Sequence[Path], channels: int) -> list[Any]:
+    """Paths; those of NIfTI files in lists of their channels, where all are named CASE_0000, CASE_0001 ..."""
+    plain = [str(path) for path in images]
+    if channels == 1:
+        return plain
+    cases: dict[str, list[tuple[int, str]]] = {}
+    others = []
+    for path in images:
+        if match := CHANNEL_FILE.fullmatch(path.name):
+            cases.setdefault(match[1], []).append((int(match[2]), str(path)))
+        elif path.name.lower().endswith(NIFTI):
+            return plain
+        else:
+            others.append(str(path))
+    if any([number for number, _ in files] != list(range(channels)) for files in cases.values()):
+        return plain
+    return [*([file for _, file in files] for files in cases.values()), *others]
 
 
 def _is_series(path: Path) -> bool:
@@ -195,7 +218,7 @@ def _channels(case: Case, channels: int) -> str | list[str]:
     missing = [str(file) for file in case.images if not file.is_file()]
     if missing:
         raise FileNotFoundError(f"case {case.name!r} lacks {', '.join(missing)}")
-    is_colour = len(case.images) == 1 and not case.images[0].name.lower().endswith((".nii", ".nii.gz"))
+    is_colour = len(case.images) == 1 and not case.images[0].name.lower().endswith(NIFTI)
     if len(case.images) != channels and not is_colour:
         raise ValueError(f"case {case.name!r} has {len(case.images)} files, dataset.json names {channels} channels")
     paths = [str(file) for file in case.images]

@@ -34,7 +34,12 @@ def inference_config(row: BundleRow) -> Config:
         "bundle_root": ".",
         "image_key": "image",
         "dataset_dir": "$@bundle_root + '/data'",
-        "datalist": ours(f"{DATALIST}.find_images", dataset_dir="@dataset_dir", missing_ok=True),
+        "datalist": ours(
+            f"{DATALIST}.find_images",
+            dataset_dir="@dataset_dir",
+            channels=len(row.task_spec.channels),
+            missing_ok=True,
+        ),
         "output_dir": "$@bundle_root + '/predictions'",
         **kind.output_keys(row),
         # Consumers know load_pretrain; a person who wants predictions of random weights says allow_untrained.
@@ -70,6 +75,7 @@ def inference_config(row: BundleRow) -> Config:
                 spatial_dims=row.task_spec.spatial_dims,
                 in_channels=len(row.task_spec.channels),
                 writes_images=window,
+                folders=["@output_dir"],
             ),
             "$@evaluator.run()",
         ],

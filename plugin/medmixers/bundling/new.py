@@ -17,6 +17,8 @@ from medmixers.variants import NETWORKS
 ROI_SIZES = {2: (256, 256), 3: (96, 96, 96)}
 ROI_SIZES_OF = {2: {}, 3: {"random_mixing": (64, 64, 64), "spatial_fc": (64, 64, 64)}}  # memory: positions squared
 
+RAD_DINO = "medmixers.networks.rad_dino."
+
 
 def new_bundle(
     task: str, *, network: str, mixer: str | None = None, recipe: str | None = None, out: str | Path = "."
@@ -68,6 +70,8 @@ def _recipe(task: TaskSpec) -> str:
 def _row(task: TaskSpec, network: str, mixer: str | None, recipe: str) -> BundleRow:
     if not re.fullmatch(r"[a-z0-9_]+", task.name):
         raise ValueError(f"the name of a task is a folder's: of a-z, 0-9 and '_' only, got {task.name!r}")
+    if NETWORKS[network].target.startswith(RAD_DINO):
+        raise ValueError(f"network {network!r} is 2D and loads an encoder from a hub, which no bundle carries")
     takes_mixer = NETWORKS[network].encoder is not None and "mixer" not in NETWORKS[network].arguments
     if mixer is not None and not takes_mixer:
         valid = ", ".join(

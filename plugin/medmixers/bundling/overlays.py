@@ -26,7 +26,13 @@ def evaluate_config(row: BundleRow) -> Config:
                 **split_rule(row),
                 ckpt_path="@ckpt_path",
                 network="@network_def",
+                folders=["@output_dir"],
                 **expected_data(row),
+                **(
+                    {"class_names": list(row.task_spec.label_names.values())}
+                    if row.task_spec.task == "classification"
+                    else {}
+                ),
             ),
         ],
         "run": ["$@validate::evaluator.run()"],

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 from medmixers.bundling.datalist import find_images, split, stem_and_ending
-from medmixers.bundling.preflight_files import check_image, check_listed_case
-from medmixers.bundling.preflight_weights import read_weights
+from medmixers.bundling.preflight_files import check_folder, check_grid, check_image, check_listed_case
+from medmixers.bundling.preflight_weights import check_state, read_weights
 from medmixers.datasets.audit import audit_nnunet_dataset, label_names
 from medmixers.datasets.datalist_format import FILE as LIST_FILE
 from medmixers.datasets.raw_format import read_description
@@ -50,6 +50,8 @@ def check_training(
     classes: int = 0,
     masks: int = 0,
     fold: int = 0,
+    epochs: int | None = None,
+    folders: Sequence[str] = (),
 ) -> None:
     """End the process unless the training cases can be read, split, and fit the network. Held-out cases are not read.
 
@@ -68,11 +70,15 @@ def check_training(
         classes: classes of a datalist.json, where a case has one.
         masks: mask files of each case of a datalist.json, where a case has those.
         fold: of the split.
+        epochs: length of the training, which a state to go on with may not exceed.
+        folders: what is written to.
     """
+    for folder in folders:
+        check_folder(folder)
     if pretrained_ckpt is not None:
         read_weights(pretrained_ckpt, network, option="pretrained_ckpt")
     if resume_ckpt is not None:
-        read_weights(resume_ckpt, network, option="resume_ckpt", is_state=True)
+        check_state(resume_ckpt, network, epochs=epochs)
     listed = {"classes": classes, "masks": masks}
     _check_format(dataset_dir, label_values, in_channels=in_channels)
     rule = {"validation_every": validation_every, "fold": fold}
@@ -94,8 +100,10 @@ def check_evaluation(
     classes: int = 0,
     masks: int = 0,
     fold: int = 0,
+    class_names: Sequence[str] = (),
+    folders: Sequence[str] = (),
 ) -> None:
-    """End the process unless the cases to score can be read, and there are weights.
+    """End the process unless the cases to score can be read, and there are weights; name the classes without a case.
 
     Args:
         dataset_dir: a data set in nnU-Net raw format, or a folder with datalist.json.
@@ -109,13 +117,24 @@ def check_evaluation(
         classes: as :func:`check_training` has it.
         masks: as :func:`check_training` has it.
         fold: of the split.
+        class_names: of a classification.
+        folders: as :func:`check_training` has it.
     """
+    for folder in folders:
+        check_folder(folder)
     read_weights(ckpt_path, network)
     listed = {"classes": classes, "masks": masks}
     _check_format(dataset_dir, label_values, in_channels=in_channels)
     cases = split(dataset_dir, part=part, validation_every=validation_every, fold=fold)
     audited = "test" if part == "test" else "training"
     _check_cases(dataset_dir, label_values, cases, audited, spatial_dims, in_channels, listed)
+    labels = {case["label"] for case in cases} if classes else set()
+    if absent := [f"{label} {name}" for label, name in enumerate(class_names) if label not in labels]:
+        print(
+            f"medmixers: note: no {part} case has the class {', '.join(absent)}: its precision, recall and F1 count as "
+            "0 in the means, and val_auc is nan",
+            flush=True,
+        )
 
 
 @one_line
@@ -129,6 +148,7 @@ def check_inference(
     spatial_dims: int,
     in_channels: int,
     writes_images: bool = False,
+    folders: Sequence[str] = (),
 ) -> None:
     """End the process unless there are weights and readable images.
 
@@ -141,7 +161,10 @@ def check_inference(
         spatial_dims: of the images.
         in_channels: of the network.
         writes_images: each prediction is a file named after its case, so no two cases may have one name.
+        folders: as :func:`check_training` has it.
     """
+    for folder in folders:
+        check_folder(folder)
     if load_pretrain:
         hint = "; --allow_untrained True predicts with untrained weights"
         read_weights(ckpt_path, network, hint=hint)
@@ -150,13 +173,14 @@ def check_inference(
         raise ValueError("the datalist is empty: there is no image to predict")
     first_of: dict[str, Any] = {}
     for entry in images:
-        files = [entry] if isinstance(entry, (str, Path)) else list(entry)
+        files = [Path(file) for file in ([entry] if isinstance(entry, (str, Path)) else entry)]
         other = first_of.setdefault(stem_and_ending(files[0])[0], files[0])
         if writes_images and other is not files[0]:
             raise ValueError(f"the predictions of {str(other)!r} and {str(files[0])!r} would have one name; rename one")
-        channels = sum(check_image(Path(file), spatial_dims) or in_channels for file in files)
+        channels = sum(check_image(file, spatial_dims) or in_channels for file in files)
         if channels != in_channels:
             raise ValueError(f"{str(files[0])!r} has {channels} channels; the network takes {in_channels}")
+        check_grid(files)
 
 
 def _check_format(dataset_dir: str, label_values: Sequence[int], *, in_channels: int) -> None:

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medmixers.datasets.audit import PICTURES, read_image
+from medmixers.bundling.datalist import NIFTI
+from medmixers.datasets.audit import PICTURES, check_geometry, read_image
+
+
+def check_folder(folder: str) -> None:
+    """Raise ValueError unless a folder can be written, or made. Nothing is made."""
+    place = Path(folder).absolute()
+    existing = next(path for path in (place, *place.parents) if os.path.lexists(path))
+    if not existing.is_dir():
+        raise ValueError(f"nothing can be written into {folder!r}: {str(existing)!r} is no folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"nothing can be written into {folder!r}: {str(existing)!r} is not writable")
+
+
+def check_grid(files: Sequence[Path]) -> None:
+    """Raise ValueError where the files of one case, NIfTI or pictures, do not lie on one voxel grid."""
+    known = [file for file in files if file.name.lower().endswith((*NIFTI, *PICTURES))]
+    grids = [read_image(file, whole=False) for file in known] if len(known) > 1 else []
+    for file, grid in zip(known, grids, strict=False):
+        check_geometry(file, grid, known[0], grids[0])
 
 
 def check_image(path: Path, spatial_dims: int, *, whole: bool = True) -> int | None:
@@ -26,7 +46,7 @@ def check_image(path: Path, spatial_dims: int, *, whole: bool = True) -> int | N
     if path.name.lower().endswith(PICTURES):
         _check_dims(path, 2, spatial_dims)
         return _picture_channels(path, whole=whole)
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
+    if not path.name.lower().endswith(NIFTI):
         return None
     image = read_image(path, whole=whole)
     _check_dims(path, len(image.shape), spatial_dims, f"has the shape {image.shape}")

@@ -10,31 +10,36 @@ from medmixers.files import first_line
 STATE = ("model", "optimizer", "lr_scheduler", "trainer", "best_weights")
 
 
-def read_weights(
-    path: str, network: Any, *, option: str = "ckpt_path", hint: str = "", is_state: bool = False
-) -> dict[str, Any]:
+def read_weights(path: str, network: Any, *, option: str = "ckpt_path", hint: str = "") -> dict[str, Any]:
     """The tensors of a file: they must have the names and shapes of the network's, flat or as ``model`` of a state.
 
     Args:
         path: the file.
         network: the module that will load it.
-        option: the key of the config that names the file.
+        option: the option that names the file.
         hint: added to the message where there is no file.
-        is_state: whether it must be the whole state of a training.
 
     Raises:
         FileNotFoundError: there is no file.
         ValueError: anything else.
     """
-    if not Path(path).is_file():
-        if option == "ckpt_path":
-            raise FileNotFoundError(
-                f"no weights at {path!r}: this bundle is untrained; train it, or give --ckpt_path FILE{hint}"
-            )
-        raise FileNotFoundError(f"--{option}: there is no file {path!r}")
-    content = _load(path)
-    if is_state and not (isinstance(content, dict) and set(STATE) <= set(content)):
+    return _weights(path, _load(path, option, hint), network)
+
+
+def check_state(path: str, network: Any, *, epochs: int | None) -> None:
+    """Raise as :func:`read_weights` unless a file holds the state of a training that is to last that many epochs."""
+    content = _load(path, "resume_ckpt")
+    if not isinstance(content, dict) or not set(STATE) <= set(content):
         raise ValueError(f"{path!r} holds no state of a training, {', '.join(STATE)}: take a resume_checkpoint file")
+    _weights(path, content, network)
+    if epochs is None:
+        return
+    done = content["trainer"]["iteration"] // content["trainer"]["epoch_length"]
+    if done > epochs:
+        raise ValueError(f"{path!r} is the state after {done} epochs; give --epochs {done} or more, not {epochs}")
+
+
+def _weights(path: str, content: Any, network: Any) -> dict[str, Any]:
     import torch
 
     weights = content.get("model", content) if isinstance(content, dict) else content
@@ -54,7 +59,13 @@ def read_weights(
     return {name: weights[name] for name in expected}
 
 
-def _load(path: str) -> Any:
+def _load(path: str, option: str, hint: str = "") -> Any:
+    if not Path(path).is_file():
+        if option == "ckpt_path":
+            raise FileNotFoundError(
+                f"no weights at {path!r}: this bundle is untrained; train it, or give --ckpt_path FILE{hint}"
+            )
+        raise FileNotFoundError(f"--{option}: there is no file {path!r}")
     import torch
 
     try:

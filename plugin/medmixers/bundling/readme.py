@@ -30,7 +30,7 @@ Recipe `{recipe}`: {optimizer}, learning rate {learning_rate} ({schedule}), weig
 epochs, {batch}, {loss}{augmentation}. {notes}
 
 {split} `models/model.pt` holds the weights of the best validation {best_of}, \
-`models/resume_checkpoint_epoch=N.pt` the last two states of training.
+`models/resume_checkpoint_epoch=N.pt` the states of training: each start keeps its last two.
 
 ## Commands
 Install medmixers, set `BUNDLE` to this folder and `DATA` to the data set: {format}
@@ -56,16 +56,16 @@ torchrun --standalone --nproc_per_node 2 -m monai.bundle run --bundle_root "$BUN
 A training or an evaluation first checks the files, shapes and geometry of all its cases and the voxels of the first \
 few; `medmixers dataset check DATA` reads them all.
 
-`DATA` of a prediction may also be a folder of NIfTI, PNG or DICOM files, of folders that hold one DICOM series each, \
-or one series.
+`DATA` of a prediction may also be a folder of NIfTI{channel_files}, PNG or DICOM files, of folders that hold one \
+DICOM series each, or one series.
 
 Every top-level key of a config is an option: `--epochs 100`, `--learning_rate 0.0005`, `--batch_size 2`, \
 `--{size_key} "{size}"`{kernel_option}, `--ckpt_dir FOLDER`, `--output_dir FOLDER`, `--num_workers 4`{fold_option}. \
 A training goes on with `--resume_ckpt FILE` and the same `--epochs`, to the weights that it would have reached \
 uninterrupted (only the patience of `--early_stop` begins anew), starts from other weights with `--pretrained_ckpt \
 FILE`, stops early with `--early_stop True --patience 10`. An option of the network given for training must be given \
-for evaluation and inference too. `--evaluated_part validation` scores the validation cases instead of the test \
-cases.{family_option}
+for evaluation and inference too. `--evaluated_part {other_part}` scores the {other_part} cases instead of the \
+{evaluated_part} cases.{family_option}
 MONAI checks no option's name: one that is misspelled is added to the config without a word, and nothing \
 uses it. Compare the spelling with the keys of the config.
 
@@ -119,6 +119,9 @@ def readme(row: BundleRow) -> str:
         size=list(row.size),
         kernel_option=", `--kernel_size 5`" if "kernel_size" in row.network_options else "",
         fold_option=", `--fold 1`" if row.task_spec.has_raw_format else "",
+        channel_files=_channel_files(row),
+        evaluated_part=row.evaluated_part,
+        other_part="test" if row.evaluated_part == "validation" else "validation",
         family_option=_family_option(row),
         limits=task.limits,
     )
@@ -239,6 +242,16 @@ def _predicts(row: BundleRow) -> str:
         return f"predict the test part: predictions/CASE_LABEL{ending}"
     there = ", which `--test_every` of the converter sets apart" if row.evaluated_part == "validation" else ""
     return f"predict imagesTs{there}: predictions/CASE{ending}"
+
+
+def _channel_files(row: BundleRow) -> str:
+    """How NIfTI files of several channels are to be named."""
+    last = len(row.task_spec.channels) - 1
+    return (
+        f" (a case being `CASE_0000.nii.gz` to `CASE_{last:04d}.nii.gz`)"
+        if row.task_spec.spatial_dims == 3 and last
+        else ""
+    )
 
 
 def _family_option(row: BundleRow) -> str:

@@ -44,6 +44,8 @@ def volume_writer(*, output_ext: str) -> Any:
     from monai.data import NibabelWriter
 
     class VolumeWriter(NibabelWriter):
+        data_obj: Any
+
         def set_data_array(
             self, data_array: Any, channel_dim: int | None = 0, squeeze_end_dims: bool = True, **kwargs: Any
         ) -> None:

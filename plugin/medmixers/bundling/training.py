@@ -96,6 +96,8 @@ def check_training(row: BundleRow) -> Config:
         network="@network_def",
         pretrained_ckpt="@pretrained_ckpt",
         resume_ckpt="@resume_ckpt",
+        epochs="@epochs",
+        folders=["@ckpt_dir", "@output_dir"],
         **expected_data(row),
     )
 
