@@ -427,8 +427,8 @@ def test_classes_without_a_case_to_score_are_named(
     scored = {"dataset_dir": str(pictures), "part": "validation", "ckpt_path": str(tmp_path / "model.pt"), **PICTURES}
     check_evaluation(classes=2, class_names=["well", "ill"], **scored)  # numbers 0 and 2 validate, of class 0
     assert capsys.readouterr().out == (
-        "medmixers: note: no validation case has the class 1 ill: its precision, recall and F1 count as 0 in the "
-        "means, and val_auc is nan\n"
+        "medmixers: note: no validation case is of class 1 ill: precision, recall and F1 of a class without cases "
+        "count as 0 in the means, and val_auc is nan\n"
     )
     predicted, true = torch.tensor([[0.9, 0.1], [0.8, 0.2]]), torch.tensor([0, 0])
     for metric in (Precision(average="macro"), Recall(average="macro")):

@@ -131,8 +131,8 @@ def check_evaluation(
     labels = {case["label"] for case in cases} if classes else set()
     if absent := [f"{label} {name}" for label, name in enumerate(class_names) if label not in labels]:
         print(
-            f"medmixers: note: no {part} case has the class {', '.join(absent)}: its precision, recall and F1 count as "
-            "0 in the means, and val_auc is nan",
+            f"medmixers: note: no {part} case is of class {', '.join(absent)}: precision, recall and F1 of a class "
+            "without cases count as 0 in the means, and val_auc is nan",
             flush=True,
         )
 
