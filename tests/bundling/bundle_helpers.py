@@ -12,6 +12,7 @@ from typing import Any
 import monai.bundle
 import nibabel as nib
 import numpy as np
+import pytest
 from scipy import ndimage
 
 from medmixers.bundling.catalog import BUNDLES, BundleRow
@@ -75,6 +76,14 @@ def write_dataset(folder: Path, *, training: int = 4, held_out: int = 2) -> Path
 def save(path: Path, data: np.ndarray) -> None:
     """A NIfTI file in the oblique geometry."""
     nib.save(nib.Nifti1Image(data, oblique_affine()), path)
+
+
+def last_words(error: pytest.ExceptionInfo[SystemExit]) -> str:
+    """The one line with which a check ended the process."""
+    message = str(error.value)
+    assert message.startswith("medmixers: error: ")
+    assert "\n" not in message
+    return message
 
 
 def run_bundle(

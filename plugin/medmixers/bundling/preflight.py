@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 from medmixers.bundling.datalist import find_images, split, stem_and_ending
-from medmixers.bundling.preflight_files import check_folder, check_grid, check_image, check_listed_case
+from medmixers.bundling.preflight_files import check_folders, check_grid, check_image, check_listed_case
 from medmixers.bundling.preflight_weights import check_state, read_weights
 from medmixers.datasets.audit import audit_nnunet_dataset, label_names
 from medmixers.datasets.datalist_format import FILE as LIST_FILE
@@ -73,8 +73,7 @@ def check_training(
         epochs: length of the training, which a state to go on with may not exceed.
         folders: what is written to.
     """
-    for folder in folders:
-        check_folder(folder)
+    check_folders(folders)
     if pretrained_ckpt is not None:
         read_weights(pretrained_ckpt, network, option="pretrained_ckpt")
     if resume_ckpt is not None:
@@ -120,21 +119,15 @@ def check_evaluation(
         class_names: of a classification.
         folders: as :func:`check_training` has it.
     """
-    for folder in folders:
-        check_folder(folder)
+    check_folders(folders)
     read_weights(ckpt_path, network)
     listed = {"classes": classes, "masks": masks}
     _check_format(dataset_dir, label_values, in_channels=in_channels)
     cases = split(dataset_dir, part=part, validation_every=validation_every, fold=fold)
     audited = "test" if part == "test" else "training"
     _check_cases(dataset_dir, label_values, cases, audited, spatial_dims, in_channels, listed)
-    labels = {case["label"] for case in cases} if classes else set()
-    if absent := [f"{label} {name}" for label, name in enumerate(class_names) if label not in labels]:
-        print(
-            f"medmixers: note: no {part} case is of class {', '.join(absent)}: precision, recall and F1 of a class "
-            "without cases count as 0 in the means, and val_auc is nan",
-            flush=True,
-        )
+    if class_names:
+        _name_absent_classes(class_names, cases, part)
 
 
 @one_line
@@ -163,8 +156,7 @@ def check_inference(
         writes_images: each prediction is a file named after its case, so no two cases may have one name.
         folders: as :func:`check_training` has it.
     """
-    for folder in folders:
-        check_folder(folder)
+    check_folders(folders)
     if load_pretrain:
         hint = "; --allow_untrained True predicts with untrained weights"
         read_weights(ckpt_path, network, hint=hint)
@@ -216,3 +208,14 @@ def _check_cases(
     axes = len(audit_nnunet_dataset(dataset_dir, parts=(part,), voxels_of=VOXELS_OF).shapes[0])
     if axes != spatial_dims:
         raise ValueError(f"the images of {dataset_dir!r} are {axes}D; the network takes {spatial_dims}D images")
+
+
+def _name_absent_classes(names: Sequence[str], cases: list[dict[str, Any]], part: str) -> None:
+    present = {case["label"] for case in cases}
+    absent = [f"{label} {name}" for label, name in enumerate(names) if label not in present]
+    if absent:  # what ignite's metrics and MONAI's ROCAUC give then
+        print(
+            f"medmixers: note: no {part} case is of class {', '.join(absent)}: precision, recall and F1 of a class "
+            "without cases count as 0 in the means, and val_auc is nan",
+            flush=True,
+        )

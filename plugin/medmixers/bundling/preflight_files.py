@@ -11,14 +11,15 @@ from medmixers.bundling.datalist import NIFTI
 from medmixers.datasets.audit import PICTURES, check_geometry, read_image
 
 
-def check_folder(folder: str) -> None:
-    """Raise ValueError unless a folder can be written, or made. Nothing is made."""
-    place = Path(folder).absolute()
-    existing = next(path for path in (place, *place.parents) if os.path.lexists(path))
-    if not existing.is_dir():
-        raise ValueError(f"nothing can be written into {folder!r}: {str(existing)!r} is no folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"nothing can be written into {folder!r}: {str(existing)!r} is not writable")
+def check_folders(folders: Sequence[str]) -> None:
+    """Raise ValueError unless each folder can be written, or made. Nothing is made."""
+    for folder in folders:
+        place = Path(folder).absolute()
+        existing = next(path for path in (place, *place.parents) if os.path.lexists(path))
+        if not existing.is_dir():
+            raise ValueError(f"nothing can be written into {folder!r}: {str(existing)!r} is no folder")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise ValueError(f"nothing can be written into {folder!r}: {str(existing)!r} is not writable")
 
 
 def check_grid(files: Sequence[Path]) -> None:

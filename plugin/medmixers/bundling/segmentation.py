@@ -289,7 +289,7 @@ def inference_postprocessing(row: BundleRow) -> Config:
         return {"postprocessing": compose([*transforms, {**save, **({"writer": writer} if volumes else {})}])}
     split = {"_target_": "SplitDimd", "keys": "pred", "output_postfixes": "@label_names"}
     options = ", ".join(f"{key}=@{key}" for key in keys if key != "output_postfix")
-    # a picture of a mask shows, as those of the data sets
+    # Masks of pictures are 0 and 255, as those of the data sets: they show.
     options += ", writer=@volume_writer" if volumes else ", scale=255"
     return {
         "case_name": named["output_name_formatter"],
