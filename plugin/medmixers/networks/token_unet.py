@@ -85,15 +85,15 @@ class ResBlock(nn.Module):
         self.act = nn.GELU()
         self.shortcut = nn.Identity() if in_channels == out_channels else conv(in_channels, out_channels, 1)
         self.resample = resample
-        self.as_built = described(self.read())
+        self.as_built = described(self.read_in_slabs())
 
-    def read(self) -> tuple[nn.Module, ...]:
+    def read_in_slabs(self) -> tuple[nn.Module, ...]:
         """What :meth:`in_slabs` reads instead of calling it."""
         return self.norm, self.act, self.shortcut
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         """x: (B, C_in, *spatial) -> (B, C_out, *spatial), the size over or times the stride; plus ``skip``, if any."""
-        if runs_in_slabs(x, self.read(), self.as_built):
+        if runs_in_slabs(x, self.read_in_slabs(), self.as_built):
             return self.in_slabs(x, skip)
         y = self.act(self.norm(self.conv(x))) + resampled_shortcut(x, self.shortcut, self.resample, self.stride)
         return y if skip is None else y + skip
@@ -234,9 +234,9 @@ class TokenUNetDecoder(nn.Module):
         self.hidden = nn.Sequential(conv_nd(spatial_dims)(channels[0], head_channels, 1), nn.GELU())
         widths = [head_channels, *(channels[1:-1] if aux_heads else ())]
         self.seg_layers = segmentation_layers(widths, out_channels, spatial_dims=spatial_dims)
-        self.as_built = described(self.read())
+        self.as_built = described(self.read_in_slabs())
 
-    def read(self) -> tuple[nn.Module, ...]:
+    def read_in_slabs(self) -> tuple[nn.Module, ...]:
         """What :meth:`classify_in_slabs` reads instead of calling it."""
         return self.hidden, self.seg_layers[0]
 
@@ -246,7 +246,7 @@ class TokenUNetDecoder(nn.Module):
         for block, skip in zip(self.blocks, reversed(skips), strict=True):
             x = block(x, skip)
             maps.insert(0, x)
-        in_slabs = runs_in_slabs(x, self.read(), self.as_built)
+        in_slabs = runs_in_slabs(x, self.read_in_slabs(), self.as_built)
         logits = crop(self.classify_in_slabs(x) if in_slabs else self.seg_layers[0](self.hidden(x)), size)
         if not self.deep_supervision:
             return logits

@@ -97,15 +97,15 @@ class GatedBlock(nn.Module):
         self.shortcut = nn.Identity() if in_channels == out_channels else conv(in_channels, out_channels, 1)
         self.gate = Gate()
         self.resample = resample
-        self.as_built = described(self.read())
+        self.as_built = described(self.read_in_slabs())
 
-    def read(self) -> tuple[nn.Module, ...]:
+    def read_in_slabs(self) -> tuple[nn.Module, ...]:
         """What :meth:`in_slabs` reads instead of calling it, and the two convolutions of the branch, which it calls."""
         return self.branch, self.shortcut, self.gate
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C_in, *spatial) -> (B, C_out, *spatial), halved or doubled."""
-        if runs_in_slabs(x, self.read(), self.as_built):
+        if runs_in_slabs(x, self.read_in_slabs(), self.as_built):
             return self.in_slabs(x)
         return self.gate(resampled_shortcut(x, self.shortcut, self.resample, (2,) * (x.ndim - 2)), self.branch(x))
 
