@@ -31,5 +31,5 @@ def first_line(error: BaseException) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The first 200 characters of all that an error says, where its first line alone says too little."""
-    return " ".join(str(error).split())[:200]
+    """All that an error says, where its first line alone says too little."""
+    return " ".join(str(error).split())

@@ -14,6 +14,7 @@ from typing import Any
 from medmixers.datasets.datalist_format import FILE as LIST_FILE
 from medmixers.datasets.datalist_format import datalist_part
 from medmixers.datasets.raw_format import (
+    NIFTI,
     Case,
     held_out_cases,
     read_description,
@@ -23,7 +24,6 @@ from medmixers.datasets.raw_format import (
 
 Item = dict[str, Any]
 PARTS = ("training", "validation", "test")
-NIFTI = (".nii.gz", ".nii")
 CHANNEL_FILE = re.compile(r"(.+)_(\d{4})\.nii(\.gz)?", re.IGNORECASE)
 IMAGE_ENDINGS = (*NIFTI, ".png", ".jpg", ".jpeg", ".bmp", ".dcm", ".nrrd")
 

@@ -140,9 +140,8 @@ def _write_weights(bundle: Path, weights: str | Path) -> None:
     parser.read_config(str(bundle / "configs" / "inference.json"))
     with torch.device("meta"):
         network = parser.get_parsed_content("network_def")
-    tensors = {
-        key: value.detach().clone() for key, value in read_weights(str(weights), network, option="weights").items()
-    }
+    read = read_weights(str(weights), network, option="weights")
+    tensors = {key: value.detach().clone() for key, value in read.items()}
     (bundle / "models").mkdir(exist_ok=True)
     torch.save(tensors, bundle / "models" / "model.pt")
 

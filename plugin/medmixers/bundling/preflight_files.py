@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medmixers.bundling.datalist import NIFTI
 from medmixers.datasets.audit import PICTURES, check_geometry, read_image
+from medmixers.datasets.raw_format import NIFTI
 
 
 def check_folders(folders: Sequence[str]) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medmixers.datasets.raw_format import NIFTI
+
 
 def best_weights_saver(*, save_dir: str, save_dict: Mapping[str, Any]) -> Any:
     """MONAI's CheckpointSaver of the best key metric as model.pt, whose record goes into the state of a training.
@@ -52,4 +54,4 @@ def volume_writer(*, output_ext: str) -> Any:
             super().set_data_array(data_array, channel_dim, squeeze_end_dims=False, **kwargs)
             self.data_obj, self.channel_dim = self.data_obj.reshape(self.data_obj.shape[:3]), None
 
-    return VolumeWriter if output_ext.lower() in (".nii", ".nii.gz") else None
+    return VolumeWriter if output_ext.lower() in NIFTI else None

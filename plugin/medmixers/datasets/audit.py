@@ -18,7 +18,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
-from medmixers.datasets.raw_format import Case, held_out_cases, read_description, training_cases
+from medmixers.datasets.raw_format import NIFTI, Case, held_out_cases, read_description, training_cases
 from medmixers.files import first_line
 
 PARTS = ("training", "test")
@@ -246,7 +246,7 @@ def read_image(path: Path, *, whole: bool = True) -> Volume:
 def _read(path: Path, *, whole: bool) -> Volume:
     """One file. NIfTI through nibabel, which reads sheared affines too; pictures through Pillow, others through ITK."""
     try:
-        if path.name.lower().endswith((".nii", ".nii.gz")):
+        if path.name.lower().endswith(NIFTI):
             volume = _read_nifti(path, whole=whole)
         else:
             read = _read_picture if path.suffix.lower() in PICTURES else _read_itk

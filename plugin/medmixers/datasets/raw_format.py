@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 FOLDS_FILE = "splits_final.json"  # as nnU-Net names it in its preprocessed folder
+NIFTI = (".nii.gz", ".nii")
 REQUIRED = ("channel_names", "labels", "numTraining", "file_ending")
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from skimage.draw import polygon2mask
 
+from medmixers.datasets.raw_format import NIFTI
 from medmixers.files import first_line
 
 Array = NDArray[Any]
@@ -67,7 +68,7 @@ def open_nifti(path: Path) -> Any:
 def read_label_file(path: Path, *, valid: Collection[int]) -> Array:
     """Label values of a NIfTI or picture file as uint8, (*spatial). ValueError for a value that is not valid."""
     try:
-        is_nifti = path.name.endswith((".nii", ".nii.gz"))
+        is_nifti = path.name.endswith(NIFTI)
         data = np.asanyarray(nib.load(path).dataobj) if is_nifti else read_picture(path)
     except DAMAGE as error:
         raise ValueError(f"{path} cannot be read: {first_line(error)}") from None

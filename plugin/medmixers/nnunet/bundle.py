@@ -145,7 +145,7 @@ def _weights(model: TrainedModel, network: dict[str, Any]) -> dict[str, Tensor]:
     try:
         ensemble.load_state_dict(weights)
     except RuntimeError as error:
-        message = f"the weights of {model.folder} do not fit the network of its plans: {one_line(error)}"
+        message = f"the weights of {model.folder} do not fit the network of its plans: {one_line(error)[:200]}"
         raise ValueError(message) from error
     return weights
 

@@ -101,7 +101,7 @@ def _predict_made_image(folder: Path, folds: tuple[str, ...], *, trainers: str |
             image, properties, previous = _made_case(predictor)
             segmentation, probabilities = predictor.predict_single_npy_array(image, properties, previous, None, True)
         except (RuntimeError, AssertionError) as error:  # weights of another network, infinite logits
-            raise ValueError(f"nnU-Net cannot predict a made image with {folder}: {one_line(error)}") from error
+            raise ValueError(f"nnU-Net cannot predict a made image with {folder}: {one_line(error)[:200]}") from error
     return {
         "mirror axes": predictor.allowed_mirroring_axes,
         "segmentation": segmentation.tobytes(),
