@@ -11,8 +11,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from medmixers.bundling.catalog import BUNDLES
-from medmixers.bundling.render import render_bundle
+from medmixers.bundles.catalog import BUNDLES
+from medmixers.bundles.render.bundle import render_bundle
 from medmixers.files import written_whole
 
 ROOT = Path(__file__).resolve().parent.parent

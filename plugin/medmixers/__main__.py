@@ -1,5 +1,5 @@
 """python -m medmixers: the command where its script is not on the path."""
 
-from medmixers.cli import main
+from medmixers.cli.main import main
 
 main()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
-from importlib import import_module
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medmixers.mixers import TOKEN_MIXERS
+from medmixers.registry import check_options, locate, option_names
 from medmixers.variants import NETWORKS
 
 if TYPE_CHECKING:
@@ -23,26 +22,6 @@ def list_networks() -> list[str]:
 def list_mixers() -> list[str]:
     """Names that the option ``mixer`` of the MetaFormer networks takes."""
     return sorted(TOKEN_MIXERS)
-
-
-def locate(path: str) -> Any:
-    """The object with this dotted path, ``package.module.Name``."""
-    module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name)
-
-
-def option_names(target: Callable[..., Any]) -> list[str]:
-    """Names of the keyword-only parameters of a callable: what a caller may choose."""
-    parameters = inspect.signature(target).parameters.values()
-    return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
-
-
-def check_options(owner: str, options: Mapping[str, Any], valid: list[str]) -> None:
-    """Raise ValueError, naming the valid options, if ``options`` holds another."""
-    unknown = [name for name in options if name not in valid]
-    if unknown:
-        listed = ", ".join(sorted(valid)) or "none"
-        raise ValueError(f"{owner} has no option {', '.join(map(repr, unknown))}; valid: {listed}")
 
 
 def stage_mixers(name: str, options: Mapping[str, Any]) -> set[str]:
@@ -97,14 +76,19 @@ def create_network(
             that do not fit.
         OSError: weights that cannot be found or downloaded.
     """
-    locate("medmixers.layers.conv.check_spatial_dims")(spatial_dims)
-    locate("medmixers.layers.conv.check_positive")(in_channels=in_channels, out_channels=out_channels)
+    from medmixers.layers.conv import check_positive, check_spatial_dims
+
+    check_spatial_dims(spatial_dims)
+    check_positive(in_channels=in_channels, out_channels=out_channels)
     network = _build(name, spatial_dims, in_channels, out_channels, options)
     if pretrained is not None:
-        locate("medmixers.networks.weights.load_weights")(network, pretrained, warm_start=warm_start)
+        from medmixers.networks.weights import load_weights
+
+        load_weights(network, pretrained, warm_start=warm_start)
     if activation_checkpointing:
-        blocks = [locate(path) for path in NETWORKS[name].blocks]
-        locate("medmixers.layers.checkpointing.checkpoint_blocks")(network, blocks)
+        from medmixers.layers.checkpointing import checkpoint_blocks
+
+        checkpoint_blocks(network, [locate(path) for path in NETWORKS[name].blocks])
     return network
 
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the one line that an error is worth. No torch here."""
+"""Atomic writes: a file or folder appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -23,13 +23,3 @@ def written_whole(target: Path) -> Iterator[Path]:
         os.replace(folder / target.name, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says in its first line that is not empty, or its kind where it says nothing."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
-
-
-def one_line(error: BaseException) -> str:
-    """All that an error says, where its first line alone says too little."""
-    return " ".join(str(error).split())

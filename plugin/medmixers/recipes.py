@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
+from medmixers.errors import InputError
 from medmixers.registry import Registry
 
 OPTIMIZERS = ("AdamW", "Adam", "SGD")
@@ -73,11 +74,11 @@ class TrainingRecipe:
     def __post_init__(self) -> None:
         for name, valid in (("optimizer", OPTIMIZERS), ("patch_sampling", PATCH_SAMPLINGS)):
             if getattr(self, name) not in valid:
-                raise ValueError(f"{name} must be one of {', '.join(valid)}, got {getattr(self, name)!r}")
+                raise InputError(f"{name} must be one of {', '.join(valid)}, got {getattr(self, name)!r}")
         if not 0 <= self.warmup_epochs < self.epochs:
-            raise ValueError(f"0 <= warmup_epochs < epochs, got {self.warmup_epochs=}, {self.epochs=}")
+            raise InputError(f"0 <= warmup_epochs < epochs, got {self.warmup_epochs=}, {self.epochs=}")
         if not 0 <= self.min_learning_rate <= self.learning_rate:
-            raise ValueError(
+            raise InputError(
                 f"0 <= min_learning_rate <= learning_rate, got {self.min_learning_rate=}, {self.learning_rate=}"
             )
         for name in ("network_options", "epochs_of"):

@@ -68,7 +68,7 @@ CONVFORMER_SIZES = {  # Yu et al. 2023, Table 2; ConvFormer and CAFormer
     "b36": MetaFormerSize((3, 12, 18, 3), (128, 256, 512, 768)),
 }
 
-NETWORKS: Registry[NetworkRow] = Registry("network")
+NETWORKS: Registry[NetworkRow] = Registry("network", listing="medmixers list networks")
 
 ENCODER = "medmixers.networks.metaformer.MetaFormerEncoder"
 CLASSIFIER = "medmixers.networks.classifier.MetaFormerClassifier"

@@ -24,8 +24,7 @@ from medmixers.datasets.audit_datalist import audit_datalist
 from medmixers.datasets.convert_sars_cov_2 import near_duplicates
 from medmixers.datasets.converters import CONVERTERS, convert
 from medmixers.datasets.datalist_format import read_datalist
-from medmixers.datasets.raw_format import read_folds
-from medmixers.datasets.writers import region_class_order
+from medmixers.datasets.raw_format import read_folds, region_class_order
 from medmixers.tasks import TASKS
 
 RAW = [name for name in CONVERTERS if TASKS[name].task == "segmentation" and TASKS[name].ignore_label is not None]
@@ -229,9 +228,9 @@ def test_fets_ids_regions_and_institutions(tiny: Callable[[str], Path]) -> None:
 
 
 def test_region_class_order_needs_one_new_id_a_region() -> None:
-    assert region_class_order({"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}) == [1, 2, 3]
-    with pytest.raises(ValueError, match=r"region 'whole' must add one id to the regions after it, got \[1, 2\]"):
-        region_class_order({"whole": (1, 2, 3), "enhancing": (3,)})
+    assert region_class_order([(1, 2, 3), (2, 3), (3,)]) == [1, 2, 3]
+    with pytest.raises(ValueError, match=r"must add one label value to the regions after it, it adds \[1, 2\]"):
+        region_class_order([(1, 2, 3), (3,)])
 
 
 def test_synapse_organs_and_the_usual_test_volumes(tiny: Callable[[str], Path]) -> None:

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from peers import Neighbourhoods, masked_attention, unfold_attention
 
-from medmixers.mixers import tiles
-from medmixers.mixers.flex_tiles import block_mask
+from medmixers.kernels import tile_attention as tiles
+from medmixers.kernels.flex_attention import block_mask
 from medmixers.mixers.local_attention import LocalAttention
-from medmixers.study.peers import Neighbourhoods, masked_attention, unfold_attention
 
 
 @pytest.mark.parametrize("kernel_size", [3, 5, 7])

@@ -9,7 +9,7 @@ import torch
 from medmixers.mixers import random_mixing
 from medmixers.mixers.build import create_mixer
 from medmixers.mixers.random_mixing import mixing_rows
-from medmixers.study.profiling import in_fresh_process, peak_bytes
+from medmixers.profiling import in_fresh_process, peak_bytes
 
 
 def build(size, **options):

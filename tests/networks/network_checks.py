@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from medmixers.layers import slabs
+from medmixers.kernels import slabs
 
 
 def check_gradients(network, logits):

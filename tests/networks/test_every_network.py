@@ -4,15 +4,15 @@ import copy
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
+import exports
 import pytest
 import torch
+from exports import ANY_SIZE, ONE_SIZE, SIZES, WAYS, exported, how_it_exports, measure_exports
+from samples import create_small, defaults, families, small_options
 
 from medmixers import create_network
 from medmixers.layers.checkpointing import checkpoint_blocks
 from medmixers.results import network_facts
-from medmixers.study import exports
-from medmixers.study.exports import ANY_SIZE, ONE_SIZE, SIZES, WAYS, exported, how_it_exports, measure_exports
-from medmixers.study.samples import create_small, defaults, families, small_options
 from medmixers.variants import NETWORKS
 
 SIZE = {2: (72, 100), 3: (40, 36, 44)}

@@ -9,8 +9,8 @@ import torch
 
 from medmixers import create_network
 from medmixers.networks.med_blocks import SDFFN
+from medmixers.profiling import count_gmacs
 from medmixers.results.published import published
-from medmixers.study.profiling import count_gmacs
 
 COUNTS = ("parameters", "frozen_parameters", "macs")
 UNITS = {"1": 1.0, "M": 1e6, "G": 1e9}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from medmixers import create_network
-from medmixers.networks.weights import load_weights, read_checkpoint
+from medmixers.networks.weights import load_weights, read_source
 
 TINY = {"depths": (1, 1, 2, 1), "dims": (32, 32, 64, 64)}
 build = partial(create_network, spatial_dims=2, in_channels=3, out_channels=10)
@@ -211,7 +211,7 @@ def test_a_file_without_a_state_dict_ends_in_one_line_with_its_name(content, mes
     else:
         torch.save(content, file)
     with pytest.raises(ValueError, match=re.escape(f"'{file}' {message}")) as caught:
-        read_checkpoint(file)
+        read_source(file)
     assert str(caught.value).isprintable()  # neither a second line nor a terminal's colours
 
 
@@ -220,7 +220,7 @@ def test_a_file_cut_short_is_named(tmp_path):
     torch.save({"weight": torch.zeros(100)}, file)
     file.write_bytes(file.read_bytes()[:300])
     with pytest.raises(ValueError, match=r"cut\.pth' cannot be read as weights: .*zip archive.*; valid: a state dict"):
-        read_checkpoint(file)
+        read_source(file)
 
 
 def test_what_cannot_be_loaded_at_all_is_said_so():

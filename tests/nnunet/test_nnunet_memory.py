@@ -6,7 +6,7 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from torch import nn
 
 from medmixers import create_network
-from medmixers.mixers import tiles
+from medmixers.kernels import tile_attention as tiles
 from medmixers.nnunet.memory import training_memory
 
 

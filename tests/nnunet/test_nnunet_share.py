@@ -24,15 +24,15 @@ from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainer
 from trained_models import OBLIQUE, REGIONS, write_images
 from trained_models import train as train_model
 
-from medmixers.bundling.archive import open_archive
-from medmixers.bundling.pack import pack_bundle
-from medmixers.bundling.run_checks import check_nnunet
-from medmixers.bundling.subject import FailedCheck, Subject
-from medmixers.bundling.verify import verify_bundle
+from medmixers.bundle_runtime.nnunet_inference import PROPERTIES, NnUNetPreprocessd, NnUNetSaved, Plans, find_cases
+from medmixers.bundles.share.archive import open_archive
+from medmixers.bundles.share.pack import pack_bundle
+from medmixers.bundles.verify.checks import verify_bundle
+from medmixers.bundles.verify.run_checks import check_nnunet
+from medmixers.bundles.verify.subject import FailedCheck, Subject
 from medmixers.nnunet import portable
 from medmixers.nnunet.bundle import write_nnunet_bundle
 from medmixers.nnunet.environment import trainer_path
-from medmixers.nnunet.inference import PROPERTIES, NnUNetPreprocessd, NnUNetSaved, Plans, find_cases
 from medmixers.nnunet.portable import make_portable
 from medmixers.nnunet.trained import load_checkpoint
 from medmixers.nnunet.trainer_classes import nnUNetTrainerTokenUNetNoTransformer
@@ -163,7 +163,7 @@ def spoil(model, fault):
     [
         ("unfinished", FileNotFoundError, "no fold is trained to the end"),
         ("no plans", FileNotFoundError, "is no trained nnU-Net model: it has no plans.json"),
-        ("damaged", ValueError, "checkpoint_final.pth cannot be read as a checkpoint"),
+        ("damaged", ValueError, "checkpoint_final.pth' cannot be read as weights"),
     ],
 )
 @pytest.mark.parametrize("share", [make_portable, write_nnunet_bundle])

@@ -5,11 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import record_demo
 
+from house import ROOT
 from medmixers import results
-from script_loader import ROOT, load_script
-
-record_demo = load_script("record_demo")
 
 
 def test_readme_shows_the_measured_demo():

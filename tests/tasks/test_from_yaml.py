@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from medmixers.bundling.new import new_bundle
+from medmixers.bundles.new import new_bundle
 from medmixers.tasks import TASKS, TaskSpec
 from medmixers.tasks.from_yaml import load_task
 from medmixers.tasks.palette import PALETTE

@@ -60,7 +60,7 @@ def test_no_colour_is_left_for_an_eighteenth_label() -> None:
 
 
 def test_the_demo_data_has_the_labels_of_its_task() -> None:
-    brain_demo = pytest.importorskip("medmixers.datasets.brain_demo")
+    brain_demo = pytest.importorskip("medmixers.demo.subjects")
     assert {name: key for key, name in BRAIN.label_names.items()} == brain_demo.LABELS
 
 

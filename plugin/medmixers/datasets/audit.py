@@ -19,7 +19,7 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from medmixers.datasets.raw_format import NIFTI, Case, held_out_cases, read_description, training_cases
-from medmixers.files import first_line
+from medmixers.errors import InputError, MissingFileError, first_line
 
 PARTS = ("training", "test")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
@@ -96,7 +96,7 @@ def audit_nnunet_dataset(
         ValueError: anything else; the first fault found, in one line with the file and the values.
     """
     if not parts or not set(parts) <= set(PARTS):
-        raise ValueError(f"parts must be of {', '.join(PARTS)}, got {tuple(parts)}")
+        raise InputError(f"parts must be of {', '.join(PARTS)}, got {tuple(parts)}")
     folder = Path(folder)
     description = read_description(folder)
     labels = label_names(description)
@@ -105,7 +105,7 @@ def audit_nnunet_dataset(
     training = _counted_training_cases(folder, description) if "training" in parts else []
     test = held_out_cases(folder, description) if "test" in parts else []
     if not training + test:
-        raise FileNotFoundError(f"{folder / 'imagesTs'} holds no image")
+        raise MissingFileError(f"{folder / 'imagesTs'} holds no image")
     voxels: dict[int, int] = dict.fromkeys(labels, 0)
     empty: list[str] = []
     shapes: list[tuple[int, ...]] = []
@@ -114,7 +114,7 @@ def audit_nnunet_dataset(
         image = _check_images(case, channels, description["file_ending"], whole=whole)
         shapes.append(image.shape)
         if len(shapes[0]) != len(image.shape):
-            raise ValueError(f"{case.images[0]} has {len(image.shape)} axes, the first case has {len(shapes[0])}")
+            raise InputError(f"{case.images[0]} has {len(image.shape)} axes, the first case has {len(shapes[0])}")
         if case.label is None:
             continue
         counts = _check_label(case.label, image, case.images[0], labels, whole=whole)
@@ -154,31 +154,31 @@ def label_names(description: Mapping[str, Any]) -> dict[int, str]:
     """
     labels = description["labels"]
     if not isinstance(labels, dict) or labels.get("background") != 0:
-        raise ValueError(f'dataset.json: labels must name "background" as 0, got {labels}')
+        raise InputError(f'dataset.json: labels must name "background" as 0, got {labels}')
     names: dict[int, str] = {}
     for name, value in sorted(labels.items(), key=lambda item: len(item[1]) if isinstance(item[1], list) else 0):
         values = value if isinstance(value, list) else [value]
         if not values or not all(type(entry) is int for entry in values):
-            raise ValueError(f"dataset.json: label {name!r} must be an integer or a list of them, got {value!r}")
+            raise InputError(f"dataset.json: label {name!r} must be an integer or a list of them, got {value!r}")
         for entry in values:
             names.setdefault(entry, name)
     if "ignore" in labels and labels["ignore"] != max(names):
-        raise ValueError(f"dataset.json: the ignore label must be the highest value, got {labels['ignore']!r}")
+        raise InputError(f"dataset.json: the ignore label must be the highest value, got {labels['ignore']!r}")
     if sorted(names) != list(range(len(names))):
-        raise ValueError(f"dataset.json: label values must be consecutive from 0, got {sorted(names)}")
+        raise InputError(f"dataset.json: label values must be consecutive from 0, got {sorted(names)}")
     regions = [name for name, value in labels.items() if name != "ignore" and value not in (0, [0])]
     order = description.get("regions_class_order")
     if any(isinstance(value, list) and len(value) > 1 for value in labels.values()) and (
         not isinstance(order, list) or len(order) != len(regions)
     ):
-        raise ValueError(f"dataset.json: regions_class_order must have {len(regions)} values, got {order}")
+        raise InputError(f"dataset.json: regions_class_order must have {len(regions)} values, got {order}")
     return dict(sorted(names.items()))
 
 
 def _counted_training_cases(folder: Path, description: dict[str, Any]) -> list[Case]:
     cases, expected = training_cases(folder, description), description["numTraining"]
     if len(cases) != expected or not cases:
-        raise ValueError(f"{folder}: dataset.json says numTraining {expected}, found {len(cases)} cases")
+        raise InputError(f"{folder}: dataset.json says numTraining {expected}, found {len(cases)} cases")
     return cases
 
 
@@ -189,16 +189,16 @@ def _check_images(case: Case, channels: tuple[str, ...], ending: str, *, whole: 
     for path in case.images:
         if not path.is_file():
             name = channels[count] if count < len(channels) else f"channel {count}"
-            raise FileNotFoundError(f"case {case.name!r} lacks channel {count} ({name}): {path}")
+            raise MissingFileError(f"case {case.name!r} lacks channel {count} ({name}): {path}")
         volume = read_image(path, whole=whole)
         first = first or volume
         check_geometry(path, volume, case.images[0], first)
         count += volume.components
     if count < len(channels):
         missing = case.images[0].parent / f"{case.name}_{len(case.images):04d}{ending}"
-        raise FileNotFoundError(f"case {case.name!r} lacks channel {count} ({channels[count]}): {missing}")
+        raise MissingFileError(f"case {case.name!r} lacks channel {count} ({channels[count]}): {missing}")
     if first is None or count > len(channels):
-        raise ValueError(f"case {case.name!r} has {count} channels, dataset.json names {len(channels)}")
+        raise InputError(f"case {case.name!r} has {count} channels, dataset.json names {len(channels)}")
     return first
 
 
@@ -207,29 +207,29 @@ def _check_label(
 ) -> dict[int, int]:
     """Voxels per label value, after geometry and values are found right; none where the header alone is read."""
     if not path.is_file():
-        raise FileNotFoundError(f"{image_path.name} has no label: {path}")
+        raise MissingFileError(f"{image_path.name} has no label: {path}")
     label = _read(path, whole=whole)
     if label.components != 1:
-        raise ValueError(f"{path} has {label.components} components a voxel; a label has one")
+        raise InputError(f"{path} has {label.components} components a voxel; a label has one")
     check_geometry(path, label, image_path, image)
     values, counts = np.unique(label.data, return_counts=True)
     unknown = [f"{value:g}" for value in values.tolist() if value not in labels]
     if unknown:
         shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         valid = ", ".join(f"{value} {name}" for value, name in labels.items())
-        raise ValueError(f"{path} holds label {shown}, which dataset.json does not know; valid: {valid}")
+        raise InputError(f"{path} holds label {shown}, which dataset.json does not know; valid: {valid}")
     return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
 
 
 def check_geometry(path: Path, volume: Volume, other_path: Path, other: Volume) -> None:
     """Raises ValueError where two images do not lie on one voxel grid."""
     if volume.shape != other.shape:
-        raise ValueError(f"{path} has shape {volume.shape}, {other_path.name} has {other.shape}")
+        raise InputError(f"{path} has shape {volume.shape}, {other_path.name} has {other.shape}")
     corners = np.array(list(product(*((0, extent - 1) for extent in volume.shape), (1,))))
     distance = np.linalg.norm(corners @ (volume.affine - other.affine).T, axis=1).max()
     edge = np.linalg.norm(other.affine[:-1, :-1], axis=0).min()
     if not distance <= GEOMETRY_TOLERANCE * edge:  # written so that a NaN fails
-        raise ValueError(
+        raise InputError(
             f"{path} lies elsewhere than {other_path.name}: a corner is {distance:.3g} mm away by the affines"
         )
 
@@ -239,7 +239,7 @@ def read_image(path: Path, *, whole: bool = True) -> Volume:
     volume = _read(path, whole=whole)
     if not np.isfinite(volume.data).all():
         bad = int((~np.isfinite(volume.data)).sum())
-        raise ValueError(f"{path} holds NaN or infinity in {bad} of {volume.data.size} voxels")
+        raise InputError(f"{path} holds NaN or infinity in {bad} of {volume.data.size} voxels")
     return volume
 
 
@@ -252,9 +252,9 @@ def _read(path: Path, *, whole: bool) -> Volume:
             read = _read_picture if path.suffix.lower() in PICTURES else _read_itk
             volume = read(path, whole=whole)
     except (OSError, EOFError, RuntimeError, SyntaxError, zlib.error, ImageFileError) as error:
-        raise ValueError(f"{path} cannot be read: {first_line(error)}") from error
+        raise InputError(f"{path} cannot be read: {first_line(error)}") from error
     if len(volume.shape) not in (2, 3):
-        raise ValueError(f"{path} has {len(volume.shape)} axes {volume.shape}; each file is one 2D or 3D channel")
+        raise InputError(f"{path} has {len(volume.shape)} axes {volume.shape}; each file is one 2D or 3D channel")
     return volume
 
 

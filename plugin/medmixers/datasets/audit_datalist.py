@@ -11,6 +11,7 @@ import numpy as np
 
 from medmixers.datasets.audit import Volume, extremes, read_image, voxels_line
 from medmixers.datasets.datalist_format import PARTS, Item, read_datalist
+from medmixers.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -63,17 +64,17 @@ def audit_datalist(folder: str | Path) -> DatalistReport:
     items = read_datalist(folder)
     listed = [item for part in PARTS for item in items[part]]
     if not items["training"]:
-        raise ValueError(f"{Path(folder) / 'datalist.json'} lists no training case")
+        raise InputError(f"{Path(folder) / 'datalist.json'} lists no training case")
     first, shapes = listed[0], []
     kind = _kind(first)
     channels = axes = 0
     for item in listed:
         if _kind(item) != kind:
-            raise ValueError(f"{item['image']} has the label {item['label']}, {first['image']} has {first['label']}")
+            raise InputError(f"{item['image']} has the label {item['label']}, {first['image']} has {first['label']}")
         image = read_image(Path(item["image"]))
         channels, axes = channels or image.components, axes or len(image.shape)
         if (image.components, len(image.shape)) != (channels, axes):
-            raise ValueError(
+            raise InputError(
                 f"{item['image']} has {image.components} channels in {len(image.shape)}D, "
                 f"{first['image']} has {channels} in {axes}D"
             )
@@ -99,20 +100,20 @@ def _kind(item: Item) -> int:
     if isinstance(label, int):
         return 0
     if not label or not all(isinstance(entry, str) for entry in label):
-        raise ValueError(f"{item['image']} has the label {label}; a bundle takes one class id or one mask file a label")
+        raise InputError(f"{item['image']} has the label {label}; a bundle takes one class id or one mask file a label")
     return len(label)
 
 
 def _check_mask(path: Path, item: Item, image: Volume) -> None:
     mask = read_image(path)
     if mask.components != 1 or mask.shape != image.shape:
-        raise ValueError(
+        raise InputError(
             f"{path} has {mask.components} channels of {mask.shape}, {item['image']} has the shape {image.shape}"
         )
     values = np.unique(mask.data)
     if not (set(values.tolist()) <= {0, 1} or set(values.tolist()) <= {0, 255}):
         shown = ", ".join(f"{value:g}" for value in values[:5])
-        raise ValueError(
+        raise InputError(
             f"{path} holds {shown}{' and more' if len(values) > 5 else ''}; a mask has 0 and 1, or 0 and 255"
         )
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from medmixers.datasets.reading import polygon_mask, read_picture, read_table, some
 from medmixers.datasets.writers import DatalistWriter
+from medmixers.errors import InputError, MissingFileError
 
 
 def convert(writer: DatalistWriter, source: Path, *, annotations: str = "") -> None:
@@ -35,7 +36,7 @@ def convert(writer: DatalistWriter, source: Path, *, annotations: str = "") -> N
     for stem in drawn:
         for what, where in ((rows, table), (pictures, source)):
             if stem not in what:
-                raise FileNotFoundError(f"{stem}, which has polygons, is not in {where}")
+                raise MissingFileError(f"{stem}, which has polygons, is not in {where}")
     training = {rows[stem]["patient_id"] for stem, (part, _) in drawn.items() if part == "training"}
     moved = skipped = mirrored = 0
     for stem, (part, element) in drawn.items():
@@ -63,15 +64,15 @@ def _annotated(files: list[Path]) -> dict[str, tuple[str, Any]]:
         try:
             root = ElementTree.parse(file).getroot()
         except ElementTree.ParseError as error:
-            raise ValueError(f"{file} is not valid XML: {error}") from None
+            raise InputError(f"{file} is not valid XML: {error}") from None
         for element in root.iter("image"):
             stem = PurePosixPath(element.get("name", "").replace("\\", "/")).stem
             if len(element) and stem:
                 if stem in found:
-                    raise ValueError(f"{file} annotates {stem}, which another file does too")
+                    raise InputError(f"{file} annotates {stem}, which another file does too")
                 found[stem] = ("training" if "train" in file.stem else "test", element)
     if not found:
-        raise ValueError(f"{files[0].parent} holds no CVAT annotation of an image")
+        raise InputError(f"{files[0].parent} holds no CVAT annotation of an image")
     return dict(sorted(found.items()))
 
 
@@ -79,7 +80,7 @@ def _masks(element: Any, shape: tuple[int, ...], channels: dict[str, int], stem:
     """(labels, height, width), and how many shapes were no polygons."""
     size = (int(element.get("height", 0)), int(element.get("width", 0)))
     if size != shape:
-        raise ValueError(f"{stem}.png has {shape[0]} x {shape[1]} pixels, its polygons are for {size[0]} x {size[1]}")
+        raise InputError(f"{stem}.png has {shape[0]} x {shape[1]} pixels, its polygons are for {size[0]} x {size[1]}")
     masks = np.zeros((len(channels), *shape), bool)
     others = 0
     for child in element:
@@ -88,11 +89,11 @@ def _masks(element: Any, shape: tuple[int, ...], channels: dict[str, int], stem:
             continue
         label = child.get("label", "").strip().lower().replace(" ", "_")
         if label not in channels:
-            raise ValueError(f"{stem} has a polygon {child.get('label')!r}; valid: {', '.join(channels)}")
+            raise InputError(f"{stem} has a polygon {child.get('label')!r}; valid: {', '.join(channels)}")
         try:
             points = np.array([point.split(",") for point in child.get("points", "").split(";")], float)
         except ValueError:
-            raise ValueError(f"{stem}: points must look like 'x,y;x,y', got {child.get('points')!r}") from None
+            raise InputError(f"{stem}: points must look like 'x,y;x,y', got {child.get('points')!r}") from None
         masks[channels[label]] |= polygon_mask(points, size)
     return masks, others
 
@@ -108,5 +109,5 @@ def _grey(path: Path) -> NDArray[Any]:
 
 def _is_right(row: dict[str, str], table: Path) -> bool:
     if row["laterality"] not in ("L", "R"):
-        raise ValueError(f"{table}: laterality of {row['filestem']} must be L or R, got {row['laterality']!r}")
+        raise InputError(f"{table}: laterality of {row['filestem']} must be L or R, got {row['laterality']!r}")
     return row["laterality"] == "R"

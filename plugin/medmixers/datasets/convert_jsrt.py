@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from medmixers.datasets.reading import polygon_mask, some
 from medmixers.datasets.writers import DatalistWriter
+from medmixers.errors import InputError, MissingFileError
 
 EDGE = 1024  # of masks, and of the images written
 FOLDERS = {"right_lung": "RL", "left_lung": "LL", "heart": "H", "right_clavicle": "RCLA", "left_clavicle": "LCLA"}
@@ -42,7 +43,7 @@ def convert(writer: DatalistWriter, source: Path, *, landmarks: str = "") -> Non
         masks = []
         for label in writer.task.label_names.values():
             if path.stem not in outlines[label]:
-                raise FileNotFoundError(f"{label} of {path.stem} is missing in the folders {FOLDERS[label]}")
+                raise MissingFileError(f"{label} of {path.stem} is missing in the folders {FOLDERS[label]}")
             masks.append(_mask(outlines[label][path.stem]))
         writer.add_masks("test" if path in test else "training", path.stem, _image(path), np.stack(masks))
     writer.notes.append(f"images were halved to {EDGE} x {EDGE}, the grid of the landmarks, and turned to bright bone")
@@ -52,7 +53,7 @@ def _outlines(root: Path, name: str) -> dict[str, Path]:
     """Image -> its landmark file, from every folder of that name."""
     found = {path.stem: path for path in root.rglob(f"{name}/*.npy")}
     if not found:
-        raise FileNotFoundError(f"{root} has no {name}/*.npy; give --landmarks FOLDER")
+        raise MissingFileError(f"{root} has no {name}/*.npy; give --landmarks FOLDER")
     return found
 
 
@@ -66,9 +67,9 @@ def _image(path: Path) -> NDArray[Any]:
     """12 bits, bright bone, (1024, 1024) uint16: the mean of each 2 x 2 pixels."""
     words = np.fromfile(path, dtype=">u2")
     if words.size != (2 * EDGE) ** 2:
-        raise ValueError(f"{path} must hold 2048 x 2048 words of 16 bits, got {words.size}")
+        raise InputError(f"{path} must hold 2048 x 2048 words of 16 bits, got {words.size}")
     if words.max() > 4095:
-        raise ValueError(f"{path} must hold 12-bit values, got {words.max()}: is its byte order big-endian?")
+        raise InputError(f"{path} must hold 12-bit values, got {words.max()}: is its byte order big-endian?")
     halved = words.reshape(EDGE, 2, EDGE, 2).mean(axis=(1, 3))
     return np.round(4095 - halved).astype(np.uint16)
 
@@ -77,7 +78,7 @@ def _mask(path: Path) -> NDArray[np.bool_]:
     try:
         points = np.load(path)
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+        raise InputError(f"{path} cannot be read: {error}") from None
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or points.min() < 0 or points.max() > EDGE:
-        raise ValueError(f"{path} must hold points (x, y) from 0 to {EDGE}, got shape {points.shape}")
+        raise InputError(f"{path} must hold points (x, y) from 0 to {EDGE}, got shape {points.shape}")
     return polygon_mask(points, (EDGE, EDGE))

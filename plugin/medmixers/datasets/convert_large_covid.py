@@ -6,6 +6,7 @@ from pathlib import Path
 
 from medmixers.datasets.reading import read_picture, read_table, some
 from medmixers.datasets.writers import DatalistWriter, last_of_every
+from medmixers.errors import InputError
 
 # class -> its folder and its table; the third class of the set, other pneumonia, is not of this task
 SOURCES = {"normal": ("1NonCOVID", "meta_data_normal.csv"), "covid": ("2COVID", "meta_data_covid.csv")}
@@ -28,7 +29,7 @@ def convert(writer: DatalistWriter, source: Path, *, test_every: int = 5) -> Non
         patients = {row[FILE]: row[PATIENT] for row in rows if row[PATIENT]}
         known = sorted(path for path in images if path.name in patients)
         if not known:
-            raise ValueError(
+            raise InputError(
                 f"{table} names none of the {len(images)} images of {folder}, {images[0].name} for example"
             )
         if len(known) < len(images):

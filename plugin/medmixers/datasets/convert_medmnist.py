@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from medmixers.datasets.datalist_format import PARTS
 from medmixers.datasets.reading import existing
 from medmixers.datasets.writers import DatalistWriter
-from medmixers.files import one_line
+from medmixers.errors import InputError, joined_lines
 
 FLAGS = {
     "colon_pathology_classification": "pathmnist",
@@ -45,7 +45,7 @@ def convert(writer: DatalistWriter, source: Path, *, size: int | None = None) ->
                     _check(image, label, task.spatial_dims, len(task.channels))
                     writer.add_class(ours, f"{ours}_{index:06d}", image, int(label[0]))
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
-        raise ValueError(f"{path}: {one_line(error)}") from None
+        raise InputError(f"{path}: {joined_lines(error)}") from None
     if task.spatial_dims == 3:
         writer.notes.append("MedMNIST states no voxel size and no orientation: the files say 1 mm and RAS")
 
@@ -57,7 +57,7 @@ def _rows(archive: zipfile.ZipFile, key: str) -> Iterator[NDArray[Any]]:
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(stream)
         if fortran or len(shape) < 2 or dtype.hasobject:
-            raise ValueError(f"{key} must be an array of rows in C order, got {shape=}, {dtype=}, {fortran=}")
+            raise InputError(f"{key} must be an array of rows in C order, got {shape=}, {dtype=}, {fortran=}")
         for _ in range(shape[0]):
             yield np.frombuffer(_read(stream, key, int(np.prod(shape[1:])) * dtype.itemsize), dtype).reshape(shape[1:])
 
@@ -65,13 +65,13 @@ def _rows(archive: zipfile.ZipFile, key: str) -> Iterator[NDArray[Any]]:
 def _read(stream: IO[bytes], key: str, count: int) -> bytes:
     data = stream.read(count)
     if len(data) != count:
-        raise ValueError(f"{key} ends too early")
+        raise InputError(f"{key} ends too early")
     return data
 
 
 def _check(image: NDArray[Any], label: NDArray[Any], spatial_dims: int, channels: int) -> None:
     expected = spatial_dims + (channels > 1)  # a grey image has no channel axis
     if image.dtype != np.uint8 or image.ndim != expected or (channels > 1 and image.shape[-1] != channels):
-        raise ValueError(f"images must be uint8 of {spatial_dims}D and {channels} channel(s), got {image.shape}")
+        raise InputError(f"images must be uint8 of {spatial_dims}D and {channels} channel(s), got {image.shape}")
     if label.size != 1:
-        raise ValueError(f"each image must have one class, got {label.size}: is it a multi-label set?")
+        raise InputError(f"each image must have one class, got {label.size}: is it a multi-label set?")

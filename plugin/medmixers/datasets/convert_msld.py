@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medmixers.datasets.reading import read_picture, some
 from medmixers.datasets.writers import DatalistWriter
+from medmixers.errors import InputError
 
 ENDINGS = (".jpg", ".jpeg", ".png")
 # the authors' 70 : 10 : 20, of every ten sorted patients of a class
@@ -36,7 +37,7 @@ def convert(writer: DatalistWriter, source: Path) -> None:
         for copy in _images(source, "augmented", label.name):
             stem = copy.stem.rpartition("_")[0]
             if stem not in by_stem:
-                raise ValueError(f"{copy} must be named ORIGINAL_NUMBER, but there is no original {stem!r}")
+                raise InputError(f"{copy} must be named ORIGINAL_NUMBER, but there is no original {stem!r}")
             patient = _patient(by_stem[stem])
             if parts[patient] == "training":
                 _add(writer, "training", copy, label.name, key, patient)
@@ -63,5 +64,5 @@ def _images(source: Path, kind: str, label: str) -> list[Path]:
 def _patient(path: Path) -> str:
     patient, underscore, _ = path.stem.rpartition("_")
     if not underscore:
-        raise ValueError(f"{path} must be named PATIENT_NUMBER, as M01_01")
+        raise InputError(f"{path} must be named PATIENT_NUMBER, as M01_01")
     return patient

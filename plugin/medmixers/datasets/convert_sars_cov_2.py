@@ -13,6 +13,7 @@ from scipy import sparse
 
 from medmixers.datasets.reading import read_picture, some
 from medmixers.datasets.writers import DatalistWriter, last_of_every
+from medmixers.errors import InputError
 
 FOLDERS = {"non_covid": "non-covid", "covid": "covid"}
 THUMBNAIL = 32
@@ -29,7 +30,7 @@ def convert(writer: DatalistWriter, source: Path, *, test_every: int = 5, simila
             value was not tuned on this set: look at the number of groups.
     """
     if not 0 < similarity < 1:
-        raise ValueError(f"similarity must lie between 0 and 1, got {similarity}")
+        raise InputError(f"similarity must lie between 0 and 1, got {similarity}")
     for key, label in writer.task.labels.items():
         paths = [path for path in source.rglob("*.png") if path.parent.name.lower() == FOLDERS[label.name]]
         some(paths, f"PNG in a folder {FOLDERS[label.name]!r}", source)
@@ -39,7 +40,7 @@ def convert(writer: DatalistWriter, source: Path, *, test_every: int = 5, simila
         groups = [f"{label.name} {number:05d}" for number in numbers]
         largest = max(Counter(groups).values())
         if largest > max(len(groups) / 2, 10):
-            raise ValueError(
+            raise InputError(
                 f"{largest} of {len(groups)} slices of {label.name} would be one group at {similarity=}; raise it"
             )
         test = last_of_every(groups, test_every)

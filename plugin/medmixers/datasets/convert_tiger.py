@@ -10,6 +10,7 @@ from pathlib import Path
 
 from medmixers.datasets.reading import existing, read_picture, some
 from medmixers.datasets.writers import RawWriter, last_of_every
+from medmixers.errors import InputError
 
 EXCLUDED = 0
 
@@ -32,7 +33,7 @@ def convert(writer: RawWriter, source: Path, *, min_size: int = 0, test_every: i
     for path in kept:
         shape = read_picture(path).shape
         if len(shape) != 3 or shape[2] != 3:
-            raise ValueError(f"{path} must be RGB, got shape {shape}")
+            raise InputError(f"{path} must be RGB, got shape {shape}")
         mask = existing(path.parents[1] / "masks" / path.name, f"the mask of {path.stem}")
         part = "test" if _slide(path) in test else "training"
         writer.add(part, writer.case_name(path.stem), [path], mask, group=_slide(path), ids=ids)
@@ -41,5 +42,5 @@ def convert(writer: RawWriter, source: Path, *, min_size: int = 0, test_every: i
 def _slide(path: Path) -> str:
     slide, bracket, _ = path.stem.partition("_[")
     if not bracket:
-        raise ValueError(f"{path} must be named SLIDE_[x1, y1, x2, y2].png")
+        raise InputError(f"{path} must be named SLIDE_[x1, y1, x2, y2].png")
     return slide

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from medmixers.errors import ExistingFileError, InputError, MissingFileError
 from medmixers.files import written_whole
 from medmixers.registry import Registry
 from medmixers.tasks import TASKS
@@ -58,9 +59,9 @@ def convert(task: str, source: str | Path, out: str | Path, **options: Any) -> s
     options = _checked_options(task, function, options)
     source, out = Path(source), Path(out)
     if not source.exists():
-        raise FileNotFoundError(f"there is no source {source}")
+        raise MissingFileError(f"there is no source {source}")
     if out.exists():
-        raise FileExistsError(f"{out} exists; choose another folder")
+        raise ExistingFileError(f"{out} exists; choose another folder")
     with written_whole(out) as partial:
         partial.mkdir()
         spec = TASKS[task]
@@ -86,9 +87,9 @@ def _checked_options(task: str, function: Callable[..., None], options: dict[str
     for name, value in options.items():
         if name not in valid:
             listed = ", ".join(f"--{each}" for each in valid) or "none"
-            raise ValueError(f"{task} has no option --{name}; valid: {listed}")
+            raise InputError(f"{task} has no option --{name}; valid: {listed}")
         kind, words = _KINDS[parameters[name].annotation]
         if isinstance(value, bool) or not isinstance(value, kind):
-            raise ValueError(f"--{name} must be {words}, got {value!r}")
+            raise InputError(f"--{name} must be {words}, got {value!r}")
         checked[name] = str(value) if words == "text" else value
     return checked

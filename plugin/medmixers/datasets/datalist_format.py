@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medmixers.errors import InputError, MissingFileError
+
 FILE = "datalist.json"
 PARTS = ("training", "validation", "test")
 
@@ -32,16 +34,16 @@ def read_datalist(folder: str | Path) -> dict[str, list[Item]]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no data set folder {folder}")
+        raise MissingFileError(f"there is no data set folder {folder}")
     path = folder / FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no {FILE}; medmixers dataset convert writes one")
+        raise MissingFileError(f"{folder} has no {FILE}; medmixers dataset convert writes one")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+        raise InputError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in PARTS):
-        raise ValueError(f"{path} must hold the lists {', '.join(PARTS)}")
+        raise InputError(f"{path} must hold the lists {', '.join(PARTS)}")
     items = {
         part: [_read_entry(f"{path}: {part}[{index}]", folder, entry) for index, entry in enumerate(content[part])]
         for part in PARTS
@@ -50,7 +52,7 @@ def read_datalist(folder: str | Path) -> dict[str, list[Item]]:
     for part in PARTS:
         for item in items[part]:
             if seen.setdefault(item["group"], part) != part:
-                raise ValueError(f"{path}: group {item['group']!r} lies in {seen[item['group']]} and in {part}")
+                raise InputError(f"{path}: group {item['group']!r} lies in {seen[item['group']]} and in {part}")
     return items
 
 
@@ -64,7 +66,7 @@ def datalist_part(folder: str | Path, *, part: str, validation_every: int) -> li
         ValueError: an unknown part, or a single group to divide.
     """
     if part not in PARTS:
-        raise ValueError(f"part must be one of {', '.join(PARTS)}, got {part!r}")
+        raise InputError(f"part must be one of {', '.join(PARTS)}, got {part!r}")
     items = read_datalist(folder)
     if items["validation"] or part == "test":
         return items[part]
@@ -76,26 +78,26 @@ def validation_groups(groups: Sequence[str], *, every: int, fold: int = 0) -> se
     """Of the sorted groups number ``fold`` and every n-th after it. Raises ValueError for fewer than two groups."""
     names = sorted(set(groups))
     if len(names) < 2:
-        raise ValueError(f"at least 2 groups are needed, one trains and one validates; got {len(names)}")
+        raise InputError(f"at least 2 groups are needed, one trains and one validates; got {len(names)}")
     return set(names[fold::every])
 
 
 def _read_entry(where: str, folder: Path, entry: Any) -> Item:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("image"), str) or "label" not in entry:
-        raise ValueError(f'{where} must look like {{"image": FILE, "label": ...}}, got {entry!r}')
+        raise InputError(f'{where} must look like {{"image": FILE, "label": ...}}, got {entry!r}')
     group = entry.get("group", entry["image"])
     if not isinstance(group, str):
-        raise ValueError(f"{where}: group must be text, got {group!r}")
+        raise InputError(f"{where}: group must be text, got {group!r}")
     label = entry["label"]
     if isinstance(label, list) and label and all(isinstance(item, str) for item in label):
         label = [_file(where, folder, item) for item in label]
     elif type(label) is not int and not (isinstance(label, list) and all(type(item) is int for item in label)):
-        raise ValueError(f"{where}: label must be a class id, a list of them, or a list of mask files, got {label!r}")
+        raise InputError(f"{where}: label must be a class id, a list of them, or a list of mask files, got {label!r}")
     return {"image": _file(where, folder, entry["image"]), "label": label, "group": group}
 
 
 def _file(where: str, folder: Path, name: str) -> str:
     path = folder / name
     if not path.is_file():
-        raise FileNotFoundError(f"{where}: there is no file {path}")
+        raise MissingFileError(f"{where}: there is no file {path}")
     return str(path)

@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from medmixers.errors import InputError, MissingFileError
 
 FOLDS_FILE = "splits_final.json"  # as nnU-Net names it in its preprocessed folder
 NIFTI = (".nii.gz", ".nii")
@@ -32,21 +35,21 @@ def read_description(folder: Path) -> dict[str, Any]:
         ValueError: the file is not JSON, lacks a key, or a value is of another kind.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no data set folder {folder}")
+        raise MissingFileError(f"there is no data set folder {folder}")
     path = folder / "dataset.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no dataset.json; a data set in nnU-Net raw format needs one")
+        raise MissingFileError(f"{folder} has no dataset.json; a data set in nnU-Net raw format needs one")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+        raise InputError(f"{path} is not valid JSON: {error}") from None
     missing = [key for key in REQUIRED if key not in description] if isinstance(description, dict) else REQUIRED
     if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}; it needs {', '.join(REQUIRED)}")
+        raise InputError(f"{path} lacks {', '.join(missing)}; it needs {', '.join(REQUIRED)}")
     if not isinstance(description["channel_names"], dict) or not description["channel_names"]:
-        raise ValueError(f'{path}: channel_names must look like {{"0": "T1"}}, got {description["channel_names"]}')
+        raise InputError(f'{path}: channel_names must look like {{"0": "T1"}}, got {description["channel_names"]}')
     if not isinstance(description["file_ending"], str):
-        raise ValueError(f'{path}: file_ending must look like ".nii.gz", got {description["file_ending"]}')
+        raise InputError(f'{path}: file_ending must look like ".nii.gz", got {description["file_ending"]}')
     return description
 
 
@@ -57,7 +60,7 @@ def training_cases(folder: Path, description: dict[str, Any]) -> list[Case]:
         return _listed_cases(folder, listed)
     for name in ("imagesTr", "labelsTr"):
         if not (folder / name).is_dir():
-            raise FileNotFoundError(f"{folder} has no folder {name}")
+            raise MissingFileError(f"{folder} has no folder {name}")
     ending = description["file_ending"]
     cases = _group_images(folder / "imagesTr", ending)
     return [Case(name, images, folder / "labelsTr" / f"{name}{ending}") for name, images in cases]
@@ -90,9 +93,37 @@ def read_folds(folder: Path) -> list[dict[str, list[str]]] | None:
         folds = json.loads(path.read_text(encoding="utf-8"))
         return [{part: [str(case) for case in fold[part]] for part in ("train", "val")} for fold in folds]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise InputError(
             f'{path} must look like [{{"train": [CASE, ...], "val": [CASE, ...]}}, ...]: {error}'
         ) from None
+
+
+def stem_and_ending(file: str | Path) -> tuple[str, str]:
+    """Name of the case that an image belongs to, and the ending of its file in small letters."""
+    path = Path(file)
+    # The ending is not all that follows the first dot: case names may hold dots, and the folders of DICOM series,
+    # which are often named after identifiers such as 1.2.840.5, have none.
+    suffix = path.suffix if re.fullmatch(r"\.[A-Za-z]\w*", path.suffix) else ""
+    ending = path.name[-7:] if path.name.lower().endswith(".nii.gz") else suffix
+    stem = path.name.removesuffix(ending)
+    # Only 0000, the first channel, which a case of several files is named after: IXI_0001 may be a case's own name.
+    return stem.removesuffix("_0000") or stem, ending.lower()  # MONAI takes off .nii.gz, and not .NII.GZ
+
+
+def region_class_order(regions: Sequence[Sequence[int]]) -> list[int]:
+    """nnU-Net's ``regions_class_order``: the label value that each region paints, later regions over earlier ones.
+
+    Raises InputError where a region adds no value, or several, to the regions after it.
+    """
+    painted = []
+    for index, values in enumerate(regions):
+        own = set(values).difference(*regions[index + 1 :])
+        if len(own) != 1:
+            raise InputError(
+                f"region {tuple(values)} must add one label value to the regions after it, it adds {sorted(own)}"
+            )
+        painted.append(own.pop())
+    return painted
 
 
 def _listed_cases(folder: Path, listed: Any) -> list[Case]:
@@ -103,7 +134,7 @@ def _listed_cases(folder: Path, listed: Any) -> list[Case]:
         ]
     except (AttributeError, KeyError, TypeError):
         form = '{"CASE": {"images": [FILE, ...], "label": FILE}, ...}'
-        raise ValueError(f"{folder / 'dataset.json'}: dataset must look like {form}") from None
+        raise InputError(f"{folder / 'dataset.json'}: dataset must look like {form}") from None
 
 
 def _path(folder: Path, path: str) -> Path:
@@ -119,7 +150,7 @@ def _group_images(folder: Path, ending: str) -> list[tuple[str, list[Path]]]:
             continue
         match = pattern.fullmatch(path.name)
         if match is None:
-            raise ValueError(f"{path} must be named CASE_CCCC{ending}, CCCC being the channel, as in case_0000")
+            raise InputError(f"{path} must be named CASE_CCCC{ending}, CCCC being the channel, as in case_0000")
         channels.setdefault(match[1], []).append(int(match[2]))
     return [
         (name, [folder / f"{name}_{index:04d}{ending}" for index in range(max(found) + 1)])

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from skimage.draw import polygon2mask
 
 from medmixers.datasets.raw_format import NIFTI
-from medmixers.files import first_line
+from medmixers.errors import InputError, MissingFileError, first_line
 
 Array = NDArray[Any]
 DAMAGE = (OSError, EOFError, ValueError, zlib.error, ImageFileError)
@@ -25,14 +25,14 @@ DAMAGE = (OSError, EOFError, ValueError, zlib.error, ImageFileError)
 def existing(path: Path, what: str) -> Path:
     """``path``, if it is a file."""
     if not path.is_file():
-        raise FileNotFoundError(f"{what} is missing: {path}")
+        raise MissingFileError(f"{what} is missing: {path}")
     return path
 
 
 def some(paths: Collection[Path], what: str, source: Path) -> list[Path]:
     """The paths, sorted, if there is one at least."""
     if not paths:
-        raise FileNotFoundError(f"{source} holds no {what}")
+        raise MissingFileError(f"{source} holds no {what}")
     return sorted(paths)
 
 
@@ -59,9 +59,9 @@ def open_nifti(path: Path) -> Any:
         if length != (data.offset + int(np.prod(data.shape)) * data.dtype.itemsize) % 2**32:
             np.asanyarray(data)
     except DAMAGE as error:
-        raise ValueError(f"{path} cannot be read: {first_line(error)}") from None
+        raise InputError(f"{path} cannot be read: {first_line(error)}") from None
     if len(image.shape) != 3:
-        raise ValueError(f"{path} has {len(image.shape)} axes {image.shape}; 3 are expected")
+        raise InputError(f"{path} has {len(image.shape)} axes {image.shape}; 3 are expected")
     return image
 
 
@@ -71,11 +71,11 @@ def read_label_file(path: Path, *, valid: Collection[int]) -> Array:
         is_nifti = path.name.endswith(NIFTI)
         data = np.asanyarray(nib.load(path).dataobj) if is_nifti else read_picture(path)
     except DAMAGE as error:
-        raise ValueError(f"{path} cannot be read: {first_line(error)}") from None
+        raise InputError(f"{path} cannot be read: {first_line(error)}") from None
     unknown = sorted(set(np.unique(data).tolist()) - set(valid))
     if unknown:
         shown = ", ".join(f"{value:g}" for value in unknown[:5])
-        raise ValueError(f"{path} holds label {shown}; valid: {', '.join(map(str, sorted(valid)))}")
+        raise InputError(f"{path} holds label {shown}; valid: {', '.join(map(str, sorted(valid)))}")
     return data.astype(np.uint8)
 
 
@@ -86,9 +86,9 @@ def read_picture(path: Path, mode: str | None = None) -> Array:
         with Image.open(path) as image:
             return np.asarray(image.convert(mode) if mode else image)
     except UnidentifiedImageError:
-        raise ValueError(f"{path} cannot be read: it is no image that Pillow knows") from None
+        raise InputError(f"{path} cannot be read: it is no image that Pillow knows") from None
     except (OSError, SyntaxError, ValueError) as error:  # a broken PNG raises SyntaxError
-        raise ValueError(f"{path} cannot be read: {first_line(error)}") from None
+        raise InputError(f"{path} cannot be read: {first_line(error)}") from None
 
 
 def polygon_mask(points: Array, shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -114,5 +114,5 @@ def read_table(path: Path, columns: Collection[str]) -> list[dict[str, str]]:
     lacking = [column for column in columns if not rows or column not in rows[0]]
     if lacking:
         found = ", ".join(rows[0]) if rows else "no row"
-        raise ValueError(f"{path} lacks the column {', '.join(lacking)}; it has {found}")
+        raise InputError(f"{path} lacks the column {', '.join(lacking)}; it has {found}")
     return rows

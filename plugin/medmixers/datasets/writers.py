@@ -21,8 +21,9 @@ from PIL import Image
 
 from medmixers.datasets.audit import Volume, check_geometry
 from medmixers.datasets.datalist_format import FILE, PARTS, validation_groups
-from medmixers.datasets.raw_format import FOLDS_FILE
+from medmixers.datasets.raw_format import FOLDS_FILE, region_class_order
 from medmixers.datasets.reading import open_nifti, read_label_file, read_picture
+from medmixers.errors import InputError
 from medmixers.tasks import TaskSpec
 
 Array = NDArray[Any]
@@ -74,17 +75,17 @@ class Writer:
 
     def _add(self, part: str, name: str, group: str | None, classes: Iterable[int]) -> None:
         if name in self._names:
-            raise ValueError(f"two cases would be named {name}; rename one of their files")
+            raise InputError(f"two cases would be named {name}; rename one of their files")
         self._names.add(name)
         self.cases.append(Written(part, name, group or name, frozenset(classes)))
 
     def _check(self) -> None:
         if not any(case.part == "training" for case in self.cases):
-            raise ValueError(f"no case is left to train {self.task.name}")
+            raise InputError(f"no case is left to train {self.task.name}")
         seen: dict[str, str] = {}
         for case in self.cases:
             if seen.setdefault(case.group, case.part) != case.part:
-                raise ValueError(f"group {case.group!r} would lie in {seen[case.group]} and in {case.part}")
+                raise InputError(f"group {case.group!r} would lie in {seen[case.group]} and in {case.part}")
 
     def _class_names(self) -> dict[int, str]:
         return self.task.label_names
@@ -103,7 +104,7 @@ class DatalistWriter(Writer):
     def add_class(self, part: str, name: str, image: Array, label: int, *, group: str | None = None) -> None:
         """One image, (height, width[, 3]) as PNG or (X, Y, Z) as NIfTI of unknown geometry, and its class."""
         if label not in self.task.labels:
-            raise ValueError(f"{name} has class {label}; valid: {', '.join(map(str, self.task.labels))}")
+            raise InputError(f"{name} has class {label}; valid: {', '.join(map(str, self.task.labels))}")
         self._add(part, name, group, [label])
         self._put(part, {"image": self._save("images", name, image), "label": label}, group)
 
@@ -198,7 +199,7 @@ class RawWriter(Writer):
             "labels": self._labels(),
             "numTraining": len(training),
             "file_ending": self._ending,
-            **({"regions_class_order": region_class_order(task.regions)} if task.regions else {}),
+            **({"regions_class_order": region_class_order(list(task.regions.values()))} if task.regions else {}),
             **self.description,
         }
         (self.folder / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
@@ -228,7 +229,7 @@ class RawWriter(Writer):
             for image in images:
                 check_geometry(image, _lazy(open_nifti(image)), path, _lazy(label))
         elif (sizes := {read_picture(file).shape[:2] for file in (path, *images)}) and len(sizes) > 1:
-            raise ValueError(f"{path} has another size than {images[0]}: {sorted(sizes)}")
+            raise InputError(f"{path} has another size than {images[0]}: {sorted(sizes)}")
         task = self.task
         values = read_label_file(path, valid=ids or self.task.file_values)
         if ids is not None:
@@ -239,22 +240,6 @@ class RawWriter(Writer):
         if task.regions is not None:
             return values, {index for index, region in enumerate(task.regions.values()) if held & set(region)}
         return values, held & set(task.labels)
-
-
-def region_class_order(regions: Mapping[str, Sequence[int]]) -> list[int]:
-    """nnU-Net's regions_class_order: the id that each region paints, the next regions painting over it.
-
-    Raises:
-        ValueError: a region adds no id, or several, to those that follow.
-    """
-    order = []
-    names = list(regions)
-    for index, name in enumerate(names):
-        own = set(regions[name]).difference(*(regions[later] for later in names[index + 1 :]))
-        if len(own) != 1:
-            raise ValueError(f"region {name!r} must add one id to the regions after it, got {sorted(own)}")
-        order.append(own.pop())
-    return order
 
 
 def folds_by_group(groups: Mapping[str, str], *, every: int) -> list[dict[str, list[str]]]:
@@ -283,7 +268,7 @@ def last_of_every(names: Iterable[str], every: int) -> set[str]:
     Validation takes the first of every n, so the two rules pick evenly and apart from each other.
     """
     if every == 1 or every < 0:
-        raise ValueError(f"test_every must be 0, or a whole number from 2, got {every!r}")
+        raise InputError(f"test_every must be 0, or a whole number from 2, got {every!r}")
     return set(sorted(set(names))[every - 1 :: every]) if every else set()
 
 

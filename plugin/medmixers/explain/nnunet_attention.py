@@ -19,6 +19,8 @@ from nibabel.orientations import io_orientation, ornt_transform
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from medmixers.checkpoints import read_checkpoint
+from medmixers.errors import InputError, MissingFileError
 from medmixers.explain.token_attention import attention_on_image, record_token_attention
 from medmixers.files import written_whole
 
@@ -64,7 +66,7 @@ def nnunet_token_attention(
     plans, configuration, dataset_json, network = _load_model(model_folder, weights_file)
     channels = len(dataset_json["channel_names"])
     if len(paths) != channels:
-        raise ValueError(f"the model in {model_folder} takes {channels} image files, got {len(paths)}")
+        raise InputError(f"the model in {model_folder} takes {channels} image files, got {len(paths)}")
     _check_images(paths, len(configuration.patch_size))
 
     preprocessor = configuration.preprocessor_class(verbose=False)
@@ -82,12 +84,12 @@ def nnunet_token_attention(
 def _check_paths(paths: list[Path], out: Path | None) -> None:
     for path in [*paths, *([out] if out else [])]:
         if not path.name.endswith((".nii", ".nii.gz")):
-            raise ValueError(f"{path} must be a NIfTI file, .nii or .nii.gz")
+            raise InputError(f"{path} must be a NIfTI file, .nii or .nii.gz")
     for path in paths:
         if not path.is_file():
-            raise FileNotFoundError(f"there is no image {path}")
+            raise MissingFileError(f"there is no image {path}")
         if out is not None and out.resolve() == path.resolve():
-            raise ValueError(f"out must not be the image itself: {out}")
+            raise InputError(f"out must not be the image itself: {out}")
 
 
 def _check_images(paths: list[Path], spatial_dims: int) -> None:
@@ -97,28 +99,28 @@ def _check_images(paths: list[Path], spatial_dims: int) -> None:
         try:
             voxels = np.asanyarray(nib.load(path).dataobj)
         except (ImageFileError, EOFError) as error:
-            raise ValueError(f"{path} cannot be read: {error}") from None
+            raise InputError(f"{path} cannot be read: {error}") from None
         if voxels.ndim != 3 and not (voxels.ndim == 2 and spatial_dims == 2):
-            raise ValueError(f"{path} must be one {spatial_dims}D image without time or channels, got {voxels.shape}")
+            raise InputError(f"{path} must be one {spatial_dims}D image without time or channels, got {voxels.shape}")
         if spatial_dims == 3 and 1 in voxels.shape:
-            raise ValueError(f"{path} is a single slice, shape {voxels.shape}; the model takes 3D images")
+            raise InputError(f"{path} is a single slice, shape {voxels.shape}; the model takes 3D images")
         if not np.isfinite(voxels).all():
-            raise ValueError(f"{path} holds {np.count_nonzero(~np.isfinite(voxels))} values that are NaN or infinite")
+            raise InputError(f"{path} holds {np.count_nonzero(~np.isfinite(voxels))} values that are NaN or infinite")
         shapes.append(voxels.shape)
     if len(set(shapes)) > 1:
-        raise ValueError(f"the channels of a case must have one shape, got {', '.join(map(str, shapes))}")
+        raise InputError(f"the channels of a case must have one shape, got {', '.join(map(str, shapes))}")
 
 
 def _weights_file(model_folder: Path, fold: int | str | None, checkpoint: str) -> Path:
     for name in ("plans.json", "dataset.json"):
         if not (model_folder / name).is_file():
-            raise FileNotFoundError(f"{model_folder} is no trained nnU-Net model: it has no {name}")
+            raise MissingFileError(f"{model_folder} is no trained nnU-Net model: it has no {name}")
     found = sorted(model_folder.glob(f"fold_*/{checkpoint}"))
     wanted = [path for path in found if fold is None or path.parent.name == f"fold_{fold}"]
     if not wanted:
         folds = ", ".join(path.parent.name for path in found) or "none"
         which = "a fold" if fold is None else f"fold_{fold}"
-        raise FileNotFoundError(f"{model_folder} has no {checkpoint} of {which}; folds that have: {folds}")
+        raise MissingFileError(f"{model_folder} has no {checkpoint} of {which}; folds that have: {folds}")
     return wanted[0]
 
 
@@ -130,10 +132,10 @@ def _load_model(
 
     dataset_json = json.loads((model_folder / "dataset.json").read_text())
     plans = PlansManager(json.loads((model_folder / "plans.json").read_text()))
-    saved = torch.load(weights_file, map_location="cpu", weights_only=False)
+    saved = read_checkpoint(weights_file)
     configuration = plans.get_configuration(saved["init_args"]["configuration"])
     if configuration.previous_stage_name is not None:
-        raise ValueError(f"{model_folder} is the second stage of a cascade; attention of those is not supported")
+        raise InputError(f"{model_folder} is the second stage of a cascade; attention of those is not supported")
     network = get_network_from_plans(
         configuration.network_arch_class_name,
         configuration.network_arch_init_kwargs,

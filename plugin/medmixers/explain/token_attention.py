@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medmixers.errors import InputError
 from medmixers.layers.sizes import INTERPOLATIONS, crop, per_axis
 from medmixers.networks.token_unet import TokenPooling
 from medmixers.variants import NETWORKS
@@ -30,7 +31,7 @@ def record_token_attention(network: nn.Module) -> Iterator[list[Tensor]]:
     learners = [module for module in network.modules() if isinstance(module, TokenPooling)]
     if not learners:
         names = ", ".join(sorted(name for name, row in NETWORKS.items() if row.has_tokens))
-        raise ValueError(
+        raise InputError(
             f"{type(network).__name__} has no TokenLearner, so there is no token attention to record; "
             f"networks that have one: {names}"
         )
@@ -68,7 +69,7 @@ def attention_on_image(maps: Tensor, size: Sequence[int], *, stride: int | Seque
     grid = maps.shape[2:]
     steps = per_axis(stride, len(grid), "stride")
     if len(grid) != len(size) or any(c * step < voxels for c, step, voxels in zip(grid, steps, size, strict=True)):
-        raise ValueError(f"maps of grid {tuple(grid)} and stride {stride} do not cover an image of {tuple(size)}")
+        raise InputError(f"maps of grid {tuple(grid)} and stride {stride} do not cover an image of {tuple(size)}")
     relative = maps * grid.numel()
     mode = INTERPOLATIONS[len(grid)]
     return crop(F.interpolate(relative, scale_factor=tuple(map(float, steps)), mode=mode, align_corners=False), size)

@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from medmixers.errors import InputError
+
 
 def checkpoint_blocks(network: nn.Module, classes: Sequence[type[nn.Module]]) -> nn.Module:
     """Let every block of ``network`` recompute its activations in training, and return the network.
@@ -29,7 +31,7 @@ def checkpoint_blocks(network: nn.Module, classes: Sequence[type[nn.Module]]) ->
     blocks = list(_outermost(network, tuple(classes)))
     if not blocks:
         names = ", ".join(sorted(each.__name__ for each in classes)) or "none named"
-        raise ValueError(f"{type(network).__name__} has no blocks to checkpoint: {names}")
+        raise InputError(f"{type(network).__name__} has no blocks to checkpoint: {names}")
     for block in blocks:
         # On the instance, not in a wrapping module, whose name would stand in every key of the state dict.
         block.forward = partial(_checkpointed_forward, block)

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from medmixers.errors import InputError
+
 ConvFactory = Callable[..., Any]  # nn.Conv2d, nn.Conv3d and their transposed forms
 
 CONVS: dict[int, ConvFactory] = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -22,7 +24,7 @@ def is_integer(value: object) -> bool:
 def check_spatial_dims(spatial_dims: int) -> None:
     """Raise ValueError unless ``spatial_dims`` is 2 or 3."""
     if not is_integer(spatial_dims) or spatial_dims not in CONVS:
-        raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims!r}")
+        raise InputError(f"spatial_dims must be 2 or 3, got {spatial_dims!r}")
 
 
 def conv_nd(spatial_dims: int) -> ConvFactory:
@@ -40,7 +42,7 @@ def transposed_conv_nd(spatial_dims: int) -> ConvFactory:
 def check_kernel_size(kernel_size: int) -> int:
     """Return ``kernel_size``; raise ValueError unless it is odd and positive, so that the output keeps its size."""
     if not is_integer(kernel_size) or kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size must be an odd integer >= 1, got {kernel_size!r}")
+        raise InputError(f"kernel_size must be an odd integer >= 1, got {kernel_size!r}")
     return int(kernel_size)
 
 
@@ -48,4 +50,4 @@ def check_positive(**values: int) -> None:
     """Raise ValueError, naming it, for a value that is no integer of at least 1."""
     for name, value in values.items():
         if not is_integer(value) or value < 1:
-            raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+            raise InputError(f"{name} must be an integer >= 1, got {value!r}")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medmixers.errors import InputError
 from medmixers.layers.conv import check_spatial_dims
 
 
@@ -58,7 +59,7 @@ def create_norm(name: str, dim: int, *, spatial_dims: int, bias: bool = True, ep
     elif name == "batch_norm":
         norm = BATCH_NORMS[spatial_dims](dim, eps=1e-5 if eps is None else eps)
     else:
-        raise ValueError(f"unknown norm {name!r}; valid: {', '.join(sorted(NORMS))}")
+        raise InputError(f"unknown norm {name!r}; valid: {', '.join(sorted(NORMS))}")
     if not bias:
         norm.register_parameter("bias", None)
     return norm

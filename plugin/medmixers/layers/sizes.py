@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medmixers.errors import InputError
+
 INTERPOLATIONS = {2: "bilinear", 3: "trilinear"}
 
 
@@ -16,7 +18,7 @@ def check_image(x: Tensor, spatial_dims: int, in_channels: int) -> None:
     """Raise ValueError unless ``x`` is (B, in_channels, *spatial) with ``spatial_dims`` spatial axes."""
     if x.ndim != spatial_dims + 2 or x.shape[1] != in_channels:
         axes = {2: "H, W", 3: "D, H, W"}[spatial_dims]
-        raise ValueError(
+        raise InputError(
             f"expected an image of shape (B, {in_channels}, {axes}): {spatial_dims} spatial dimensions, "
             f"{in_channels} channel(s); got shape {tuple(x.shape)}"
         )
@@ -25,7 +27,7 @@ def check_image(x: Tensor, spatial_dims: int, in_channels: int) -> None:
 def check_feature_size(x: Tensor, feature_size: Sequence[int], owner: str) -> None:
     """Raise ValueError unless the spatial size of ``x`` is the one that ``owner`` was built for."""
     if tuple(x.shape[2:]) != tuple(feature_size):
-        raise ValueError(
+        raise InputError(
             f"{owner} was built for feature size {tuple(feature_size)}, got {tuple(x.shape[2:])}; "
             "build the network with the input_size of your images"
         )
@@ -40,7 +42,7 @@ def per_axis(value: int | Sequence[int], spatial_dims: int, name: str) -> tuple[
     """``value`` for every spatial axis, or its entries, one an axis. Raises ValueError unless all are integers >= 1."""
     values = (value,) * spatial_dims if isinstance(value, int) else tuple(value)
     if len(values) != spatial_dims or not all(isinstance(v, Integral) and v >= 1 for v in values):
-        raise ValueError(f"{name} must be an integer >= 1, or one an axis ({spatial_dims}), got {value!r}")
+        raise InputError(f"{name} must be an integer >= 1, or one an axis ({spatial_dims}), got {value!r}")
     return tuple(map(int, values))
 
 
@@ -48,7 +50,7 @@ def halvings(value: int | Sequence[int], spatial_dims: int) -> tuple[int, ...]:
     """A stride of each axis; ValueError unless each is 1 or 2: kernels of 3 would skip voxels at larger ones."""
     strides = per_axis(value, spatial_dims, "stride")
     if max(strides) > 2:
-        raise ValueError(f"a stride behind the first level must be 1 or 2 on each axis, got {value!r}")
+        raise InputError(f"a stride behind the first level must be 1 or 2 on each axis, got {value!r}")
     return strides
 
 
@@ -58,7 +60,7 @@ def level_strides(
     """Strides an axis of each level behind the first: ``value`` for all, or its entries, one a level."""
     values: list[int | Sequence[int]] = [value] * levels if isinstance(value, int) else list(value)
     if len(values) != levels:
-        raise ValueError(f"{name} must be 1, 2 or {levels} strides, one a level behind the first; got {value!r}")
+        raise InputError(f"{name} must be 1, 2 or {levels} strides, one a level behind the first; got {value!r}")
     return [halvings(entry, spatial_dims) for entry in values]
 
 

@@ -15,33 +15,48 @@ class MixerRow(NamedTuple):
         target: dotted path of its class.
         summary: what it does, in one line.
         pairwise: whether it relates all pairs of positions: its cost grows with positions squared.
-        size_bound: whether it is built for one image size.
+        size_bound: whether it is built for one image size, and takes it as ``feature_size``.
+        takes_position: whether it can have a positional embedding, and then takes ``feature_size``.
     """
 
     target: str
     summary: str
     pairwise: bool = False
     size_bound: bool = False
+    takes_position: bool = False
 
 
-TOKEN_MIXERS: Registry[MixerRow] = Registry("token mixer")
-for _name, _path, _summary in (
-    ("identity", "identity.Identity", "no mixing"),
-    ("pooling", "pooling.Pooling", "local average minus the input"),
-    ("conv", "conv.Conv", "convolution across all channels"),
-    ("grouped_conv", "grouped_conv.GroupedConv", "depthwise convolution"),
-    ("local_attention", "local_attention.LocalAttention", "self-attention within a neighbourhood"),
-    ("global_attention", "global_attention.GlobalAttention", "self-attention over all positions"),
-    ("random_mixing", "random_mixing.RandomMixing", "frozen random matrix over all positions, one image size"),
-    ("sep_conv", "sep_conv.SepConv", "inverted separable convolution of ConvFormer"),
-    ("spatial_fc", "spatial_fc.SpatialFC", "learned matrix over all positions, one image size"),
-):
-    TOKEN_MIXERS.register(
-        _name,
-        MixerRow(
-            f"medmixers.mixers.{_path}",
-            _summary,
-            pairwise=_name in ("global_attention", "random_mixing", "spatial_fc"),
-            size_bound=_name in ("random_mixing", "spatial_fc"),
-        ),
-    )
+TOKEN_MIXERS: Registry[MixerRow] = Registry("token mixer", listing="medmixers list mixers")
+
+
+def _row(name: str, target: str, summary: str, **flags: bool) -> None:
+    TOKEN_MIXERS.register(name, MixerRow(f"medmixers.mixers.{target}", summary, **flags))
+
+
+_row("identity", "identity.Identity", "no mixing")
+_row("pooling", "pooling.Pooling", "local average minus the input")
+_row("conv", "conv.Conv", "convolution across all channels")
+_row("grouped_conv", "grouped_conv.GroupedConv", "depthwise convolution")
+_row("local_attention", "local_attention.LocalAttention", "self-attention within a neighbourhood")
+_row(
+    "global_attention",
+    "global_attention.GlobalAttention",
+    "self-attention over all positions",
+    pairwise=True,
+    takes_position=True,
+)
+_row(
+    "random_mixing",
+    "random_mixing.RandomMixing",
+    "frozen random matrix over all positions, one image size",
+    pairwise=True,
+    size_bound=True,
+)
+_row("sep_conv", "sep_conv.SepConv", "inverted separable convolution of ConvFormer")
+_row(
+    "spatial_fc",
+    "spatial_fc.SpatialFC",
+    "learned matrix over all positions, one image size",
+    pairwise=True,
+    size_bound=True,
+)

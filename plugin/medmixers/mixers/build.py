@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from medmixers.factory import check_options, locate, option_names
 from medmixers.mixers import TOKEN_MIXERS
+from medmixers.registry import check_options, locate, option_names
 
 
 def mixer_option_names(name: str) -> list[str]:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medmixers.errors import InputError
 from medmixers.layers.conv import check_spatial_dims
 from medmixers.layers.sizes import check_feature_size
 
@@ -11,7 +12,7 @@ from medmixers.layers.sizes import check_feature_size
 def head_count(dim: int, head_dim: int) -> int:
     """Heads of ``head_dim`` channels in ``dim``. Raises ValueError if they do not fit."""
     if head_dim < 1 or dim % head_dim:
-        raise ValueError(f"dim must be divisible by head_dim, got {dim=}, {head_dim=}")
+        raise InputError(f"dim must be divisible by head_dim, got {dim=}, {head_dim=}")
     return dim // head_dim
 
 

@@ -1,7 +1,7 @@
 from torch import Tensor, nn
 
+from medmixers.kernels.depthwise import depthwise_conv
 from medmixers.layers.conv import check_kernel_size, conv_nd
-from medmixers.layers.depthwise import depthwise_conv
 
 
 class GroupedConv(nn.Module):

@@ -3,11 +3,12 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from medmixers.errors import InputError
+from medmixers.kernels.flex_attention import flex_attention_by_tiles
+from medmixers.kernels.tile_attention import Tiling, tile_attention
 from medmixers.layers.conv import check_kernel_size, check_spatial_dims
 from medmixers.layers.sizes import has_known_size
-from medmixers.mixers.flex_tiles import flex_attention_by_tiles
 from medmixers.mixers.global_attention import full_attention, head_count
-from medmixers.mixers.tiles import Tiling, tile_attention
 
 BACKENDS = ("auto", "tiles", "flex")
 TILE_SIZE = 4  # edge of a query tile in voxels: the fastest measured on a CPU, in 2D and 3D
@@ -45,7 +46,7 @@ class LocalAttention(nn.Module):
         super().__init__()
         check_spatial_dims(spatial_dims)
         if backend not in BACKENDS:
-            raise ValueError(f"backend must be one of {BACKENDS}, got {backend!r}")
+            raise InputError(f"backend must be one of {BACKENDS}, got {backend!r}")
         self.backend = backend
         self.kernel_size = check_kernel_size(kernel_size)
         self.tile_size = TILE_SIZE

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medmixers.kernels.eager import is_eager
 from medmixers.layers.conv import check_kernel_size, check_spatial_dims
-from medmixers.layers.cpu import is_eager
 
 CACHED_NUMBERS = 2**18  # that one core pools at a time, 1 MiB in float32: the fastest measured of 2^14 to 2^30
 

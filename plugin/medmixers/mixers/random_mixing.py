@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medmixers.kernels.eager import is_eager_on_cpu
 from medmixers.layers.conv import check_spatial_dims
-from medmixers.layers.cpu import is_eager_on_cpu
 from medmixers.layers.sizes import check_feature_size
 
 STORED_TOKENS = 8192  # largest map whose matrix is stored by default: 256 MiB

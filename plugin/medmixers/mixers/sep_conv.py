@@ -1,8 +1,8 @@
 from torch import Tensor, nn
 
+from medmixers.kernels.depthwise import depthwise_conv
 from medmixers.layers.activations import ACTIVATIONS
 from medmixers.layers.conv import check_kernel_size, conv_nd
-from medmixers.layers.depthwise import depthwise_conv
 
 
 class SepConv(nn.Module):

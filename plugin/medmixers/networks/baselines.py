@@ -13,6 +13,7 @@ from monai.networks.nets.swin_unetr import SwinUNETR
 from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 
+from medmixers.errors import InputError
 from medmixers.layers.conv import check_kernel_size, conv_nd
 from medmixers.layers.sizes import INTERPOLATIONS, check_image, crop, pad_for_instance_norm
 
@@ -151,5 +152,5 @@ def study_resnet18(spatial_dims: int, in_channels: int, out_channels: int, *, ke
 
 def _units(table: dict[int, int], kernel_size: int) -> int:
     if kernel_size not in table:
-        raise ValueError(f"kernel_size must be one of {', '.join(map(str, table))}, got {kernel_size!r}")
+        raise InputError(f"kernel_size must be one of {', '.join(map(str, table))}, got {kernel_size!r}")
     return table[kernel_size]

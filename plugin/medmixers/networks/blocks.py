@@ -9,6 +9,7 @@ from numbers import Real
 from monai.networks.layers.drop_path import DropPath
 from torch import Tensor, nn
 
+from medmixers.errors import InputError
 from medmixers.layers.activations import ACTIVATIONS
 from medmixers.layers.conv import conv_nd
 from medmixers.layers.norms import create_norm
@@ -23,7 +24,7 @@ class ChannelMLP(nn.Sequential):
 
     def __init__(self, dim: int, *, spatial_dims: int, ratio: float, activation: str, bias: bool) -> None:
         if not isinstance(ratio, Real) or not 1 <= ratio * dim < inf:  # written so that a NaN fails
-            raise ValueError(f"mlp_ratio must be a number >= 1 / dim, got {ratio!r} at {dim=}")
+            raise InputError(f"mlp_ratio must be a number >= 1 / dim, got {ratio!r} at {dim=}")
         conv, width = conv_nd(spatial_dims), int(ratio * dim)
         super().__init__()
         self.fc1 = conv(dim, width, 1, bias=bias)
@@ -149,7 +150,7 @@ class ConvolutionalStem(nn.Sequential):
     def __init__(self, in_channels: int, dim: int, *, spatial_dims: int, stride: int) -> None:
         steps = stride.bit_length() - 1
         if stride != 2**steps or steps < 1 or dim % 2 ** (steps - 1):
-            raise ValueError(
+            raise InputError(
                 "a convolutional stem needs a stride that is a power of 2 and dim a multiple of stride / 2, "
                 f"got {stride=}, {dim=}"
             )
@@ -172,6 +173,6 @@ def create_stem(
         return conv_nd(spatial_dims)(in_channels, dim, strides, stride=strides)
     if name == "convolutional":
         if len(set(strides)) > 1:
-            raise ValueError(f"a convolutional stem has one stride for all axes, got {stride!r}")
+            raise InputError(f"a convolutional stem has one stride for all axes, got {stride!r}")
         return ConvolutionalStem(in_channels, dim, spatial_dims=spatial_dims, stride=strides[0])
-    raise ValueError(f"stem must be one of {STEMS}, got {name!r}")
+    raise InputError(f"stem must be one of {STEMS}, got {name!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from medmixers.errors import InputError
 from medmixers.layers.activations import SquaredReLU
 from medmixers.layers.norms import ChannelLayerNorm, create_norm
 from medmixers.networks.metaformer import MetaFormerEncoder
@@ -57,11 +58,11 @@ class MetaFormerClassifier(nn.Module):
     ) -> None:
         super().__init__()
         if head_order not in HEAD_ORDERS:
-            raise ValueError(f"head_order must be one of {HEAD_ORDERS}, got {head_order!r}")
+            raise InputError(f"head_order must be one of {HEAD_ORDERS}, got {head_order!r}")
         if head not in HEADS:
-            raise ValueError(f"head must be one of {HEADS}, got {head!r}")
+            raise InputError(f"head must be one of {HEADS}, got {head!r}")
         if head == "linear" and dropout:
-            raise ValueError(f"dropout belongs to head='mlp', got {head=}, {dropout=}")
+            raise InputError(f"dropout belongs to head='mlp', got {head=}, {dropout=}")
         dim = encoder.dims[-1]
         self.encoder = encoder
         self.pool_first = head_order == "pool_norm"

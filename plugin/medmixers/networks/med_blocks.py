@@ -8,6 +8,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from medmixers.errors import InputError
 from medmixers.layers.conv import check_kernel_size, conv_nd
 from medmixers.layers.norms import ChannelLayerNorm, create_norm
 from medmixers.layers.sizes import resize
@@ -60,7 +61,7 @@ class SEM(nn.Module):
         super().__init__()
         conv = conv_nd(spatial_dims)
         if len(feature_size) != spatial_dims:
-            raise ValueError(f"feature_size must have {spatial_dims} values, got {tuple(feature_size)}")
+            raise InputError(f"feature_size must have {spatial_dims} values, got {tuple(feature_size)}")
         self.left, self.right, self.out = (conv(dim, dim, 1, bias=False) for _ in range(3))
         self.near, self.far = (
             nn.ModuleList(_strip(dim, spatial_dims, axis, check_kernel_size(k)) for axis in range(spatial_dims))

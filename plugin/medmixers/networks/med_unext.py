@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from medmixers.errors import InputError
 from medmixers.layers.conv import conv_nd, transposed_conv_nd
 from medmixers.layers.sizes import check_image, crop, pad_to_multiple, resize
 from medmixers.networks.deep_supervision import at_scales, segmentation_layers
@@ -94,7 +95,7 @@ class MedUNeXt(nn.Module):
         super().__init__()
         conv = conv_nd(spatial_dims)
         if len(channels) != 5 or channels[3] != channels[4]:
-            raise ValueError(f"channels must be five levels, the last two equal; got {tuple(channels)}")
+            raise InputError(f"channels must be five levels, the last two equal; got {tuple(channels)}")
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
         image = input_size or ({2: 512, 3: 128}[spatial_dims],) * spatial_dims
         padded = [-(-axis // STRIDE) * STRIDE for axis in image]

@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from medmixers.errors import InputError
 from medmixers.layers.conv import check_positive, check_spatial_dims, is_integer
 from medmixers.layers.norms import create_norm
 from medmixers.layers.sizes import check_image, level_strides, pad_to_multiple, per_axis
+from medmixers.mixers import TOKEN_MIXERS
 from medmixers.mixers.build import create_mixer, mixer_option_names
 from medmixers.networks.blocks import Downsampling, MetaFormerBlock, MetaFormerStage, create_stem
 
@@ -96,8 +98,9 @@ class MetaFormerEncoder(nn.Module):
         mixers: list[str] = per_stage(mixer, stages, "mixer")
         norms: list[str] = per_stage(norm, stages, "norm")
         embeddings: list[bool] = per_stage(positional_embedding, stages, "positional_embedding")
-        if any(embeddings) and "global_attention" not in mixers:
-            raise ValueError(f"positional_embedding belongs to token mixer global_attention, got {', '.join(mixers)}")
+        if any(embeddings) and not any(TOKEN_MIXERS[name].takes_position for name in mixers):
+            valid = ", ".join(name for name, row in TOKEN_MIXERS.items() if row.takes_position)
+            raise InputError(f"positional_embedding belongs to token mixer {valid}, got {', '.join(mixers)}")
         layer_scales = per_stage(layer_scale_init, stages, "layer_scale_init")
         res_scales = per_stage(res_scale_init, stages, "res_scale_init")
         options = stage_mixer_options(mixers, kernel_size, mixer_options or {})
@@ -174,9 +177,9 @@ class MetaFormerEncoder(nn.Module):
 def check_stages(depths: Sequence[int], dims: Sequence[int]) -> None:
     """Raise ValueError unless there is one entry a stage in each, blocks somewhere and channels everywhere."""
     if not (isinstance(depths, Sequence) and isinstance(dims, Sequence) and 0 < len(dims) == len(depths)):
-        raise ValueError(f"depths and dims must have one entry a stage each, got {depths=}, {dims=}")
+        raise InputError(f"depths and dims must have one entry a stage each, got {depths=}, {dims=}")
     if not all(is_integer(depth) and depth >= 0 for depth in depths) or not any(depths):
-        raise ValueError(f"depths must be integers >= 0, not all of them 0, got {depths!r}")
+        raise InputError(f"depths must be integers >= 0, not all of them 0, got {depths!r}")
     check_positive(**{f"dims[{i}]": dim for i, dim in enumerate(dims)})
 
 
@@ -185,7 +188,7 @@ def per_stage(value: Any, stages: int, name: str) -> list[Any]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         return [value] * stages
     if len(value) != stages:
-        raise ValueError(f"{name} must be one value or {stages}, one a stage; got {list(value)!r}")
+        raise InputError(f"{name} must be one value or {stages}, one a stage; got {list(value)!r}")
     return list(value)
 
 
@@ -200,7 +203,7 @@ def stage_mixer_options(
     if unused:
         listed = ", ".join(sorted(set().union(*valid))) or "none"
         names = ", ".join(dict.fromkeys(mixers))
-        raise ValueError(f"token mixer {names} has no option {', '.join(unused)}; valid: {listed}")
+        raise InputError(f"token mixer {names} has no option {', '.join(unused)}; valid: {listed}")
     return [{key: value for key, value in options.items() if key in names} for names in valid]
 
 
@@ -211,7 +214,7 @@ def stage_sizes(input_size: Sequence[int], strides: Sequence[Sequence[int]]) -> 
     """
     size = tuple(input_size) if isinstance(input_size, Iterable) else ()
     if len(size) != len(strides[0]) or not all(is_integer(length) and length >= 1 for length in size):
-        raise ValueError(f"input_size must be {len(strides[0])} positive integers, got {input_size!r}")
+        raise InputError(f"input_size must be {len(strides[0])} positive integers, got {input_size!r}")
     sizes = []
     for stride in strides:
         size = tuple(-(-length // step) for length, step in zip(size, stride, strict=True))
@@ -221,20 +224,20 @@ def stage_sizes(input_size: Sequence[int], strides: Sequence[Sequence[int]]) -> 
 
 def size_option(mixer: str, size: tuple[int, ...] | None, positional_embedding: bool) -> dict[str, Any]:
     """``feature_size`` for a mixer that needs it, nothing for the others. Raises ValueError if it is unknown."""
-    wanted = positional_embedding if mixer == "global_attention" else True
-    if not wanted or "feature_size" not in mixer_option_names(mixer):
+    row = TOKEN_MIXERS[mixer]
+    if not (row.size_bound or (row.takes_position and positional_embedding)):
         return {}
     if size is None:
-        raise ValueError(f"token mixer {mixer!r} is bound to one image size here: give input_size in voxels")
+        raise InputError(f"token mixer {mixer!r} is bound to one image size here: give input_size in voxels")
     return {"feature_size": size}
 
 
 def drop_path_rates(rate: float, depths: Sequence[int], schedule: str) -> list[list[float]]:
     """Stochastic-depth rate of every block, a list a stage."""
     if schedule not in DROP_PATH_SCHEDULES:
-        raise ValueError(f"drop_path_schedule must be one of {DROP_PATH_SCHEDULES}, got {schedule!r}")
+        raise InputError(f"drop_path_schedule must be one of {DROP_PATH_SCHEDULES}, got {schedule!r}")
     if not 0 <= rate < 1:
-        raise ValueError(f"drop_path_rate must be in [0, 1), got {rate!r}")
+        raise InputError(f"drop_path_rate must be in [0, 1), got {rate!r}")
     last = max(sum(depths) - 1, 1)
     rates = iter(rate * block / last if schedule == "ramp" else rate for block in range(sum(depths)))
     return [[next(rates) for _ in range(depth)] for depth in depths]

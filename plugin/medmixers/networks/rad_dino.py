@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from medmixers.files import first_line
+from medmixers.errors import InputError, MissingPackageError, first_line
 from medmixers.layers.sizes import check_image, crop, resize
 from medmixers.networks.segformer import SegFormerDecoder
 
@@ -33,7 +33,7 @@ def load_encoder(source: str) -> nn.Module:
     try:
         from transformers import AutoModel
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             f"transformers is needed to load {source!r}: pip install 'medmixers[rad_dino]', or give a module as encoder"
         ) from error
     device = torch.get_default_device()
@@ -68,14 +68,14 @@ class FrozenViT(nn.Module):
     def __init__(self, spatial_dims: int, in_channels: int, *, encoder: nn.Module | str) -> None:
         super().__init__()
         if spatial_dims != 2:
-            raise ValueError(f"RAD-DINO takes 2D images: spatial_dims must be 2, got {spatial_dims!r}")
+            raise InputError(f"RAD-DINO takes 2D images: spatial_dims must be 2, got {spatial_dims!r}")
         if in_channels not in (1, 3):
-            raise ValueError(f"RAD-DINO takes grey or RGB images: in_channels must be 1 or 3, got {in_channels!r}")
+            raise InputError(f"RAD-DINO takes grey or RGB images: in_channels must be 1 or 3, got {in_channels!r}")
         vit: Any = load_encoder(encoder) if isinstance(encoder, str) else encoder
         config: Any = getattr(vit, "config", None)
         needed = ("hidden_size", "image_size", "patch_size", "num_hidden_layers")
         if not hasattr(vit, "layernorm") or not all(isinstance(getattr(config, name, None), int) for name in needed):
-            raise ValueError(
+            raise InputError(
                 f"encoder must have a layernorm and a config with the integers {', '.join(needed)}, as transformers' "
                 f"Dinov2Model; got {type(vit).__name__}"
             )
@@ -184,7 +184,7 @@ class RadDinoSegFormer(FrozenViT):
     ) -> None:
         super().__init__(spatial_dims, in_channels, encoder=encoder)
         if (layers := self.encoder.config.num_hidden_layers) < DECODED_LAYERS:
-            raise ValueError(f"encoder must have at least {DECODED_LAYERS} layers, got {layers}")
+            raise InputError(f"encoder must have at least {DECODED_LAYERS} layers, got {layers}")
         self.decoder = SegFormerDecoder(
             (self.dim,) * DECODED_LAYERS, out_channels, spatial_dims=spatial_dims, channels=decoder_channels
         )

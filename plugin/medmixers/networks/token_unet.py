@@ -10,10 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medmixers.layers.conv import check_positive, check_spatial_dims, conv_nd, transposed_conv_nd
-from medmixers.layers.cpu import is_eager
-from medmixers.layers.sizes import INTERPOLATIONS, check_image, crop, halvings, level_strides, pad_for_instance_norm
-from medmixers.layers.slabs import (
+from medmixers.errors import InputError
+from medmixers.kernels.eager import is_eager
+from medmixers.kernels.slabs import (
     Where,
     affine_,
     as_rows,
@@ -26,6 +25,8 @@ from medmixers.layers.slabs import (
     runs_in_slabs,
     shortcut_slabs,
 )
+from medmixers.layers.conv import check_positive, check_spatial_dims, conv_nd, transposed_conv_nd
+from medmixers.layers.sizes import INTERPOLATIONS, check_image, crop, halvings, level_strides, pad_for_instance_norm
 from medmixers.networks.deep_supervision import at_scales, segmentation_layers
 
 AVG_POOLS = {2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -47,7 +48,7 @@ def resampled_shortcut(x: Tensor, project: nn.Module, resample: str, stride: Seq
 def check_resample(resample: str) -> None:
     """Raise ValueError for a name that is not in ``RESAMPLINGS``."""
     if resample not in RESAMPLINGS:
-        raise ValueError(f"resample must be one of {RESAMPLINGS}, got {resample!r}")
+        raise InputError(f"resample must be one of {RESAMPLINGS}, got {resample!r}")
 
 
 class ResBlock(nn.Module):
@@ -99,7 +100,7 @@ class ResBlock(nn.Module):
         return y if skip is None else y + skip
 
     def in_slabs(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
-        """The same without gradients, faster on a CPU (:mod:`medmixers.layers.slabs`); channels-last."""
+        """The same without gradients, faster on a CPU (:mod:`medmixers.kernels.slabs`); channels-last."""
         rows = as_rows(x)
         shortcut = shortcut_slabs(rows, self.shortcut, self.resample, self.stride)
         out = as_rows(self.conv(rows.movedim(-1, 1)))
@@ -304,7 +305,7 @@ class TokenUNet(nn.Module):
         super().__init__()
         check_spatial_dims(spatial_dims)
         if len(channels) < 2 or min(num_tokens, transformer_layers) < 0:
-            raise ValueError(
+            raise InputError(
                 "at least 2 levels, 0 tokens and 0 layers are needed, "
                 f"got {tuple(channels)=}, {num_tokens=}, {transformer_layers=}"
             )
@@ -315,9 +316,9 @@ class TokenUNet(nn.Module):
             token_mlp_channels=token_mlp_channels, transformer_heads=transformer_heads, head_channels=head_channels,
         )  # fmt: skip
         if (transformer_layers or token_dim) and not num_tokens:
-            raise ValueError(f"no tokens to process: {num_tokens=}, {transformer_layers=}, {token_dim=}")
+            raise InputError(f"no tokens to process: {num_tokens=}, {transformer_layers=}, {token_dim=}")
         if transformer_layers and token_width % transformer_heads:
-            raise ValueError(f"tokens of width {token_width} cannot be split into {transformer_heads=}")
+            raise InputError(f"tokens of width {token_width} cannot be split into {transformer_heads=}")
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
         steps = level_strides(strides, len(channels) - 1, spatial_dims, "strides")
         self.stride = tuple(map(prod, zip(*steps, strict=True)))

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medmixers.layers.conv import check_positive, conv_nd, transposed_conv_nd
-from medmixers.layers.sizes import check_image, crop, pad_for_instance_norm
-from medmixers.layers.slabs import (
+from medmixers.errors import InputError
+from medmixers.kernels.slabs import (
     as_rows,
     change_slabs,
     described,
@@ -25,6 +24,8 @@ from medmixers.layers.slabs import (
     runs_in_slabs,
     shortcut_slabs,
 )
+from medmixers.layers.conv import check_positive, conv_nd, transposed_conv_nd
+from medmixers.layers.sizes import check_image, crop, pad_for_instance_norm
 from medmixers.networks.token_unet import (
     INSTANCE_NORMS,
     TokenPooling,
@@ -110,7 +111,7 @@ class GatedBlock(nn.Module):
         return self.gate(resampled_shortcut(x, self.shortcut, self.resample, (2,) * (x.ndim - 2)), self.branch(x))
 
     def in_slabs(self, x: Tensor) -> Tensor:
-        """The same without gradients, faster on a CPU (:mod:`medmixers.layers.slabs`); channels-last."""
+        """The same without gradients, faster on a CPU (:mod:`medmixers.kernels.slabs`); channels-last."""
         layers: list[Any] = list(self.branch)
         outer, expand, act, inner, project = layers
         rows = as_rows(x)
@@ -259,15 +260,15 @@ class TokenUNetReleased(nn.Module):
     ) -> None:
         super().__init__()
         if len(channels) < 2 or num_tokens < 0:
-            raise ValueError(f"at least 2 levels and 0 tokens are needed, got {tuple(channels)=}, {num_tokens=}")
+            raise InputError(f"at least 2 levels and 0 tokens are needed, got {tuple(channels)=}, {num_tokens=}")
         if token_processor not in TOKEN_PROCESSORS:
-            raise ValueError(f"token_processor must be one of {TOKEN_PROCESSORS}, got {token_processor!r}")
+            raise InputError(f"token_processor must be one of {TOKEN_PROCESSORS}, got {token_processor!r}")
         if token_processor != "none" and not num_tokens:
-            raise ValueError(f"no tokens to process: {num_tokens=}, {token_processor=}")
+            raise InputError(f"no tokens to process: {num_tokens=}, {token_processor=}")
         check_positive(processor_layers=processor_layers, attention_heads=attention_heads)
         conv, width = conv_nd(spatial_dims), channels[-1]
         if token_processor == "attention" and width % attention_heads:
-            raise ValueError(f"tokens of width {width} cannot be split into {attention_heads=}")
+            raise InputError(f"tokens of width {width} cannot be split into {attention_heads=}")
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
         self.stride = 2 ** (len(channels) - 1)
 

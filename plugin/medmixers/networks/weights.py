@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medmixers.files import first_line
+from medmixers.checkpoints import read_checkpoint
+from medmixers.errors import InputError, MissingFileError, first_line
 from medmixers.networks.metaformer import MetaFormerEncoder
 from medmixers.variants import NETWORKS
 
@@ -92,11 +93,11 @@ def load_weights(
     """
     own = network.state_dict()
     if not isinstance(getattr(network, "encoder", None), MetaFormerEncoder):
-        raise ValueError(f"{type(network).__name__} takes no weights from elsewhere; valid: {_families()}")
-    theirs = read_checkpoint(source)
+        raise InputError(f"{type(network).__name__} takes no weights from elsewhere; valid: {_families()}")
+    theirs = read_source(source)
     state = _rename(theirs)
     if not any(key.startswith("encoder.") for key in own.keys() & state.keys()):
-        raise ValueError(
+        raise InputError(
             f"the checkpoint is of another kind of network: none of its {len(theirs)} names, {min(theirs)!r} for "
             "example, is in the encoder; valid: a MetaFormer's, timm's, of the original authors or of this package"
         )
@@ -146,10 +147,10 @@ def _check_misfits(misfits: Mapping[str, str], *, warm_start: bool) -> None:
     if wrong:
         first = min(others or wrong)
         hint = "" if others else "; warm_start=True allows other token mixers"
-        raise ValueError(f"{len(wrong)} keys do not fit, the first: {first} {misfits[first]}{hint}")
+        raise InputError(f"{len(wrong)} keys do not fit, the first: {first} {misfits[first]}{hint}")
 
 
-def read_checkpoint(source: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
+def read_source(source: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict behind ``source``, as of :func:`load_weights`, with its own keys but for DDP's and compile's.
 
     Raises:
@@ -162,30 +163,20 @@ def read_checkpoint(source: str | Path | Mapping[str, Tensor]) -> dict[str, Tens
         return _download_from_timm(_timm_name(str(source)))
     path = Path(source)
     if not path.is_file():
-        raise FileNotFoundError(f"no weights file {str(source)!r}; valid: a file, or 'timm:NAME' to download")
+        raise MissingFileError(f"no weights file {str(source)!r}; valid: a file, or 'timm:NAME' to download")
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle may raise anything
-        raise ValueError(f"{str(path)!r} cannot be read as weights: {_unread(error)}; {VALID_CONTENT}") from error
+        saved = read_checkpoint(path)
+    except InputError as error:
+        raise InputError(f"{error}; {VALID_CONTENT}") from error
     return _state_dict(saved, repr(str(path)))
 
 
 def check_source(source: str) -> None:
-    """Raise what :func:`read_checkpoint` would, but download nothing."""
+    """Raise what :func:`read_source` would, but download nothing."""
     if source.startswith(TIMM_PREFIX):
         _timm_name(source)
     else:
-        read_checkpoint(source)
-
-
-def _unread(error: Exception) -> str:
-    """Why torch could not read a file, without its advice to run the code that the file may hold."""
-    refused = re.search(r"GLOBAL (\S+)", str(error))
-    if refused:
-        return f"it holds an object of {refused[1]}"
-    if isinstance(error, RuntimeError | OSError):  # of torch's reader of archives, or of the system
-        return first_line(error).split(". ")[0]
-    return "torch.save did not write it, or it is damaged"
+        read_source(source)
 
 
 def _state_dict(saved: Any, where: str) -> dict[str, Tensor]:
@@ -198,7 +189,7 @@ def _state_dict(saved: Any, where: str) -> dict[str, Tensor]:
     if isinstance(saved, Mapping):
         keys = [repr(key) for key in saved]
         found = f"the keys {', '.join(keys[:5])}{' ...' if len(keys) > 5 else ''}" if keys else "nothing"
-    raise ValueError(f"{where} holds {found}, no state dict; {VALID_CONTENT}")
+    raise InputError(f"{where} holds {found}, no state dict; {VALID_CONTENT}")
 
 
 def _timm_name(source: str) -> str:
@@ -207,7 +198,7 @@ def _timm_name(source: str) -> str:
 
     name = source.removeprefix(TIMM_PREFIX)
     if not timm.is_model(name.partition(".")[0]):
-        raise ValueError(f"timm has no model {name!r}; valid are timm's poolformer, convformer and caformer models")
+        raise InputError(f"timm has no model {name!r}; valid are timm's poolformer, convformer and caformer models")
     return name
 
 

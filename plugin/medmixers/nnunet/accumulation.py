@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medmixers.errors import InputError
+
 
 class AccumulatingSGD(torch.optim.SGD):
     """SGD that updates on every ``accumulate``-th call of ``step``, with the mean of the gradients of these calls.
@@ -24,7 +26,7 @@ class AccumulatingSGD(torch.optim.SGD):
 
     def __init__(self, parameters: Any, *, accumulate: int, **options: Any) -> None:
         if accumulate < 1:
-            raise ValueError(f"accumulate must be at least 1, got {accumulate}")
+            raise InputError(f"accumulate must be at least 1, got {accumulate}")
         super().__init__(parameters, **options)
         self.accumulate, self.calls = accumulate, 0
         self.sums: dict[Tensor, Tensor] = {}

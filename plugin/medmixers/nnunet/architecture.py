@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from medmixers.factory import create_network, locate, needs_input_size, option_names
+from medmixers.errors import InputError
+from medmixers.factory import create_network, needs_input_size
 from medmixers.mixers import TOKEN_MIXERS
 from medmixers.nnunet.strides import fitted_patch_size, planned_strides, stride_options
+from medmixers.registry import locate, option_names
 from medmixers.variants import NETWORKS
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ def create_network_from_plans(
     """
     check_segmentation(name)
     if deep_supervision and strides is None:
-        raise ValueError(f"deep supervision of network {name!r} needs strides in the plans' arch_kwargs, got none")
+        raise InputError(f"deep supervision of network {name!r} needs strides in the plans' arch_kwargs, got none")
     options = {key: _tuples(value) for key, value in options.items()}
     if strides is not None:
         options.update(stride_options(name, strides, options))
@@ -113,7 +115,7 @@ def check_segmentation(name: str) -> None:
     """Raise ValueError, naming the valid ones, unless ``name`` is a segmentation network."""
     if NETWORKS[name].task != "segmentation":
         valid = ", ".join(sorted(key for key, row in NETWORKS.items() if row.task == "segmentation"))
-        raise ValueError(f"network {name!r} is no segmentation network; valid: {valid}")
+        raise InputError(f"network {name!r} is no segmentation network; valid: {valid}")
 
 
 def network_option_names(name: str) -> list[str]:

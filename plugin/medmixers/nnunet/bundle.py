@@ -1,7 +1,7 @@
 """``medmixers nnunet to_bundle``: a MONAI Bundle of a trained nnU-Net model, ours or a stock one.
 
 The bundle predicts what ``nnUNetv2_predict`` does because nnU-Net's own functions run in it
-(:mod:`medmixers.nnunet.inference`); it cannot train.
+(:mod:`medmixers.bundle_runtime.nnunet_inference`); it cannot train.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medmixers.bundling.catalog import MONAI_VERSION, NUMPY_VERSION, PACKAGE_VERSIONS, PYTORCH_VERSION
-from medmixers.bundling.configs import (
+from medmixers.bundles.catalog import MONAI_VERSION, NUMPY_VERSION, PACKAGE_VERSIONS, PYTORCH_VERSION
+from medmixers.bundles.render.metadata import SCHEMA
+from medmixers.bundles.render.parts import (
     CUDNN,
     EVALUATOR,
     IMAGES,
@@ -28,11 +29,11 @@ from medmixers.bundling.configs import (
     ours,
     weights_loader,
 )
-from medmixers.bundling.metadata import SCHEMA
-from medmixers.files import one_line, written_whole
+from medmixers.errors import ExistingFileError, InputError, MissingFileError, joined_lines
+from medmixers.files import written_whole
 from medmixers.nnunet.trained import TrainedModel, external_trainers, load_checkpoint, read_trained_model
 
-INFERENCE = "medmixers.nnunet.inference"
+INFERENCE = "medmixers.bundle_runtime.nnunet_inference"
 README = """\
 # {title}
 
@@ -42,8 +43,9 @@ and figures in `configs/metadata.json`; LICENSE is that of the configs and of th
 
 ## What runs
 nnU-Net's own functions (nnunetv2 {nnunetv2}) read, crop, normalise, resample, tile, mirror and write, and the folds'
-logits are averaged as there: the segmentation is that of `nnUNetv2_predict`. `medmixers.nnunet.inference` is the thin
-layer between them and MONAI. Other MONAI transforms cannot replace the preprocessing.
+logits are averaged as there: the segmentation is that of `nnUNetv2_predict`.
+`medmixers.bundle_runtime.nnunet_inference` is the thin layer between them and MONAI.
+Other MONAI transforms cannot replace the preprocessing.
 
 ## Commands
 Install medmixers, set `BUNDLE` to this folder and `IMAGES` to a folder with files named {files}:
@@ -78,14 +80,14 @@ def write_nnunet_bundle(folder: str | Path, *, out: str | Path) -> str:
     """
     target = Path(out)
     if not re.fullmatch(r"\w+", target.name):
-        raise ValueError(f"a bundle's name has letters, digits and '_' only, got {target.name!r}")
+        raise InputError(f"a bundle's name has letters, digits and '_' only, got {target.name!r}")
     if target.exists():
-        raise FileExistsError(f"{target} is there already: give another folder with -o, or move it away")
+        raise ExistingFileError(f"{target} is there already: give another folder with -o, or move it away")
     model = read_trained_model(folder)
     network = _network_def(model)
     licence = distribution("medmixers").read_text("licenses/LICENSE")
     if licence is None:
-        raise FileNotFoundError("this installation of medmixers has no LICENSE; install it again")
+        raise MissingFileError("this installation of medmixers has no LICENSE; install it again")
     metadata = _metadata(model, network, target.name)
     texts = {
         "LICENSE": licence,
@@ -117,7 +119,7 @@ def _network_def(model: TrainedModel) -> dict[str, Any]:
         plans = PlansManager(model.plans)
         configuration = plans.get_configuration(model.configuration)
         if configuration.previous_stage_name is not None:
-            raise ValueError(
+            raise InputError(
                 f"{model.folder} is the second stage of a cascade, which needs the first stage's segmentation: bundles "
                 "of those are not supported"
             )
@@ -132,7 +134,7 @@ def _network_def(model: TrainedModel) -> dict[str, Any]:
 
 def _weights(model: TrainedModel, network: dict[str, Any]) -> dict[str, Tensor]:
     """A flat state dict of all folds, which the network of the config takes: a damaged model ends here."""
-    from medmixers.nnunet.inference import FoldEnsemble
+    from medmixers.bundle_runtime.nnunet_inference import FoldEnsemble
 
     weights = {
         f"folds.{fold}.{key}": value.detach().clone()
@@ -145,8 +147,8 @@ def _weights(model: TrainedModel, network: dict[str, Any]) -> dict[str, Tensor]:
     try:
         ensemble.load_state_dict(weights)
     except RuntimeError as error:
-        message = f"the weights of {model.folder} do not fit the network of its plans: {one_line(error)[:200]}"
-        raise ValueError(message) from error
+        message = f"the weights of {model.folder} do not fit the network of its plans: {joined_lines(error)[:200]}"
+        raise InputError(message) from error
     return weights
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from medmixers.files import first_line
+from medmixers.errors import first_line
 from medmixers.nnunet.environment import TRAINER_VARIABLE, trainer_folder
 
 FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from importlib.metadata import distribution
 from pathlib import Path
 
+from medmixers.errors import InputError, MissingFileError
+
 TRAINER_VARIABLE = "nnUNet_extTrainer"
 
 
@@ -52,12 +54,12 @@ def run_stock_command(command: str, *arguments: str) -> int:
         FileNotFoundError: nnU-Net has the command, but its script is not installed where we look.
     """
     if command not in stock_commands():
-        raise ValueError(f"{command!r} is no nnU-Net command; valid: {', '.join(stock_commands())}")
+        raise InputError(f"{command!r} is no nnU-Net command; valid: {', '.join(stock_commands())}")
     # This interpreter's scripts first: an unactivated virtual environment's are not on PATH.
     scripts = sysconfig.get_path("scripts")
     script = shutil.which(command, path=os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)]))
     if script is None:
-        raise FileNotFoundError(f"{command} is neither in {scripts} nor on PATH; reinstall nnunetv2")
+        raise MissingFileError(f"{command} is neither in {scripts} nor on PATH; reinstall nnunetv2")
     environment = {**os.environ, TRAINER_VARIABLE: trainer_path()}
     status = subprocess.run([script, *map(str, arguments)], env=environment, check=False).returncode
     return status if status >= 0 else 128 - status

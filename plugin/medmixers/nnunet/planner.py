@@ -22,8 +22,8 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
-from medmixers.factory import check_options, stage_mixers
-from medmixers.files import first_line
+from medmixers.errors import InputError, first_line
+from medmixers.factory import stage_mixers
 from medmixers.nnunet.architecture import (
     check_segmentation,
     create_network_from_plans,
@@ -33,6 +33,7 @@ from medmixers.nnunet.architecture import (
     stage_tokens,
 )
 from medmixers.nnunet.memory import GIB, TrainingMemory, training_memory
+from medmixers.registry import check_options
 
 STOCK_PLANS = "nnUNetPlans"
 SMALLEST_PATCH = 32  # voxels along an axis, or the data's size: below it a plan makes no sense and is refused
@@ -95,7 +96,7 @@ class MedMixersPlanner(ExperimentPlanner):
         axes = list(zip(patch_size, self._median, strict=True))
         small = all(size <= min(SMALLEST_PATCH, median) for size, median in axes)
         if excess and (small or any(size < min(self.UNet_featuremap_min_edge_length, median) for size, median in axes)):
-            raise ValueError(excess)
+            raise InputError(excess)
         return float("inf") if excess else memory.gib(2)
 
     def get_plans_for_configuration(
@@ -120,7 +121,7 @@ class MedMixersPlanner(ExperimentPlanner):
         memory = self._memory(architecture, patch, self._channels, len(self.dataset_json["labels"]))
         excess = self._excess(architecture, patch, memory)
         if excess:
-            raise ValueError(excess)
+            raise InputError(excess)
         room = int((self.UNet_vram_target_GB * GIB - memory.fixed) // memory.sample)
         # nnU-Net's own bounds: at most 5 % of the dataset's voxels in a batch, at least 2 patches
         share = round(approximate_n_voxels_dataset * self.max_dataset_covered / np.prod(patch, dtype=np.float64))
@@ -207,11 +208,11 @@ def plan_network(
     check_options(f"a plan of network {network!r}", options, sorted(valid))
     name = plans_name or default_plans_name(network, options)
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*", name) or name == STOCK_PLANS:
-        raise ValueError(f"plans_name must be letters and digits and not {STOCK_PLANS}, got {name!r}")
+        raise InputError(f"plans_name must be letters and digits and not {STOCK_PLANS}, got {name!r}")
     if not gpu_memory_gb > 0:
-        raise ValueError(f"gpu_memory_gb must be positive, got {gpu_memory_gb:g}")
+        raise InputError(f"gpu_memory_gb must be positive, got {gpu_memory_gb:g}")
     if patch_size is not None and (len(patch_size) not in (2, 3) or min(patch_size) < 1):
-        raise ValueError(f"patch_size must be 2 or 3 positive integers, got {tuple(patch_size)}")
+        raise InputError(f"patch_size must be 2 or 3 positive integers, got {tuple(patch_size)}")
     planners: list[MedMixersPlanner] = []
 
     def planner(*arguments: Any, **keywords: Any) -> MedMixersPlanner:
@@ -225,7 +226,7 @@ def plan_network(
                 dataset, planner, gpu_memory_target_in_gb=gpu_memory_gb, overwrite_plans_name=name
             )
     except RuntimeError as error:  # nnU-Net's word for a dataset that is not there or has no fingerprint
-        raise ValueError(f"dataset {dataset}: {re.sub(r' [(]see .*', '', first_line(error))}") from None
+        raise InputError(f"dataset {dataset}: {re.sub(r' [(]see .*', '', first_line(error))}") from None
     return _summary(dataset, plans, planners[0].estimates)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from medmixers.files import one_line, written_whole
+from medmixers.errors import ExistingFileError, InputError, joined_lines
+from medmixers.files import written_whole
 from medmixers.nnunet.environment import trainer_path
 from medmixers.nnunet.trained import TrainedModel, external_trainers, load_checkpoint, read_trained_model
 
@@ -38,7 +39,7 @@ def make_portable(folder: str | Path, *, out: str | Path | None = None) -> str:
     """
     target = Path(out) if out is not None else Path(f"{Path(folder).resolve().name}_portable")
     if target.exists():
-        raise FileExistsError(f"{target} is there already: give another folder with -o, or move it away")
+        raise ExistingFileError(f"{target} is there already: give another folder with -o, or move it away")
     model = read_trained_model(folder)
     with written_whole(target) as partial:
         sizes = _copy(model, partial)
@@ -83,7 +84,7 @@ def _check_same(model: TrainedModel, copy: Path) -> None:
     given = _predict_made_image(copy, model.folds, trainers=None)
     for what, value in expected.items():
         if given[what] != value:
-            raise ValueError(
+            raise InputError(
                 f"{model.folder}: the portable copy gives another {what} than the model; nothing is written"
             )
 
@@ -101,7 +102,9 @@ def _predict_made_image(folder: Path, folds: tuple[str, ...], *, trainers: str |
             image, properties, previous = _made_case(predictor)
             segmentation, probabilities = predictor.predict_single_npy_array(image, properties, previous, None, True)
         except (RuntimeError, AssertionError) as error:  # weights of another network, infinite logits
-            raise ValueError(f"nnU-Net cannot predict a made image with {folder}: {one_line(error)[:200]}") from error
+            raise InputError(
+                f"nnU-Net cannot predict a made image with {folder}: {joined_lines(error)[:200]}"
+            ) from error
     return {
         "mirror axes": predictor.allowed_mirroring_axes,
         "segmentation": segmentation.tobytes(),

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from medmixers.errors import InputError
 from medmixers.nnunet.accumulation import AccumulatingSGD
 from medmixers.recipes import TrainingRecipe
 
@@ -25,7 +26,7 @@ def build_optimizer(
     adaptive = {"AdamW": torch.optim.AdamW, "Adam": torch.optim.Adam}
     if recipe.optimizer in adaptive:
         if accumulate > 1:
-            raise ValueError(f"{recipe.optimizer} has no accumulation of gradients here, got {accumulate=}")
+            raise InputError(f"{recipe.optimizer} has no accumulation of gradients here, got {accumulate=}")
         return adaptive[recipe.optimizer](parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     if recipe.optimizer == "SGD":
         options: dict[str, Any] = {
@@ -37,7 +38,7 @@ def build_optimizer(
         if accumulate > 1:
             return AccumulatingSGD(parameters, accumulate=accumulate, **options)
         return torch.optim.SGD(parameters, **options)
-    raise ValueError(f"optimizer must be 'AdamW', 'Adam' or 'SGD', got {recipe.optimizer!r}")
+    raise InputError(f"optimizer must be 'AdamW', 'Adam' or 'SGD', got {recipe.optimizer!r}")
 
 
 def learning_rate_at(recipe: TrainingRecipe, epoch: int, epochs: int) -> float:

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from medmixers.factory import locate, option_names
+from medmixers.errors import InputError
+from medmixers.registry import locate, option_names
 from medmixers.variants import NETWORKS
 
 # Networks with strides of their own, the same on each axis: MedUNeXt's levels, and for those without auxiliary heads
@@ -35,7 +36,7 @@ def level_halvings(name: str, options: Mapping[str, Any]) -> list[int] | None:
     if row.encoder is not None and "stage_strides" in option_names(locate(row.encoder)):
         stem = chosen.get("stem_stride", 4)
         if not isinstance(stem, int) or stem < 1 or stem & (stem - 1):
-            raise ValueError(f"stem_stride must be a power of 2 to be planned, got {stem!r}")
+            raise InputError(f"stem_stride must be a power of 2 to be planned, got {stem!r}")
         first = [stem.bit_length() - 1] if stem > 1 else []
         return first + [1] * (len(chosen["dims"]) - 1)
     target = locate(row.target)
@@ -89,7 +90,7 @@ def stride_options(name: str, strides: Sequence[Sequence[int]], options: Mapping
         ValueError: the first are not all ones, or they are not as many or not the ones that the network can have.
     """
     if not strides or set(strides[0]) != {1}:
-        raise ValueError(f"the first of the plans' strides must be all ones, got {strides!r}")
+        raise InputError(f"the first of the plans' strides must be all ones, got {strides!r}")
     further = tuple(tuple(stride) for stride in strides[1:])
     row = NETWORKS[name]
     chosen = {**row.arguments, **options}
@@ -101,5 +102,5 @@ def stride_options(name: str, strides: Sequence[Sequence[int]], options: Mapping
         return {"strides": further}
     fixed = FIXED_STRIDES.get(row.target, HEADLESS_STRIDES)
     if further != tuple((stride,) * len(strides[0]) for stride in fixed):
-        raise ValueError(f"network {name!r} has the strides {fixed} behind the first, got {strides!r}")
+        raise InputError(f"network {name!r} has the strides {fixed} behind the first, got {strides!r}")
     return {}

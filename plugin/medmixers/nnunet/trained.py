@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from medmixers.files import first_line
+from medmixers.checkpoints import read_checkpoint
+from medmixers.errors import InputError, MissingFileError
 from medmixers.nnunet.environment import TRAINER_VARIABLE, trainer_path
 
 CHECKPOINT = "checkpoint_final.pth"
@@ -58,10 +57,10 @@ def read_trained_model(folder: str | Path) -> TrainedModel:
     folder = Path(folder)
     for name in ("plans.json", "dataset.json"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} is no trained nnU-Net model: it has no {name}")
+            raise MissingFileError(f"{folder} is no trained nnU-Net model: it has no {name}")
     files = sorted(folder.glob(f"fold_*/{CHECKPOINT}"))
     if not files:
-        raise FileNotFoundError(f"{folder} has no fold_X/{CHECKPOINT}: no fold is trained to the end")
+        raise MissingFileError(f"{folder} has no fold_X/{CHECKPOINT}: no fold is trained to the end")
     folds = tuple(file.parent.name.removeprefix("fold_") for file in files)
     if len(folds) > 1:  # as nnU-Net: the model of all cases is no part of the cross-validation's ensemble
         folds = tuple(fold for fold in folds if fold != "all")
@@ -81,13 +80,10 @@ def read_trained_model(folder: str | Path) -> TrainedModel:
 
 def load_checkpoint(file: Path) -> dict[str, Any]:
     """nnU-Net's checkpoint, on the CPU. Raises ValueError where it is none."""
-    try:
-        saved = torch.load(file, map_location="cpu", weights_only=False)
-    except Exception as error:  # a damaged pickle may raise anything
-        raise ValueError(f"{file} cannot be read as a checkpoint: {first_line(error)}") from error
+    saved = read_checkpoint(file)
     missing = {"network_weights", "trainer_name", "init_args"} - set(saved if isinstance(saved, dict) else ())
     if missing:
-        raise ValueError(f"{file} is no checkpoint of nnU-Net v2: it lacks {', '.join(sorted(missing))}")
+        raise InputError(f"{file} is no checkpoint of nnU-Net v2: it lacks {', '.join(sorted(missing))}")
     return dict(saved)
 
 
@@ -115,11 +111,11 @@ def _check_trainer(folder: Path, name: str) -> None:
         try:
             trainer = recursive_find_trainer_class_by_name(name)
         except RuntimeError:
-            raise ValueError(
+            raise InputError(
                 f"trainer {name!r} of {folder} is not found; name its folder in {TRAINER_VARIABLE}"
             ) from None
     if trainer.build_network_architecture is not nnUNetTrainer.build_network_architecture:
-        raise ValueError(
+        raise InputError(
             f"trainer {name!r} of {folder} builds its network itself (build_network_architecture): the plans alone do "
             "not describe it, so it cannot be shared without that trainer"
         )

@@ -20,6 +20,7 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
+from medmixers.errors import InputError
 from medmixers.networks.weights import check_source, load_weights
 from medmixers.nnunet.architecture import pairwise_excess, plans_architecture
 from medmixers.nnunet.schedule import RecipeSchedule, build_optimizer
@@ -90,7 +91,7 @@ class nnUNetTrainerMedMixers(nnUNetTrainer):
                 options=cls.network_options,
             )
             if excess := pairwise_excess(architecture, patch_size):
-                raise ValueError(f"{excess}; plan a smaller patch: medmixers nnunet plan ... --patch_size")
+                raise InputError(f"{excess}; plan a smaller patch: medmixers nnunet plan ... --patch_size")
             changed["configurations"][configuration].update(architecture=architecture, patch_size=patch_size)
         return changed
 
@@ -142,11 +143,11 @@ def pretrained_from_environment() -> str:
         if source:
             check_source(source)
     except (ValueError, OSError) as error:
-        raise ValueError(f"{PRETRAINED_VARIABLE}: {error}") from None
+        raise InputError(f"{PRETRAINED_VARIABLE}: {error}") from None
     return source
 
 
 def _positive_integer(variable: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise ValueError(f"{variable} must be a whole number of at least 1, got {text!r}")
+        raise InputError(f"{variable} must be a whole number of at least 1, got {text!r}")
     return int(text)

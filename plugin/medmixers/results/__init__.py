@@ -1,6 +1,6 @@
 """Figures as data. measured.json: what this project measured, with commit, versions, machine and date. No torch here.
 
-networks.json: what every network counts and how it exports, written by scripts/record_networks.py.
+networks.json: what every network counts and how it exports, written by scripts/benchmarks/record_networks.py.
 
 Published and measured figures never mix; a figure that was not measured is absent. What the papers print is read by
 :mod:`medmixers.results.published`.
@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from medmixers.errors import InputError, MissingFileError
 from medmixers.files import written_whole
 
 MEASURED = Path(__file__).with_name("measured.json")
@@ -72,16 +73,16 @@ def read_clean_run(folders: list[Path]) -> dict[str, Any]:
     for folder in folders:
         path = folder / RUN_FILE
         if not path.is_file():
-            raise FileNotFoundError(f"there is no {path}, so nothing tells what was measured; run the demo again")
+            raise MissingFileError(f"there is no {path}, so nothing tells what was measured; run the demo again")
         run = json.loads(path.read_text())
         if run.pop("dirty") is not False:
-            raise ValueError(f"{path} is of a checkout that was not clean or not under git; commit, then run again")
+            raise InputError(f"{path} is of a checkout that was not clean or not under git; commit, then run again")
         runs.append(run)
     latest = max(runs, key=lambda run: run["date"])
     for run, folder in zip(runs, folders, strict=True):
         different = [key for key in latest if key != "date" and run[key] != latest[key]]
         if different:
-            raise ValueError(f"the runs in {folders[0].parent} differ in {', '.join(different)}; run {folder} again")
+            raise InputError(f"the runs in {folders[0].parent} differ in {', '.join(different)}; run {folder} again")
     return latest
 
 
@@ -121,7 +122,7 @@ def replace_between(text: str, start: str, end: str, block: str) -> str:
         ValueError: ``text`` has not each marker once, ``start`` before ``end``.
     """
     if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
-        raise ValueError(f"the text must hold {start!r} once, and {end!r} once behind it")
+        raise InputError(f"the text must hold {start!r} once, and {end!r} once behind it")
     return f"{text.partition(start)[0]}{start}\n{block}\n{end}{text.partition(end)[2]}"
 
 

@@ -19,7 +19,7 @@ from medmixers.tasks.skin_lesion_classification import SKIN_LESION_CLASSIFICATIO
 from medmixers.tasks.spec import Label, TaskSpec
 from medmixers.tasks.wrist_bone_segmentation import WRIST_BONE_SEGMENTATION
 
-TASKS: Registry[TaskSpec] = Registry("task")
+TASKS: Registry[TaskSpec] = Registry("task", listing="medmixers list tasks")
 for _task in (
     COLON_PATHOLOGY_CLASSIFICATION,
     SKIN_LESION_CLASSIFICATION,

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from medmixers.files import one_line
+from medmixers.errors import InputError, MissingFileError, joined_lines
 from medmixers.tasks.palette import BACKGROUND, coloured, with_background
 from medmixers.tasks.spec import Label, TaskSpec
 
@@ -27,37 +27,37 @@ def load_task(path: str | Path) -> TaskSpec:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no task file {path}")
+        raise MissingFileError(f"there is no task file {path}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {one_line(error)}") from None
+        raise InputError(f"{path} is not valid YAML: {joined_lines(error)}") from None
     try:
         return TaskSpec(**_read_fields(content))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise InputError(f"{path}: {error}") from None
 
 
 def _read_fields(content: Any) -> dict[str, Any]:
     valid = [field.name for field in fields(TaskSpec)]
     required = [field.name for field in fields(TaskSpec) if field.default is MISSING]
     if not isinstance(content, dict):
-        raise ValueError(f"a task is 'field: value' lines with {', '.join(required)}")
+        raise InputError(f"a task is 'field: value' lines with {', '.join(required)}")
     unknown = [str(key) for key in content if key not in valid]
     if unknown:
-        raise ValueError(f"unknown field {unknown[0]!r}; valid: {', '.join(valid)}")
+        raise InputError(f"unknown field {unknown[0]!r}; valid: {', '.join(valid)}")
     missing = [name for name in required if name not in content]
     if missing:
-        raise ValueError(f"missing field {', '.join(missing)}")
+        raise InputError(f"missing field {', '.join(missing)}")
     optional = [name for name in content if content[name] is None and name not in required]
     return {name: _READERS[name](name, value) for name, value in content.items() if name not in optional}
 
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{name} must be text, got {value!r}{_quote_hint(value)}")
+        raise InputError(f"{name} must be text, got {value!r}{_quote_hint(value)}")
     if "#" in value:
-        raise ValueError(f"{name} must not hold '#', which MONAI rewrites, got {value!r}")
+        raise InputError(f"{name} must not hold '#', which MONAI rewrites, got {value!r}")
     return " ".join(value.split())
 
 
@@ -67,7 +67,7 @@ def _quote_hint(value: Any) -> str:
 
 def _whole(name: str, value: Any) -> int:
     if type(value) is not int:
-        raise ValueError(f"{name} must be a whole number, got {value!r}")
+        raise InputError(f"{name} must be a whole number, got {value!r}")
     return value
 
 
@@ -78,20 +78,20 @@ def _number(name: str, value: Any) -> float:
         except ValueError:
             pass
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise ValueError(f"{name} must be a number, got {value!r}")
+        raise InputError(f"{name} must be a number, got {value!r}")
     return float(value)
 
 
 def _truth(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"{name} must be true or false, got {value!r}")
+        raise InputError(f"{name} must be true or false, got {value!r}")
     return value
 
 
 def _many(read: Callable[[str, Any], Any]) -> Callable[[str, Any], tuple[Any, ...]]:
     def read_list(name: str, value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list) or not value:
-            raise ValueError(f"{name} must be a list, as [a, b], got {value!r}")
+            raise InputError(f"{name} must be a list, as [a, b], got {value!r}")
         return tuple(read(f"each of {name}", item) for item in value)
 
     return read_list
@@ -102,22 +102,22 @@ def _labels(name: str, value: Any) -> Mapping[int, Label]:
         first, *others = _many(_text)(name, value)
         return with_background(*others) if first == BACKGROUND.name else coloured(first, *others)
     if not isinstance(value, dict):
-        raise ValueError(f"{name} must be a list of names, or 'id: {{name: ..., colour: [r, g, b]}}', got {value!r}")
+        raise InputError(f"{name} must be a list of names, or 'id: {{name: ..., colour: [r, g, b]}}', got {value!r}")
     return {_whole("an id of labels", key): _label(f"label {key}", item) for key, item in value.items()}
 
 
 def _label(name: str, value: Any) -> Label:
     if not isinstance(value, dict) or set(value) != {"name", "colour"}:
-        raise ValueError(f"{name} must be {{name: ..., colour: [red, green, blue]}}, got {value!r}")
+        raise InputError(f"{name} must be {{name: ..., colour: [red, green, blue]}}, got {value!r}")
     colour = _many(_whole)(f"colour of {name}", value["colour"])
     if len(colour) != 3 or not all(0 <= part <= 255 for part in colour):
-        raise ValueError(f"colour of {name} must be three whole numbers from 0 to 255, got {value['colour']!r}")
+        raise InputError(f"colour of {name} must be three whole numbers from 0 to 255, got {value['colour']!r}")
     return Label(_text(f"name of {name}", value["name"]), (colour[0], colour[1], colour[2]))
 
 
 def _regions(name: str, value: Any) -> Mapping[str, tuple[int, ...]]:
     if not isinstance(value, dict):
-        raise ValueError(f"{name} must be 'label: [ids]' lines, got {value!r}")
+        raise InputError(f"{name} must be 'label: [ids]' lines, got {value!r}")
     return {_text(f"a name in {name}", key): _many(_whole)(f"{name} {key}", ids) for key, ids in value.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from medmixers.errors import InputError
 from medmixers.tasks.spec import Label
 
 BACKGROUND = Label("background", (0, 0, 0))
@@ -32,7 +33,7 @@ PALETTE = (
 def coloured(*names: str) -> dict[int, Label]:
     """Labels 0..K-1 in the palette's colours, for classes or for overlapping structures."""
     if len(names) > len(PALETTE):
-        raise ValueError(f"the palette has {len(PALETTE)} colours, got {len(names)} labels; give Label(name, colour)")
+        raise InputError(f"the palette has {len(PALETTE)} colours, got {len(names)} labels; give Label(name, colour)")
     return {key: Label(name, colour) for key, (name, colour) in enumerate(zip(names, PALETTE, strict=False))}
 
 

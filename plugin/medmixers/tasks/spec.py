@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from medmixers.errors import InputError
+
 TASK_KINDS = ("segmentation", "classification")
 INTENSITY_RULES = ("zscore", "zscore_nonzero", "unit", "window")
 SPLITS = ("given", "every")
@@ -84,13 +86,13 @@ class TaskSpec:
     def __post_init__(self) -> None:
         for name, valid in (("task", TASK_KINDS), ("intensity", INTENSITY_RULES), ("split", SPLITS)):
             if getattr(self, name) not in valid:
-                raise ValueError(f"{name} must be one of {', '.join(valid)}, got {getattr(self, name)!r}")
+                raise InputError(f"{name} must be one of {', '.join(valid)}, got {getattr(self, name)!r}")
         if self.spatial_dims not in (2, 3):
-            raise ValueError(f"spatial_dims must be 2 or 3, got {self.spatial_dims}")
+            raise InputError(f"spatial_dims must be 2 or 3, got {self.spatial_dims}")
         if not self.channels:
-            raise ValueError("channels must name at least one image channel, got none")
+            raise InputError("channels must name at least one image channel, got none")
         if self.validation_every < 2:
-            raise ValueError(f"validation_every must be at least 2, got {self.validation_every}")
+            raise InputError(f"validation_every must be at least 2, got {self.validation_every}")
         self._check_grid_and_window()
         self._check_labels()
         object.__setattr__(self, "labels", MappingProxyType(dict(sorted(self.labels.items()))))
@@ -99,38 +101,38 @@ class TaskSpec:
 
     def _check_grid_and_window(self) -> None:
         if self.spacing is not None and self.image_size is not None:
-            raise ValueError(f"give spacing or image_size, not both, got {self.spacing=}, {self.image_size=}")
+            raise InputError(f"give spacing or image_size, not both, got {self.spacing=}, {self.image_size=}")
         for name in ("spacing", "image_size"):
             values = getattr(self, name)
             if values is not None and (len(values) != self.spatial_dims or min(values) <= 0):
-                raise ValueError(
+                raise InputError(
                     f"{name} must have spatial_dims values above 0, got {name}={values}, {self.spatial_dims=}"
                 )
         if (self.intensity == "window") != (self.window is not None):
-            raise ValueError(f'window belongs to intensity "window", got {self.intensity=}, {self.window=}')
+            raise InputError(f'window belongs to intensity "window", got {self.intensity=}, {self.window=}')
         if self.window is not None and not (len(self.window) == 2 and self.window[0] < self.window[1]):
-            raise ValueError(f"window must be (low, high) with low < high, got {self.window}")
+            raise InputError(f"window must be (low, high) with low < high, got {self.window}")
 
     def _check_labels(self) -> None:
         if (len(self.labels) < 2 and not self.multi_label) or sorted(self.labels) != list(range(len(self.labels))):
-            raise ValueError(f"labels must have the ids 0..K-1, at least two, got {sorted(self.labels)}")
+            raise InputError(f"labels must have the ids 0..K-1, at least two, got {sorted(self.labels)}")
         names = [label.name for label in self.labels.values()]
         if len(set(names)) != len(names):
-            raise ValueError(f"labels must have different names, got {', '.join(names)}")
+            raise InputError(f"labels must have different names, got {', '.join(names)}")
         segments = self.task == "segmentation"
         if segments and not self.multi_label and self.labels[0].name != "background":
-            raise ValueError(f'label 0 of an exclusive segmentation must be "background", got {self.labels[0].name!r}')
+            raise InputError(f'label 0 of an exclusive segmentation must be "background", got {self.labels[0].name!r}')
         if self.ignore_label is not None and (
             not segments or self.multi_label or self.ignore_label != len(self.labels)
         ):
-            raise ValueError(
+            raise InputError(
                 f"ignore_label belongs to an exclusive segmentation and must be one above the labels, "
                 f"{len(self.labels)}, got {self.ignore_label}"
             )
         if self.regions is not None and (
             not segments or not self.multi_label or list(self.regions) != list(self.label_names.values())
         ):
-            raise ValueError(
+            raise InputError(
                 f"regions belong to a segmentation with multi_label and must name its labels in order, "
                 f"{', '.join(names)}, got {', '.join(self.regions)}"
             )

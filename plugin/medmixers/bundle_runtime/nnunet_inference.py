@@ -1,0 +1,223 @@
+"""What runs a bundle of an nnU-Net model: nnU-Net's own steps behind MONAI's interfaces.
+
+``medmixers.nnunet.bundle`` writes configs that name these. Reading, cropping, normalising, resampling, tiling,
+mirroring and writing are nnU-Net's functions, called as ``nnUNetv2_predict`` calls them: the segmentation is the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.inferers import Inferer
+from monai.transforms import MapTransform
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor, nn
+
+from medmixers.errors import InputError, MissingFileError
+from medmixers.files import written_whole
+
+PROPERTIES = "nnunet_properties"  # the batch's key of what undoes the preprocessing
+
+
+class FoldEnsemble(nn.Module):
+    """The networks of a model's folds; the state dict has ``folds.FOLD.`` before each of nnU-Net's keys.
+
+    Args:
+        architecture: as nnU-Net's plans hold it: network_class_name, arch_kwargs, _kw_requires_import.
+        in_channels: of the preprocessed image.
+        out_channels: of the logits.
+        folds: their names, as nnU-Net's folders have them.
+    """
+
+    def __init__(
+        self, *, architecture: Mapping[str, Any], in_channels: int, out_channels: int, folds: Sequence[str]
+    ) -> None:
+        super().__init__()
+        networks = {
+            fold: get_network_from_plans(
+                architecture["network_class_name"],
+                architecture["arch_kwargs"],
+                architecture["_kw_requires_import"],
+                in_channels,
+                out_channels,
+                allow_init=False,
+                deep_supervision=False,
+            )
+            for fold in folds
+        }
+        self.folds = nn.ModuleDict(networks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mean logits of one tile: (B, in_channels, *patch_size) -> (B, out_channels, *patch_size)."""
+        return torch.stack([fold(x) for fold in self.folds.values()]).mean(0)
+
+
+class Plans:
+    """plans.json and dataset.json of a model, and one configuration of them, as nnU-Net's functions take them."""
+
+    def __init__(self, folder: str, *, configuration: str) -> None:
+        self.dataset: dict[str, Any] = json.loads((Path(folder) / "dataset.json").read_text("utf-8"))
+        self.manager = PlansManager(json.loads((Path(folder) / "plans.json").read_text("utf-8")))
+        self.configuration = self.manager.get_configuration(configuration)
+        self.labels = self.manager.get_label_manager(self.dataset)
+
+
+def find_cases(dataset_dir: str, plans: Plans) -> list[list[str]]:
+    """The files of each case, one a channel: of CASE_0000, CASE_0001 ... in a folder or in its imagesTs.
+
+    Raises:
+        FileNotFoundError: no such folder, no case in it, or a channel that is missing.
+    """
+    folder, ending = Path(dataset_dir), plans.dataset["file_ending"]
+    folder = folder / "imagesTs" if (folder / "imagesTs").is_dir() else folder
+    if not folder.is_dir():
+        raise MissingFileError(f"there is no folder of images {folder}")
+    cases = sorted(
+        {name for path in folder.glob(f"*_0000{ending}") if (name := path.name.removesuffix(f"_0000{ending}"))}
+    )
+    if not cases:
+        raise MissingFileError(f"{folder} has no image; expected files named CASE_0000{ending}")
+    channels = len(plans.dataset.get("channel_names") or plans.dataset["modality"])
+    if ending in NaturalImage2DIO.supported_file_endings and not list(folder.glob(f"*_0001{ending}")):
+        channels = 1  # a colour picture holds all of its channels
+    files = [[folder / f"{case}_{channel:04d}{ending}" for channel in range(channels)] for case in cases]
+    for file in (file for case in files for file in case):
+        if not file.is_file():
+            raise MissingFileError(f"there is no {file}: each case has {channels} files")
+    return [[str(file) for file in case] for case in files]
+
+
+class PlansTransform(MapTransform):
+    """Base of the transforms that do as a model's plans say."""
+
+    def __init__(self, keys: KeysCollection, *, plans: Plans) -> None:
+        super().__init__(keys)
+        self.plans = plans
+
+
+class NnUNetPreprocessd(PlansTransform):
+    """The files of a case -> nnU-Net's preprocessed image (C, *spatial), and under "nnunet_properties" how to undo it.
+
+    The properties are JSON text, the one form that MONAI's collation keeps as it is.
+    """
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Read and preprocess; a single path stands for a case of one channel."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            files = [result[key]] if isinstance(result[key], str | Path) else list(result[key])
+            preprocessor = self.plans.configuration.preprocessor_class(verbose=False)
+            image, _, properties = preprocessor.run_case(
+                list(map(str, files)), None, self.plans.manager, self.plans.configuration, self.plans.dataset
+            )
+            result[key] = torch.from_numpy(image).to(dtype=torch.float32, memory_format=torch.contiguous_format)
+            properties["file"] = str(files[0])
+            result[PROPERTIES] = json.dumps(properties, default=lambda value: value.tolist())  # of NumPy's arrays
+        return result
+
+
+class NnUNetInferer(Inferer):
+    """nnU-Net's sliding window and mirroring with each fold of a :class:`FoldEnsemble`, and their mean.
+
+    Args:
+        plans: of the model.
+        mirror_axes: spatial axes that may be mirrored; None for none.
+        device: as torch names it.
+        tile_step_size: in parts of the patch.
+        use_mirroring: predict mirrored images too; eight times as long in 3D, and what nnU-Net does.
+    """
+
+    def __init__(
+        self,
+        *,
+        plans: Plans,
+        mirror_axes: Sequence[int] | None,
+        device: str | torch.device,
+        tile_step_size: float = 0.5,
+        use_mirroring: bool = True,
+    ) -> None:
+        super().__init__()
+        device = torch.device(device)
+        self.plans = plans
+        self.mirror_axes = None if mirror_axes is None else tuple(mirror_axes)
+        self.predictor = nnUNetPredictor(
+            tile_step_size=tile_step_size,
+            use_mirroring=use_mirroring,
+            perform_everything_on_device=device.type == "cuda",
+            device=device,
+            allow_tqdm=False,
+        )
+
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        """inputs: preprocessed images (B, C, *spatial) -> half-precision logits (B, classes, *spatial) on the CPU."""
+        if not isinstance(network, FoldEnsemble):
+            raise InputError(f"network must be a FoldEnsemble, got {type(network).__name__}")
+        return torch.stack([self._logits(image, network).clone() for image in inputs])
+
+    @torch.inference_mode()
+    def _logits(self, image: Tensor, network: FoldEnsemble) -> Tensor:
+        """The folds' sum in half precision, then its mean: the order of nnU-Net's additions, to the last bit."""
+        total: Tensor | None = None
+        for fold in network.folds.values():
+            self.predictor.manual_initialization(
+                fold,
+                self.plans.manager,
+                self.plans.configuration,
+                [fold.state_dict()],
+                self.plans.dataset,
+                "nnUNetTrainer",
+                self.mirror_axes,
+            )
+            logits = self.predictor.predict_logits_from_preprocessed_data(image)
+            total = logits if total is None else total.add_(logits)
+        if total is None:
+            raise InputError("the network has no folds")
+        return total.div_(len(network.folds)) if len(network.folds) > 1 else total
+
+
+class NnUNetSegmentationd(PlansTransform):
+    """Logits -> segmentation (1, *as read), on the voxels of the files in the order of nnU-Net's reader (Z, Y, X)."""
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Undo the preprocessing that ``nnunet_properties`` tells."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            segmentation = convert_predicted_logits_to_segmentation_with_correct_shape(
+                np.asarray(result[key]),
+                self.plans.manager,
+                self.plans.configuration,
+                self.plans.labels,
+                json.loads(result[PROPERTIES]),
+            )
+            result[key] = torch.from_numpy(segmentation)[None]
+        return result
+
+
+class NnUNetSaved(PlansTransform):
+    """Write the segmentation with nnU-Net's writer to ``output_dir``/CASE, in the files' geometry and format."""
+
+    def __init__(self, keys: KeysCollection, *, plans: Plans, output_dir: str) -> None:
+        super().__init__(keys, plans=plans)
+        self.output_dir = output_dir
+
+    def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Write, and hand on what came in."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            properties, ending = json.loads(result[PROPERTIES]), self.plans.dataset["file_ending"]
+            name = Path(properties["file"]).name.removesuffix(ending)  # of the data set, perhaps a compound one
+            case = name.removesuffix("_0000") or name  # the first channel's; IXI_0001 may be a case's own name
+            with written_whole(Path(self.output_dir) / f"{case}{ending}") as partial:
+                writer = self.plans.manager.image_reader_writer_class()
+                writer.write_seg(np.asarray(result[key][0]), str(partial), properties)
+        return result

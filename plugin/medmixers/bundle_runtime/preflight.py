@@ -1,0 +1,223 @@
+"""What a bundle checks before it starts: bad input ends in one line, not in a traceback.
+
+The configs call these functions in ``initialize``; inference at the front of ``run``. MONAI wraps an exception that a
+config raises into others and prints them all; SystemExit passes through, prints its message alone and gives the exit
+status 1. torch is imported only where weights are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+from medmixers.bundle_runtime.cases import find_images, split
+from medmixers.bundle_runtime.preflight_files import check_folders, check_grid, check_image, check_listed_case
+from medmixers.bundle_runtime.preflight_weights import check_state
+from medmixers.checkpoints import read_weights
+from medmixers.datasets.audit import audit_nnunet_dataset, label_names
+from medmixers.datasets.datalist_format import FILE as LIST_FILE
+from medmixers.datasets.raw_format import read_description, stem_and_ending
+from medmixers.errors import InputError
+
+P = ParamSpec("P")
+VOXELS_OF = 4  # cases whose voxels are read before a training or an evaluation; of the others, the headers
+
+
+def one_line(check: Callable[P, None]) -> Callable[P, None]:
+    """Turn the errors that name bad input into SystemExit, which prints one line."""
+
+    @wraps(check)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            check(*args, **kwargs)
+        except (ValueError, OSError, LookupError, ImportError) as error:
+            raise SystemExit(f"medmixers: error: {error}") from error
+
+    return wrapped
+
+
+@one_line
+def check_training(
+    *,
+    dataset_dir: str,
+    validation_every: int,
+    network: Any,
+    pretrained_ckpt: str | None,
+    resume_ckpt: str | None,
+    spatial_dims: int,
+    in_channels: int,
+    label_values: Sequence[int] = (),
+    classes: int = 0,
+    masks: int = 0,
+    fold: int = 0,
+    epochs: int | None = None,
+    folders: Sequence[str] = (),
+) -> None:
+    """End the process unless the training cases can be read, split, and fit the network. Held-out cases are not read.
+
+    Names, pairs and headers of all of them, voxels of the first VOXELS_OF: every start waits for this, on every rank.
+    `medmixers dataset check` reads all voxels.
+
+    Args:
+        dataset_dir: a data set in nnU-Net raw format, or a folder with datalist.json.
+        validation_every: of the split.
+        network: the module that loads the checkpoints.
+        pretrained_ckpt: weights to start from, or None.
+        resume_ckpt: state of a training to go on with, or None.
+        spatial_dims: of the images.
+        in_channels: of the network.
+        label_values: what the label files of a data set in nnU-Net raw format may hold.
+        classes: classes of a datalist.json, where a case has one.
+        masks: mask files of each case of a datalist.json, where a case has those.
+        fold: of the split.
+        epochs: length of the training, which a state to go on with may not exceed.
+        folders: what is written to.
+    """
+    check_folders(folders)
+    if pretrained_ckpt is not None:
+        read_weights(pretrained_ckpt, network, option="pretrained_ckpt")
+    if resume_ckpt is not None:
+        check_state(resume_ckpt, network, epochs=epochs)
+    listed = {"classes": classes, "masks": masks}
+    _check_format(dataset_dir, label_values, in_channels=in_channels)
+    rule = {"validation_every": validation_every, "fold": fold}
+    cases = [case for part in ("training", "validation") for case in split(dataset_dir, part=part, **rule)]
+    _check_cases(dataset_dir, label_values, cases, "training", spatial_dims, in_channels, listed)
+
+
+@one_line
+def check_evaluation(
+    *,
+    dataset_dir: str,
+    part: str,
+    validation_every: int,
+    ckpt_path: str,
+    network: Any,
+    spatial_dims: int,
+    in_channels: int,
+    label_values: Sequence[int] = (),
+    classes: int = 0,
+    masks: int = 0,
+    fold: int = 0,
+    class_names: Sequence[str] = (),
+    folders: Sequence[str] = (),
+) -> None:
+    """End the process unless the cases to score can be read, and there are weights; name the classes without a case.
+
+    Args:
+        dataset_dir: a data set in nnU-Net raw format, or a folder with datalist.json.
+        part: "test" or "validation".
+        validation_every: of the split.
+        ckpt_path: file of the weights.
+        network: the module that will load them.
+        spatial_dims: of the images.
+        in_channels: of the network.
+        label_values: as :func:`check_training` has it.
+        classes: as :func:`check_training` has it.
+        masks: as :func:`check_training` has it.
+        fold: of the split.
+        class_names: of a classification.
+        folders: as :func:`check_training` has it.
+    """
+    check_folders(folders)
+    read_weights(ckpt_path, network)
+    listed = {"classes": classes, "masks": masks}
+    _check_format(dataset_dir, label_values, in_channels=in_channels)
+    cases = split(dataset_dir, part=part, validation_every=validation_every, fold=fold)
+    audited = "test" if part == "test" else "training"
+    _check_cases(dataset_dir, label_values, cases, audited, spatial_dims, in_channels, listed)
+    if class_names:
+        _name_absent_classes(class_names, cases, part)
+
+
+@one_line
+def check_inference(
+    *,
+    dataset_dir: str,
+    images: Sequence[Any],
+    ckpt_path: str,
+    network: Any,
+    load_pretrain: bool,
+    spatial_dims: int,
+    in_channels: int,
+    writes_images: bool = False,
+    folders: Sequence[str] = (),
+) -> None:
+    """End the process unless there are weights and readable images.
+
+    Args:
+        dataset_dir: named in the message where ``images`` is empty.
+        images: paths, or lists of the channels' paths.
+        ckpt_path: file of the weights.
+        network: the module that will load them.
+        load_pretrain: False predicts with random weights, on purpose.
+        spatial_dims: of the images.
+        in_channels: of the network.
+        writes_images: each prediction is a file named after its case, so no two cases may have one name.
+        folders: as :func:`check_training` has it.
+    """
+    check_folders(folders)
+    if load_pretrain:
+        hint = "; --allow_untrained True predicts with untrained weights"
+        read_weights(ckpt_path, network, hint=hint)
+    if not images:
+        find_images(dataset_dir)  # raises and says what is missing
+        raise InputError("the datalist is empty: there is no image to predict")
+    first_of: dict[str, Any] = {}
+    for entry in images:
+        files = [Path(file) for file in ([entry] if isinstance(entry, (str, Path)) else entry)]
+        other = first_of.setdefault(stem_and_ending(files[0])[0], files[0])
+        if writes_images and other is not files[0]:
+            raise InputError(f"the predictions of {str(other)!r} and {str(files[0])!r} would have one name; rename one")
+        channels = sum(check_image(file, spatial_dims) or in_channels for file in files)
+        if channels != in_channels:
+            raise InputError(f"{str(files[0])!r} has {channels} channels; the network takes {in_channels}")
+        check_grid(files)
+
+
+def _check_format(dataset_dir: str, label_values: Sequence[int], *, in_channels: int) -> None:
+    """A data set of the right format, and for nnU-Net's the channels and labels that its dataset.json names."""
+    if not label_values:
+        if not (Path(dataset_dir) / LIST_FILE).is_file() and (Path(dataset_dir) / "dataset.json").is_file():
+            raise InputError(f"{dataset_dir!r} is in nnU-Net raw format; this bundle reads a folder with {LIST_FILE}")
+        return
+    content = read_description(Path(dataset_dir))
+    where = str(Path(dataset_dir) / "dataset.json")
+    channels = content["channel_names"]
+    if len(channels) != in_channels:
+        raise InputError(f"{where!r} names {len(channels)} channels; the network takes {in_channels}")
+    values = list(label_names(content))
+    if values != list(label_values):
+        raise InputError(f"{where!r} has the labels {values}; the network has {list(label_values)}")
+
+
+def _check_cases(
+    dataset_dir: str,
+    label_values: Sequence[int],
+    cases: list[dict[str, Any]],
+    part: str,
+    spatial_dims: int,
+    in_channels: int,
+    listed: dict[str, int],
+) -> None:
+    if not label_values:
+        for index, case in enumerate(cases):
+            expected = {"spatial_dims": spatial_dims, "in_channels": in_channels, **listed}
+            check_listed_case(case, **expected, whole=index < VOXELS_OF)
+        return
+    axes = len(audit_nnunet_dataset(dataset_dir, parts=(part,), voxels_of=VOXELS_OF).shapes[0])
+    if axes != spatial_dims:
+        raise InputError(f"the images of {dataset_dir!r} are {axes}D; the network takes {spatial_dims}D images")
+
+
+def _name_absent_classes(names: Sequence[str], cases: list[dict[str, Any]], part: str) -> None:
+    present = {case["label"] for case in cases}
+    absent = [f"{label} {name}" for label, name in enumerate(names) if label not in present]
+    if absent:  # what ignite's metrics and MONAI's ROCAUC give then
+        print(
+            f"medmixers: note: no {part} case is of class {', '.join(absent)}: precision, recall and F1 of a class "
+            "without cases count as 0 in the means, and val_auc is nan",
+            flush=True,
+        )

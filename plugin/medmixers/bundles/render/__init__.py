@@ -1,0 +1,1 @@
+"""A row of the catalog to the text of its bundle's files."""

@@ -1,0 +1,1 @@
+"""Pack a bundle and its weights into one zip, and open one."""

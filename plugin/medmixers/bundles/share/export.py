@@ -1,0 +1,153 @@
+"""TorchScript and ONNX of a bundle's network, in a process of its own: python -m medmixers.bundles.share.export FOLDER.
+
+TorchScript numbers the names of its classes over the life of a process, so only a new one gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medmixers.checkpoints import read_checkpoint
+from medmixers.errors import InputError, MissingPackageError, first_line
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+MODELS = {"model.ts": "TorchScript", "model.onnx": "ONNX"}
+
+
+def export_models(bundle: Path) -> dict[str, str]:
+    """Write models/model.ts and models/model.onnx of an unpacked bundle that has weights.
+
+    Both take images of the spatial shape in the metadata, which is the sliding window's, in batches of any size:
+    padding and pooling are traced for that shape, so model.ts refuses another and ONNX Runtime does.
+
+    Returns:
+        File name -> why there is none, of those that could not be made.
+    """
+    command = [sys.executable, "-m", __name__, str(bundle)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return dict.fromkeys(MODELS, f"exporting ended with: {reason}")
+    missing: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return missing
+
+
+def assert_close(given: Tensor, expected: Tensor) -> None:
+    """Raise AssertionError unless two forms of one network agree: their runtimes add up in another order."""
+    import torch
+
+    torch.testing.assert_close(given, expected, rtol=1e-3, atol=1e-4)
+
+
+def _export(bundle: Path) -> dict[str, str]:
+    import torch
+    from monai.bundle import ConfigParser
+
+    torch.manual_seed(0)
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.json"))
+    parser.read_meta(str(bundle / "configs" / "metadata.json"))
+    parser["bundle_root"] = str(bundle)
+    image = parser["_meta_::network_data_format::inputs::image"]
+    network = parser.get_parsed_content("network_def").eval()
+    network.load_state_dict(read_checkpoint(bundle / "models" / "model.pt"))
+    example = torch.rand(2, image["num_channels"], *image["spatial_shape"])
+    missing = {}
+    for (name, kind), write in zip(MODELS.items(), (_torchscript, _onnx), strict=True):
+        target = bundle / "models" / name
+        try:
+            with torch.no_grad():
+                write(network, example, target, bundle / "configs")
+        except ImportError as error:
+            missing[name] = str(error)
+        except Exception as error:  # torch's and ONNX's compilers raise every kind; the bundle does without the file
+            target.unlink(missing_ok=True)
+            missing[name] = f"the network has no {kind} form here: {first_line(error)}"
+    return missing
+
+
+def _torchscript(network: nn.Module, example: Tensor, target: Path, configs: Path) -> None:
+    """Traced, with the configs inside, as MONAI's ckpt_export writes it; and without the paths of this machine."""
+    import torch
+    from monai.data import save_net_with_metadata
+    from monai.networks.utils import convert_to_torchscript
+
+    traced = torch.jit.script(_fixed_size(convert_to_torchscript(network, inputs=[example], use_trace=True), example))
+    metadata = json.loads((configs / "metadata.json").read_text("utf-8"))
+    inference = (configs / "inference.json").read_bytes()
+    save_net_with_metadata(
+        traced,
+        str(target),
+        include_config_vals=False,
+        meta_values=metadata,
+        more_extra_files={"inference.json": inference},
+    )
+    partial = target.with_suffix(".partial")
+    with zipfile.ZipFile(target) as saved, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as kept:
+        for entry in saved.infolist():
+            if not entry.filename.endswith(".debug_pkl"):  # names of source files, for tracebacks
+                kept.writestr(zipfile.ZipInfo(entry.filename), saved.read(entry))
+    partial.replace(target)
+    loaded = torch.jit.load(str(target), map_location="cpu")
+    other = torch.rand_like(example[:1])
+    assert_close(loaded(other), network(other))
+
+
+def _fixed_size(traced: nn.Module, example: Tensor) -> nn.Module:
+    """A trace gives wrong numbers for another size without a word; this one refuses it."""
+    from torch import nn
+
+    class FixedSize(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = traced
+            self.size = list(example.shape[2:])
+
+        def forward(self, x: Tensor) -> Tensor:
+            if list(x.shape[2:]) != self.size:
+                raise InputError(f"exported for images of size {self.size}, got {list(x.shape[2:])}")
+            return self.network(x)
+
+    return FixedSize()
+
+
+def _onnx(network: nn.Module, example: Tensor, target: Path, configs: Path) -> None:
+    import torch
+
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401  # torch's exporter needs it
+    except ImportError as error:
+        raise MissingPackageError(f"{error.name} is not installed; pip install 'medmixers[onnx]'") from error
+    program: Any = torch.onnx.export(
+        network,
+        (example,),
+        dynamo=True,
+        input_names=["image"],
+        output_names=["pred"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        verbose=False,
+    )
+    model = program.model_proto
+    for holder in (model.graph, *model.graph.node, *model.graph.value_info, *model.functions):
+        del holder.metadata_props[:]  # where in the source each node comes from, with the paths of this machine
+    for function in model.functions:
+        for node in function.node:
+            del node.metadata_props[:]
+    target.write_bytes(model.SerializeToString(deterministic=True))
+    onnx.checker.check_model(str(target))
+    session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+    other = torch.rand(3, *example.shape[1:])
+    assert_close(torch.from_numpy(session.run(None, {"image": other.numpy()})[0]), network(other))
+
+
+if __name__ == "__main__":
+    print(json.dumps(_export(Path(sys.argv[1]))))

@@ -1,0 +1,199 @@
+"""What a bundle satisfies without being run: files, metadata, agreement of its configs, properties, traps.
+
+Each check takes a :class:`Subject`, returns a note, and raises FailedCheck with what is wrong. torch and MONAI are
+imported when a check runs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from functools import cache
+from pydoc import locate
+from typing import Any
+from urllib.request import urlopen
+
+from medmixers.bundles.verify.subject import FailedCheck, Subject, demand, walk
+from medmixers.errors import first_line
+
+CONFIGS = ("evaluate", "inference", "metadata", "multi_gpu_train", "train")
+FILES = ("LICENSE", *(f"configs/{name}.json" for name in CONFIGS), "docs/README.md")
+NNUNET_FILES = (
+    *("LICENSE", "configs/inference.json", "configs/metadata.json", "configs/nnunet/dataset.json"),
+    *("configs/nnunet/plans.json", "docs/README.md", "models/model.pt"),
+)
+WORKFLOWS = ((("train",), "train"), (("train", "evaluate"), "train"), (("inference",), "inference"))
+SHARED_KEYS = ("network_def", "network_name", "kernel_size", "roi_size", "image_size", "overlap")
+MACHINE_PATH = re.compile(r"(?<![\w}])(/(home|root|tmp|work|Users|mnt)/|[A-Z]:\\)")
+
+
+def check_files(subject: Subject) -> str:
+    """1: tree, licence, no machine's paths, commands of the README."""
+    root, files = subject.root, NNUNET_FILES if subject.is_of_nnunet else FILES
+    missing = [name for name in files if not (root / name).is_file()]
+    demand(not missing, f"missing: {', '.join(missing)}")
+    licence = (root / "LICENSE").read_text("utf-8").split()
+    demand(licence[:4] == ["Apache", "License", "Version", "2.0,"], "LICENSE is not the Apache License 2.0")
+    for path in [*(root / "configs").glob("*.json"), *(root / "docs").glob("*.md")]:
+        found = MACHINE_PATH.search(path.read_text("utf-8"))
+        demand(not found, f"{path.name} names a machine's path: {found and found.group()!r}")
+    blocks = re.findall(r"```bash\n(.*?)```", (root / "docs" / "README.md").read_text("utf-8"), re.S)
+    demand(blocks, "docs/README.md has no commands")
+    parsed = subprocess.run(["bash", "-n"], input="\n".join(blocks), capture_output=True, text=True)
+    demand(parsed.returncode == 0, f"docs/README.md: {parsed.stderr.strip()}")
+    return f"{len(files)} files, {sum(map(len, map(str.splitlines, blocks)))} lines of commands"
+
+
+def check_metadata(subject: Subject) -> str:
+    """2: the schema, and what it leaves open: semantic version, changelog, full channel_def, channels."""
+    metadata, config = subject.metadata, subject.config("inference" if subject.is_of_nnunet else "train")
+    network = config["network_def"]
+    version = metadata["version"]
+    demand(re.fullmatch(r"\d+\.\d+\.\d+", version), f"version {version!r} is not semantic (1.2.3)")
+    demand(version in metadata["changelog"], f"version {version} is not in the changelog")
+    for key in ("monai_version", "pytorch_version", "numpy_version", "required_packages_version"):
+        demand(metadata.get(key), f"{key} is missing")
+    formats = metadata["network_data_format"]
+    for side, of_network in (("inputs", "in_channels"), ("outputs", "out_channels")):
+        (entry,) = formats[side].values()
+        channels = entry["num_channels"]
+        keys = list(entry["channel_def"])
+        demand(keys == [str(index) for index in range(channels)], f"{side}: channel_def is not of {channels} channels")
+        demand(network[of_network] == channels, f"{side}: {channels} channels, network_def has {network[of_network]}")
+    return f"version {version}; {_check_schema(subject)}"
+
+
+def check_agreement(subject: Subject) -> str:
+    """3: network, size and deterministic preprocessing are the same in training and inference."""
+    subject.demand_training()
+    train, inference = subject.config("train"), subject.config("inference")
+    for key in SHARED_KEYS:
+        demand(train.get(key) == inference.get(key), f"{key} differs: {train.get(key)} and {inference.get(key)}")
+    expected = inference["preprocessing"]["transforms"]
+    validated = train["validate"]["deterministic_transforms"]
+    demand(validated == expected, "validate::deterministic_transforms is not the preprocessing of inference")
+    trained = [
+        _of_image(transform)
+        for transform in train["train"]["deterministic_transforms"]
+        if "image" in _listed(transform["keys"])
+    ]
+    demand(
+        trained == [_of_image(transform) for transform in expected],
+        "train::deterministic_transforms of the image is not the preprocessing of inference",
+    )
+    return f"{len(expected)} transforms"
+
+
+def check_shapes(subject: Subject) -> str:
+    """4: what the network gives for what it takes, without computing it."""
+    import torch
+
+    with torch.no_grad(), torch.device("meta"):
+        given = tuple(subject.network(device="meta")(torch.zeros(subject.example_shape)).shape)
+    pred = subject.metadata["network_data_format"]["outputs"]["pred"]
+    spatial = () if subject.is_classification else subject.example_shape[2:]
+    expected = (1, pred["num_channels"], *spatial)
+    demand(given == expected, f"the network gives {given}, the metadata says {expected}")
+    return f"{subject.example_shape} -> {given}"
+
+
+def check_properties(subject: Subject) -> str:
+    """5: MONAI's properties of training, training + evaluation, and inference."""
+    from monai.bundle import ConfigWorkflow
+
+    workflows = WORKFLOWS[-1:] if subject.is_of_nnunet else WORKFLOWS
+    data: dict[str, Any] = {"datalist": []} if subject.is_of_nnunet else {"dataset_dir": str(subject.dataset)}
+    for configs, workflow in workflows:
+        flow = ConfigWorkflow(
+            config_file=[str(subject.root / "configs" / f"{config}.json") for config in configs],
+            workflow_type=workflow,
+            logging_file=False,
+            bundle_root=str(subject.root),
+            output_dir=str(subject.scratch / "properties"),
+            ckpt_dir=str(subject.scratch / "properties"),
+            load_pretrain=False,
+            cache_rate=0,
+            **data,
+        )
+        flow.parser.parse(reset=True)  # what ``initialize`` does before it runs the config's own expressions
+        flow._is_initialized = True
+        missing = flow.check_properties()
+        demand(missing == [], f"{' + '.join(configs)}: {missing}")
+    return ", ".join(" + ".join(configs) for configs, _ in workflows)
+
+
+def check_traps(subject: Subject) -> str:
+    """13: no '#' in strings, no duplicate keys, every target and import resolves."""
+    from monai.bundle.config_item import ComponentLocator
+
+    monai_names, targets = ComponentLocator(), set()
+    for path in sorted((subject.root / "configs").glob("*.json")):
+        content = json.loads(path.read_text("utf-8"), object_pairs_hook=_without_duplicates)
+        for value in walk(content):
+            for text in (*value, *value.values()) if isinstance(value, dict) else (value,):
+                demand(
+                    not isinstance(text, str) or "#" not in text, f"{path.name}: MONAI turns '#' into '::': {text!r}"
+                )
+            if isinstance(value, dict) and "_target_" in value:
+                targets.add(value["_target_"])
+            if isinstance(value, str) and value.startswith("$import "):
+                targets.add(value.removeprefix("$import ").split(" as ")[0])
+    for target in sorted(targets):
+        demand(monai_names.get_component_module_name(target) or locate(target), f"{target} is not found")
+    return f"{len(targets)} targets"
+
+
+def _check_schema(subject: Subject) -> str:
+    """MONAI's verify_metadata, with the schema at hand or downloaded; a static check downloads nothing."""
+    from monai.bundle import verify_metadata
+
+    schema = subject.schema
+    if schema is None and subject.offline:
+        return "schema not checked: give its file (--schema FILE)"
+    if schema is None:
+        content = _download(subject.metadata.get("schema", ""))
+        if content is None:
+            return "schema not checked: it is not at hand (--schema FILE) and cannot be downloaded"
+        schema = subject.scratch / "schema.json"
+        schema.write_bytes(content)
+    try:
+        verify_metadata(str(subject.root / "configs" / "metadata.json"), filepath=str(schema))
+    except ValueError as error:
+        raise FailedCheck(first_line(error)) from error
+    except ImportError:
+        return "schema not checked: the package jsonschema is not installed"
+    return "schema satisfied"
+
+
+@cache
+def _download(url: str) -> bytes | None:
+    """What is there; None where it cannot be reached, which is asked once in a process."""
+    try:
+        with urlopen(url, timeout=10) as answer:
+            content: bytes = answer.read()
+            return content
+    except (OSError, ValueError):
+        return None
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    double = {key for key in keys if keys.count(key) > 1}
+    demand(not double, f"duplicate keys, of which the last wins: {', '.join(sorted(double))}")
+    return dict(pairs)
+
+
+def _listed(keys: Any) -> list[str]:
+    return keys if isinstance(keys, list) else [keys]
+
+
+def _of_image(transform: dict[str, Any]) -> dict[str, Any]:
+    """What a transform does to the image: of a list with one value a key, the image's."""
+    keys = _listed(transform["keys"])
+    index = keys.index("image")
+    per_key = {
+        name: value[index] if isinstance(value, list) and len(value) == len(keys) and name == "mode" else value
+        for name, value in transform.items()
+    }
+    return {**per_key, "keys": "image"}

@@ -1,0 +1,1 @@
+"""The command ``medmixers``, one file per group of commands."""

@@ -1,0 +1,1 @@
+"""The demo of ``scripts/demo.sh``: simulated subjects, pictures of a case, and the report."""

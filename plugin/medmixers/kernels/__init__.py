@@ -1,0 +1,1 @@
+"""Fast implementations of the mixers' operations, each with its plain reference."""

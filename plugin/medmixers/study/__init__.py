@@ -1,1 +1,0 @@
-"""Comparing networks: what they cost, and how they rank."""

@@ -1,0 +1,78 @@
+"""Time and memory of mixers and networks beside their peers, in one run.
+
+python scripts/benchmarks/benchmark.py                 # everything
+python scripts/benchmarks/benchmark.py --quick         # fewer comparisons, no peaks of memory
+python scripts/benchmarks/benchmark.py --device cuda   # those that are too large for a CPU too
+python scripts/benchmarks/benchmark.py --record        # everything, then results/measured.json and the README's table
+
+A recorded run needs a clean checkout: its commit stands beside the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from comparisons import COMPARISONS
+from measure import compare, table
+
+from medmixers.results import describe_run, measured_note, record, replace_between
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+PEERS = ("timm", "dynamic_network_architectures", "natten")  # beside torch, MONAI and nnU-Net
+START, END = "<!-- benchmark table -->", "<!-- end of benchmark table -->"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer comparisons, times only")
+    parser.add_argument("--only", default="", metavar="TEXT", help="comparisons whose name holds this text")
+    parser.add_argument("--device", default="cpu", help="as torch names it (cpu, cuda)")
+    parser.add_argument("--record", action="store_true", help="write the figures and the README's table")
+    arguments = parser.parse_args()
+    names = [name for name in COMPARISONS if arguments.device != "cpu" or not COMPARISONS[name].gpu]
+    names = [name for name in names if COMPARISONS[name].quick or not arguments.quick]
+    chosen = [name for name in names if arguments.only in name]
+    run = describe_run(device=arguments.device, checkout=ROOT)
+    if not chosen:
+        sys.exit(f"benchmark: error: no comparison has {arguments.only!r} in its name; valid: {', '.join(names)}")
+    if arguments.record and (arguments.quick or arguments.only):
+        sys.exit("benchmark: error: --record is for a whole run, without --quick and --only")
+    if arguments.record and run.pop("dirty") is not False:
+        sys.exit("benchmark: error: the checkout is not clean or not under git; commit, then run again")
+
+    if arguments.record:
+        try:
+            replace_between(README.read_text(), START, END, "")  # before the minutes that measuring takes
+        except ValueError as error:
+            sys.exit(f"benchmark: error: {README.name}: {error}")
+
+    rows = []
+    for name in chosen:
+        rows += compare(name, device=arguments.device, memory=not arguments.quick)
+        print(f"{name}: done", file=sys.stderr)
+    print(table(rows))
+    if arguments.record:
+        run["versions"] |= versions(PEERS)
+        figures = [{key: value for key, value in asdict(row).items() if value not in (None, ())} for row in rows]
+        record(f"benchmark {arguments.device}", figures, run=run)
+        README.write_text(replace_between(README.read_text(), START, END, f"{table(rows)}\n\n{measured_note(run)}"))
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of those that are installed."""
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+if __name__ == "__main__":
+    main()

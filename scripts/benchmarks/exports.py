@@ -1,0 +1,192 @@
+"""How each network leaves Python: torch.compile, torch.export, TorchScript, ONNX; at any image size or at one.
+
+Every claim is measured: the exported network must give the eager logits at the size that it was exported at, and, to
+count as "any size", at another that no stride divides. An answer that takes longer than ``LIMIT_SECONDS`` is none.
+"""
+
+from __future__ import annotations
+
+import io
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any
+
+import torch
+from samples import create_small, families
+from torch import Tensor, nn
+
+from medmixers.errors import first_line
+from medmixers.mixers import TOKEN_MIXERS
+
+ANY_SIZE, ONE_SIZE, NO = "any size", "one size", "no"
+LIMIT_SECONDS = 300  # the slowest that ends takes about one minute
+# The first exports the network, the second asks: odd, with other feature maps down to stride 32, one of them beyond the
+# size up to which local attention is global. No axis of a map is one voxel long: to torch.export a program of its own.
+SIZES = {2: ((40, 52), (75, 67)), 3: ((40, 36, 44), (37, 70, 67))}
+Run = Callable[[Tensor], Tensor]
+Program = Callable[[], torch.export.ExportedProgram]
+
+
+def compiled(network: nn.Module) -> Run:
+    """torch.compile in one graph, without code generation; each size is compiled for itself."""
+    torch._dynamo.reset()
+    return torch.compile(network, fullgraph=True, backend="aot_eager", dynamic=False)
+
+
+def exported(network: nn.Module, image: Tensor, *, any_size: bool) -> torch.export.ExportedProgram:
+    """torch.export, with the batch and each axis free unless the network itself binds them; or as they are."""
+    free = dict.fromkeys((0, *range(2, image.ndim)), torch.export.Dim.AUTO)
+    image = image.clone()  # an export that is interrupted leaves its axes marked as free
+    return torch.export.export(network, (image,), dynamic_shapes=(free,) if any_size else None)
+
+
+def traced(network: nn.Module, image: Tensor) -> Run:
+    """torch.jit.trace, saved and loaded."""
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.trace(network, image, check_trace=False), buffer)
+    buffer.seek(0)
+    return torch.jit.load(buffer)
+
+
+def as_onnx(program: torch.export.ExportedProgram) -> Run:
+    """torch.onnx.export of an exported program, run by onnxruntime."""
+    import onnxruntime
+
+    model = torch.onnx.export(program, (), verbose=False)
+    assert model is not None  # it would be, were a file asked for
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # a size that it refuses raises; the log would say it again
+    session = onnxruntime.InferenceSession(
+        model.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    (source,) = session.get_inputs()
+    return lambda x: torch.from_numpy(session.run(None, {source.name: x.numpy()})[0])
+
+
+WAYS: Mapping[str, Callable[[nn.Module, Tensor, Program], Run]] = {
+    "torch.compile": lambda network, image, program: compiled(network),
+    "torch.export": lambda network, image, program: program().module(),
+    "TorchScript": lambda network, image, program: traced(network, image),
+    "ONNX": lambda network, image, program: as_onnx(program()),
+}
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in the body that takes longer; by the alarm clock of a process, which it leaves unset."""
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"not done in {seconds:g} seconds")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)  # again each second, should a tracer take it for an error
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@torch.no_grad()
+def how_it_exports(network: nn.Module, *, ways: Iterable[str] = WAYS) -> dict[str, str]:
+    """The outcome of each way: "any size", "one size", or "no: " and the reason.
+
+    Args:
+        network: of 2 input channels, in eval mode; one that is bound to an image size, to ``SIZES[spatial_dims][0]``.
+        ways: of ``WAYS``.
+
+    Raises:
+        RuntimeError: outside the main thread, or where a process has no alarm clock (Windows).
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        raise RuntimeError("how_it_exports needs the main thread and a POSIX system: its time limit is an alarm")
+    sizes = SIZES[next(p.ndim for p in network.parameters() if p.ndim > 3) - 2]
+    images = [torch.randn(2, 2, *size, generator=torch.Generator().manual_seed(0)) for size in sizes]
+    eager = cache(network)
+    any_size, one_size = (_once(partial(exported, network, images[0], any_size=choice)) for choice in (True, False))
+
+    def outcome(way: str) -> str:
+        try:
+            with time_limit(LIMIT_SECONDS):
+                if _agrees(eager, WAYS[way](network, images[0], any_size), images):
+                    return ANY_SIZE
+        except Exception:  # whatever a tracer raises, the next question is the one size
+            pass
+        try:
+            with time_limit(LIMIT_SECONDS):
+                if _agrees(eager, WAYS[way](network, images[0], one_size), images[:1]):
+                    return ONE_SIZE
+        except Exception as error:
+            return f"{NO}: {first_line(error)[:80]}"
+        return f"{NO}: other logits"
+
+    return {way: outcome(way) for way in ways}
+
+
+def _once(trace: Program) -> Program:
+    """``trace``, which runs once, whatever comes of it: its error is raised again."""
+
+    @cache
+    def attempt() -> torch.export.ExportedProgram | Exception:
+        try:
+            return trace()
+        except Exception as error:
+            return error
+
+    def program() -> torch.export.ExportedProgram:
+        result = attempt()
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    return program
+
+
+def _agrees(eager: Run, run: Run, images: Iterable[Tensor]) -> bool:
+    for image in images:
+        expected, found = eager(image), run(image)
+        if found.shape != expected.shape or (found - expected).abs().max() > 1e-3 * expected.abs().max():
+            return False
+    return True
+
+
+def sampled_networks() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Label -> name and options of what the table shows: each family, then each mixer in a segmentation network."""
+    rows: dict[str, tuple[str, dict[str, Any]]] = {pattern: (names[0], {}) for pattern, names in families().items()}
+    for mixer in TOKEN_MIXERS:  # a branch scale of 1e-5 would hide in the logits what the mixer did
+        rows[f"mixer={mixer}"] = ("metaformer_segformer_s12", {"mixer": mixer, "layer_scale_init": 1.0})
+    return rows
+
+
+def measure_exports(label: str, spatial_dims: int) -> dict[str, str] | None:
+    """Outcome of every way for one entry of :func:`sampled_networks`, small; None without such a form."""
+    name, options = sampled_networks()[label]
+    torch.manual_seed(0)
+    try:
+        network = create_small(name, SIZES[spatial_dims][0], **options).eval()
+    except ValueError:
+        return None
+    return how_it_exports(network)
+
+
+def exports_table(exports: Mapping[str, Mapping[str, Mapping[str, str] | None]]) -> str:
+    """Markdown; networks with the same outcomes share a row.
+
+    Args:
+        exports: label -> "2D" and "3D" -> way -> outcome, as ``results.network_facts()["exports"]``.
+    """
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for label, dims in exports.items():
+        groups.setdefault(tuple(_cell(dims, way) for way in WAYS), []).append(f"`{label}`")
+    lines = ["| network | " + " | ".join(WAYS) + " |", "|" + "---|" * (len(WAYS) + 1)]
+    return "\n".join([*lines, *(f"| {', '.join(labels)} | {' | '.join(cells)} |" for cells, labels in groups.items())])
+
+
+def _cell(dims: Mapping[str, Mapping[str, str] | None], way: str) -> str:
+    outcomes = {key: ways[way] for key, ways in dims.items() if ways is not None}
+    if len(set(outcomes.values())) == 1:
+        return next(iter(outcomes.values()))
+    return ", ".join(f"{key} {outcome}" for key, outcome in outcomes.items())

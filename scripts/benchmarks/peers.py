@@ -1,0 +1,191 @@
+"""What the networks and mixers are compared with: the same operation as others write it.
+
+Every peer is a module of the input that ours takes. A peer that needs what is not installed raises ImportError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medmixers.errors import InputError
+from medmixers.factory import create_network
+from medmixers.kernels.eager import CHANNELS_LAST
+from medmixers.mixers.local_attention import LocalAttention
+from medmixers.mixers.pooling import Pooling, average_pool
+
+AVERAGE_POOLS: dict[int, Any] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+
+
+class AveragePooling(nn.Module):
+    """PoolFormer's token mixer as its authors and timm write it; maps that nn.AvgPool3d refuses are pooled in 2D."""
+
+    def __init__(self, *, spatial_dims: int, kernel_size: int) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.pool = AVERAGE_POOLS[spatial_dims](kernel_size, 1, kernel_size // 2, count_include_pad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: feature map, (B, C, *spatial) -> the same shape."""
+        if x.ndim == 5 and min(x.shape[2:]) < self.kernel_size:
+            return average_pool(x, self.kernel_size) - x
+        return self.pool(x) - x
+
+
+class ChannelsLast(nn.Module):
+    """A module and its input in the channels-last layout."""
+
+    def __init__(self, module: nn.Module, *, spatial_dims: int) -> None:
+        super().__init__()
+        self.layout = CHANNELS_LAST[spatial_dims + 2]
+        self.module = module.to(memory_format=self.layout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, *spatial)."""
+        return self.module(x.contiguous(memory_format=self.layout))
+
+
+class Neighbourhoods(nn.Module):
+    """Local attention of the same weights by another function of queries, keys and values.
+
+    Args:
+        mixer: where heads, kernel size and weights come from.
+        attention: of q, k, v (B, heads, *spatial, D) and the kernel size -> (B, heads, *spatial, D).
+    """
+
+    def __init__(self, mixer: LocalAttention, attention: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -> None:
+        super().__init__()
+        self.mixer, self.attention = mixer, attention
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: feature map, (B, C, *spatial) -> the same shape."""
+        qkv = self.mixer.qkv(x.movedim(1, -1)).unflatten(-1, (3, self.mixer.heads, -1))
+        q, k, v = (part.movedim(-2, 1) for part in qkv.unbind(-3))
+        mixed = self.attention(q, k, v, self.mixer.kernel_size)
+        return self.mixer.proj(mixed.movedim(1, -2).flatten(-2)).movedim(-1, 1)
+
+
+def unfold_attention(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> Tensor:
+    """Every query's neighbourhood is gathered: memory of tokens x window x channels."""
+    spatial, dims = q.shape[2:-1], q.ndim - 3
+    window = kernel_size**dims
+
+    def neighbourhoods(x: Tensor) -> Tensor:  # (B, heads, *spatial, D) -> (B, heads, tokens, window, D)
+        x = F.pad(x, [0, 0, *([kernel_size // 2] * (2 * dims))])
+        for axis in range(2, 2 + dims):
+            x = x.unfold(axis, kernel_size, 1)  # the window's axes come last
+        return x.movedim(2 + dims, -1).reshape(*x.shape[:2], prod(spatial), window, -1)
+
+    inside = neighbourhoods(q.new_ones(1, 1, *spatial, 1)).squeeze(-1) > 0
+    scores = (q.flatten(2, -2).unsqueeze(-2) * neighbourhoods(k)).sum(-1) / q.shape[-1] ** 0.5
+    weights = scores.masked_fill(~inside, -torch.inf).softmax(-1)
+    return (weights.unsqueeze(-1) * neighbourhoods(v)).sum(-2).view_as(q)
+
+
+@cache  # as a network that runs at one size would keep it
+@torch.inference_mode(False)  # for inference and training
+def near(spatial: tuple[int, ...], kernel_size: int, device: torch.device) -> Tensor:
+    """Which token may see which, bool (tokens, tokens)."""
+    axes = torch.meshgrid(*(torch.arange(size, device=device) for size in spatial), indexing="ij")
+    mask = torch.ones((), dtype=torch.bool, device=device)
+    for axis in axes:
+        place = axis.flatten()
+        mask = mask & ((place.unsqueeze(1) - place).abs() <= kernel_size // 2)
+    return mask
+
+
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> Tensor:
+    """Full attention under a mask: tokens squared."""
+    mask = near(tuple(q.shape[2:-1]), kernel_size, q.device)
+    mixed = F.scaled_dot_product_attention(q.flatten(2, -2), k.flatten(2, -2), v.flatten(2, -2), attn_mask=mask)
+    return mixed.view_as(q)
+
+
+@cache
+@torch.inference_mode(False)
+def block_mask(spatial: tuple[int, ...], kernel_size: int, device: torch.device) -> Any:
+    """FlexAttention's mask of a neighbourhood over tokens in row-major order."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def mask(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        seen = query >= 0
+        for size in reversed(spatial):
+            seen = seen & ((query % size - key % size).abs() <= kernel_size // 2)
+            query, key = query // size, key // size
+        return seen
+
+    tokens = prod(spatial)
+    return create_block_mask(mask, None, None, tokens, tokens, device=device, _compile=device.type == "cuda")
+
+
+@cache
+def compiled_flex_attention() -> Any:
+    """FlexAttention, which is fast when compiled only."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
+
+
+def row_major_flex_attention(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> Tensor:
+    """FlexAttention over tokens in row-major order, as Keuth et al. ran it."""
+    mask = block_mask(tuple(q.shape[2:-1]), kernel_size, q.device)
+    flat = (part.flatten(2, -2).contiguous() for part in (q, k, v))
+    return compiled_flex_attention()(*flat, block_mask=mask).view_as(q)
+
+
+def natten_attention(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> Tensor:
+    """NATTEN. At the border its windows shift inwards and keep their size: other results there, like cost."""
+    import natten
+
+    attention = {2: natten.na2d, 3: natten.na3d}[q.ndim - 3]
+    heads_last = (part.movedim(1, -2) for part in (q, k, v))
+    return attention(*heads_last, kernel_size=kernel_size).movedim(-2, 1)
+
+
+def naive_metaformer(name: str, *, kernel_size: int, **options: Any) -> nn.Module:
+    """Our network with pooling by nn.AvgPool: torch's own operators throughout."""
+    network = create_network(name, kernel_size=kernel_size, mixer="pooling", **options)
+    for module in network.modules():
+        for key, child in module.named_children():
+            if isinstance(child, Pooling):
+                pool = AveragePooling(spatial_dims=options["spatial_dims"], kernel_size=kernel_size)
+                setattr(module, key, pool)
+    return network
+
+
+def timm_network(name: str) -> nn.Module:
+    """A network of timm, untrained."""
+    import timm
+
+    return timm.create_model(name)
+
+
+def nnunet_network(kind: str, *, in_channels: int, out_channels: int) -> nn.Module:
+    """nnU-Net's 3D networks of six stages, as its planner makes them for a large patch."""
+    from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+
+    shared: dict[str, Any] = {
+        "input_channels": in_channels,
+        "num_classes": out_channels,
+        "n_stages": 6,
+        "features_per_stage": (32, 64, 128, 256, 320, 320),
+        "conv_op": nn.Conv3d,
+        "kernel_sizes": 3,
+        "strides": (1, 2, 2, 2, 2, 2),
+        "conv_bias": True,
+        "norm_op": nn.InstanceNorm3d,
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "nonlin": nn.LeakyReLU,
+        "nonlin_kwargs": {"inplace": True},
+    }
+    if kind == "plain":
+        return PlainConvUNet(**shared, n_conv_per_stage=2, n_conv_per_stage_decoder=2)
+    if kind == "residual":
+        return ResidualEncoderUNet(**shared, n_blocks_per_stage=(1, 3, 4, 6, 6, 6), n_conv_per_stage_decoder=1)
+    raise InputError(f"kind must be 'plain' or 'residual', got {kind!r}")

@@ -1,0 +1,89 @@
+"""Record what every network counts and how it exports: results/networks.json, and the README's table of exports.
+
+record_networks.py            count all networks, measure the exports that are not recorded yet
+record_networks.py --again    measure every export again (half an hour on a core)
+record_networks.py --check    change nothing; exit status 1 if a count, a name or the README differs
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from exports import exports_table, measure_exports, sampled_networks
+from samples import count_parameters
+
+from medmixers.results import NETWORK_FACTS, network_facts, replace_between, write_json
+from medmixers.variants import NETWORKS
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+START, END = "<!-- exports table -->", "<!-- end of exports table -->"
+DIMS = {"2D": 2, "3D": 3}
+
+
+def count_all() -> dict[str, dict[str, int | None]]:
+    """Parameters of every network."""
+    return {name: {key: count_parameters(name, dims) for key, dims in DIMS.items()} for name in sorted(NETWORKS)}
+
+
+def with_table(readme: str, facts: dict[str, Any]) -> str:
+    """The README with the table of these facts between its markers."""
+    missing = ", ".join(f"`{label}`" for label in sampled_networks() if label not in facts["exports"]) or "none"
+    note = f"Measured with {facts['measured with']}. Not measured yet: {missing}."
+    return replace_between(readme, START, END, f"{exports_table(facts['exports'])}\n\n{note}")
+
+
+def differences(facts: dict[str, Any]) -> list[str]:
+    """What the recorded facts and the README say otherwise than the code."""
+    counts = count_all()
+    lines = [f"parameters: {name}" for name in counts if facts["parameters"].get(name) != counts[name]]
+    lines += [f"parameters of no network: {name}" for name in facts["parameters"] if name not in counts]
+    lines += [f"exports of no network: {label}" for label in set(facts["exports"]) - set(sampled_networks())]
+    readme = README.read_text()
+    if with_table(readme, facts) != readme:
+        lines.append("README.md: the table of exports")
+    return lines
+
+
+def record(facts: dict[str, Any], *, again: bool) -> None:
+    """Count, measure what is missing or everything, and write after each network."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "onnx", "onnxruntime", "monai"))
+    if facts.get("measured with") != versions and facts.get("exports") and not again:
+        raise SystemExit(
+            f"record_networks: error: recorded with {facts['measured with']}, here are {versions}: --again"
+        )
+    known = {} if again else facts["exports"]
+    facts = {"parameters": count_all(), "measured with": versions, "exports": {}}
+    for label in sampled_networks():
+        measured = known.get(label) or {key: measure_exports(label, dims) for key, dims in DIMS.items()}
+        facts["exports"][label] = measured
+        print(label, measured, flush=True)
+        write_json(NETWORK_FACTS, {**facts, "exports": {**known, **facts["exports"]}})
+    write_json(NETWORK_FACTS, facts)
+    README.write_text(with_table(README.read_text(), facts))
+
+
+def main() -> int:
+    """Exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--again", action="store_true", help="measure every export again")
+    parser.add_argument("--check", action="store_true", help="compare, do not write")
+    arguments = parser.parse_args()
+    facts = network_facts() if NETWORK_FACTS.is_file() else {"parameters": {}, "exports": {}}
+    if arguments.check:
+        lines = differences(facts)
+        print("\n".join(lines or ["counts, names and README agree"]))
+        return 1 if lines else 0
+    warnings.filterwarnings("ignore")  # of the tracers, by the hundred
+    logging.disable(logging.WARNING)
+    record(facts, again=arguments.again)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""The benchmark's measuring and its table; the peers compute what ours computes."""
+
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+import measure
+import peers
+import pytest
+import torch
+from comparisons import COMPARISONS, FORWARD, HALF, OURS, TRAINING, Comparison
+from measure import compare, has_bfloat16, table
+from torch import nn
+
+from medmixers import create_network
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmarks" / "benchmark.py"
+
+
+def run_script(*arguments):
+    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True)
+
+
+def absent():
+    raise ImportError("No module named 'absent'\nand more")
+
+
+def test_a_peer_that_cannot_run_is_reported_and_the_rest_measured(monkeypatch):
+    contenders = {OURS: lambda: nn.Linear(8, 8), "slow": lambda: nn.Linear(8, 20_000), "absent": absent}
+    monkeypatch.setattr(measure, "COMPARISONS", {"tiny": Comparison((4, 8), contenders)})
+    rows = measure.compare("tiny", memory=False)
+    assert [(row.run, row.contender) for row in rows] == [(run, c) for run in (FORWARD, TRAINING) for c in contenders]
+    for ours, slow, missing in (rows[:3], rows[3:]):
+        assert min(ours.milliseconds) > 0
+        assert median(slow.milliseconds) > 2 * median(ours.milliseconds)
+        assert missing.error == "No module named 'absent'"
+        assert missing.milliseconds == ()
+    lines = table(rows).splitlines()
+    assert len(lines) == 2 + 2 + 2
+    ratio = median(rows[1].milliseconds) / median(rows[0].milliseconds)
+    assert lines[2].endswith(f" | slow **{ratio:.2f}** |")
+    assert lines[-1] == "Not run: absent: No module named 'absent'."
+
+
+def test_bfloat16_is_a_pass_where_the_processor_has_it_and_says_what_it_changes(monkeypatch):
+    pair = {OURS: lambda: nn.Linear(64, 64), "same": lambda: nn.Linear(64, 64)}
+    monkeypatch.setattr(measure, "COMPARISONS", {"tiny": Comparison((4, 64), pair, passes=(FORWARD, HALF))})
+    monkeypatch.setattr(measure, "has_bfloat16", lambda device: False)
+    assert {row.run for row in measure.compare("tiny", memory=False)} == {FORWARD}
+    monkeypatch.setattr(measure, "has_bfloat16", lambda device: True)
+    *full, ours, same = measure.compare("tiny", memory=False)
+    assert [row.change for row in full] == [None, None]
+    assert 1e-4 < ours.change == same.change < 2e-2  # eight bits of mantissa
+    flags = Path("/proc/cpuinfo")
+    if flags.is_file() and "avx512_bf16" in flags.read_text():
+        assert has_bfloat16("cpu")
+
+
+def test_peaks_are_measured_in_processes_of_their_own():
+    name = next(name for name in COMPARISONS if name.startswith("pooling 32x32x32"))
+    ours, peer = compare(name)[:2]
+    for row in (ours, peer):
+        assert 8 < row.peak_mib < 200  # the output alone takes 8 MiB
+
+
+def test_every_comparison_starts_with_ours_and_builds():
+    for comparison in COMPARISONS.values():
+        assert next(iter(comparison.contenders)) == OURS
+        assert len(comparison.contenders) > 1
+        with torch.device("meta"):
+            x = torch.empty(comparison.size)
+            assert comparison.contenders[OURS]().eval()(x).shape[0] == comparison.size[0]
+
+
+@pytest.mark.parametrize(("kind", "parameters"), [("plain", 31), ("residual", 102)])
+def test_nnunet_peers_are_its_networks_of_six_stages(kind, parameters):
+    network = peers.nnunet_network(kind, in_channels=4, out_channels=3)
+    assert round(sum(weight.numel() for weight in network.parameters()) / 1e6) == parameters
+    assert network(torch.randn(1, 4, 32, 32, 64)).shape == (1, 3, 32, 32, 64)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_naive_metaformer_computes_the_same(dims):
+    options = {"spatial_dims": dims, "in_channels": 1, "out_channels": 2, "depths": (1,) * 4, "dims": (8, 8, 16, 16)}
+    naive = peers.naive_metaformer("metaformer_s12", kernel_size=3, **options).eval()
+    ours = create_network("metaformer_s12", mixer="pooling", kernel_size=3, **options).eval()
+    ours.load_state_dict(naive.state_dict())
+    x = torch.randn(1, 1, *(64,) * dims)  # the last map is 2 voxels wide: smaller than the kernel
+    assert any(isinstance(module, peers.AveragePooling) for module in naive.modules())
+    torch.testing.assert_close(ours(x), naive(x), rtol=1e-5, atol=1e-5)
+
+
+def test_script_prints_the_table_and_refuses_what_it_cannot_do():
+    out = run_script("--quick", "--only", "pooling 56x56")
+    assert out.returncode == 0, out.stderr
+    assert "| pooling 56x56 kernel 3 | forward | " in out.stdout
+    unknown = run_script("--only", "poling")
+    assert unknown.returncode == 1
+    assert "no comparison has 'poling' in its name; valid: " in unknown.stderr
+    assert "--record is for a whole run" in run_script("--record", "--quick").stderr

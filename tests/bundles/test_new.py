@@ -1,0 +1,124 @@
+"""A bundle of a user's own task, through the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from bundle_helpers import USER_TASK as TASK
+from monai.bundle import ConfigParser
+
+from medmixers.bundle_runtime.preflight import check_training
+from medmixers.bundles.new import new_bundle
+from medmixers.bundles.verify.checks import verify_bundle
+from medmixers.bundles.verify.subject import Subject
+
+REGIONS = {"whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]}
+PICTURES = {
+    "spatial_dims": 2,
+    "channels": ["red", "green", "blue"],
+    "spacing": None,
+    "intensity": "unit",
+    "window": None,
+}
+KINDS = {
+    "exclusive labels": {},
+    "an ignored value": {"labels": ["background", "organ", "tumour"], "ignore_label": 3},
+    "regions": {"labels": list(REGIONS), "multi_label": True, "regions": REGIONS},
+    "overlapping masks": {**PICTURES, "labels": ["left", "right"], "multi_label": True, "image_size": [32, 32]},
+    "classes": {**PICTURES, "labels": ["well", "ill"], "task": "classification", "image_size": [32, 32]},
+}
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    (tmp_path / "my_task.yaml").write_text(yaml.safe_dump(TASK))
+    return tmp_path / "my_task.yaml"
+
+
+def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "medmixers", "bundle", "new", *words]
+    return subprocess.run(line, cwd=cwd, env={**os.environ}, capture_output=True, text=True, timeout=60)
+
+
+def test_command_writes_a_bundle_of_the_users_task(task: Path, tmp_path: Path) -> None:
+    words = ("--task", task.name, "--network", "metaformer_segformer_s12", "--mixer", "grouped_conv", "--out", "b")
+    done = command(*words, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    bundle = tmp_path / "b" / "my_organ_segmentation_grouped_conv"
+    assert "Apache License" in (bundle / "LICENSE").read_text()
+    assert len([path for path in bundle.rglob("*") if path.is_file()]) == 7
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.json"))
+    parser["bundle_root"] = str(bundle)
+    with torch.device("meta"):
+        network = parser.get_parsed_content("network_def")
+        assert network(torch.zeros(1, 1, 32, 32, 32)).shape == (1, 2, 32, 32, 32)
+    (intensity,) = (t for t in parser["preprocessing"]["transforms"] if t["_target_"] == "ScaleIntensityRanged")
+    assert (intensity["a_min"], intensity["a_max"]) == (-100.0, 300.0)
+    again = command(*words, cwd=tmp_path)
+    assert again.returncode == 2
+    assert (
+        again.stderr
+        == "medmixers: error: b/my_organ_segmentation_grouped_conv exists; remove it, or give another --out\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({}, {"network": "metaformer_s12"}, "network 'metaformer_s12' is not for segmentation"),
+        ({}, {"network": "rad_dino_segformer"}, "network 'rad_dino_segformer' is 2D and loads an encoder from a hub"),
+        ({}, {"network": "token_unet", "mixer": "conv"}, "network 'token_unet' has no token mixer to choose"),
+        ({}, {"mixer": "grouped_con"}, "unknown token mixer 'grouped_con'; valid: conv, "),
+        ({}, {"recipe": "x"}, "unknown training recipe 'x'; valid: keuth2025_classification"),
+        ({"name": "../my_task"}, {}, "of a-z, 0-9 and '_' only, got '../my_task'"),
+        ({"spacing": [1.0]}, {}, r"spacing must have spatial_dims values"),
+    ],
+)
+def test_bad_input_is_named(
+    change: dict[str, object], options: dict[str, str], message: str, task: Path, tmp_path: Path
+) -> None:
+    task.write_text(yaml.safe_dump({**TASK, **change}))
+    with pytest.raises(ValueError, match=message):
+        new_bundle(str(task), out=tmp_path / "out", **{"network": "metaformer_segformer_s12", **options})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "network", "mixer", "size"),
+    [
+        ("chest_xray_segmentation", "metaformer_segformer_s12", "spatial_fc", "image_size"),
+        ("brain_tumor_segmentation", "metaformer_segformer_s24", "random_mixing", "roi_size"),
+        ("skin_lesion_classification", "metaformer_s24", "sep_conv", None),
+        ("skin_lesion_classification", "caformer_s18", None, None),
+    ],
+)
+def test_networks_bound_to_a_size_follow_it(
+    task: str, network: str, mixer: str | None, size: str | None, tmp_path: Path
+) -> None:
+    bundle = new_bundle(task, network=network, mixer=mixer, out=tmp_path)
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "train.json"))
+    assert parser["network_def"].get("input_size") == (size and f"@{size}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_users_bundle_passes_the_static_checks(kind: str, tmp_path: Path) -> None:
+    """Among them its synthetic data, which its own preflight must find sound."""
+    task = {**TASK, "name": "my_task", **KINDS[kind]}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(task, sort_keys=False))
+    network = "metaformer_s12" if kind == "classes" else "unet_star_star"
+    bundle = new_bundle(str(tmp_path / "task.yaml"), network=network, out=tmp_path)
+    report = verify_bundle(bundle, static=True)
+    assert not report.failed, str(report)
+    subject = Subject(bundle, tmp_path)
+    expected = subject.config("train")["initialize"][-1]
+    options = {key: value for key, value in expected.items() if key not in ("_target_", "_requires_")}
+    none = {"network": None, "pretrained_ckpt": None, "resume_ckpt": None, "fold": 0}
+    check_training(**{**options, **none, "dataset_dir": str(subject.dataset)})

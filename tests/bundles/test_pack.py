@@ -1,0 +1,339 @@
+"""A packed bundle: its bytes, what it says, and that it predicts where this package is not."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from bundle_helpers import BRAIN, ROOT, USER_TASK, write_dataset
+from monai.bundle import ConfigParser, download, load
+from monai.data import load_net_with_metadata
+from monai.handlers import write_metrics_reports
+from small_bundle import NAME, start_weights, write_small_bundle
+
+from medmixers.bundles import pack, run_checks
+from medmixers.bundles.new import new_bundle
+from medmixers.bundles.share.archive import open_archive
+from medmixers.bundles.share.card import model_card, read_metrics
+from medmixers.bundles.share.export import MODELS, assert_close
+from medmixers.bundles.share.pack import PACKAGE, copy_bundle, pack_bundle
+from medmixers.bundles.share.vendoring import foreign_imports, vendored_files
+from medmixers.bundles.verify.hidden import environment_without_package
+from medmixers.bundles.verify.subject import Subject
+from medmixers.mixers import TOKEN_MIXERS
+from medmixers.variants import NETWORKS
+
+SCORES = {"class0": [0.5, 0.75, float("nan")], "class1": [0.25, 0.5, 0.6]}
+has_onnx = pytest.mark.skipif(
+    not all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript")),
+    reason="onnx, onnxruntime and onnxscript are not installed (the extra 'onnx')",
+)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a bundle, a training checkpoint and the CSV of an evaluation."""
+    folder = tmp_path_factory.mktemp("sources")
+    write_small_bundle(folder)
+    torch.save({"model": start_weights(), "trainer": {"epoch": 3}}, folder / "checkpoint.pt")
+    with open(folder / "val_mean_dice_raw.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["filename", *SCORES])
+        writer.writerows([f"case_{i}", *values] for i, values in enumerate(zip(*SCORES.values(), strict=True)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packed(sources: Path) -> tuple[Path, str]:
+    """The zip that the command writes, and what it prints."""
+    command = [sys.executable, "-m", "medmixers", "bundle", "pack", str(sources / NAME)]
+    command += ["--weights", str(sources / "checkpoint.pt"), "--metrics", str(sources / "val_mean_dice_raw.csv")]
+    done = subprocess.run([*command, "-o", str(sources / "out")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return sources / "out" / f"{NAME}_v0.1.0.zip", done.stdout
+
+
+@pytest.fixture(scope="module")
+def subject(packed: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    """The unpacked zip under check."""
+    return Subject(open_archive(packed[0], tmp_path_factory.mktemp("open")), tmp_path_factory.mktemp("scratch"))
+
+
+def test_content(subject: Subject, sources: Path) -> None:
+    root = subject.root
+    weights = torch.load(root / "models" / "model.pt", weights_only=True)
+    expected = start_weights()
+    assert list(weights) == list(expected)
+    assert all(torch.equal(weights[key], value) for key, value in expected.items())
+    for name in ("train", "evaluate", "inference", "multi_gpu_train"):
+        path = Path("configs") / f"{name}.json"
+        assert (root / path).read_bytes() == (sources / NAME / path).read_bytes()
+    for path in (root / PACKAGE).rglob("*.py"):
+        assert path.read_bytes() == (ROOT / "plugin" / path.relative_to(root)).read_bytes()
+
+
+def test_metadata_card_and_readme_say_what_is_inside(subject: Subject) -> None:
+    metadata = subject.metadata
+    assert metadata["eval_metrics"] == {"class0": 0.625, "class1": pytest.approx(0.45)}
+    assert "medmixers" not in metadata["required_packages_version"]
+    card, readme = ((subject.root / "docs" / name).read_text() for name in ("model_card.md", "README.md"))
+    for name, values in SCORES.items():
+        known = np.array(values)[~np.isnan(values)]
+        row = next(line for line in card.splitlines() if line.startswith(f"| {name} |"))
+        numbers = [float(cell) for cell in row.strip("| ").split(" | ")[1:]]
+        expected = [len(known), known.mean(), known.std(ddof=1), np.median(known), known.min(), known.max()]
+        np.testing.assert_allclose(numbers, expected, atol=5e-5)
+    for said in ("not for clinical use", "Fonov", "Apache-2.0", "grey_matter", "MNI ICBM152"):
+        assert said in card
+    for text in (json.dumps(metadata["description"]), readme):
+        assert "without weights" not in " ".join(text.split())
+    assert "untrained" not in readme.split("##")[0]
+    assert "Install medmixers" not in readme
+
+
+def test_metrics_of_all_cases_together(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A classifier's metrics.csv has neither a header nor a row a case."""
+    scores = {"val_f1": 0.875, "val_auc": 0.9375, "val_recall": float("nan")}
+    monkeypatch.setattr(pack, "export_models", lambda bundle: dict.fromkeys(MODELS, "not exported: it takes seconds"))
+    write_metrics_reports(str(tmp_path), None, scores, None, None)
+    pack_bundle(sources / NAME, weights=sources / "checkpoint.pt", out=tmp_path, metrics=tmp_path / "metrics.csv")
+    with zipfile.ZipFile(tmp_path / f"{NAME}_v0.1.0.zip") as archive:
+        metadata = json.loads(archive.read(f"{NAME}/configs/metadata.json"))
+        card = archive.read(f"{NAME}/docs/model_card.md").decode()
+    assert metadata["eval_metrics"] == {"val_f1": 0.875, "val_auc": 0.9375}
+    table = card[card.index("| metric |") : card.index("## Intended")].split("\n")
+    assert table[2:5] == ["| val_f1 | 0.8750 |", "| val_auc | 0.9375 |", "| val_recall | - |"]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [("file,cat,dog,prediction,truth\na.png,0.1,0.9,dog,dog\n", "probabilities"), ("class,mean\n1,0.5\n", "a summary")],
+)
+def test_tables_that_are_no_metrics(text: str, what: str, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(ValueError, match=rf"x\.csv' holds {what}, no metrics: give metrics\.csv or \*_raw\.csv"):
+        read_metrics(tmp_path / "x.csv")
+
+
+def test_licence_of_the_data_is_the_tasks_own(tmp_path: Path) -> None:
+    """The name of a user's task may begin like one of the catalogue's, whose data it is not."""
+    task = {**USER_TASK, "name": "brain_tissue_segmentation_ours", "licence": "Ours alone."}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(task))
+    bundle = new_bundle(str(tmp_path / "task.yaml"), network="token_unet", out=tmp_path)
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    card = model_card(bundle.name, metadata, models=[], metrics="", package_version="0")
+    assert "Data: Ours alone; check what it allows" in card
+
+
+def test_command_states_digest_and_what_is_absent(packed: tuple[Path, str]) -> None:
+    import hashlib
+
+    path, printed = packed
+    assert printed.splitlines()[:2] == [str(path), f"SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}"]
+    with zipfile.ZipFile(path) as archive:
+        names = {name.rpartition("/")[2] for name in archive.namelist()}
+    for name in ("model.ts", "model.onnx"):
+        assert (name in names) != (f"without {name}: " in printed)
+    assert "model.ts" in names
+
+
+def test_packing_again_gives_the_same_bytes(
+    packed: tuple[Path, str], sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(start_weights(), "flat.pt")  # flat or nested, the weights are the same
+    again = pack_bundle(sources / NAME, weights="flat.pt", metrics=sources / "val_mean_dice_raw.csv")
+    assert again.path.read_bytes() == packed[0].read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [again.path.name, "flat.pt"]
+
+
+def test_zip_names_no_machine(packed: tuple[Path, str]) -> None:
+    with zipfile.ZipFile(packed[0]) as archive:
+        for name in archive.namelist():
+            for place in (str(ROOT), str(Path.home()) + "/", "site-packages", "/tmp/"):
+                assert place.encode() not in archive.read(name), (name, place)
+
+
+def test_torchscript_refuses_another_size(subject: Subject) -> None:
+    model, metadata, extra = load_net_with_metadata(
+        str(subject.root / "models" / "model.ts"), more_extra_files=["inference.json"]
+    )
+    network = subject.network()
+    network.load_state_dict(start_weights())
+    assert metadata == subject.metadata
+    assert json.loads(extra["inference.json"])["network_name"] == "metaformer_segformer_s12"
+    with torch.no_grad():
+        image = torch.rand(5, 1, 16, 16, 16)
+        assert_close(model(image), network(image))
+        with pytest.raises(torch.jit.Error, match=r"exported for images of size \[16, 16, 16\], got \[16, 16, 17\]"):
+            model(torch.rand(1, 1, 16, 16, 17))
+
+
+@has_onnx
+def test_onnx_gives_the_networks_numbers(subject: Subject) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(subject.root / "models" / "model.onnx"))
+    network = subject.network()
+    network.load_state_dict(start_weights())
+    image = torch.rand(5, 1, 16, 16, 16)
+    with torch.no_grad():
+        assert_close(torch.from_numpy(session.run(None, {"image": image.numpy()})[0]), network(image))
+
+
+def test_vendored_code_is_what_the_configs_need() -> None:
+    configs = [path.read_text() for path in (ROOT / "bundles").glob("*/configs/*.json")]
+    files = vendored_files(configs)
+    rooms = {Path(name).parts[1].removesuffix(".py") for name in files}
+    assert rooms.isdisjoint({"nnunet", "study", "explain", "cli", "demo", "results"})
+    assert not any(name.endswith(("pack.py", "verify.py", "archive.py", "vendoring.py")) for name in files)
+    required = {"PIL"}  # pillow, which the bundles with PNG images require
+    assert foreign_imports(files.values()) <= required
+    with pytest.raises(ValueError, match=r"required_packages_version of .* lacks SimpleITK"):
+        _vendor_with_foreign_import()
+
+
+def _vendor_with_foreign_import() -> None:
+    original = pack.foreign_imports
+    pack.foreign_imports = lambda files: {"SimpleITK"}
+    try:
+        pack.vendor(ROOT / "bundles" / "brain_tissue_segmentation_grouped_conv")
+    finally:
+        pack.foreign_imports = original
+
+
+def test_every_table_entry_is_in_the_zip_and_nothing_else_is_needed(subject: Subject, tmp_path: Path) -> None:
+    """Imports every network and mixer by name from the zip, where all that is not required is hidden."""
+    targets = [row.target for row in (*NETWORKS.values(), *TOKEN_MIXERS.values())]
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import importlib.util\n"
+        "for target in sys.argv[2:]:\n"
+        "    module, name = target.rsplit('.', 1)\n"
+        "    getattr(importlib.import_module(module), name)\n"
+        "import medmixers.bundle_runtime.preflight\n"
+        "assert medmixers.__file__.startswith(sys.argv[1]), medmixers.__file__\n"
+        "for name in ('nnunetv2', 'timm', 'SimpleITK', 'scipy', 'medmixers.cli.main', 'medmixers.nnunet'):\n"
+        "    try: importlib.import_module(name)\n"
+        "    except ModuleNotFoundError: continue\n"
+        "    raise SystemExit(name + ' is not hidden')\n"
+        "assert importlib.util.find_spec('nnunetv2') is None  # as packages ask whether another is there\n"
+    )
+    environment = environment_without_package(tmp_path / "hidden", subject.root, subject.metadata)
+    command = [sys.executable, "-c", code, str(subject.root), *targets]
+    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = subprocess.run([sys.executable, "-c", "import medmixers"], env=environment, capture_output=True, text=True)
+    assert "No module named 'medmixers'" in found.stderr
+
+
+def test_unpacked_zip_predicts_without_this_package(subject: Subject, tmp_path: Path) -> None:
+    """From /, with MONAI alone: voxel by voxel what the source tree's bundle predicts."""
+    data = write_dataset(tmp_path / "Dataset001_Tiny", training=0, held_out=1)
+    out = tmp_path / "predictions"
+    root = subject.root
+    command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(root)]
+    command += ["--config_file", str(root / "configs" / "inference.json")]
+    command += ["--dataset_dir", str(data), "--output_dir", str(out)]
+    environment = environment_without_package(tmp_path / "hidden", root, subject.metadata)
+    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    source = write_small_bundle(tmp_path)
+    (source / "models").mkdir()
+    torch.save(start_weights(), source / "models" / "model.pt")
+    parser = parser_of(source)
+    parser["dataset_dir"], parser["output_dir"] = str(data), str(tmp_path / "expected")
+    parser.get_parsed_content("evaluator").run()
+    (expected,) = (tmp_path / "expected").iterdir()
+    assert (out / expected.name).read_bytes() == expected.read_bytes()
+    assert len(np.unique(np.frombuffer(expected.read_bytes(), np.uint8))) > 1
+
+
+def parser_of(root: Path) -> Any:
+    parser = ConfigParser()
+    parser.read_config(str(root / "configs" / "inference.json"))
+    parser["bundle_root"] = str(root)
+    return parser
+
+
+def test_consumers_loading_orders(subject: Subject) -> None:
+    assert run_checks.check_consumers(subject) == "Slicer, Label, Deploy, two bundles"
+
+
+def test_download_from_a_file_and_load(packed: tuple[Path, str], tmp_path: Path) -> None:
+    """The model zoo's way: MONAI downloads the asset, unpacks it, and loads network and weights."""
+    download(name=NAME, bundle_dir=tmp_path, url=packed[0].as_uri(), progress=False)
+    arguments = tmp_path / "arguments.json"
+    arguments.write_text(json.dumps({"bundle_root": str(tmp_path / NAME)}))
+    network = load(
+        NAME,
+        bundle_dir=tmp_path,
+        source="github",
+        workflow_type="inference",
+        args_file=str(arguments),
+        device="cpu",
+    )
+    loaded = network.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in start_weights().items())
+
+
+def test_a_name_of_the_catalog_is_the_committed_bundle(tmp_path: Path) -> None:
+    rendered = copy_bundle(BRAIN, tmp_path / "rendered")
+    copied = copy_bundle(ROOT / "bundles" / BRAIN, tmp_path / "copied")
+    names = {path.relative_to(copied) for path in copied.rglob("*") if path.is_file()}
+    assert names == {path.relative_to(rendered) for path in rendered.rglob("*") if path.is_file()}
+    assert all((rendered / name).read_bytes() == (copied / name).read_bytes() for name in names)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"name": "nowhere"},
+            r"'nowhere' is no bundle's folder .* not one of: .*brain_tissue_segm",
+        ),
+        ({"weights": "nowhere.pt"}, r"--weights: there is no file 'nowhere\.pt'"),
+        ({"weights": "other.pt"}, r"'other\.pt' holds the weights of another network"),
+        ({"metrics": "nowhere.csv"}, r"there is no metrics file 'nowhere\.csv'"),
+        ({"metrics": "empty.csv"}, r"'empty\.csv' holds no metrics: a row for each case"),
+    ],
+)
+def test_bad_input_writes_nothing(
+    change: dict[str, str], message: str, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(torch.nn.Conv3d(1, 3, 1).state_dict(), "other.pt")
+    Path("empty.csv").write_text("filename,class0\n")
+    arguments: dict[str, Any] = {"weights": sources / "checkpoint.pt", "name": sources / NAME, "out": "out", **change}
+    with pytest.raises((ValueError, OSError), match=message) as error:
+        pack_bundle(arguments.pop("name"), **arguments)
+    assert "\n" not in str(error.value)
+    assert not Path("out").exists()
+
+
+@pytest.mark.slow
+def test_a_new_environment_with_monai_alone(subject: Subject, tmp_path: Path) -> None:
+    """A virtual environment with monai[fire,ignite,nibabel,tqdm] and nothing else; needs a package index."""
+    python = tmp_path / "venv" / "bin" / "python"
+    data = write_dataset(tmp_path / "Dataset001_Tiny", training=0, held_out=1)
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    wanted = f"monai[fire,ignite,nibabel,tqdm]=={subject.metadata['monai_version']}"
+    subprocess.run([str(python), "-m", "pip", "install", "-q", wanted], check=True)
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    missing = subprocess.run([str(python), "-c", "import medmixers"], cwd="/", env=environment, capture_output=True)
+    assert missing.returncode == 1
+    command = [str(python), "-m", "monai.bundle", "run", "--bundle_root", str(subject.root)]
+    command += ["--config_file", str(subject.root / "configs" / "inference.json")]
+    command += ["--dataset_dir", str(data), "--output_dir", str(tmp_path / "predictions")]
+    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [path.name for path in (tmp_path / "predictions").iterdir()] == ["case_0.nii.gz"]

@@ -1,0 +1,122 @@
+"""What test_depthwise_triton.py runs in a process of its own: Triton reads TRITON_INTERPRET when it is imported."""
+
+import os
+
+import pytest
+import torch
+from comparisons import COMPARISONS
+from monai.data import MetaTensor
+from torch import nn
+
+from medmixers.kernels.depthwise_triton import triton_depthwise_conv
+from medmixers.layers import depthwise, fastest
+
+assert os.environ.get("TRITON_INTERPRET") == "1", "run test_depthwise_triton.py, which sets TRITON_INTERPRET"
+
+CASES = [  # size, kernel, channels, bias
+    ((5, 2, 3), 3, 2, False),  # planes in two chunks
+    ((1, 4, 3), 5, 2, True),
+    ((3, 1, 4), (3, 1, 5), 2, True),
+    ((2, 1, 1), 1, 2, True),
+    ((9, 1, 2), (7, 3, 3), 1, True),
+    ((2, 3, 5), 7, 1, True),
+    ((2, 1, 3), 9, 1, True),
+    ((9, 13), 7, 2, False),
+    ((27, 21), 3, 2, True),  # more positions than a program takes
+]
+
+
+def guarded(*size, dtype=torch.float32):
+    """A contiguous batch of two between two of NaN: what is read outside of it shows."""
+    batches = torch.randn(4, *size)
+    batches[[0, 3]] = torch.nan
+    return batches.to(dtype)[1:3]
+
+
+def values_and_gradients(function, x, conv, probe):
+    leaf = x.detach().requires_grad_()
+    y = function(leaf, conv.weight, conv.bias)
+    return [y, *torch.autograd.grad(y, [leaf, *conv.parameters()], probe)]
+
+
+def depthwise_module(size, kernel_size, *, bias=True, channels=2):
+    extents = (kernel_size,) * len(size) if isinstance(kernel_size, int) else kernel_size
+    conv = nn.Conv2d if len(size) == 2 else nn.Conv3d
+    padding = [extent // 2 for extent in extents]
+    return conv(channels, channels, extents, padding=padding, groups=channels, bias=bias)
+
+
+@pytest.mark.parametrize(("size", "kernel_size", "channels", "bias"), CASES)
+def test_equals_torchs_own_in_values_and_gradients(size, kernel_size, channels, bias):
+    torch.manual_seed(0)
+    conv = depthwise_module(size, kernel_size, channels=channels, bias=bias)
+    x, probe = guarded(channels, *size), guarded(channels, *size)
+    assert x.is_contiguous()
+    ours = values_and_gradients(triton_depthwise_conv, x, conv, probe)
+    expected = values_and_gradients(lambda x, weight, bias: conv(x), x, conv, probe)
+    for result, value, tolerance in zip(ours, expected, (1e-5, 1e-4, 1e-4, 1e-4), strict=False):
+        torch.testing.assert_close(result, value, rtol=tolerance, atol=tolerance * max(1, value.abs().max().item()))
+
+
+@pytest.mark.parametrize("size", [(3, 4, 5), (5, 4)])
+def test_gradients_of_gradients(size):
+    conv, (x, probe) = depthwise_module(size, 3), torch.randn(2, 2, 2, *size)
+    results = []
+    for function in (triton_depthwise_conv, lambda x, weight, bias: conv(x)):
+        leaf = x.clone().requires_grad_()
+        y = function(leaf, conv.weight, conv.bias).square()
+        first = torch.autograd.grad(y, [leaf, conv.weight], probe, create_graph=True)
+        penalty = sum(gradient.square().sum() for gradient in first)
+        results.append(torch.autograd.grad(penalty, [leaf, *conv.parameters()]))
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_rounds_the_results_only(dtype):
+    torch.manual_seed(0)
+    conv = depthwise_module((3, 4, 5), 3).to(dtype)
+    x, probe = guarded(2, 3, 4, 5, dtype=dtype), guarded(2, 3, 4, 5, dtype=dtype)
+    ours = values_and_gradients(triton_depthwise_conv, x, conv, probe)
+    exact = values_and_gradients(lambda x, weight, bias: conv(x), x.double(), conv.double(), probe.double())
+    for result, value in zip(ours, exact, strict=True):
+        assert result.dtype == dtype
+        torch.testing.assert_close(result, value.to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-5)
+
+
+def test_only_wanted_gradients_of_any_layout():
+    conv = depthwise_module((3, 4, 5), 3).requires_grad_(False)
+    x, probe = torch.randn(2, 2, 2, 3, 4, 5)
+    x = x.contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    y = triton_depthwise_conv(x, conv.weight, conv.bias)
+    y.backward(probe.transpose(3, 4).contiguous().transpose(3, 4))
+    (expected,) = torch.autograd.grad(conv(x), x, probe)
+    torch.testing.assert_close(x.grad, expected)
+    assert conv.weight.grad is None
+
+
+@pytest.mark.parametrize("kind", [torch.Tensor, MetaTensor])
+@pytest.mark.parametrize("triton_wins", [False, True])
+def test_the_choice_on_a_gpu_is_made_among_equals(triton_wins, kind, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)  # asks a driver
+    monkeypatch.setattr(fastest, "CHOSEN", {})
+    monkeypatch.setattr(fastest, "FAILED", set())
+    monkeypatch.setattr(fastest, "_seconds", lambda each, _: (each is triton_depthwise_conv) != triton_wins)
+    conv = depthwise_module((3, 2, 4), 3)
+    x, probe = guarded(2, 3, 2, 4), guarded(2, 3, 2, 4)
+    ours = values_and_gradients(depthwise._fastest_on_gpu, x.as_subclass(kind), conv, probe)
+    for result, value in zip(ours, values_and_gradients(lambda x, *_: conv(x), x, conv, probe), strict=True):
+        torch.testing.assert_close(torch.Tensor(result), value, rtol=1e-4, atol=1e-4)
+    assert list(fastest.CHOSEN.values()) == [triton_depthwise_conv if triton_wins else depthwise.plain_depthwise_conv]
+    assert not fastest.FAILED
+
+
+def test_contenders_of_the_benchmark_compute_the_same():
+    comparison = COMPARISONS["grouped conv 2x64x64x64x64 kernel 3"]
+    x, results = torch.randn(1, 64, 1, 2, 2), {}
+    for label, build in comparison.contenders.items():
+        torch.manual_seed(0)
+        results[label] = build()(x)
+    assert len(results) == 4
+    for result in results.values():
+        torch.testing.assert_close(result, results["ours"], rtol=1e-5, atol=1e-5)
