@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medmixers.errors import MissingPackageError
 from medmixers.mixers import TOKEN_MIXERS
 from medmixers.registry import check_options, locate, option_names
 from medmixers.variants import NETWORKS
@@ -82,14 +83,20 @@ def create_network(
     check_positive(in_channels=in_channels, out_channels=out_channels)
     network = _build(name, spatial_dims, in_channels, out_channels, options)
     if pretrained is not None:
-        from medmixers.networks.weights import load_weights
-
-        load_weights(network, pretrained, warm_start=warm_start)
+        _load_pretrained(network, pretrained, warm_start=warm_start)
     if activation_checkpointing:
         from medmixers.layers.checkpointing import checkpoint_blocks
 
         checkpoint_blocks(network, [locate(path) for path in NETWORKS[name].blocks])
     return network
+
+
+def _load_pretrained(network: nn.Module, pretrained: str | Path, *, warm_start: bool) -> None:
+    try:
+        from medmixers.networks.weights import load_weights
+    except ImportError as error:  # the code in a bundle's zip
+        raise MissingPackageError("pretrained belongs to the installed package medmixers; here give weights") from error
+    load_weights(network, pretrained, warm_start=warm_start)
 
 
 def _build(name: str, spatial_dims: int, in_channels: int, out_channels: int, options: Mapping[str, Any]) -> nn.Module:

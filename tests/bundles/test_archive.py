@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import pickle
 import shutil
@@ -106,8 +107,19 @@ REFUSED: dict[str, tuple[Entries, str]] = {
     "pickle": (with_manifest({**FILES, "models/model.pt": pickle.dumps(Evil())}), "'model.pt' is not only tensors"),
     "object": (with_manifest({**FILES, "models/model.pt": tensors(Evil())}), "'model.pt' is not only tensors"),
     "nested": (with_manifest({**FILES, "models/model.pt": tensors({"model": {}})}), "'model.pt' is no flat dict"),
+    "hidden root": (
+        {name.replace("demo/", ".ipython/"): data for name, data in SOUND.items()}, "'.ipython' is not a bundle's name"
+    ),
+    "editor's root": (
+        {name.replace("demo/", ".vscode/"): data for name, data in SOUND.items()}, "'.vscode' is not a bundle's name"
+    ),
+    "root of another kind": (
+        {name.replace("demo/", "a b/"): data for name, data in SOUND.items()}, "'a b' is not a bundle's name"
+    ),
+    "hidden folder": (with_manifest({**FILES, ".git/x.py": b"1"}), "'demo/.git/x.py' is no kind of file"),
+    "package": (with_manifest({**FILES, "__init__.py": b"1"}), "'demo/__init__.py' would make the bundle's folder"),
     "not TorchScript": (with_manifest({**FILES, "models/model.ts": pickle.dumps(Evil())}), "'model.ts' is not Torch"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -157,6 +169,66 @@ def test_damaged_zips_are_refused(sound: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "out").glob("*"))
     with pytest.raises(FileNotFoundError, match="there is no zip"):
         open_archive(tmp_path / "missing.zip")
+
+
+def compressed(path: Path, entries: Entries) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    return path
+
+
+def test_zip_bombs_are_refused_before_they_unpack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = compressed(tmp_path / "bomb.zip", with_manifest({**FILES, "configs/a.json": bytes(2**24)}))
+    with pytest.raises(ValueError, match=r"'bomb\.zip' of \d+ bytes would unpack to 167\d+; the limits are 100 times"):
+        open_archive(bomb, tmp_path / "out")
+    inner = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(FILES["models/model.pt"])) as whole, zipfile.ZipFile(inner, "w", 8) as archive:
+        for entry in whole.infolist():
+            archive.writestr(entry.filename, whole.read(entry))
+        archive.writestr("archive/data/9", bytes(2**24))
+    path = rewrite(tmp_path / "inner.zip", with_manifest({**FILES, "models/model.pt": inner.getvalue()}))
+    with pytest.raises(ValueError, match=r"inner\.zip is refused: 'model\.pt' of \d+ bytes would unpack to 167"):
+        open_archive(path, tmp_path / "out")
+    monkeypatch.setattr("medmixers.bundles.share.archive.MOST_FILES", 3)
+    with pytest.raises(ValueError, match=r"'many\.zip' holds 4 files, the limit is 3"):
+        open_archive(rewrite(tmp_path / "many.zip", SOUND), tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_zip_that_another_tool_compressed_is_opened(tmp_path: Path) -> None:
+    text = json.dumps({f"key {index}": "value" for index in range(1000)}).encode()
+    path = compressed(tmp_path / "sound.zip", with_manifest({**FILES, "configs/train.json": text}))
+    assert (open_archive(path, tmp_path / "out") / "configs" / "train.json").read_bytes() == text
+
+
+def test_large_files_are_hashed_and_written_in_pieces(tmp_path: Path) -> None:
+    """Peak memory of packing, reading the manifest and opening: far below the file's 64 MiB."""
+    import tracemalloc
+
+    big = tmp_path / "big.onnx"
+    big.write_bytes(os.urandom(2**26))
+    tracemalloc.start()
+    write_archive(tmp_path / "big.zip", "demo", {**FILES, "models/model.onnx": big})
+    bundle = open_archive(tmp_path / "big.zip", tmp_path / "out")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (bundle / "models" / "model.onnx").read_bytes() == big.read_bytes()
+    assert peak < 2**24
+
+
+@pytest.mark.parametrize(
+    ("root", "file", "message"),
+    [
+        (".hidden", "docs/a.md", "'.hidden' is not a bundle's name"),
+        ("demo", "docs/a.html", "'docs/a.html' is no kind of file"),
+        ("demo", "docs/.DS_Store", "'docs/.DS_Store' is no kind of file"),
+    ],
+)
+def test_nothing_is_written_that_open_refuses(root: str, file: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_archive(tmp_path / "out.zip", root, {**FILES, file: b"1"})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_command_ends_in_one_line(tmp_path: Path) -> None:

@@ -21,17 +21,16 @@ from monai.data import load_net_with_metadata
 from monai.handlers import write_metrics_reports
 from small_bundle import NAME, start_weights, write_small_bundle
 
-from medmixers.bundles import pack, run_checks
 from medmixers.bundles.new import new_bundle
+from medmixers.bundles.share import pack
 from medmixers.bundles.share.archive import open_archive
 from medmixers.bundles.share.card import model_card, read_metrics
 from medmixers.bundles.share.export import MODELS, assert_close
-from medmixers.bundles.share.pack import PACKAGE, copy_bundle, pack_bundle
-from medmixers.bundles.share.vendoring import foreign_imports, vendored_files
+from medmixers.bundles.share.pack import copy_bundle, pack_bundle
+from medmixers.bundles.share.vendoring import vendored_name
+from medmixers.bundles.verify import run_checks
 from medmixers.bundles.verify.hidden import environment_without_package
 from medmixers.bundles.verify.subject import Subject
-from medmixers.mixers import TOKEN_MIXERS
-from medmixers.variants import NETWORKS
 
 SCORES = {"class0": [0.5, 0.75, float("nan")], "class1": [0.25, 0.5, 0.6]}
 has_onnx = pytest.mark.skipif(
@@ -77,9 +76,17 @@ def test_content(subject: Subject, sources: Path) -> None:
     assert all(torch.equal(weights[key], value) for key, value in expected.items())
     for name in ("train", "evaluate", "inference", "multi_gpu_train"):
         path = Path("configs") / f"{name}.json"
-        assert (root / path).read_bytes() == (sources / NAME / path).read_bytes()
-    for path in (root / PACKAGE).rglob("*.py"):
-        assert path.read_bytes() == (ROOT / "plugin" / path.relative_to(root)).read_bytes()
+        assert as_installed(root, path) == (sources / NAME / path).read_text()
+    package = root / str(vendored_name(root))
+    for path in package.rglob("*.py"):
+        if path.relative_to(package).as_posix() not in ("variants.py", "mixers/__init__.py"):  # the trimmed tables
+            original = ROOT / "plugin" / "medmixers" / path.relative_to(package)
+            assert as_installed(root, path.relative_to(root)) == original.read_text()
+
+
+def as_installed(root: Path, path: Path) -> str:
+    """Text of a file of the zip with the vendored package's name put back."""
+    return (root / path).read_text().replace(str(vendored_name(root)), "medmixers")
 
 
 def test_metadata_card_and_readme_say_what_is_inside(subject: Subject) -> None:
@@ -191,49 +198,91 @@ def test_onnx_gives_the_networks_numbers(subject: Subject) -> None:
         assert_close(torch.from_numpy(session.run(None, {"image": image.numpy()})[0]), network(image))
 
 
-def test_vendored_code_is_what_the_configs_need() -> None:
-    configs = [path.read_text() for path in (ROOT / "bundles").glob("*/configs/*.json")]
-    files = vendored_files(configs)
-    rooms = {Path(name).parts[1].removesuffix(".py") for name in files}
-    assert rooms.isdisjoint({"nnunet", "study", "explain", "cli", "demo", "results"})
-    assert not any(name.endswith(("pack.py", "verify.py", "archive.py", "vendoring.py")) for name in files)
-    required = {"PIL"}  # pillow, which the bundles with PNG images require
-    assert foreign_imports(files.values()) <= required
-    with pytest.raises(ValueError, match=r"required_packages_version of .* lacks SimpleITK"):
-        _vendor_with_foreign_import()
-
-
-def _vendor_with_foreign_import() -> None:
-    original = pack.foreign_imports
-    pack.foreign_imports = lambda files: {"SimpleITK"}
-    try:
-        pack.vendor(ROOT / "bundles" / "brain_tissue_segmentation_grouped_conv")
-    finally:
-        pack.foreign_imports = original
-
-
-def test_every_table_entry_is_in_the_zip_and_nothing_else_is_needed(subject: Subject, tmp_path: Path) -> None:
-    """Imports every network and mixer by name from the zip, where all that is not required is hidden."""
-    targets = [row.target for row in (*NETWORKS.values(), *TOKEN_MIXERS.values())]
+def test_every_row_of_the_zip_builds_and_nothing_else_is_needed(subject: Subject, tmp_path: Path) -> None:
+    """Every module and every row from the zip, where all that is not required is hidden."""
+    name = str(vendored_name(subject.root))
+    modules = [
+        ".".join(path.relative_to(subject.root).with_suffix("").parts).removesuffix(".__init__")
+        for path in sorted((subject.root / name).rglob("*.py"))
+    ]
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import importlib.util\n"
-        "for target in sys.argv[2:]:\n"
-        "    module, name = target.rsplit('.', 1)\n"
-        "    getattr(importlib.import_module(module), name)\n"
-        "import medmixers.bundle_runtime.preflight\n"
-        "assert medmixers.__file__.startswith(sys.argv[1]), medmixers.__file__\n"
-        "for name in ('nnunetv2', 'timm', 'SimpleITK', 'scipy', 'medmixers.cli.main', 'medmixers.nnunet'):\n"
+        "import sys, importlib, importlib.util; sys.path.insert(0, sys.argv[1])\n"
+        "for module in sys.argv[3:]: importlib.import_module(module)\n"
+        "ours = importlib.import_module(sys.argv[2])\n"
+        "assert ours.__file__.startswith(sys.argv[1]), ours.__file__\n"
+        "assert (ours.list_networks(), ours.list_mixers()) == (['metaformer_segformer_s12'], ['grouped_conv'])\n"
+        "size = dict(spatial_dims=3, in_channels=1, out_channels=3, dims=[8] * 4)\n"
+        "ours.create_network('metaformer_segformer_s12', mixer='grouped_conv', **size)\n"
+        "for names in (('token_unet', 'grouped_conv'), ('metaformer_segformer_s12', 'pooling')):\n"
+        "    try: ours.create_network(names[0], mixer=names[1], **size)\n"
+        "    except ValueError as error: print(error)\n"
+        "try: ours.create_network('metaformer_segformer_s12', mixer='grouped_conv', pretrained='x.pt', **size)\n"
+        "except ValueError as error: print(error)\n"
+        "for name in ('medmixers', 'nnunetv2', 'timm', 'SimpleITK', 'scipy', 'medmixers.cli.main', 'triton'):\n"
         "    try: importlib.import_module(name)\n"
         "    except ModuleNotFoundError: continue\n"
-        "    raise SystemExit(name + ' is not hidden')\n"
+        "    if name != 'triton': raise SystemExit(name + ' is not hidden')  # which torch requires\n"
         "assert importlib.util.find_spec('nnunetv2') is None  # as packages ask whether another is there\n"
     )
     environment = environment_without_package(tmp_path / "hidden", subject.root, subject.metadata)
-    command = [sys.executable, "-c", code, str(subject.root), *targets]
+    command = [sys.executable, "-c", code, str(subject.root), name, *modules]
     done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = subprocess.run([sys.executable, "-c", "import medmixers"], env=environment, capture_output=True, text=True)
-    assert "No module named 'medmixers'" in found.stderr
+    assert done.stdout.splitlines() == [
+        "unknown network of this zip 'token_unet'; valid: metaformer_segformer_s12",
+        "unknown token mixer of this zip 'pooling'; valid: grouped_conv",
+        "pretrained belongs to the installed package medmixers; here give weights",
+    ]
+
+
+def test_a_foreign_import_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "foreign_imports", lambda texts: {"SimpleITK"})
+    with pytest.raises(ValueError, match=r"required_packages_version of .* lacks SimpleITK"):
+        pack.vendor(ROOT / "bundles" / BRAIN)
+
+
+def test_weights_of_the_folder_are_packed(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "export_models", lambda bundle: dict.fromkeys(MODELS, "not exported: it takes seconds"))
+    bundle = write_small_bundle(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"small has no models/model\.pt: train it, or give --weights FILE"):
+        pack_bundle(bundle, out=tmp_path)
+    (bundle / "models").mkdir()
+    torch.save(start_weights(), bundle / "models" / "model.pt")
+    given = pack_bundle(bundle, weights=sources / "checkpoint.pt", out=tmp_path / "given")
+    assert pack_bundle(bundle, out=tmp_path).path.read_bytes() == given.path.read_bytes()
+
+
+def test_an_opened_zip_packs_again_with_its_own_code(
+    packed: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights were trained with that code; another version of the package may be installed by then."""
+    monkeypatch.setattr(pack, "export_models", lambda bundle: dict.fromkeys(MODELS, "not exported: it takes seconds"))
+    opened = open_archive(packed[0], tmp_path)
+    marked = opened / str(vendored_name(opened)) / "errors.py"
+    marked.write_text(marked.read_text() + "# of another version\n")
+    paths = sys.path[:]
+    again = open_archive(pack_bundle(opened, out=tmp_path).path, tmp_path / "again")
+    assert (again / marked.relative_to(opened)).read_text() == marked.read_text()
+    assert vendored_name(again) == vendored_name(opened)
+    assert sys.path == paths
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "message"),
+    [
+        ("sound", "configs/logging.conf", r"'configs/logging\.conf' is no kind of file that bundles hold"),
+        ("sound", "docs/page.html", r"'docs/page\.html' is no kind of file that bundles hold"),
+        (".hidden", "docs/more.md", r"'\.hidden' is not a bundle's name"),
+        ("a name", "docs/more.md", r"'a name' is not a bundle's name"),
+    ],
+)
+def test_what_open_refuses_is_not_packed(name: str, file: str, message: str, sources: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / name
+    write_small_bundle(tmp_path).rename(bundle)
+    (bundle / file).write_text("x")
+    with pytest.raises(ValueError, match=message):
+        pack_bundle(bundle, weights=sources / "checkpoint.pt", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_unpacked_zip_predicts_without_this_package(subject: Subject, tmp_path: Path) -> None:
@@ -298,8 +347,8 @@ def test_a_name_of_the_catalog_is_the_committed_bundle(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (
-            {"name": "nowhere"},
-            r"'nowhere' is no bundle's folder .* not one of: .*brain_tissue_segm",
+            {"name": "brain_tissue_segmentation_grouped"},
+            r"'brain_tissue_segmentation_grouped' is no bundle's folder .* not one of: .*brain_tissue_segm",
         ),
         ({"weights": "nowhere.pt"}, r"--weights: there is no file 'nowhere\.pt'"),
         ({"weights": "other.pt"}, r"'other\.pt' holds the weights of another network"),

@@ -111,8 +111,11 @@ class Bundle:
 
         return f"the bundle, untrained: {new_bundle(task, network=network, mixer=mixer, recipe=recipe, out=out)}"
 
-    def pack(self, name: str, weights: str, out: str = ".", metrics: str | None = None) -> str:
-        """A bundle (name or folder) and weights to OUT/NAME_vX.Y.Z.zip; metrics: the CSV of an evaluation."""
+    def pack(self, name: str, weights: str | None = None, out: str = ".", metrics: str | None = None) -> str:
+        """Pack a bundle (name or folder) with --weights, or its models/model.pt, into OUT/NAME_vX.Y.Z.zip.
+
+        metrics: the CSV of an evaluation.
+        """
         from medmixers.bundles.share.pack import pack_bundle
 
         return str(pack_bundle(name, weights=weights, out=out, metrics=metrics))

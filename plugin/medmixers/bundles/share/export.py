@@ -1,6 +1,6 @@
-"""TorchScript and ONNX of a bundle's network, in a process of its own: python -m medmixers.bundles.share.export FOLDER.
+"""Export a bundle's network to TorchScript and ONNX: python -m medmixers.bundles.share.export FOLDER.
 
-TorchScript numbers the names of its classes over the life of a process, so only a new one gives the same bytes.
+Every export runs in a new process: TorchScript numbers class names per process, so only a new one repeats the bytes.
 """
 
 from __future__ import annotations
@@ -18,17 +18,19 @@ from medmixers.errors import InputError, MissingPackageError, first_line
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+# Parts of a TorchScript file: names of source files for tracebacks, and a digest of all parts with those.
+OF_THIS_MACHINE = (".debug_pkl", "/serialization_id")
 MODELS = {"model.ts": "TorchScript", "model.onnx": "ONNX"}
 
 
 def export_models(bundle: Path) -> dict[str, str]:
     """Write models/model.ts and models/model.onnx of an unpacked bundle that has weights.
 
-    Both take images of the spatial shape in the metadata, which is the sliding window's, in batches of any size:
-    padding and pooling are traced for that shape, so model.ts refuses another and ONNX Runtime does.
+    Both take batches of any size, of images with the spatial shape in the metadata (the sliding window's). Padding and
+    pooling are traced for that shape: model.ts refuses another one, and so does ONNX Runtime.
 
     Returns:
-        File name -> why there is none, of those that could not be made.
+        File name -> reason, for each file that could not be made.
     """
     command = [sys.executable, "-m", __name__, str(bundle)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -40,7 +42,7 @@ def export_models(bundle: Path) -> dict[str, str]:
 
 
 def assert_close(given: Tensor, expected: Tensor) -> None:
-    """Raise AssertionError unless two forms of one network agree: their runtimes add up in another order."""
+    """Raise AssertionError unless two forms of one network agree, up to the order of their sums."""
     import torch
 
     torch.testing.assert_close(given, expected, rtol=1e-3, atol=1e-4)
@@ -67,14 +69,14 @@ def _export(bundle: Path) -> dict[str, str]:
                 write(network, example, target, bundle / "configs")
         except ImportError as error:
             missing[name] = str(error)
-        except Exception as error:  # torch's and ONNX's compilers raise every kind; the bundle does without the file
+        except Exception as error:  # compilers of torch and ONNX raise any exception; the zip then lacks the file
             target.unlink(missing_ok=True)
             missing[name] = f"the network has no {kind} form here: {first_line(error)}"
     return missing
 
 
 def _torchscript(network: nn.Module, example: Tensor, target: Path, configs: Path) -> None:
-    """Traced, with the configs inside, as MONAI's ckpt_export writes it; and without the paths of this machine."""
+    """Write a trace with the configs inside, as MONAI's ckpt_export does, without the paths of this machine."""
     import torch
     from monai.data import save_net_with_metadata
     from monai.networks.utils import convert_to_torchscript
@@ -92,7 +94,7 @@ def _torchscript(network: nn.Module, example: Tensor, target: Path, configs: Pat
     partial = target.with_suffix(".partial")
     with zipfile.ZipFile(target) as saved, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as kept:
         for entry in saved.infolist():
-            if not entry.filename.endswith(".debug_pkl"):  # names of source files, for tracebacks
+            if not entry.filename.endswith(OF_THIS_MACHINE):
                 kept.writestr(zipfile.ZipInfo(entry.filename), saved.read(entry))
     partial.replace(target)
     loaded = torch.jit.load(str(target), map_location="cpu")
@@ -101,7 +103,7 @@ def _torchscript(network: nn.Module, example: Tensor, target: Path, configs: Pat
 
 
 def _fixed_size(traced: nn.Module, example: Tensor) -> nn.Module:
-    """A trace gives wrong numbers for another size without a word; this one refuses it."""
+    """A module that refuses other image sizes: a trace would silently give wrong numbers for them."""
     from torch import nn
 
     class FixedSize(nn.Module):
@@ -138,7 +140,7 @@ def _onnx(network: nn.Module, example: Tensor, target: Path, configs: Path) -> N
     )
     model = program.model_proto
     for holder in (model.graph, *model.graph.node, *model.graph.value_info, *model.functions):
-        del holder.metadata_props[:]  # where in the source each node comes from, with the paths of this machine
+        del holder.metadata_props[:]  # source positions of the nodes, with paths of this machine
     for function in model.functions:
         for node in function.node:
             del node.metadata_props[:]

@@ -1,10 +1,10 @@
-"""A bundle and its weights to one zip that needs MONAI and nothing of this project. No torch here at import."""
+"""Pack a bundle and its weights into one zip that needs MONAI and no installation of this project."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import packages_distributions, version
@@ -13,20 +13,28 @@ from typing import Any, NamedTuple
 
 from medmixers.bundles.catalog import BUNDLES
 from medmixers.bundles.new import write_bundle
-from medmixers.bundles.share.archive import write_archive
+from medmixers.bundles.share.archive import check_kind, check_root, file_digest, write_archive
 from medmixers.bundles.share.card import metrics_table, model_card, read_metrics
 from medmixers.bundles.share.export import MODELS, export_models
-from medmixers.bundles.share.vendoring import foreign_imports, vendored_files
+from medmixers.bundles.share.vendoring import (
+    PACKAGE,
+    Vendored,
+    foreign_imports,
+    renamed,
+    vendor_package,
+    vendored_name,
+)
 from medmixers.checkpoints import read_weights
-from medmixers.errors import InputError
+from medmixers.errors import InputError, MissingFileError
+from medmixers.progress import steps
+from medmixers.registry import valid_names
 
-PACKAGE = "medmixers"
 NEEDED = "`monai[fire,ignite,nibabel,tqdm]`, what `configs/metadata.json` requires, and `tensorboard` to train"
 PACKED = " Packed with weights."
 
 
 class Packed(NamedTuple):
-    """What :func:`pack_bundle` wrote.
+    """The zip that :func:`pack_bundle` wrote.
 
     Args:
         path: the zip.
@@ -44,27 +52,38 @@ class Packed(NamedTuple):
 
 
 def pack_bundle(
-    name: str | Path, *, weights: str | Path, out: str | Path = ".", metrics: str | Path | None = None
+    name: str | Path,
+    *,
+    weights: str | Path | None = None,
+    out: str | Path = ".",
+    metrics: str | Path | None = None,
 ) -> Packed:
     """Write NAME_vX.Y.Z.zip: configs, weights in three forms, the network's code, a model card, a manifest.
 
     Args:
         name: of a bundle in the catalog, or a bundle's folder.
-        weights: a flat state dict, or a training checkpoint with one under "model".
+        weights: a flat state dict, or a training checkpoint with one under "model". None: the folder's models/model.pt.
         out: folder of the zip.
         metrics: CSV of an evaluation, for the model card and the metadata.
 
     Raises:
         FileNotFoundError: no such weights or metrics.
-        ValueError: an unknown name, weights that are not this network's, or metrics that are none.
+        ValueError: an unknown name, weights of another network, metrics that are none, or a file that no zip holds.
     """
     measured = read_metrics(metrics) if metrics else None
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, steps("pack") as announce:
         bundle = copy_bundle(name, Path(scratch))
+        check_root(bundle.name)
+        for path in _files(bundle):
+            check_kind(path.relative_to(bundle).as_posix())
+        announce("weights")
         _write_weights(bundle, weights)
         _mark_as_trained(bundle, measured.means() if measured else {})
-        vendored = vendor(bundle)
+        announce("code")
+        write_vendored(bundle, vendor(bundle))
+        announce("TorchScript and ONNX")
         missing = export_models(bundle)
+        announce("zip")
         metadata = read_metadata(bundle)
         card = model_card(
             bundle.name,
@@ -77,22 +96,21 @@ def pack_bundle(
         )
         (bundle / "docs").mkdir(exist_ok=True)
         (bundle / "docs" / "model_card.md").write_text(card, encoding="utf-8")
-        files = {path.relative_to(bundle).as_posix(): path.read_bytes() for path in _files(bundle)}
         target = Path(out) / f"{bundle.name}_v{metadata['version']}.zip"
-        write_archive(target, bundle.name, {**files, **vendored})
-    return Packed(target, hashlib.sha256(target.read_bytes()).hexdigest(), missing)
+        write_archive(target, bundle.name, {path.relative_to(bundle).as_posix(): path for path in _files(bundle)})
+    return Packed(target, file_digest(target), missing)
 
 
 def copy_bundle(name: str | Path, folder: Path) -> Path:
-    """The bundle as it is committed, without what its runs left, as a folder below ``folder``."""
+    """The bundle as it is committed, without the outputs of its runs, as a folder below ``folder``."""
     source = Path(name).resolve()
     if (source / "configs" / "metadata.json").is_file():
         bundle = folder / source.name
-        for part in ("LICENSE", "configs", "docs", "models/model.pt", PACKAGE):
+        for part in ("LICENSE", "configs", "docs", "models/model.pt", vendored_name(source) or PACKAGE):
             _copy(source / part, bundle / part)
         return bundle
     if str(name) not in BUNDLES:
-        valid = ", ".join(sorted(BUNDLES))
+        valid = valid_names(str(name), BUNDLES, listing="medmixers list bundles")
         raise InputError(f"{str(name)!r} is no bundle's folder (with configs/metadata.json) and not one of: {valid}")
     return write_bundle(BUNDLES[str(name)], folder)
 
@@ -103,52 +121,84 @@ def read_metadata(bundle: Path) -> dict[str, Any]:
     return metadata
 
 
-def vendor(bundle: Path) -> dict[str, bytes]:
-    """The modules that the bundle's configs need, by path below its root.
+def vendor(bundle: Path) -> Vendored:
+    """The package of the modules that the bundle's configs need.
 
     Raises:
         ValueError: one of them imports a package that the metadata does not require.
     """
-    files = vendored_files(path.read_text("utf-8") for path in sorted((bundle / "configs").glob("*.json")))
+    vendored = vendor_package(read_configs(bundle))
     required = {name.lower() for name in read_metadata(bundle)["required_packages_version"]}
     owners = packages_distributions()  # the package pillow is imported as PIL
     unstated = {
-        name for name in foreign_imports(files.values()) if not required & set(map(str.lower, owners.get(name, [name])))
+        name
+        for name in foreign_imports(vendored.files.values())
+        if not required & set(map(str.lower, owners.get(name, [name])))
     }
     if unstated:
         raise InputError(f"required_packages_version of {bundle.name} lacks {', '.join(sorted(unstated))}")
-    return {name: path.read_bytes() for name, path in files.items()}
+    return vendored
+
+
+def write_vendored(bundle: Path, vendored: Vendored) -> None:
+    """Write the package into the bundle's folder, and its name into the configs.
+
+    A bundle of an opened zip keeps the package that it came with: its weights were trained with that code.
+    """
+    if (own := vendored_name(bundle)) not in (None, PACKAGE):
+        for path in (bundle / str(own)).rglob("*.pyc"):
+            path.unlink()
+        return
+    shutil.rmtree(bundle / PACKAGE, ignore_errors=True)
+    for name, text in vendored.files.items():
+        (bundle / name).parent.mkdir(parents=True, exist_ok=True)
+        (bundle / name).write_text(text, encoding="utf-8")
+    for name, text in read_configs(bundle).items():
+        (bundle / "configs" / name).write_text(renamed(text, vendored.name), encoding="utf-8")
+
+
+def read_configs(bundle: Path) -> dict[str, str]:
+    """Texts of configs/*.json by file name."""
+    return {path.name: path.read_text("utf-8") for path in sorted((bundle / "configs").glob("*.json"))}
 
 
 def _copy(source: Path, target: Path) -> None:
     if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     elif source.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
 
 
 def _files(bundle: Path) -> list[Path]:
-    return [path for path in bundle.rglob("*") if path.is_file() and path.relative_to(bundle).parts[0] != PACKAGE]
+    return sorted(path for path in bundle.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
 
 
-def _write_weights(bundle: Path, weights: str | Path) -> None:
+def _write_weights(bundle: Path, weights: str | Path | None) -> None:
     """models/model.pt: nothing but the network's tensors, each with memory of its own."""
     import torch
     from monai.bundle import ConfigParser
 
+    target = bundle / "models" / "model.pt"
+    if weights is None and not target.is_file():
+        raise MissingFileError(f"{bundle.name} has no models/model.pt: train it, or give --weights FILE")
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.json"))
-    with torch.device("meta"):
-        network = parser.get_parsed_content("network_def")
-    read = read_weights(str(weights), network, option="weights")
+    parser["bundle_root"] = str(bundle)
+    paths = sys.path[:]
+    try:
+        with torch.device("meta"):
+            network = parser.get_parsed_content("network_def")
+    finally:
+        sys.path[:] = paths  # the config has put the bundle's folder on the path
+    read = read_weights(str(weights or target), network, option="weights")
     tensors = {key: value.detach().clone() for key, value in read.items()}
-    (bundle / "models").mkdir(exist_ok=True)
-    torch.save(tensors, bundle / "models" / "model.pt")
+    target.parent.mkdir(exist_ok=True)
+    torch.save(tensors, target)
 
 
 def _mark_as_trained(bundle: Path, metrics: Mapping[str, float]) -> None:
-    """Metadata and README say what the zip holds: weights, their metrics, and the package."""
+    """Update metadata and README: the bundle has weights, metrics, and its own copy of the package."""
     metadata = read_metadata(bundle)
     metadata["description"] = metadata["description"].replace(" Ships without weights.", "")
     changes = metadata["changelog"]

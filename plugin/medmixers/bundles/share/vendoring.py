@@ -1,72 +1,149 @@
-"""Which files of this package a bundle's configs need: what a packed bundle carries along. No torch here."""
+"""The code that a packed bundle carries: which modules its configs need, in a package named by its content."""
 
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
+
+from medmixers.bundles.share.tables import TRIMMED
 
 FOLDER = Path(__file__).resolve().parents[2]
-DOTTED = re.compile(rf"\b{FOLDER.name}\.[\w.]+")
+PACKAGE = FOLDER.name
+OWN_NAME = re.compile(rf"{PACKAGE}(_[0-9a-f]{{8}})?")  # of the installed package, or of a vendored one
+DOTTED = re.compile(rf"\b{PACKAGE}\.[\w.]+")
+INTERNAL = re.compile(rf"\b{PACKAGE}(?=\.[A-Za-z_]|::)")  # a module's path, or the namespace of torch operators
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
-# What MONAI itself needs, what a bundle's metadata states under a key of its own, what is used only where it is there.
+# MONAI's own requirements, what a bundle's metadata states under a key of its own, and what is used only if present.
 GIVEN = {"torch", "numpy", "monai", "ignite", "nibabel", "triton"}
 
 
-def vendored_files(configs: Iterable[str]) -> dict[str, Path]:
-    """Modules that configs name, and what those import: path below the bundle's root -> file.
-
-    A module is followed through its imports, those inside functions too, and through the dotted paths in its
-    strings: the tables name classes so. A string that names a package stands for all modules in it.
+class Vendored(NamedTuple):
+    """A package for one bundle.
 
     Args:
-        configs: text of the bundle's config files.
+        name: of the package: ``medmixers_`` and eight hexadecimal digits of a digest of its content.
+        files: path below the bundle's root -> text. Internal imports name the package by ``name``.
     """
-    waiting = [name for text in configs for name in DOTTED.findall(text)]
-    found: dict[str, Path] = {}
+
+    name: str
+    files: Mapping[str, str]
+
+
+def vendor_package(configs: Mapping[str, str]) -> Vendored:
+    """The package of the modules that configs need.
+
+    Equal code has an equal name and unequal code another one, so two bundles in one process share code or never meet.
+
+    Args:
+        configs: file name -> text of the bundle's JSON configs.
+    """
+    sources = vendored_sources(configs)
+    digest = hashlib.sha256()
+    for path, text in sources.items():
+        digest.update(f"{path}\n{len(text)}\n{text}".encode())
+    name = f"{PACKAGE}_{digest.hexdigest()[:8]}"
+    return Vendored(name, {f"{name}/{path}": renamed(text, name) for path, text in sources.items()})
+
+
+def vendored_name(bundle: Path) -> str | None:
+    """Name of the package that an opened zip carries; None for a bundle that uses the installed package."""
+    names = sorted(path.name for path in bundle.iterdir() if path.is_dir() and OWN_NAME.fullmatch(path.name))
+    return names[0] if names else None
+
+
+def renamed(text: str, name: str) -> str:
+    """Python source or a config with every module path of this package under another package name."""
+    return INTERNAL.sub(name, text)
+
+
+def vendored_sources(configs: Mapping[str, str]) -> dict[str, str]:
+    """Modules that configs name, and what those import: path within the package -> text, sorted by path.
+
+    A module is followed through its imports, those inside functions too, and through the dotted paths in its strings:
+    the tables name classes so. Two kinds of code are left out. The tables of networks and token mixers keep only the
+    rows that the configs name. An import that falls back (``try: ... except ImportError``) is not followed. Nor is an
+    ``__init__.py`` carried that holds a docstring only: Python needs none below the top.
+    """
+    waiting = [name for text in configs.values() for name in DOTTED.findall(text)]
+    tables = {path: render(configs, _reached) for path, render in TRIMMED.items()}
+    found = _closure(waiting, tables)
+    return {path: text for path, text in sorted(found.items()) if path == "__init__.py" or not _is_empty(path, text)}
+
+
+def _closure(names: Iterable[str], texts: Mapping[str, str]) -> dict[str, str]:
+    """Modules that dotted names lead to: path within the package -> text, from ``texts`` or else from the file."""
+    waiting, found = list(names), dict[str, str]()
     while waiting:
         for path in _files_of(waiting.pop()):
-            key = f"{FOLDER.name}/{path.relative_to(FOLDER).as_posix()}"
+            key = path.relative_to(FOLDER).as_posix()
             if key not in found:
-                found[key] = path
-                waiting += [name for name in _names_in(path) if name.split(".")[0] == FOLDER.name]
-    return dict(sorted(found.items()))
+                found[key] = texts.get(key) or path.read_text("utf-8")
+                waiting += [name for name in _names_in(found[key]) if name.split(".")[0] == PACKAGE]
+    return found
 
 
-def foreign_imports(files: Iterable[Path]) -> set[str]:
-    """Top-level names of the packages that importing these modules needs, beside MONAI's own and Python's."""
-    names = {name.split(".")[0] for path in files for name in _imports(ast.parse(path.read_text("utf-8")).body)}
-    return names - GIVEN - {FOLDER.name} - set(sys.stdlib_module_names)
+def _reached(names: Iterable[str]) -> set[str]:
+    """Files that dotted names lead to without the tables."""
+    return set(_closure(names, dict.fromkeys(TRIMMED, "\n")))
+
+
+def foreign_imports(texts: Iterable[str]) -> set[str]:
+    """Top-level names of the packages that these modules import at their start, without MONAI's own and Python's."""
+    names = {name.split(".")[0] for text in texts for name in _imports(ast.parse(text).body)}
+    return {name for name in names if not OWN_NAME.fullmatch(name)} - GIVEN - set(sys.stdlib_module_names)
 
 
 def _files_of(name: str) -> Iterator[Path]:
-    """Files behind a dotted name, the packages above it included; a package that is the end of it, whole."""
+    """Files of a dotted name, the packages above it included."""
     place = FOLDER
     yield place / "__init__.py"
-    parts = name.rstrip(".").split(".")[1:]
-    for part in parts:
+    for part in name.rstrip(".").split(".")[1:]:
         if (place / part).is_dir():
             place = place / part
             yield place / "__init__.py"
             continue
         if (place / f"{part}.py").is_file():
             yield place / f"{part}.py"
-        return  # the rest names what the module holds
-    if parts:
-        yield from place.rglob("*.py")
+        return  # the rest names an object of the module
 
 
-def _names_in(path: Path) -> Iterator[str]:
-    """Dotted names that a module imports, and those in its strings; a docstring is no use of what it names."""
-    tree = ast.parse(path.read_text("utf-8"))
-    yield from _imports(ast.walk(tree))
+def _is_empty(path: str, text: str) -> bool:
+    """Whether an __init__.py holds a docstring at most."""
+    return path.endswith("__init__.py") and all(isinstance(node, ast.Expr) for node in ast.parse(text).body)
+
+
+@cache
+def _names_in(text: str) -> tuple[str, ...]:
+    """Dotted names that a module imports, and those in its strings. A docstring uses nothing of what it names."""
+    tree = ast.parse(text)
+    optional = _optional_imports(tree)
+    names = list(_imports(node for node in ast.walk(tree) if node not in optional))
     statements = [node.body[0] for node in ast.walk(tree) if isinstance(node, DOCUMENTED) and node.body]
     docstrings = {id(first.value) for first in statements if isinstance(first, ast.Expr)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
-            yield from DOTTED.findall(node.value)
+            names += DOTTED.findall(node.value)
+    return tuple(names)
+
+
+def _optional_imports(tree: ast.AST) -> set[ast.AST]:
+    """Imports in the body of a ``try`` that catches ImportError."""
+    guarded: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Try) and any(_catches_import_error(handler.type) for handler in node.handlers):
+            guarded |= {inner for statement in node.body for inner in ast.walk(statement)}
+    return guarded
+
+
+def _catches_import_error(caught: Any) -> bool:
+    names = caught.elts if isinstance(caught, ast.Tuple) else [caught]
+    return any(isinstance(name, ast.Name) and name.id in ("ImportError", "ModuleNotFoundError") for name in names)
 
 
 def _imports(nodes: Iterable[ast.AST]) -> Iterator[str]:
@@ -75,5 +152,5 @@ def _imports(nodes: Iterable[ast.AST]) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
-            # `from package import module` needs the module, and `from package import name` the package's face alone
-            yield from names if node.module.split(".")[0] == FOLDER.name else [node.module]
+            # `from package import module` needs the module; `from package import name` needs __init__.py alone
+            yield from names if node.module.split(".")[0] == PACKAGE else [node.module]

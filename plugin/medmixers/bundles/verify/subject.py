@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from medmixers.bundles.share.archive import open_archive
-from medmixers.bundles.share.pack import PACKAGE, pack_bundle
+from medmixers.bundles.share.pack import pack_bundle
+from medmixers.bundles.share.vendoring import vendored_name
 from medmixers.bundles.verify.hidden import environment_without_package
 from medmixers.bundles.verify.synthetic import is_classification, write_synthetic
 
@@ -189,7 +190,7 @@ class Subject:
     @cached_property
     def unpacked(self) -> tuple[Path, Mapping[str, str]]:
         """The bundle with its own copy of the package, as from its zip; and which exports it lacks, with the reason."""
-        if (self.root / PACKAGE).is_dir():
+        if vendored_name(self.root):
             names = ("model.ts", "model.onnx")
             lacks = {name: "not in the zip" for name in names if not (self.root / "models" / name).is_file()}
             return self.root, lacks

@@ -1,0 +1,142 @@
+"""The code that a zip carries: how much, that it is whole, and its name."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from bundle_helpers import ROOT
+
+from medmixers.bundles.catalog import BUNDLES
+from medmixers.bundles.share.vendoring import FOLDER, foreign_imports, renamed, vendor_package, vendored_sources
+from medmixers.mixers import TOKEN_MIXERS
+
+# The most that a bundle carries, measured over all of them; the whole package has more than 150 files.
+MOST_FILES, MOST_LINES = 34, 3300
+MOST_OF_GROUPED_CONV = 33, 3050
+
+
+def configs_of(name: str) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted((ROOT / "bundles" / name / "configs").glob("*.json"))}
+
+
+@pytest.fixture(scope="module")
+def sources() -> dict[str, dict[str, str]]:
+    """Bundle -> the files of its zip's package."""
+    return {name: vendored_sources(configs_of(name)) for name in BUNDLES}
+
+
+def test_every_bundle_carries_little(sources: dict[str, dict[str, str]]) -> None:
+    for name, files in sources.items():
+        most = MOST_OF_GROUPED_CONV if name.endswith("grouped_conv") else (MOST_FILES, MOST_LINES)
+        size = len(files), sum(len(text.splitlines()) for text in files.values())
+        assert size[0] <= most[0], (name, size)
+        assert size[1] <= most[1], (name, size)
+
+
+def test_every_bundle_carries_its_own_network_only(sources: dict[str, dict[str, str]]) -> None:
+    for name, files in sources.items():
+        mixers = {path.split("/")[1] for path in files if path.startswith("mixers/")} - {"__init__.py", "build.py"}
+        own = {f"{mixer}.py" for mixer in TOKEN_MIXERS if BUNDLES[name].network_options.get("mixer") == mixer}
+        if name.endswith("local_attention"):
+            own.add("global_attention.py")  # the same heads
+        assert mixers == own, name
+        rooms = {path.split("/")[0] for path in files}
+        assert rooms.isdisjoint({"nnunet", "study", "explain", "cli", "demo", "results", "bundles", "tasks"})
+        assert {"networks/rad_dino.py", "networks/weights.py", "kernels/depthwise_triton.py"}.isdisjoint(files), name
+        assert ("networks/token_unet.py" in files) == ("token_unet" in name or "unet_star_star" in name)
+
+
+def test_every_name_that_a_module_imports_is_there(sources: dict[str, dict[str, str]]) -> None:
+    """Imports at the start of a module, and inside functions unless they fall back."""
+    for files in {tuple(files): files for files in sources.values()}.values():
+        trees = {path: ast.parse(text) for path, text in files.items()}
+        for path, tree in trees.items():
+            guarded = {
+                id(inner)
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Try)
+                for statement in node.body
+                for inner in ast.walk(statement)
+            }
+            for node in ast.walk(tree):
+                if (
+                    isinstance(node, ast.ImportFrom)
+                    and str(node.module).startswith("medmixers")
+                    and id(node) not in guarded
+                ):
+                    place = str(node.module).split(".")[1:]
+                    module = (
+                        "/".join(place) + ".py"
+                        if "/".join(place) + ".py" in files
+                        else "/".join([*place, "__init__.py"])
+                    )
+                    for alias in node.names:
+                        is_module = "/".join([*place, alias.name]) + ".py" in files
+                        assert is_module or alias.name in defined(trees[module]), (
+                            f"{path}: {module} has no {alias.name}"
+                        )
+
+
+def defined(tree: ast.Module) -> set[str]:
+    """Names that a module defines or imports."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return names
+
+
+def test_nothing_is_needed_that_bundles_do_not_require(sources: dict[str, dict[str, str]]) -> None:
+    texts = {text for files in sources.values() for text in files.values()}
+    assert foreign_imports(texts) <= {"PIL"}  # pillow, which the bundles with PNG images require
+
+
+def test_files_are_the_packages_own_but_for_the_two_tables(sources: dict[str, dict[str, str]]) -> None:
+    for files in sources.values():
+        for path, text in files.items():
+            if path not in ("variants.py", "mixers/__init__.py"):
+                assert text == (FOLDER / path).read_text()
+            compile(text, path, "exec")
+
+
+def test_a_package_is_named_by_its_content() -> None:
+    first, second = (vendor_package(configs_of(f"brain_tissue_segmentation_{mixer}")) for mixer in ("conv", "pooling"))
+    assert first.name != second.name
+    assert vendor_package(configs_of("brain_tissue_segmentation_conv")) == first
+    assert len(first.name) == len("medmixers_01234567")
+    assert {Path(path).parts[0] for path in first.files} == {first.name}
+    for text in first.files.values():
+        assert "medmixers." not in text.replace(f"{first.name}.", "")
+
+
+def test_equal_code_has_an_equal_name() -> None:
+    """Bundles of two tasks with one network and one kind of data share their package."""
+    names = {
+        vendor_package(configs_of(f"{task}_classification_pooling")).name
+        for task in ("skin_lesion", "colon_pathology", "chest_xray_pneumonia")
+    }
+    assert len(names) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("from medmixers.errors import InputError", "from medmixers_x.errors import InputError"),
+        ('"medmixers.mixers.conv.Conv"', '"medmixers_x.mixers.conv.Conv"'),
+        (
+            'library.custom_op("medmixers::pool", mutates_args=())',
+            'library.custom_op("medmixers_x::pool", mutates_args=())',
+        ),
+        ("medmixers: error: use `medmixers dataset check`.", "medmixers: error: use `medmixers dataset check`."),
+        ("pip install 'medmixers[onnx]', or medmixers.", "pip install 'medmixers[onnx]', or medmixers."),
+        ("my_medmixers.x", "my_medmixers.x"),
+    ],
+)
+def test_paths_are_renamed_and_prose_is_not(text: str, expected: str) -> None:
+    assert renamed(text, "medmixers_x") == expected
