@@ -14,7 +14,10 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from medmixers.datasets.audit import audit_nnunet_dataset, label_names, read_image
+from medmixers.bundle_runtime.cases import split
+from medmixers.datasets.audit import audit_nnunet_dataset
+from medmixers.datasets.image_files import read_image
+from medmixers.datasets.raw_format import label_names
 
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 SHAPE = (6, 7, 5)
@@ -205,6 +208,28 @@ def test_a_fault_is_one_clear_line(
     with pytest.raises(kind, match=message) as caught:
         audit_nnunet_dataset(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("folds", "message"),
+    [
+        ([], r"splits_final\.json has no fold"),
+        ([{"train": ["a"], "val": []}], r"splits_final\.json: fold 0 has no case in 'val'"),
+        ([{"train": [], "val": ["a"]}], r"splits_final\.json: fold 0 has no case in 'train'"),
+        ([{"train": ["a", "b_1"], "val": ["a"]}], r"fold 0 has case 'a' in 'train' and 'val'"),
+        ([{"train": ["b_1"], "val": ["a", "a"]}], r"fold 0 has case 'a' in one part twice"),
+        (
+            [{"train": ["b_1"], "val": ["a"]}, {"train": ["x"], "val": ["a"]}],
+            r"splits_final\.json of .* names case 'x', which imagesTr does not hold",
+        ),
+    ],
+)
+def test_folds_are_checked_alike_by_the_auditor_and_a_training(folds: Any, message: str, folder: Path) -> None:
+    (folder / "splits_final.json").write_text(json.dumps(folds))
+    for read in (audit_nnunet_dataset, lambda data: split(data, part="training", validation_every=5)):
+        with pytest.raises(ValueError, match=message) as caught:
+            read(folder)
+        assert "\n" not in str(caught.value)
 
 
 def test_missing_folder(tmp_path: Path) -> None:

@@ -175,10 +175,10 @@ def test_tiger_excludes_as_nnunet_does_and_keeps_slides_together(tiny: Callable[
 
 @pytest.mark.parametrize("text", ["{", "[{}]", '[{"train": 1, "val": []}]', '{"train": []}'])
 def test_folds_of_another_form_are_refused(text: str, tmp_path: Path) -> None:
-    assert read_folds(tmp_path) is None
+    assert read_folds(tmp_path, []) is None
     (tmp_path / "splits_final.json").write_text(text)
     with pytest.raises(ValueError, match=r"splits_final\.json must look like \[\{\"train\""):
-        read_folds(tmp_path)
+        read_folds(tmp_path, [])
 
 
 def test_tiger_small_regions_can_be_left_out(tmp_path: Path) -> None:
@@ -191,9 +191,9 @@ def test_tiger_small_regions_can_be_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", ["breast_tissue_segmentation", "cardiac_mri_segmentation"])
 def test_folds_keep_groups_together_and_validate_each_case_once(task: str, tiny: Callable[[str], Path]) -> None:
     folder = tiny(task) / "converted"
-    folds = read_folds(folder)
-    assert folds is not None
     cases = sorted(path.name.split(".")[0] for path in (folder / "labelsTr").iterdir())
+    folds = read_folds(folder, cases)
+    assert folds is not None
     group = {
         case: case[: len("TCGA-A1-A0S0")] if case.startswith("TCGA") else case[: len("patient001")] for case in cases
     }

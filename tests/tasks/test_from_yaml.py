@@ -63,6 +63,13 @@ def test_numbers_in_exponent_notation(tmp_path: Path) -> None:
         ({"title": "absent", "limits": "absent"}, r"missing field title, limits$"),
         ({"title": 7}, r"title must be text, got 7; put it in quotes"),
         ({"citation": "issue #4"}, r"citation must not hold '#'"),
+        ({"title": "$__import__('os').system('touch executed')"}, r"title must not hold '#' or begin with '\$'"),
+        ({"labels": ["background", "  $1 + 1"]}, r"each of labels must not hold .*got '\$1 \+ 1'"),
+        ({"labels": {0: {"name": "@device", "colour": [0, 0, 0]}}}, r"name of label 0 must not hold .*got '@device'"),
+        ({"channels": ["%train.json"]}, r"each of channels must not hold .*got '%train\.json'"),
+        ({"regions": {"$x": [1]}}, r"a name in regions must not hold .*got '\$x'"),
+        ({"limits": "see @::network"}, r"limits must not hold .*got 'see @::network'"),
+        ({"title": [["x"] * 50] * 50}, r"title must be text, got \[\[.{0,400}$"),
         ({"spatial_dims": "3"}, r"spatial_dims must be a whole number, got '3'"),
         ({"spatial_dims": True}, r"spatial_dims must be a whole number, got True"),
         ({"multi_label": "yes please"}, r"multi_label must be true or false, got 'yes please'"),
@@ -92,6 +99,28 @@ def test_not_a_task_at_all(text: str, message: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError, match=r"no task file .*other\.yaml"):
         load_task(tmp_path / "other.yaml")
+
+
+def test_aliases_and_deep_nesting_are_refused(tmp_path: Path) -> None:
+    """Eight lines of nested aliases stand for 10^8 words; none of them is expanded."""
+    lines = ["- &b0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"- &b{level} [{', '.join([f'*b{level - 1}'] * 10)}]" for level in range(1, 8)]
+    (tmp_path / "task.yaml").write_text("title:\n" + "\n".join(lines) + "\n")
+    with pytest.raises(
+        ValueError, match=r"task\.yaml is not valid YAML: line 3 has the alias \*b0; write its value out$"
+    ):
+        load_task(tmp_path / "task.yaml")
+    (tmp_path / "task.yaml").write_text("[" * 5000)
+    with pytest.raises(ValueError, match=r"task\.yaml is not valid YAML"):
+        load_task(tmp_path / "task.yaml")
+    (tmp_path / "task.yaml").write_text("title: " + "x" * 2**20)
+    with pytest.raises(ValueError, match=r"task\.yaml has 10485\d\d bytes; a task file has at most 1048576"):
+        load_task(tmp_path / "task.yaml")
+
+
+@pytest.mark.parametrize("text", ["costs 5 $", "write to me@there.org", "50 % of cases", "a: b::c"])
+def test_signs_within_a_text_stay(text: str, tmp_path: Path) -> None:
+    assert load_task(write(tmp_path, limits=text)).limits == text
 
 
 def test_the_readmes_example_makes_a_bundle(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Cases of a data set folder, as the lists of dicts that MONAI's datasets take. No torch here.
+"""List the cases of a data set folder as the dicts that MONAI's datasets take.
 
-The folder is in nnU-Net's raw format (dataset.json) or has a datalist.json. The bundles' configs call these functions.
-Every error names the folder or file and what was expected.
+The folder is in nnU-Net's raw format (dataset.json) or has a datalist.json. The bundles' configs call these functions,
+several times per start: each folder and each description is read once. Every error names the file and what is valid.
 """
 
 from __future__ import annotations
@@ -15,38 +15,39 @@ from medmixers.datasets.datalist_format import FILE as LIST_FILE
 from medmixers.datasets.datalist_format import datalist_part
 from medmixers.datasets.raw_format import (
     NIFTI,
-    Case,
+    CaseFiles,
     held_out_cases,
     read_description,
     read_folds,
     stem_and_ending,
     training_cases,
 )
+from medmixers.datasets.readings import Files, listing
+from medmixers.datasets.split_rule import check_part, every_nth
 from medmixers.errors import InputError, MissingFileError
 
 Item = dict[str, Any]
-PARTS = ("training", "validation", "test")
 CHANNEL_FILE = re.compile(r"(.+)_(\d{4})\.nii(\.gz)?", re.IGNORECASE)
 IMAGE_ENDINGS = (*NIFTI, ".png", ".jpg", ".jpeg", ".bmp", ".dcm", ".nrrd")
 
 
 def find_images(dataset_dir: str | Path, *, channels: int = 1, missing_ok: bool = False) -> list[Any]:
-    """Images to predict, sorted: what a data set holds out, or else everything in a folder of images.
+    """Images to predict, sorted: the held-out ones of a data set, or all of a folder of images.
 
     Args:
         dataset_dir: a data set (its imagesTs, or the test part of its datalist.json), a folder of image files
             and of folders that hold one DICOM series each, or a DICOM series itself.
-        channels: of the network. NIfTI files in a folder of images are one case each, or its channels where there are
-            more than one and all files are named after them: CASE_0000, CASE_0001 ..., as nnUNetv2_predict takes them.
-        missing_ok: give an empty list where nothing can be found; the preflight of the bundle then says why. A
-            list in its own right (3D Slicer sets one) needs no folder.
+        channels: of the network. Each NIfTI file in a folder of images is one case. Files that are all named
+            CASE_0000, CASE_0001 ..., as nnUNetv2_predict takes them, are the channels of one where it has several.
+        missing_ok: return an empty list where nothing can be found; the bundle's preflight then says why. A
+            list that replaces this one (3D Slicer sets it) needs no folder.
 
     Returns:
-        One entry a case: a path, or the list of its channels' paths where there is more than one file.
+        One entry per case: a path, or the list of its channels' paths where there is more than one file.
 
     Raises:
         FileNotFoundError: a missing or empty folder, or a missing channel.
-        ValueError: a broken dataset.json or datalist.json, or a file that is not named after the format.
+        ValueError: a broken dataset.json or datalist.json, or a file with another name than the format's.
     """
     try:
         return _images(Path(dataset_dir), channels)
@@ -60,11 +61,17 @@ def _images(folder: Path, channels: int) -> list[Any]:
     if not folder.is_dir():
         raise MissingFileError(f"there is no data set folder {folder}")
     if (folder / "dataset.json").is_file():
-        return [_channels(case, count) for case, count in _raw_cases(folder, held_out=True)]
+        files = Files()
+        return [_channels(case, count, files) for case, count in _raw_cases(folder, held_out=True)]
     if (folder / LIST_FILE).is_file():
         return [item["image"] for item in split(folder, part="test", validation_every=2)]
-    found = [path for path in folder.iterdir() if path.name.lower().endswith(IMAGE_ENDINGS) or _is_series(path)]
-    slices = [path for path in folder.iterdir() if _may_be_slice(path) and _is_dicom(path)]
+    entries = listing(str(folder))
+    found = [
+        folder / name
+        for name, is_file in entries.items()
+        if name.lower().endswith(IMAGE_ENDINGS) or (not is_file and _is_series(folder / name))
+    ]
+    slices = [folder / name for name, is_file in entries.items() if is_file and _may_be_slice(folder / name)]
     if len(slices) > 1 and len(series := _series(slices)) < len(slices):
         if len(series) > 1 or set(found) - set(slices):
             raise InputError(f"{folder} holds slices of a DICOM series and other images; give each series a folder")
@@ -78,7 +85,7 @@ def _images(folder: Path, channels: int) -> list[Any]:
 
 
 def _by_case(images: Sequence[Path], channels: int) -> list[Any]:
-    """Paths; those of NIfTI files in lists of their channels, where all are named CASE_0000, CASE_0001 ..."""
+    """Paths, or lists of channels' paths where all NIfTI files are named CASE_0000, CASE_0001 ..."""
     plain = [str(path) for path in images]
     if channels == 1:
         return plain
@@ -105,17 +112,17 @@ def _is_series(path: Path) -> bool:
 
 
 def _is_dicom(file: Path) -> bool:
-    """By the letters that follow the preamble of 128 bytes."""
+    """Whether "DICM" follows the preamble of 128 bytes."""
     with open(file, "rb") as content:
         return content.read(132)[128:] == b"DICM"
 
 
-def _may_be_slice(path: Path) -> bool:
-    return path.is_file() and not path.name.lower().endswith(tuple(set(IMAGE_ENDINGS) - {".dcm"}))
+def _may_be_slice(file: Path) -> bool:
+    return not file.name.lower().endswith(tuple(set(IMAGE_ENDINGS) - {".dcm"})) and _is_dicom(file)
 
 
 def _series(files: Sequence[Path]) -> set[str]:
-    """Identifiers of the series that DICOM files belong to; an X-ray is commonly alone in its own."""
+    """Identifiers of the series of DICOM files; an X-ray is commonly the only file of its series."""
     from pydicom import dcmread  # MONAI reads DICOM through it too
 
     tag = "SeriesInstanceUID"
@@ -125,9 +132,8 @@ def _series(files: Sequence[Path]) -> set[str]:
 def split(dataset_dir: str | Path, *, part: str, validation_every: int, fold: int = 0) -> list[Item]:
     """One part of the cases with labels: ``[{"image": path or paths, "label": ...}, ...]``.
 
-    The test part is imagesTs with labelsTs, or that of datalist.json. Where the data set does not say what validates
-    (the validation part of datalist.json, splits_final.json), number ``fold`` of the sorted cases and every n-th after
-    it do.
+    The test part is imagesTs with labelsTs, or that of datalist.json. The validation part is that of datalist.json, or
+    the fold of splits_final.json. Without those, number ``fold`` of the sorted cases and every n-th after it validate.
 
     Args:
         dataset_dir: the data set.
@@ -140,8 +146,7 @@ def split(dataset_dir: str | Path, *, part: str, validation_every: int, fold: in
         ValueError: an unknown part, a broken dataset.json or datalist.json, or too few cases.
     """
     folder = Path(dataset_dir)
-    if part not in PARTS:
-        raise InputError(f"part must be one of {', '.join(PARTS)}, got {part!r}")
+    check_part(part)
     if not (folder / "dataset.json").is_file() and (folder / LIST_FILE).is_file():
         items = datalist_part(folder, part=part, validation_every=validation_every)
         if not items:
@@ -150,13 +155,11 @@ def split(dataset_dir: str | Path, *, part: str, validation_every: int, fold: in
     if part == "test":
         return [item for _, item in _labelled(folder, held_out=True)]
     cases = _labelled(folder, held_out=False)
-    folds = read_folds(folder)
+    folds = read_folds(folder, [name for name, _ in cases])
     if not 0 <= fold < (len(folds) if folds else validation_every):
         raise InputError(f"fold must be from 0 to {(len(folds) if folds else validation_every) - 1}, got {fold}")
     if folds is not None:
         chosen = set(folds[fold]["train" if part == "training" else "val"])
-        if missing := sorted(chosen - {name for name, _ in cases}):
-            raise InputError(f"splits_final.json of {folder} names case {missing[0]!r}, which imagesTr does not hold")
         return [item for name, item in cases if name in chosen]
     return split_datalist([item for _, item in cases], part=part, validation_every=validation_every, fold=fold)
 
@@ -164,37 +167,38 @@ def split(dataset_dir: str | Path, *, part: str, validation_every: int, fold: in
 def split_datalist(
     cases: Sequence[Mapping[str, Any]], *, part: str, validation_every: int, fold: int = 0
 ) -> list[Item]:
-    """Of the sorted cases number ``fold`` and every n-th after it validate, the others train.
+    """Number ``fold`` of the sorted cases and every n-th after it validate; the others train.
 
     Raises:
         ValueError: fewer than two cases, or a part without one.
     """
     if len(cases) < 2:
         raise InputError(f"at least 2 training cases are needed, one trains and one validates; got {len(cases)}")
-    chosen = [dict(case) for i, case in enumerate(cases) if (i % validation_every == fold) == (part == "validation")]
+    validating = every_nth(range(len(cases)), every=validation_every, fold=fold)
+    chosen = [dict(case) for index, case in enumerate(cases) if (index in validating) == (part == "validation")]
     if not chosen:
         raise InputError(f"fold {fold} of {len(cases)} training cases leaves none for {part}")
     return chosen
 
 
 def case_name(meta: Mapping[str, Any], saver: object) -> dict[str, Any]:
-    """Name of a prediction for MONAI's ``SaveImage``: the image's without ``_0000``, as nnU-Net writes it."""
+    """Name of a prediction for MONAI's ``SaveImage``: the image's name without ``_0000``, as in nnU-Net."""
     stem, ending = stem_and_ending(str(meta.get("filename_or_obj", getattr(saver, "_data_index", 0))))
     return {"subject": f"{stem}{ending or '.nii.gz'}", "idx": meta.get("patch_index")}
 
 
 def _labelled(folder: Path, *, held_out: bool) -> list[tuple[str, Item]]:
     """Name, image and label of each case in nnU-Net raw format, sorted by name."""
-    items = []
+    items, files = [], Files()
     for case, channels in _raw_cases(folder, held_out=held_out):
-        if case.label is None or not case.label.is_file():
+        if case.label is None or case.label not in files:
             raise MissingFileError(f"{case.images[0]} has no label: {case.label or 'none in labelsTs'}")
-        items.append((case.name, {"image": _channels(case, channels), "label": str(case.label)}))
+        items.append((case.name, {"image": _channels(case, channels, files), "label": str(case.label)}))
     return items
 
 
-def _raw_cases(folder: Path, *, held_out: bool) -> list[tuple[Case, int]]:
-    """Each case, and how many channels it has to have."""
+def _raw_cases(folder: Path, *, held_out: bool) -> list[tuple[CaseFiles, int]]:
+    """Each case, and the number of channels that dataset.json names."""
     description = read_description(folder)
     cases = held_out_cases(folder, description) if held_out else training_cases(folder, description)
     if not cases:
@@ -203,9 +207,9 @@ def _raw_cases(folder: Path, *, held_out: bool) -> list[tuple[Case, int]]:
     return [(case, len(description["channel_names"])) for case in cases]
 
 
-def _channels(case: Case, channels: int) -> str | list[str]:
-    """The files of a case: one a channel, or a single one, which as a colour PNG holds them all."""
-    missing = [str(file) for file in case.images if not file.is_file()]
+def _channels(case: CaseFiles, channels: int, files: Files) -> str | list[str]:
+    """The files of a case: one per channel, or a colour picture that holds all channels."""
+    missing = [str(file) for file in case.images if file not in files]
     if missing:
         raise MissingFileError(f"case {case.name!r} lacks {', '.join(missing)}")
     is_colour = len(case.images) == 1 and not case.images[0].name.lower().endswith(NIFTI)

@@ -16,9 +16,9 @@ from medmixers.bundle_runtime.cases import find_images, split
 from medmixers.bundle_runtime.preflight_files import check_folders, check_grid, check_image, check_listed_case
 from medmixers.bundle_runtime.preflight_weights import check_state
 from medmixers.checkpoints import read_weights
-from medmixers.datasets.audit import audit_nnunet_dataset, label_names
 from medmixers.datasets.datalist_format import FILE as LIST_FILE
-from medmixers.datasets.raw_format import read_description, stem_and_ending
+from medmixers.datasets.raw_checks import check_raw_dataset
+from medmixers.datasets.raw_format import label_names, read_description, stem_and_ending
 from medmixers.errors import InputError
 
 P = ParamSpec("P")
@@ -207,7 +207,7 @@ def _check_cases(
             expected = {"spatial_dims": spatial_dims, "in_channels": in_channels, **listed}
             check_listed_case(case, **expected, whole=index < VOXELS_OF)
         return
-    axes = len(audit_nnunet_dataset(dataset_dir, parts=(part,), voxels_of=VOXELS_OF).shapes[0])
+    axes = check_raw_dataset(dataset_dir, parts=(part,), voxels_of=VOXELS_OF)
     if axes != spatial_dims:
         raise InputError(f"the images of {dataset_dir!r} are {axes}D; the network takes {spatial_dims}D images")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medmixers.datasets.audit import PICTURES, check_geometry, read_image
+from medmixers.datasets.image_files import PICTURES, check_geometry, read_image
 from medmixers.datasets.raw_format import NIFTI
 from medmixers.errors import InputError, MissingFileError
 

@@ -1,4 +1,4 @@
-"""Check a folder with datalist.json, every voxel of it, before hours are spent on it. Needs no torch."""
+"""Check every voxel of a folder with datalist.json before hours of training. Needs no torch."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from medmixers.datasets.audit import Volume, extremes, read_image, voxels_line
-from medmixers.datasets.datalist_format import PARTS, Item, read_datalist
+from medmixers.datasets.audit import extremes, voxels_line
+from medmixers.datasets.datalist_format import Item, read_datalist
+from medmixers.datasets.image_files import Volume, read_image
+from medmixers.datasets.split_rule import PARTS
 from medmixers.errors import InputError
+from medmixers.progress import progress
 
 
 @dataclass(frozen=True)
 class DatalistReport:
-    """What a sound folder holds.
+    """Content of a folder without faults.
 
     Args:
         folder: the data set.
@@ -26,7 +29,7 @@ class DatalistReport:
         masks: mask files of each case; 0 where the labels are classes.
         channels: of every image.
         shapes: smallest and largest extent per axis over all images.
-        notes: what is legal and yet unlikely to be meant, one line each.
+        notes: facts that are legal but unlikely to be meant, one line each.
     """
 
     folder: Path
@@ -39,7 +42,7 @@ class DatalistReport:
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
-        labels = [f"masks: {self.masks} a case"] if self.masks else []
+        labels = [f"masks: {self.masks} per case"] if self.masks else []
         for part, counts in self.classes.items():
             labels.append(f"classes of {part}: " + ", ".join(f"{key}: {counts[key]}" for key in sorted(counts)))
         return "\n".join(
@@ -68,7 +71,7 @@ def audit_datalist(folder: str | Path) -> DatalistReport:
     first, shapes = listed[0], []
     kind = _kind(first)
     channels = axes = 0
-    for item in listed:
+    for item in progress(listed, "check"):
         if _kind(item) != kind:
             raise InputError(f"{item['image']} has the label {item['label']}, {first['image']} has {first['label']}")
         image = read_image(Path(item["image"]))
@@ -95,12 +98,14 @@ def audit_datalist(folder: str | Path) -> DatalistReport:
 
 
 def _kind(item: Item) -> int:
-    """Masks of a case, 0 where it has a class. Raises ValueError for several classes a case, which no bundle takes."""
+    """Number of masks of a case, 0 for one class. ValueError: several classes, which no bundle takes."""
     label = item["label"]
     if isinstance(label, int):
         return 0
     if not label or not all(isinstance(entry, str) for entry in label):
-        raise InputError(f"{item['image']} has the label {label}; a bundle takes one class id or one mask file a label")
+        raise InputError(
+            f"{item['image']} has the label {label}; a bundle takes one class id, or one mask file per label"
+        )
     return len(label)
 
 

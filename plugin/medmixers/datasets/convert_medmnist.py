@@ -11,8 +11,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medmixers.datasets.datalist_format import PARTS
 from medmixers.datasets.reading import existing
+from medmixers.datasets.split_rule import PARTS
 from medmixers.datasets.writers import DatalistWriter
 from medmixers.errors import InputError, joined_lines
 

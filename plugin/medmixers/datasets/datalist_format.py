@@ -1,22 +1,22 @@
-"""datalist.json: images with a class or with overlapping masks, and what must stay on one side of a split.
+"""Read datalist.json: images with a class or with overlapping masks, and groups that no split divides.
 
 ``{"training": [entry], "validation": [entry], "test": [entry]}``, paths relative to the folder; an entry is
 ``{"image": "images/a.png", "label": 3, "group": "patient 7"}``. ``label`` is a class id, a list of class ids, or a list
-of mask files, one a channel; ``group`` may be left out. ``validation`` may be empty: the task's rule then divides
-``training``. nnU-Net's raw format holds neither classes nor overlapping labels, so these tasks use this. No torch here.
+of mask files, one per channel; ``group`` may be left out. ``validation`` may be empty: the task's rule then divides
+``training``. nnU-Net's raw format holds neither classes nor overlapping labels, so these tasks use datalist.json.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medmixers.datasets.readings import Files, kept, read_json
+from medmixers.datasets.split_rule import PARTS, check_part, every_nth
 from medmixers.errors import InputError, MissingFileError
 
 FILE = "datalist.json"
-PARTS = ("training", "validation", "test")
 
 Item = dict[str, Any]
 
@@ -38,10 +38,20 @@ def read_datalist(folder: str | Path) -> dict[str, list[Item]]:
     path = folder / FILE
     if not path.is_file():
         raise MissingFileError(f"{folder} has no {FILE}; medmixers dataset convert writes one")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from None
+    items = _parsed(str(path))
+    files = Files()
+    for part in PARTS:
+        for index, item in enumerate(items[part]):
+            for file in (item["image"], *_masks(item)):
+                if file not in files:
+                    raise MissingFileError(f"{path}: {part}[{index}]: there is no file {file}")
+    return {part: [dict(item) for item in items[part]] for part in PARTS}
+
+
+@kept
+def _parsed(path: str) -> dict[str, list[Item]]:
+    """The entries of a datalist.json by part, checked, whether or not their files exist."""
+    content, folder = read_json(path), Path(path).parent
     if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in PARTS):
         raise InputError(f"{path} must hold the lists {', '.join(PARTS)}")
     items = {
@@ -56,17 +66,20 @@ def read_datalist(folder: str | Path) -> dict[str, list[Item]]:
     return items
 
 
+def _masks(item: Item) -> list[str]:
+    label = item["label"]
+    return label if isinstance(label, list) and label and isinstance(label[0], str) else []
+
+
 def datalist_part(folder: str | Path, *, part: str, validation_every: int) -> list[Item]:
     """The entries of one part; raises as :func:`read_datalist` does.
 
-    Where the file's validation part is empty, of the sorted groups of its training part the first and every n-th after
-    it validate.
+    Where the file's validation part is empty, every n-th of the sorted groups of its training part validates.
 
     Raises:
         ValueError: an unknown part, or a single group to divide.
     """
-    if part not in PARTS:
-        raise InputError(f"part must be one of {', '.join(PARTS)}, got {part!r}")
+    check_part(part)
     items = read_datalist(folder)
     if items["validation"] or part == "test":
         return items[part]
@@ -76,10 +89,9 @@ def datalist_part(folder: str | Path, *, part: str, validation_every: int) -> li
 
 def validation_groups(groups: Sequence[str], *, every: int, fold: int = 0) -> set[str]:
     """Of the sorted groups number ``fold`` and every n-th after it. Raises ValueError for fewer than two groups."""
-    names = sorted(set(groups))
-    if len(names) < 2:
-        raise InputError(f"at least 2 groups are needed, one trains and one validates; got {len(names)}")
-    return set(names[fold::every])
+    if len(set(groups)) < 2:
+        raise InputError(f"at least 2 groups are needed, one trains and one validates; got {len(set(groups))}")
+    return every_nth(groups, every=every, fold=fold)
 
 
 def _read_entry(where: str, folder: Path, entry: Any) -> Item:
@@ -90,14 +102,7 @@ def _read_entry(where: str, folder: Path, entry: Any) -> Item:
         raise InputError(f"{where}: group must be text, got {group!r}")
     label = entry["label"]
     if isinstance(label, list) and label and all(isinstance(item, str) for item in label):
-        label = [_file(where, folder, item) for item in label]
+        label = [str(folder / item) for item in label]
     elif type(label) is not int and not (isinstance(label, list) and all(type(item) is int for item in label)):
         raise InputError(f"{where}: label must be a class id, a list of them, or a list of mask files, got {label!r}")
-    return {"image": _file(where, folder, entry["image"]), "label": label, "group": group}
-
-
-def _file(where: str, folder: Path, name: str) -> str:
-    path = folder / name
-    if not path.is_file():
-        raise MissingFileError(f"{where}: there is no file {path}")
-    return str(path)
+    return {"image": str(folder / entry["image"]), "label": label, "group": group}

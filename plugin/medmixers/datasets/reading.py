@@ -1,25 +1,23 @@
-"""Opening the files of a data set for its converter: each fault is one line that names the file."""
+"""Open the files of a data set for its converter. Each fault is one line that names the file."""
 
 from __future__ import annotations
 
 import csv
-import zlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from skimage.draw import polygon2mask
 
+from medmixers.datasets.image_files import read_any
 from medmixers.datasets.raw_format import NIFTI
 from medmixers.errors import InputError, MissingFileError, first_line
 
 Array = NDArray[Any]
-DAMAGE = (OSError, EOFError, ValueError, zlib.error, ImageFileError)
 
 
 def existing(path: Path, what: str) -> Path:
@@ -30,48 +28,41 @@ def existing(path: Path, what: str) -> Path:
 
 
 def some(paths: Collection[Path], what: str, source: Path) -> list[Path]:
-    """The paths, sorted, if there is one at least."""
+    """The paths, sorted, if there is at least one."""
     if not paths:
         raise MissingFileError(f"{source} holds no {what}")
     return sorted(paths)
 
 
 def nifti_file(folder: Path, stem: str) -> Path:
-    """``folder/stem.nii.gz``, or ``.nii`` where that is what there is."""
+    """``folder/stem.nii.gz``, or ``stem.nii`` where that exists."""
     plain = folder / f"{stem}.nii"
     return plain if plain.is_file() else existing(folder / f"{stem}.nii.gz", f"a file of {stem}")
 
 
 def open_nifti(path: Path) -> Any:
-    """A NIfTI image, three axes, whose data is not read yet but seems to be all there.
+    """A NIfTI image with three axes, without its voxels. A file of another length than its header's is read whole.
 
-    A .nii.gz ends with its length in four bytes. Only where the length does not fit the header is the data read.
+    A .nii.gz ends with its length in four bytes. `medmixers dataset check` reads the voxels of all files.
     """
     existing(path, "a NIfTI file")
-    try:
-        image = nib.load(path)
-        data = image.dataobj
-        length = path.stat().st_size
-        if path.name.endswith(".gz"):
-            with path.open("rb") as file:
-                file.seek(-4, 2)
-                length = int.from_bytes(file.read(4), "little")
-        if length != (data.offset + int(np.prod(data.shape)) * data.dtype.itemsize) % 2**32:
-            np.asanyarray(data)
-    except DAMAGE as error:
-        raise InputError(f"{path} cannot be read: {first_line(error)}") from None
-    if len(image.shape) != 3:
-        raise InputError(f"{path} has {len(image.shape)} axes {image.shape}; 3 are expected")
+    header = read_any(path, whole=False)
+    if len(header.shape) != 3:
+        raise InputError(f"{path} has {len(header.shape)} axes {header.shape}; 3 are expected")
+    image = nib.load(path)
+    data, length = image.dataobj, path.stat().st_size
+    if path.name.endswith(".gz"):
+        with path.open("rb") as file:
+            file.seek(-4, 2)
+            length = int.from_bytes(file.read(4), "little")
+    if length != (data.offset + int(np.prod(data.shape)) * data.dtype.itemsize) % 2**32:
+        read_any(path)
     return image
 
 
 def read_label_file(path: Path, *, valid: Collection[int]) -> Array:
     """Label values of a NIfTI or picture file as uint8, (*spatial). ValueError for a value that is not valid."""
-    try:
-        is_nifti = path.name.endswith(NIFTI)
-        data = np.asanyarray(nib.load(path).dataobj) if is_nifti else read_picture(path)
-    except DAMAGE as error:
-        raise InputError(f"{path} cannot be read: {first_line(error)}") from None
+    data = read_any(path).data if path.name.lower().endswith(NIFTI) else read_picture(path)
     unknown = sorted(set(np.unique(data).tolist()) - set(valid))
     if unknown:
         shown = ", ".join(f"{value:g}" for value in unknown[:5])

@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medmixers.datasets.audit import Volume, check_geometry
-from medmixers.datasets.datalist_format import FILE, PARTS, validation_groups
+from medmixers.datasets.datalist_format import FILE, validation_groups
+from medmixers.datasets.image_files import Volume, check_geometry
 from medmixers.datasets.raw_format import FOLDS_FILE, region_class_order
 from medmixers.datasets.reading import open_nifti, read_label_file, read_picture
+from medmixers.datasets.split_rule import PARTS, every_nth
 from medmixers.errors import InputError
 from medmixers.tasks import TaskSpec
 
@@ -233,9 +234,9 @@ class RawWriter(Writer):
         task = self.task
         values = read_label_file(path, valid=ids or self.task.file_values)
         if ids is not None:
-            table = np.zeros(max(ids) + 1, np.uint8)
-            table[list(ids)] = list(ids.values())
-            values = table[values]
+            new_values = np.zeros(max(ids) + 1, np.uint8)
+            new_values[list(ids)] = list(ids.values())
+            values = new_values[values]
         held = set(np.unique(values).tolist())
         if task.regions is not None:
             return values, {index for index, region in enumerate(task.regions.values()) if held & set(region)}
@@ -269,7 +270,7 @@ def last_of_every(names: Iterable[str], every: int) -> set[str]:
     """
     if every == 1 or every < 0:
         raise InputError(f"test_every must be 0, or a whole number from 2, got {every!r}")
-    return set(sorted(set(names))[every - 1 :: every]) if every else set()
+    return every_nth(names, every=every, fold=every - 1) if every else set()
 
 
 def _lazy(image: Any) -> Volume:

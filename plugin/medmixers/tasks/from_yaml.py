@@ -1,10 +1,11 @@
-"""A user's own task: a YAML file with the fields of :class:`TaskSpec`. No torch here."""
+"""Read a user's own task: a YAML file with the fields of :class:`TaskSpec`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 import yaml
@@ -12,6 +13,20 @@ import yaml
 from medmixers.errors import InputError, MissingFileError, joined_lines
 from medmixers.tasks.palette import BACKGROUND, coloured, with_background
 from medmixers.tasks.spec import Label, TaskSpec
+from medmixers.tasks.texts import check_config_text
+
+MOST_BYTES = 2**20  # of a task file
+
+
+class PlainLoader(yaml.SafeLoader):
+    """YAML without aliases: a few hundred bytes of nested ones stand for billions of values."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse an alias."""
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.YAMLError(f"line {event.start_mark.line + 1} has the alias *{event.anchor}; write its value out")
+        return super().compose_node(parent, index)
 
 
 def load_task(path: str | Path) -> TaskSpec:
@@ -22,16 +37,20 @@ def load_task(path: str | Path) -> TaskSpec:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not YAML, or a field is unknown, missing or of another kind; one line with the file, the
-            field and what is valid.
+        ValueError: it is not YAML, has an alias, or a field is unknown, missing or of another kind; one line with the
+            file, the field and what is valid.
     """
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"there is no task file {path}")
+    if path.stat().st_size > MOST_BYTES:
+        raise InputError(f"{path} has {path.stat().st_size} bytes; a task file has at most {MOST_BYTES}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=PlainLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid YAML: {joined_lines(error)}") from None
+    except RecursionError:
+        raise InputError(f"{path} is not valid YAML for a task: it nests too deeply") from None
     try:
         return TaskSpec(**_read_fields(content))
     except ValueError as error:
@@ -55,10 +74,10 @@ def _read_fields(content: Any) -> dict[str, Any]:
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{name} must be text, got {value!r}{_quote_hint(value)}")
-    if "#" in value:
-        raise InputError(f"{name} must not hold '#', which MONAI rewrites, got {value!r}")
-    return " ".join(value.split())
+        raise InputError(f"{name} must be text, got {shortened(value)}{_quote_hint(value)}")
+    text = " ".join(value.split())
+    check_config_text(name, text)
+    return text
 
 
 def _quote_hint(value: Any) -> str:
@@ -67,7 +86,7 @@ def _quote_hint(value: Any) -> str:
 
 def _whole(name: str, value: Any) -> int:
     if type(value) is not int:
-        raise InputError(f"{name} must be a whole number, got {value!r}")
+        raise InputError(f"{name} must be a whole number, got {shortened(value)}")
     return value
 
 
@@ -78,20 +97,20 @@ def _number(name: str, value: Any) -> float:
         except ValueError:
             pass
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise InputError(f"{name} must be a number, got {value!r}")
+        raise InputError(f"{name} must be a number, got {shortened(value)}")
     return float(value)
 
 
 def _truth(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise InputError(f"{name} must be true or false, got {value!r}")
+        raise InputError(f"{name} must be true or false, got {shortened(value)}")
     return value
 
 
 def _many(read: Callable[[str, Any], Any]) -> Callable[[str, Any], tuple[Any, ...]]:
     def read_list(name: str, value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list) or not value:
-            raise InputError(f"{name} must be a list, as [a, b], got {value!r}")
+            raise InputError(f"{name} must be a list, as [a, b], got {shortened(value)}")
         return tuple(read(f"each of {name}", item) for item in value)
 
     return read_list
@@ -102,22 +121,26 @@ def _labels(name: str, value: Any) -> Mapping[int, Label]:
         first, *others = _many(_text)(name, value)
         return with_background(*others) if first == BACKGROUND.name else coloured(first, *others)
     if not isinstance(value, dict):
-        raise InputError(f"{name} must be a list of names, or 'id: {{name: ..., colour: [r, g, b]}}', got {value!r}")
+        raise InputError(
+            f"{name} must be a list of names, or 'id: {{name: ..., colour: [r, g, b]}}', got {shortened(value)}"
+        )
     return {_whole("an id of labels", key): _label(f"label {key}", item) for key, item in value.items()}
 
 
 def _label(name: str, value: Any) -> Label:
     if not isinstance(value, dict) or set(value) != {"name", "colour"}:
-        raise InputError(f"{name} must be {{name: ..., colour: [red, green, blue]}}, got {value!r}")
+        raise InputError(f"{name} must be {{name: ..., colour: [red, green, blue]}}, got {shortened(value)}")
     colour = _many(_whole)(f"colour of {name}", value["colour"])
     if len(colour) != 3 or not all(0 <= part <= 255 for part in colour):
-        raise InputError(f"colour of {name} must be three whole numbers from 0 to 255, got {value['colour']!r}")
+        raise InputError(
+            f"colour of {name} must be three whole numbers from 0 to 255, got {shortened(value['colour'])}"
+        )
     return Label(_text(f"name of {name}", value["name"]), (colour[0], colour[1], colour[2]))
 
 
 def _regions(name: str, value: Any) -> Mapping[str, tuple[int, ...]]:
     if not isinstance(value, dict):
-        raise InputError(f"{name} must be 'label: [ids]' lines, got {value!r}")
+        raise InputError(f"{name} must be 'label: [ids]' lines, got {shortened(value)}")
     return {_text(f"a name in {name}", key): _many(_whole)(f"{name} {key}", ids) for key, ids in value.items()}
 
 

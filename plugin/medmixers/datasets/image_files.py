@@ -1,0 +1,143 @@
+"""Read one image file: its voxel grid, and its voxels where they are asked for. A damaged file is named."""
+
+from __future__ import annotations
+
+import gzip
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from medmixers.datasets.raw_format import NIFTI
+from medmixers.errors import InputError, first_line
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
+# Grids may differ by rounding in their headers: by this part of a voxel's edge, at the volume's corners.
+GEOMETRY_TOLERANCE = 0.1
+GZIP_RATIO = 1032  # deflate's highest: bytes that one byte of a .gz file can unpack to
+PIECE = 2**20  # bytes that are read at a time
+NIFTI2_HEADER = 540  # length in bytes, which is the header's first number
+
+
+class Volume(NamedTuple):
+    """One image file."""
+
+    shape: tuple[int, ...]  # of the grid
+    affine: NDArray[np.float64]  # voxels to millimetres, (D + 1, D + 1)
+    components: int = 1
+    data: NDArray[Any] = np.empty(0)  # (*shape), or (*shape, components) where components > 1; empty: only the header
+
+
+def check_geometry(path: Path, volume: Volume, other_path: Path, other: Volume) -> None:
+    """Raises ValueError where two images do not lie on one voxel grid."""
+    if volume.shape != other.shape:
+        raise InputError(f"{path} has shape {volume.shape}, {other_path.name} has {other.shape}")
+    corners = np.array(list(product(*((0, extent - 1) for extent in volume.shape), (1,))))
+    distance = np.linalg.norm(corners @ (volume.affine - other.affine).T, axis=1).max()
+    edge = np.linalg.norm(other.affine[:-1, :-1], axis=0).min()
+    if not distance <= GEOMETRY_TOLERANCE * edge:  # written so that a NaN fails
+        raise InputError(
+            f"{path} lies elsewhere than {other_path.name}: a corner is {distance:.3g} mm away by the affines"
+        )
+
+
+def read_image(path: Path, *, whole: bool = True) -> Volume:
+    """Read an image file, or only its header.
+
+    Raises InputError for a file that is damaged, has other than real numbers, or holds NaN or infinity.
+    """
+    volume = read_any(path, whole=whole)
+    if not np.isfinite(volume.data).all():
+        bad = int((~np.isfinite(volume.data)).sum())
+        raise InputError(f"{path} holds NaN or infinity in {bad} of {volume.data.size} voxels")
+    return volume
+
+
+def read_any(path: Path, *, whole: bool = True) -> Volume:
+    """Read NIfTI through nibabel, which reads sheared affines too, pictures through Pillow, others through ITK.
+
+    NaN and infinity pass.
+    """
+    try:
+        if path.name.lower().endswith(NIFTI):
+            volume = _read_nifti(path, whole=whole)
+        else:
+            read = _read_picture if path.suffix.lower() in PICTURES else _read_itk
+            volume = read(path, whole=whole)
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file may raise anything: readers follow its bytes
+        raise InputError(f"{path} cannot be read: {first_line(error)}") from error
+    if len(volume.shape) not in (2, 3):
+        raise InputError(f"{path} has {len(volume.shape)} axes {volume.shape}; each file is one 2D or 3D channel")
+    if volume.data.dtype.kind not in "biuf":
+        raise InputError(f"{path} has voxels of type {volume.data.dtype}; a channel holds real numbers")
+    return volume
+
+
+def _read_nifti(path: Path, *, whole: bool) -> Volume:
+    """A .nii.gz is read in one pass to its end, where gzip keeps its checksum and its length."""
+    if not path.name.lower().endswith(".gz"):
+        image = nib.load(path)
+        check_length(path, image.dataobj)
+        return _nifti_volume(image, whole=whole)
+    with gzip.open(path) as stream:
+        first = stream.read(4)
+        stream.seek(0)
+        is_second = NIFTI2_HEADER in (int.from_bytes(first, "little"), int.from_bytes(first, "big"))
+        image = (nib.Nifti2Image if is_second else nib.Nifti1Image).from_stream(stream)
+        check_length(path, image.dataobj)
+        volume = _nifti_volume(image, whole=whole)
+        while whole and stream.read(PIECE):
+            pass
+        return volume
+
+
+def _nifti_volume(image: Any, *, whole: bool) -> Volume:
+    axes = min(len(image.shape), 3)
+    kept = [*range(axes), 3]
+    header = Volume(image.shape, image.affine[np.ix_(kept, kept)])
+    return header._replace(data=np.asanyarray(image.dataobj)) if whole else header
+
+
+def check_length(path: Path, data: Any) -> None:
+    """Raise InputError where a NIfTI header claims more voxels than its file can hold; they would fill the memory.
+
+    Args:
+        path: of the file.
+        data: nibabel's proxy of its voxels.
+    """
+    claimed = data.offset + int(np.prod(data.shape, dtype=object)) * data.dtype.itemsize
+    size = path.stat().st_size
+    most = size * GZIP_RATIO if path.name.lower().endswith(".gz") else size
+    if claimed > most:
+        raise InputError(f"{path} cannot be read: Expected {claimed} bytes by its header, but the file has {size}")
+
+
+def _read_picture(path: Path, *, whole: bool) -> Volume:
+    from PIL import Image  # only here, as SimpleITK: a packed bundle of volumes reads NIfTI without them
+
+    with Image.open(path) as image:
+        picture = image.convert("RGB") if image.mode == "P" else image  # a palette's colours, as nnU-Net reads them
+        header = Volume(picture.size, np.eye(3), len(picture.getbands()))
+        return header._replace(data=np.asarray(picture).swapaxes(0, 1)) if whole else header
+
+
+def _read_itk(path: Path, *, whole: bool) -> Volume:
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    axes = reader.GetDimension()
+    affine = np.eye(axes + 1)
+    affine[:-1, :-1] = np.reshape(reader.GetDirection(), (axes, axes)) * reader.GetSpacing()
+    affine[:-1, -1] = reader.GetOrigin()
+    header = Volume(reader.GetSize(), affine, reader.GetNumberOfComponents())
+    if not whole:
+        return header
+    data = np.moveaxis(sitk.GetArrayViewFromImage(reader.Execute()), range(axes), range(axes)[::-1])  # to x, y, z
+    return header._replace(data=data.copy())

@@ -1,0 +1,146 @@
+"""Check the files of a data set in nnU-Net raw format, case by case, against its dataset.json.
+
+A label with another affine than its image is an error here, where nnU-Net 2.8 only warns. So is a label value that
+dataset.json does not know, which nnU-Net finds after planning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from medmixers.datasets.image_files import Volume, check_geometry, read_any, read_image
+from medmixers.datasets.raw_format import (
+    CaseFiles,
+    held_out_cases,
+    label_names,
+    read_description,
+    read_folds,
+    training_cases,
+)
+from medmixers.datasets.readings import Files
+from medmixers.errors import InputError, MissingFileError
+
+AUDITED = ("training", "test")  # parts of the raw format: folds take the validation cases from the training part
+
+
+class CheckedCase(NamedTuple):
+    """A case that was read.
+
+    Args:
+        files: of the case.
+        is_training: whether it is of the training part.
+        shape: of its voxel grid.
+        voxels: label value -> voxels; None where there is no label, or where only headers were read.
+    """
+
+    files: CaseFiles
+    is_training: bool
+    shape: tuple[int, ...]
+    voxels: Mapping[int, int] | None
+
+
+def listed_cases(folder: Path, parts: Collection[str] = AUDITED) -> list[tuple[CaseFiles, bool]]:
+    """Cases of these parts, and whether each is of the training part; their number and folds are right.
+
+    Raises:
+        FileNotFoundError: the folder, dataset.json, or every image is missing.
+        ValueError: dataset.json is broken, has another number of cases, or splits_final.json does not fit.
+    """
+    if not parts or not set(parts) <= set(AUDITED):
+        raise InputError(f"parts must be of {', '.join(AUDITED)}, got {tuple(parts)}")
+    description = read_description(folder)
+    label_names(description)
+    training = _counted_training_cases(folder, description) if "training" in parts else []
+    if training:
+        read_folds(folder, [case.name for case in training])
+    test = held_out_cases(folder, description) if "test" in parts else []
+    if not training + test:
+        raise MissingFileError(f"{folder / 'imagesTs'} holds no image")
+    return [*((case, True) for case in training), *((case, False) for case in test)]
+
+
+def check_cases(
+    folder: Path, cases: Collection[tuple[CaseFiles, bool]], *, voxels_of: int | None = None
+) -> Iterator[CheckedCase]:
+    """Read cases one by one.
+
+    Args:
+        folder: the data set.
+        cases: of :func:`listed_cases`.
+        voxels_of: number of cases, from the first, to read the voxels of; only headers of the others. None: of all.
+
+    Raises:
+        FileNotFoundError: a channel or a training label is missing.
+        ValueError: anything else, in one line with the file and the values.
+    """
+    description = read_description(folder)
+    labels = label_names(description)
+    channels = tuple(str(name) for name in description["channel_names"].values())
+    files, axes = Files(), 0
+    for index, (case, is_training) in enumerate(cases):
+        whole = voxels_of is None or index < voxels_of
+        image = _check_images(case, channels, description["file_ending"], files, whole=whole)
+        axes = axes or len(image.shape)
+        if axes != len(image.shape):
+            raise InputError(f"{case.images[0]} has {len(image.shape)} axes, the first case has {axes}")
+        counts = None
+        if case.label is not None:
+            counts = _check_label(case.label, image, case.images[0], labels, files, whole=whole)
+        yield CheckedCase(case, is_training, image.shape, counts if whole else None)
+
+
+def check_raw_dataset(folder: str | Path, *, parts: Collection[str] = AUDITED, voxels_of: int | None = None) -> int:
+    """Check all cases as :func:`listed_cases` and :func:`check_cases` do; the number of axes of their images."""
+    folder = Path(folder)
+    checked = list(check_cases(folder, listed_cases(folder, parts), voxels_of=voxels_of))
+    return len(checked[0].shape)
+
+
+def _counted_training_cases(folder: Path, description: dict[str, Any]) -> list[CaseFiles]:
+    cases, expected = training_cases(folder, description), description["numTraining"]
+    if len(cases) != expected or not cases:
+        raise InputError(f"{folder}: dataset.json says numTraining {expected}, found {len(cases)} cases")
+    return cases
+
+
+def _check_images(case: CaseFiles, channels: tuple[str, ...], ending: str, files: Files, *, whole: bool) -> Volume:
+    """The first channel of a case. All channels must be whole, finite and in one geometry."""
+    first: Volume | None = None
+    count = 0
+    for path in case.images:
+        if path not in files:
+            name = channels[count] if count < len(channels) else f"channel {count}"
+            raise MissingFileError(f"case {case.name!r} lacks channel {count} ({name}): {path}")
+        volume = read_image(path, whole=whole)
+        first = first or volume
+        check_geometry(path, volume, case.images[0], first)
+        count += volume.components
+    if count < len(channels):
+        missing = case.images[0].parent / f"{case.name}_{len(case.images):04d}{ending}"
+        raise MissingFileError(f"case {case.name!r} lacks channel {count} ({channels[count]}): {missing}")
+    if first is None or count > len(channels):
+        raise InputError(f"case {case.name!r} has {count} channels, dataset.json names {len(channels)}")
+    return first
+
+
+def _check_label(
+    path: Path, image: Volume, image_path: Path, labels: Mapping[int, str], files: Files, *, whole: bool
+) -> dict[int, int]:
+    """Voxels per label value; empty where only the header is read."""
+    if path not in files:
+        raise MissingFileError(f"{image_path.name} has no label: {path}")
+    label = read_any(path, whole=whole)
+    if label.components != 1:
+        raise InputError(f"{path} has {label.components} components per voxel; a label has one")
+    check_geometry(path, label, image_path, image)
+    values, counts = np.unique(label.data, return_counts=True)
+    unknown = [f"{value:g}" for value in values.tolist() if value not in labels]
+    if unknown:
+        shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+        valid = ", ".join(f"{value} {name}" for value, name in labels.items())
+        raise InputError(f"{path} holds label {shown}, which dataset.json does not know; valid: {valid}")
+    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
