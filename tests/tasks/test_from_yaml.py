@@ -69,7 +69,7 @@ def test_numbers_in_exponent_notation(tmp_path: Path) -> None:
         ({"channels": ["%train.json"]}, r"each of channels must not hold .*got '%train\.json'"),
         ({"regions": {"$x": [1]}}, r"a name in regions must not hold .*got '\$x'"),
         ({"limits": "see @::network"}, r"limits must not hold .*got 'see @::network'"),
-        ({"title": [["x"] * 50] * 50}, r"title must be text, got \[\[.{0,400}$"),
+        ({"title": [["x"] * 50 for _ in range(50)]}, r"title must be text, got \[\[.{0,400}$"),
         ({"spatial_dims": "3"}, r"spatial_dims must be a whole number, got '3'"),
         ({"spatial_dims": True}, r"spatial_dims must be a whole number, got True"),
         ({"multi_label": "yes please"}, r"multi_label must be true or false, got 'yes please'"),
