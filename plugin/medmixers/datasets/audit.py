@@ -7,7 +7,7 @@ not its image's) or finds late (a label value it does not know, after planning) 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -80,7 +80,11 @@ class Volume(NamedTuple):
 
 
 def audit_nnunet_dataset(
-    folder: str | Path, *, parts: Collection[str] = PARTS, voxels_of: int | None = None
+    folder: str | Path,
+    *,
+    parts: Collection[str] = PARTS,
+    voxels_of: int | None = None,
+    progress: Callable[[list[Case]], Iterable[Case]] = iter,
 ) -> AuditReport:
     """Read every image and label of a data set and check them against its dataset.json.
 
@@ -90,6 +94,7 @@ def audit_nnunet_dataset(
             other part's images stay unopened.
         voxels_of: read the voxels of that many cases only, the first, and the headers of the others; None: of all.
             The report's ``voxels`` and ``notes`` are of what was read.
+        progress: gives the cases back one by one, and may show how far it is (tqdm).
 
     Raises:
         FileNotFoundError: the folder, dataset.json, a channel of a case or a training label is missing.
@@ -109,7 +114,7 @@ def audit_nnunet_dataset(
     voxels: dict[int, int] = dict.fromkeys(labels, 0)
     empty: list[str] = []
     shapes: list[tuple[int, ...]] = []
-    for index, case in enumerate(training + test):
+    for index, case in enumerate(progress(training + test)):
         whole = voxels_of is None or index < voxels_of
         image = _check_images(case, channels, description["file_ending"], whole=whole)
         shapes.append(image.shape)
