@@ -18,6 +18,7 @@ from scipy import ndimage
 from medmixers.bundles.catalog import BUNDLES, BundleRow
 from medmixers.bundles.render.parts import size_key
 from medmixers.bundles.verify.synthetic import oblique_affine
+from medmixers.errors import InputError, joined_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 BRAIN = "brain_tissue_segmentation_grouped_conv"
@@ -79,11 +80,10 @@ def save(path: Path, data: np.ndarray) -> None:
 
 
 def last_words(error: pytest.ExceptionInfo[SystemExit]) -> str:
-    """The one line with which a check ended the process."""
-    message = str(error.value)
-    assert message.startswith("medmixers: error: ")
-    assert "\n" not in message
-    return message
+    """The one line with which a check ended the process; test_options.py reads it from stderr."""
+    assert error.value.code == 2
+    assert isinstance(error.value.__cause__, InputError)
+    return f"medmixers: error: {joined_lines(error.value.__cause__)}"
 
 
 def run_bundle(

@@ -110,7 +110,7 @@ def mean_dice(a: np.ndarray, b: np.ndarray) -> float:
 def test_bad_input_ends_in_one_line(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
     done = run_bundle(tmp_path, "train", dataset_dir=str(missing), ckpt_dir=str(tmp_path / "models"))
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith(f"medmixers: error: there is no data set folder {missing}")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "models").exists()
@@ -119,7 +119,7 @@ def test_bad_input_ends_in_one_line(tmp_path: Path) -> None:
 def test_weights_of_other_options_end_in_one_line(work: Path) -> None:
     weights = str(work / "models" / "model.pt")
     done = run_bundle(work, "inference", **{**paths(work), "ckpt_path": weights, "kernel_size": "5"})
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "model.pt' holds the weights of another network, or of other options" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
@@ -128,6 +128,6 @@ def test_untrained_bundle_refuses_to_predict(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     save(tmp_path / "images" / "case_0000.nii.gz", np.zeros(SHAPE, np.float32))
     done = run_bundle(tmp_path, "inference", ckpt_path=str(tmp_path / "model.pt"))
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "this bundle is untrained" in done.stderr.strip().splitlines()[-1]
     assert "Traceback" not in done.stderr

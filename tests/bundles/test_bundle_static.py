@@ -16,9 +16,9 @@ import torch
 from bundle_helpers import BRAIN, ROOT, SHAPE, save
 from monai.bundle import ConfigParser, verify_net_in_out
 
-from medmixers.bundles import static_checks
 from medmixers.bundles.catalog import BUNDLES, BundleRow
 from medmixers.bundles.render.bundle import render_bundle
+from medmixers.bundles.verify import static_checks
 from medmixers.tasks import TASKS
 
 FILES = sorted(static_checks.FILES)

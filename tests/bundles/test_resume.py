@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from bundle_helpers import ROOT, run_bundle, run_here, small_options, write_dataset
+from bundle_helpers import run_bundle, run_here, small_options, write_dataset
 from tiny_datasets import convert_tiny
 
+from medmixers.bundle_runtime.handlers import EpochSeeds
 from medmixers.bundles.catalog import BUNDLES
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's, on every run
@@ -39,22 +39,31 @@ def data_of(bundle: str, folder: Path) -> Path:
     return convert_tiny(task, folder) if bundle == CLASSIFIER else write_dataset(folder / "Dataset001_Tiny")
 
 
-def killed_in_epoch(bundle: str, epoch: int) -> str:
-    """The config's own ``reseed``, which dies when that epoch begins."""
-    own = json.loads((ROOT / "bundles" / bundle / "configs" / "train.json").read_text())["reseed"]
-    own = own.removeprefix("$lambda engine: ")
-    return f"$lambda engine: (_ for _ in ()).throw(KeyboardInterrupt()) if engine.state.epoch == {epoch} else {own}"
+def kill_in_epoch(patch: pytest.MonkeyPatch, epoch: int) -> None:
+    """Let the handler of the seeds die when that epoch begins."""
+    own = EpochSeeds.__call__
+
+    def dies(self: EpochSeeds, engine: Any) -> None:
+        if engine.state.epoch == epoch:
+            raise KeyboardInterrupt
+        own(self, engine)
+
+    patch.setattr(EpochSeeds, "__call__", dies)
 
 
 @pytest.mark.parametrize("bundle", BUNDLES_HERE)
-def test_a_killed_training_resumes_to_the_weights_of_a_whole_one(bundle: str, tmp_path: Path) -> None:
+def test_a_killed_training_resumes_to_the_weights_of_a_whole_one(
+    bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = data_of(bundle, tmp_path / "data")
     options = {"network_def#drop_path_rate": 0.1}  # random numbers in the network too
     whole = train(bundle, data, tmp_path / "whole", **options)
     torch.rand(7)  # a repetition owes nothing to the state that the process is in
     assert_equal(train(bundle, data, tmp_path / "again", **options), whole)
-    with pytest.raises(KeyboardInterrupt):
-        train(bundle, data, tmp_path / "killed", **options, reseed=killed_in_epoch(bundle, 3))
+    with monkeypatch.context() as patch:
+        kill_in_epoch(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            train(bundle, data, tmp_path / "killed", **options)
     checkpoint = last_state(tmp_path / "killed")
     assert checkpoint.name == "resume_checkpoint_epoch=2.pt"
     resumed = train(bundle, data, tmp_path / "killed", **options, resume_ckpt=str(checkpoint))

@@ -102,7 +102,6 @@ def test_unknown_task_lists_the_tasks() -> None:
         ("intensity", "percentile", "zscore, zscore_nonzero, unit, window, got 'percentile'"),
         ("intensity", "window", 'window belongs to intensity "window", got .*window=None'),
         ("window", (0, 1), 'window belongs to intensity "window"'),
-        ("split", "random", "given, every, got 'random'"),
         ("spatial_dims", 4, "must be 2 or 3, got 4"),
         ("channels", (), "at least one image channel"),
         ("spacing", (1.0, 1.0), r"spacing=\(1.0, 1.0\), self.spatial_dims=3"),

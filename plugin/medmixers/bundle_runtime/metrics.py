@@ -1,8 +1,8 @@
-"""HD95 in millimetres as a handler of MONAI's engines. torch and MONAI are imported when it is made."""
+"""HD95 in millimetres, and what the metrics of a classification take. torch and MONAI are imported when called."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -29,3 +29,18 @@ def hausdorff95_mm(*, include_background: bool, output_transform: Callable[..., 
 
     metric = InMillimetres(include_background=include_background, percentile=95)
     return IgniteMetricHandler(metric_fn=metric, output_transform=output_transform, save_details=True)
+
+
+def probabilities_and_ids(output: Sequence[dict[str, Any]]) -> tuple[Any, Any]:
+    """Output of an engine -> probabilities (B, K) and true class ids (B,), as ignite's metrics take them."""
+    import torch
+
+    probabilities = torch.stack([item["pred"] for item in output])
+    return probabilities, torch.stack([item["label"] for item in output]).argmax(dim=1)
+
+
+def probabilities_with_truth(output: Sequence[dict[str, Any]]) -> list[Any]:
+    """Output of an engine -> for each case its K probabilities and behind them the true class id, (K + 1,)."""
+    import torch
+
+    return [torch.cat((item["pred"], item["label"].argmax(0, keepdim=True))) for item in output]

@@ -1,44 +1,40 @@
 """What a bundle checks before it starts: bad input ends in one line, not in a traceback.
 
-The configs call these functions in ``initialize``; inference at the front of ``run``. MONAI wraps an exception that a
-config raises into others and prints them all; SystemExit passes through, prints its message alone and gives the exit
-status 1. torch is imported only where weights are looked at.
+The configs call these functions first in ``run``, and not in ``initialize``: ``monai.bundle.load`` runs ``initialize``
+to get the network alone, and needs no data. MONAI wraps an exception that a config raises into others and prints them
+all; SystemExit passes through. torch is imported only where weights are looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
+
+from tqdm import tqdm
 
 from medmixers.bundle_runtime.cases import find_images, split
+from medmixers.bundle_runtime.options import build
 from medmixers.bundle_runtime.preflight_files import check_folders, check_grid, check_image, check_listed_case
 from medmixers.bundle_runtime.preflight_weights import check_state
 from medmixers.checkpoints import read_weights
 from medmixers.datasets.datalist_format import FILE as LIST_FILE
 from medmixers.datasets.raw_checks import check_raw_dataset
 from medmixers.datasets.raw_format import label_names, read_description, stem_and_ending
-from medmixers.errors import InputError
+from medmixers.errors import InputError, one_line_errors
 
-P = ParamSpec("P")
 VOXELS_OF = 4  # cases whose voxels are read before a training or an evaluation; of the others, the headers
+SILENT_SECONDS = 5  # a check that takes longer shows a progress bar
 
 
-def one_line(check: Callable[P, None]) -> Callable[P, None]:
-    """Turn the errors that name bad input into SystemExit, which prints one line."""
-
-    @wraps(check)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            check(*args, **kwargs)
-        except (ValueError, OSError, LookupError, ImportError) as error:
-            raise SystemExit(f"medmixers: error: {error}") from error
-
-    return wrapped
+@one_line_errors()
+def check_built(keys: Sequence[str]) -> None:
+    """End the process where one of these components of the config that runs cannot be built of its input."""
+    for key in keys:
+        build(key)
 
 
-@one_line
+@one_line_errors()
 def check_training(
     *,
     dataset_dir: str,
@@ -63,7 +59,7 @@ def check_training(
     Args:
         dataset_dir: a data set in nnU-Net raw format, or a folder with datalist.json.
         validation_every: of the split.
-        network: the module that loads the checkpoints.
+        network: the module that loads the checkpoints, or its key in the config: it is then built here.
         pretrained_ckpt: weights to start from, or None.
         resume_ckpt: state of a training to go on with, or None.
         spatial_dims: of the images.
@@ -76,6 +72,7 @@ def check_training(
         folders: what is written to.
     """
     check_folders(folders)
+    network = _built(network)
     if pretrained_ckpt is not None:
         read_weights(pretrained_ckpt, network, option="pretrained_ckpt")
     if resume_ckpt is not None:
@@ -87,7 +84,7 @@ def check_training(
     _check_cases(dataset_dir, label_values, cases, "training", spatial_dims, in_channels, listed)
 
 
-@one_line
+@one_line_errors()
 def check_evaluation(
     *,
     dataset_dir: str,
@@ -111,7 +108,7 @@ def check_evaluation(
         part: "test" or "validation".
         validation_every: of the split.
         ckpt_path: file of the weights.
-        network: the module that will load them.
+        network: as :func:`check_training` has it.
         spatial_dims: of the images.
         in_channels: of the network.
         label_values: as :func:`check_training` has it.
@@ -122,7 +119,7 @@ def check_evaluation(
         folders: as :func:`check_training` has it.
     """
     check_folders(folders)
-    read_weights(ckpt_path, network)
+    read_weights(ckpt_path, _built(network))
     listed = {"classes": classes, "masks": masks}
     _check_format(dataset_dir, label_values, in_channels=in_channels)
     cases = split(dataset_dir, part=part, validation_every=validation_every, fold=fold)
@@ -132,7 +129,7 @@ def check_evaluation(
         _name_absent_classes(class_names, cases, part)
 
 
-@one_line
+@one_line_errors()
 def check_inference(
     *,
     dataset_dir: str,
@@ -151,7 +148,7 @@ def check_inference(
         dataset_dir: named in the message where ``images`` is empty.
         images: paths, or lists of the channels' paths.
         ckpt_path: file of the weights.
-        network: the module that will load them.
+        network: as :func:`check_training` has it.
         load_pretrain: False predicts with random weights, on purpose.
         spatial_dims: of the images.
         in_channels: of the network.
@@ -159,6 +156,7 @@ def check_inference(
         folders: as :func:`check_training` has it.
     """
     check_folders(folders)
+    network = _built(network)
     if load_pretrain:
         hint = "; --allow_untrained True predicts with untrained weights"
         read_weights(ckpt_path, network, hint=hint)
@@ -166,7 +164,7 @@ def check_inference(
         find_images(dataset_dir)  # raises and says what is missing
         raise InputError("the datalist is empty: there is no image to predict")
     first_of: dict[str, Any] = {}
-    for entry in images:
+    for entry in _with_progress(images):
         files = [Path(file) for file in ([entry] if isinstance(entry, (str, Path)) else entry)]
         other = first_of.setdefault(stem_and_ending(files[0])[0], files[0])
         if writes_images and other is not files[0]:
@@ -175,6 +173,16 @@ def check_inference(
         if channels != in_channels:
             raise InputError(f"{str(files[0])!r} has {channels} channels; the network takes {in_channels}")
         check_grid(files)
+
+
+def _built(network: Any) -> Any:
+    return build(network) if isinstance(network, str) else network
+
+
+def _with_progress(cases: Sequence[Any]) -> Iterable[Any]:
+    """The cases, with a progress bar after some seconds where stderr is a terminal."""
+    bar: Iterable[Any] = tqdm(cases, desc="check", unit="case", delay=SILENT_SECONDS, disable=None)
+    return bar
 
 
 def _check_format(dataset_dir: str, label_values: Sequence[int], *, in_channels: int) -> None:
@@ -203,11 +211,11 @@ def _check_cases(
     listed: dict[str, int],
 ) -> None:
     if not label_values:
-        for index, case in enumerate(cases):
+        for index, case in enumerate(_with_progress(cases)):
             expected = {"spatial_dims": spatial_dims, "in_channels": in_channels, **listed}
             check_listed_case(case, **expected, whole=index < VOXELS_OF)
         return
-    axes = check_raw_dataset(dataset_dir, parts=(part,), voxels_of=VOXELS_OF)
+    axes = check_raw_dataset(dataset_dir, parts=(part,), voxels_of=VOXELS_OF, progress=_with_progress)
     if axes != spatial_dims:
         raise InputError(f"the images of {dataset_dir!r} are {axes}D; the network takes {spatial_dims}D images")
 

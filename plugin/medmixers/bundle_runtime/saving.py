@@ -1,8 +1,8 @@
-"""The saver of the best weights, and the writer of volumes. torch and MONAI are imported when they are made."""
+"""What writes weights, volumes and masks. torch and MONAI are imported when it is made."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +55,36 @@ def volume_writer(*, output_ext: str) -> Any:
             self.data_obj, self.channel_dim = self.data_obj.reshape(self.data_obj.shape[:3]), None
 
     return VolumeWriter if output_ext.lower() in NIFTI else None
+
+
+def mask_saver(
+    *,
+    keys: str,
+    label_names: Sequence[str],
+    volumes: bool,
+    output_dir: str,
+    output_ext: str,
+    output_dtype: Any,
+    separate_folder: bool,
+    output_name_formatter: Callable[..., Any],
+) -> Any:
+    """A transform that writes each channel of a prediction as a file of its own, CASE_LABEL.
+
+    Args:
+        keys: key of the prediction, (K, *spatial) of 0 and 1.
+        label_names: names of the K channels.
+        volumes: write 0 and 1 in the file's geometry; else pictures of 0 and 255, as those of the data sets.
+        output_dir: as MONAI's ``SaveImaged`` has it, and so are the arguments that follow.
+    """
+    from monai.transforms import Compose, SaveImaged, SplitDimd
+
+    options = {
+        "output_dir": output_dir,
+        "output_ext": output_ext,
+        "output_dtype": output_dtype,
+        "separate_folder": separate_folder,
+        "output_name_formatter": output_name_formatter,
+        **({"writer": volume_writer(output_ext=output_ext)} if volumes else {"scale": 255}),
+    }
+    savers = [SaveImaged(keys=f"{keys}_{name}", output_postfix=name, **options) for name in label_names]
+    return Compose([SplitDimd(keys=keys, output_postfixes=label_names), *savers])

@@ -1,4 +1,4 @@
-"""Which MONAI Bundles there are: one frozen row each, task x network x options. No torch here."""
+"""Which MONAI Bundles there are: one frozen row each, task x network x options."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ dataset.json does not know, which nnU-Net finds after planning.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,7 +64,7 @@ def listed_cases(folder: Path, parts: Collection[str] = AUDITED) -> list[tuple[C
 
 
 def check_cases(
-    folder: Path, cases: Collection[tuple[CaseFiles, bool]], *, voxels_of: int | None = None
+    folder: Path, cases: Iterable[tuple[CaseFiles, bool]], *, voxels_of: int | None = None
 ) -> Iterator[CheckedCase]:
     """Read cases one by one.
 
@@ -93,11 +93,27 @@ def check_cases(
         yield CheckedCase(case, is_training, image.shape, counts if whole else None)
 
 
-def check_raw_dataset(folder: str | Path, *, parts: Collection[str] = AUDITED, voxels_of: int | None = None) -> int:
-    """Check all cases as :func:`listed_cases` and :func:`check_cases` do; the number of axes of their images."""
+def check_raw_dataset(
+    folder: str | Path,
+    *,
+    parts: Collection[str] = AUDITED,
+    voxels_of: int | None = None,
+    progress: Callable[[list[tuple[CaseFiles, bool]]], Iterable[tuple[CaseFiles, bool]]] = iter,
+) -> int:
+    """Check all cases as :func:`listed_cases` and :func:`check_cases` do.
+
+    Args:
+        folder: the data set.
+        parts: of the data set.
+        voxels_of: number of cases to read the voxels of.
+        progress: gives the cases back one by one, and may show a bar.
+
+    Returns:
+        Number of axes of the images.
+    """
     folder = Path(folder)
-    checked = list(check_cases(folder, listed_cases(folder, parts), voxels_of=voxels_of))
-    return len(checked[0].shape)
+    cases = progress(listed_cases(folder, parts))
+    return [len(case.shape) for case in check_cases(folder, cases, voxels_of=voxels_of)][0]
 
 
 def _counted_training_cases(folder: Path, description: dict[str, Any]) -> list[CaseFiles]:

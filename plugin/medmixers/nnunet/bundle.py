@@ -6,7 +6,6 @@ The bundle predicts what ``nnUNetv2_predict`` does because nnU-Net's own functio
 
 from __future__ import annotations
 
-import json
 import re
 from importlib.metadata import distribution, version
 from pathlib import Path
@@ -15,52 +14,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medmixers.bundles.catalog import MONAI_VERSION, NUMPY_VERSION, PACKAGE_VERSIONS, PYTORCH_VERSION
-from medmixers.bundles.render.metadata import SCHEMA
+from medmixers.bundles.render.metadata import render_metadata
 from medmixers.bundles.render.parts import (
     CUDNN,
     EVALUATOR,
+    FIND_PACKAGE,
     IMAGES,
     IMPORTS,
     ONE_BY_ONE,
     STATS,
+    check_options,
     compose,
     device,
     ours,
+    progress,
     weights_loader,
 )
+from medmixers.bundles.render.text import readable_json, render_markdown
 from medmixers.errors import ExistingFileError, InputError, MissingFileError, joined_lines
 from medmixers.files import written_whole
 from medmixers.nnunet.trained import TrainedModel, external_trainers, load_checkpoint, read_trained_model
 
-INFERENCE = "medmixers.bundle_runtime.nnunet_inference"
-README = """\
-# {title}
-
-nnU-Net v2 model `{dataset}`, configuration `{configuration}`, folds {folds}, as a MONAI Bundle.
-Research software: not a medical device, not for clinical use. Who trained the model states its data, licence, authors
-and figures in `configs/metadata.json`; LICENSE is that of the configs and of the package medmixers.
-
-## What runs
-nnU-Net's own functions (nnunetv2 {nnunetv2}) read, crop, normalise, resample, tile, mirror and write, and the folds'
-logits are averaged as there: the segmentation is that of `nnUNetv2_predict`.
-`medmixers.bundle_runtime.nnunet_inference` is the thin layer between them and MONAI.
-Other MONAI transforms cannot replace the preprocessing.
-
-## Commands
-Install medmixers, set `BUNDLE` to this folder and `IMAGES` to a folder with files named {files}:
-```bash
-cd "$BUNDLE"
-python -m monai.bundle run --config_file configs/inference.json --bundle_root . --dataset_dir "$IMAGES"
-```
-Segmentations are written to `predictions/`; `--output_dir` names another folder, `--device cpu` another device.
-`--use_mirroring false` is nnU-Net's `--disable_tta`, `--tile_step_size 0.75` its `-step_size 0.75`. A list of cases
-(`--datalist`, each a path or a list of its channels' paths) takes the place of the folder.
-
-## Limits
-Batches of one image. No training configs, and not for MONAI Label, whose writer asks for MONAI's image geometry.
-Output channels: {outputs}.
-"""
+INFERENCE = "nnunet_inference"
 
 
 def write_nnunet_bundle(folder: str | Path, *, out: str | Path) -> str:
@@ -88,13 +63,13 @@ def write_nnunet_bundle(folder: str | Path, *, out: str | Path) -> str:
     licence = distribution("medmixers").read_text("licenses/LICENSE")
     if licence is None:
         raise MissingFileError("this installation of medmixers has no LICENSE; install it again")
-    metadata = _metadata(model, network, target.name)
+    metadata = _metadata(model)
     texts = {
         "LICENSE": licence,
-        "configs/metadata.json": _json(metadata),
-        "configs/inference.json": _json(_inference(model, network)),
-        "configs/nnunet/plans.json": _json(model.plans),
-        "configs/nnunet/dataset.json": _json(model.dataset),
+        "configs/metadata.json": readable_json(metadata),
+        "configs/inference.json": readable_json(_inference(model, network)),
+        "configs/nnunet/plans.json": readable_json(model.plans),
+        "configs/nnunet/dataset.json": readable_json(model.dataset),
         "docs/README.md": _readme(model, metadata),
     }
     weights = _weights(model, network)
@@ -159,14 +134,15 @@ def _inference(model: TrainedModel, network: dict[str, Any]) -> dict[str, Any]:
     return {
         "imports": IMPORTS,
         "bundle_root": ".",
-        "image_key": "image",
+        **FIND_PACKAGE,
         "dataset_dir": "$@bundle_root + '/data'",
         "output_dir": "$@bundle_root + '/predictions'",
         "ckpt_path": "$@bundle_root + '/models/model.pt'",
-        "device": device(),
         "tile_step_size": 0.5,
         "use_mirroring": True,
+        "device": device(),
         "num_workers": 0,
+        "image_key": "image",
         "plans": ours(
             f"{INFERENCE}.Plans", folder="$@bundle_root + '/configs/nnunet'", configuration=model.configuration
         ),
@@ -189,66 +165,44 @@ def _inference(model: TrainedModel, network: dict[str, Any]) -> dict[str, Any]:
                 with_plans("NnUNetSaved", keys="pred", output_dir="@output_dir"),
             ]
         ),
-        "handlers": [weights_loader("@ckpt_path"), STATS],
+        "handlers": [weights_loader("@ckpt_path"), STATS, progress("predict")],
         "evaluator": EVALUATOR,
-        "initialize": [CUDNN],
-        "run": ["$@evaluator.run()"],
+        "preflight": ours("preflight.check_built", keys=["datalist", "network_def"]),
+        "initialize": [check_options(), CUDNN],
+        "run": ["@preflight", "$@evaluator.run()"],
     }
 
 
-def _metadata(model: TrainedModel, network: dict[str, Any], name: str) -> dict[str, Any]:
+def _metadata(model: TrainedModel) -> dict[str, Any]:
     channels = list((model.dataset.get("channel_names") or model.dataset["modality"]).values())
-    outputs = _output_names(model)
+    outputs, patch_size = _output_names(model), _patch_size(model)
     title = f"{model.plans['dataset_name']} ({model.configuration})"
-    tile = {"spatial_shape": _patch_size(model), "dtype": "float32", "value_range": [], "is_patch_data": True}
-    return {
-        "schema": SCHEMA,
-        "version": "0.1.0",
-        "changelog": {"0.1.0": "Made of an nnU-Net model."},
-        "monai_version": MONAI_VERSION,
-        "pytorch_version": PYTORCH_VERSION,
-        "numpy_version": NUMPY_VERSION,
-        "required_packages_version": {
-            **PACKAGE_VERSIONS,
-            "nnunetv2": version("nnunetv2"),
-            "medmixers": version("medmixers"),
-        },
-        "supported_apps": {},
-        "name": title,
-        "task": f"Segmentation with nnU-Net v2: {title}",
-        "description": f"nnU-Net v2 model of {model.trainer}, folds {', '.join(model.folds)}; nnU-Net's own inference.",
-        "authors": "not stated: who trained the model",
-        "copyright": "not stated: who trained the model",
-        "data_source": f"not stated: {model.plans['dataset_name']}",
-        "data_type": model.dataset["file_ending"].lstrip("."),
-        "image_classes": ", ".join(channels),
-        "label_classes": ", ".join(f"{value} {label}" for label, value in model.dataset["labels"].items()),
-        "pred_classes": ", ".join(outputs),
-        "eval_metrics": {},
-        "intended_use": "Research only. Not a medical device; not for clinical use.",
-        "references": ["Isensee F. et al. (2021). nnU-Net: a self-configuring method. Nature Methods 18, 203-211."],
-        "network_data_format": {
-            "inputs": {
-                "image": {
-                    "type": "image",
-                    "format": "magnitude",
-                    "modality": ", ".join(channels),
-                    "num_channels": network["in_channels"],
-                    **tile,
-                    "channel_def": {str(index): name for index, name in enumerate(channels)},
-                }
-            },
-            "outputs": {
-                "pred": {
-                    "type": "image",
-                    "format": "segmentation",
-                    "num_channels": network["out_channels"],
-                    **tile,
-                    "channel_def": {str(index): name for index, name in enumerate(outputs)},
-                }
-            },
-        },
-    }
+    return render_metadata(
+        version="0.1.0",
+        changelog={"0.1.0": "Made from an nnU-Net model."},
+        packages={"nnunetv2": version("nnunetv2"), "medmixers": version("medmixers")},
+        optional_packages=None,
+        name=title,
+        task=f"Segmentation with nnU-Net v2: {title}",
+        description=f"nnU-Net v2 model of {model.trainer}, folds {', '.join(model.folds)}; nnU-Net's own inference.",
+        authors="not stated: who trained the model",
+        copyright="not stated: who trained the model",
+        data_source=f"not stated: {model.plans['dataset_name']}",
+        data_licence=None,
+        data_type=model.dataset["file_ending"].lstrip("."),
+        image_classes=", ".join(channels),
+        label_classes=", ".join(f"{value} {label}" for label, value in model.dataset["labels"].items()),
+        pred_classes=", ".join(outputs),
+        intended_use="Research only. Not a medical device; not for clinical use.",
+        references=["Isensee F. et al. (2021). nnU-Net: a self-configuring method. Nature Methods 18, 203-211."],
+        modality=", ".join(channels),
+        channels=channels,
+        outputs=outputs,
+        spatial_shape=patch_size,
+        value_range=[],
+        is_patch_data=True,
+        of_pred={"type": "image", "format": "segmentation", "spatial_shape": patch_size},
+    )
 
 
 def _output_names(model: TrainedModel) -> list[str]:
@@ -268,16 +222,13 @@ def _patch_size(model: TrainedModel) -> list[int]:
 def _readme(model: TrainedModel, metadata: dict[str, Any]) -> str:
     ending = model.dataset["file_ending"]
     channels = metadata["network_data_format"]["inputs"]["image"]["channel_def"]
-    return README.format(
+    return render_markdown(
+        "nnunet_readme.md.j2",
         title=metadata["name"],
         dataset=model.plans["dataset_name"],
         configuration=model.configuration,
-        folds=", ".join(model.folds),
+        folds=model.folds,
         nnunetv2=metadata["required_packages_version"]["nnunetv2"],
-        files=", ".join(f"`CASE_{int(index):04d}{ending}` ({name})" for index, name in channels.items()),
+        files=[(f"CASE_{int(index):04d}{ending}", name) for index, name in channels.items()],
         outputs=metadata["pred_classes"],
     )
-
-
-def _json(content: dict[str, Any]) -> str:
-    return json.dumps(content, indent=4) + "\n"

@@ -26,7 +26,6 @@ ABDOMINAL_ORGAN_CLASSIFICATION = TaskSpec(
     ),
     image_size=(224, 224),
     intensity="unit",
-    split="given",
     licence="CC BY 4.0",
     citation=(
         "Bilic P. et al. (2023). The Liver Tumor Segmentation Benchmark (LiTS). Medical Image Analysis 84, 102680. "

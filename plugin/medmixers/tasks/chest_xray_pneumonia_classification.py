@@ -14,7 +14,6 @@ CHEST_XRAY_PNEUMONIA_CLASSIFICATION = TaskSpec(
     labels=coloured("normal", "pneumonia"),
     image_size=(224, 224),
     intensity="unit",
-    split="given",
     licence="CC BY 4.0",
     citation=(
         "Kermany D. S. et al. (2018). Identifying medical diagnoses and treatable diseases by image-based deep "

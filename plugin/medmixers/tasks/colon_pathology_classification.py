@@ -24,7 +24,6 @@ COLON_PATHOLOGY_CLASSIFICATION = TaskSpec(
     ),
     image_size=(224, 224),
     intensity="unit",
-    split="given",
     licence="CC BY 4.0",
     citation=(
         "Kather J. N. et al. (2019). Predicting survival from colorectal cancer histology slides using deep "

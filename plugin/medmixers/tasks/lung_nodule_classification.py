@@ -14,7 +14,6 @@ LUNG_NODULE_CLASSIFICATION = TaskSpec(
     labels=coloured("benign", "malignant"),
     image_size=(64, 64, 64),
     intensity="unit",
-    split="given",
     licence="CC BY 4.0",
     citation=(
         "Armato S. G. III et al. (2011). The Lung Image Database Consortium (LIDC) and Image Database Resource "

@@ -14,7 +14,6 @@ MONKEYPOX_SKIN_CLASSIFICATION = TaskSpec(
     labels=coloured("others", "monkeypox"),
     image_size=(224, 224),
     intensity="unit",
-    split="given",
     group_by="patient",
     licence=LICENCE_PAGE,
     citation=(

@@ -22,7 +22,6 @@ SKIN_LESION_CLASSIFICATION = TaskSpec(
     ),
     image_size=(224, 224),
     intensity="unit",
-    split="given",
     licence="CC BY-NC 4.0",
     citation=(
         "Tschandl P., Rosendahl C., Kittler H. (2018). The HAM10000 dataset, a large collection of multi-source "

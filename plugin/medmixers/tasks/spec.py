@@ -10,7 +10,6 @@ from medmixers.errors import InputError
 
 TASK_KINDS = ("segmentation", "classification")
 INTENSITY_RULES = ("zscore", "zscore_nonzero", "unit", "window")
-SPLITS = ("given", "every")
 
 
 @dataclass(frozen=True)
@@ -46,11 +45,8 @@ class TaskSpec:
         intensity: "zscore" (each image to mean 0, standard deviation 1), "zscore_nonzero" (the same over the
             voxels that are not 0, and the others stay 0), "unit" (8-bit values to 0..1) or "window".
         window: with intensity "window", the two values that clip the image and become 0 and 1.
-        split: "given" (training, validation and test parts come with the data set, or its converter sets all
-            three apart) or "every" (of the training part the rule below takes validation; the test part is
-            the data set's own or set apart by its converter).
-        validation_every: the rule, for "every" and where a given validation part is empty: of the sorted
-            groups the first and every n-th after it validate.
+        validation_every: where the data set names no validation part, every n-th of the sorted groups validates,
+            starting with the first.
         group_by: what must never lie on two sides of a split ("patient"), in one word; None where each image is
             its own group or where the data set does not tell, which ``limits`` then says.
         licence: of the data.
@@ -74,7 +70,6 @@ class TaskSpec:
     image_size: tuple[int, ...] | None = None
     intensity: str
     window: tuple[float, float] | None = None
-    split: str = "every"
     validation_every: int = 5
     group_by: str | None = None
     licence: str
@@ -84,7 +79,7 @@ class TaskSpec:
     limits: str
 
     def __post_init__(self) -> None:
-        for name, valid in (("task", TASK_KINDS), ("intensity", INTENSITY_RULES), ("split", SPLITS)):
+        for name, valid in (("task", TASK_KINDS), ("intensity", INTENSITY_RULES)):
             if getattr(self, name) not in valid:
                 raise InputError(f"{name} must be one of {', '.join(valid)}, got {getattr(self, name)!r}")
         if self.spatial_dims not in (2, 3):

@@ -1,147 +1,121 @@
-"""What the configs of a classification bundle have of their own, as dicts. No torch here."""
+"""What the configs of a classification bundle have of their own."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from medmixers.bundles.catalog import BundleRow
+from medmixers.bundles.render.kind import BundleKind
 from medmixers.bundles.render.parts import (
-    METADATA_OF_BATCH,
+    PREDICTED_AND_TRUE,
     STATS,
     TO_FLOAT32,
     Config,
-    compose,
     deterministic_transforms,
+    function,
     ours,
+    progress,
     random_affine,
     random_crop_and_flip,
     weights_loader,
 )
 
-KEY_METRIC, BEST_OF = "val_f1", "F1"
-VALIDATION_BATCH: int | str = "@batch_size"
-VALIDATION_INTERVAL: int | str = 1  # Keuth et al. 2025: the best of all epochs
-TABLE = "medmixers.bundle_runtime.probabilities.ProbabilityTable"
 TO_PROBABILITIES: list[Config] = [TO_FLOAT32, {"_target_": "Activationsd", "keys": "pred", "softmax": True, "dim": 0}]
-# ignite's metrics take probabilities (B, K) and class ids (B,).
-IDS = (
-    "$lambda output: (torch.stack([item['pred'] for item in output]), "
-    "torch.stack([item['label'] for item in output]).argmax(dim=1))"
-)
 
 
-def size_keys(row: BundleRow) -> Config:
-    """Top-level keys of the size that the network sees."""
-    return {"image_size": list(row.size)}
+class ClassificationKind(BundleKind):
+    """One class for an image: softmax over the classes, cross-entropy, a table of probabilities."""
 
+    key_metric, best_of = "val_f1", "F1"
+    validation_batch = "@batch_size"
+    validation_interval = 1  # Keuth et al. 2025: the best of all epochs
 
-def sampling_keys(row: BundleRow) -> Config:
-    """Whole images are not sampled."""
-    return {}
+    def size_keys(self) -> Config:
+        return {"image_size": list(self.row.size)}
 
+    def sampling_options(self) -> Config:
+        return {}
 
-def training_transforms(row: BundleRow) -> tuple[list[Config], list[Config]]:
-    """Deterministic ones, which are cached, and random ones."""
-    augmentation = [*random_crop_and_flip(row, "image"), *random_affine(row, "image")]
-    return deterministic_transforms(row, with_label=False), augmentation
+    def data_keys(self) -> Config:
+        ceiling = self.row.training.class_weight_ceiling
+        if ceiling == 0:
+            return {}
+        weights = ours(
+            "class_weights.class_weights",
+            cases="@train_datalist",
+            classes=self.task.out_channels,
+            ceiling=ceiling,
+        )
+        return {"class_weights": weights}
 
+    def loss(self) -> Config:
+        smoothing = self.row.training.label_smoothing
+        weights = {"weight": "$torch.tensor(@class_weights, device=@device)"} if self.data_keys() else {}
+        return {"_target_": "torch.nn.CrossEntropyLoss", "label_smoothing": smoothing, **weights}
 
-def validation_transforms(row: BundleRow) -> tuple[list[Config], list[Config]]:
-    """Of the image; the label is a number."""
-    return deterministic_transforms(row, with_label=False), []
+    def training_transforms(self) -> tuple[list[Config], list[Config]]:
+        augmentation = [*random_crop_and_flip(self.row, "image"), *random_affine(self.row, "image")]
+        return deterministic_transforms(self.row, with_label=False), augmentation
 
+    def validation_transforms(self) -> tuple[list[Config], list[Config]]:
+        return deterministic_transforms(self.row, with_label=False), []  # the label is a number
 
-def loss_keys(row: BundleRow) -> Config:
-    """Cross-entropy with the recipe's label smoothing and class weights, as the key ``loss``."""
-    recipe = row.training
-    loss: Config = {"_target_": "torch.nn.CrossEntropyLoss", "label_smoothing": recipe.label_smoothing}
-    if recipe.class_weight_ceiling == 0:
-        return {"loss": loss}
-    weights = ours(
-        "medmixers.bundle_runtime.class_weights.class_weights",
-        cases="@train_datalist",
-        classes=row.task_spec.out_channels,
-        ceiling=recipe.class_weight_ceiling,
-    )
-    return {"class_weights": weights, "loss": {**loss, "weight": "$torch.tensor(@class_weights, device=@device)"}}
+    def inferer(self, **extra: Any) -> Config:
+        return {"_target_": "SimpleInferer"}
 
+    def training_postprocessing(self) -> list[Config]:
+        one_hot = {"_target_": "AsDiscreted", "keys": "label", "to_onehot": self.task.out_channels}
+        return [*TO_PROBABILITIES, one_hot]
 
-def train_inferer(row: BundleRow) -> Config:
-    """One forward pass."""
-    return {"_target_": "SimpleInferer"}
+    def validation_postprocessing(self) -> list[Config]:
+        return self.training_postprocessing()
 
+    def training_metrics(self) -> Config:
+        return {"train_accuracy": self._metric("Accuracy")}
 
-def inferer(row: BundleRow, **extra: Any) -> Config:
-    """One forward pass, of validation and inference."""
-    return {"_target_": "SimpleInferer"}
+    def validation_metrics(self) -> tuple[Config, Config]:
+        """Means over the classes, each with the same weight."""
+        return {self.key_metric: self._metric("Fbeta", beta=1.0)}, {
+            "val_accuracy": self._metric("Accuracy"),
+            "val_precision": self._metric("Precision", average="macro"),
+            "val_recall": self._metric("Recall", average="macro"),
+            "val_auc": {"_target_": "ROCAUC", "average": "macro", "output_transform": PREDICTED_AND_TRUE},
+        }
 
+    def _metric(self, name: str, **arguments: Any) -> Config:
+        take = function("metrics.probabilities_and_ids")
+        return {"_target_": f"ignite.metrics.{name}", **arguments, "output_transform": take, "device": "@device"}
 
-def _postprocessing(row: BundleRow) -> list[Config]:
-    """Logits to probabilities, and the class id to one channel a class."""
-    return [
-        *TO_PROBABILITIES,
-        {"_target_": "AsDiscreted", "keys": "label", "to_onehot": row.task_spec.out_channels},
-    ]
+    def evaluation_keys(self) -> Config:
+        """The metrics in a table, and the probabilities of every case."""
+        return {
+            "validate::handlers": [
+                weights_loader("@ckpt_path"),
+                STATS,
+                {"_target_": "MetricsSaver", "save_dir": "@output_dir", "metrics": "*"},
+                self._table("probabilities.csv", function("metrics.probabilities_with_truth")),
+                progress("evaluate"),
+            ],
+            "finalize": [
+                "$print('metrics: ' + os.path.join(@output_dir, 'metrics.csv'))",
+                "$print('each case: ' + os.path.join(@output_dir, 'probabilities.csv'))",
+            ],
+        }
 
+    def _table(self, file: str, output: Config | str) -> Config:
+        classes = list(self.task.label_names.values())
+        path = f"$os.path.join(@output_dir, '{file}')"
+        return {
+            "_target_": "ClassificationSaver",
+            "saver": ours("probabilities.ProbabilityTable", path=path, classes=classes),
+            "batch_transform": function("handlers.image_metadata"),
+            "output_transform": output,
+        }
 
-training_postprocessing = validation_postprocessing = _postprocessing
+    def output_options(self) -> Config:
+        return {}
 
+    def inference_postprocessing(self) -> list[Config]:
+        return TO_PROBABILITIES
 
-def training_metrics(row: BundleRow) -> Config:
-    """The metric of the training images."""
-    return {"train_accuracy": {"_target_": "ignite.metrics.Accuracy", "output_transform": IDS, "device": "@device"}}
-
-
-def validation_metrics(row: BundleRow) -> tuple[Config, Config]:
-    """The one that chooses the checkpoint, and further ones; means over the classes, each counting alike."""
-    shared = {"output_transform": IDS, "device": "@device"}
-    f1 = {"_target_": "ignite.metrics.Fbeta", "beta": 1.0, **shared}
-    pairs = "$monai.handlers.from_engine(['pred', 'label'])"
-    return {KEY_METRIC: f1}, {
-        "val_accuracy": {"_target_": "ignite.metrics.Accuracy", **shared},
-        "val_precision": {"_target_": "ignite.metrics.Precision", "average": "macro", **shared},
-        "val_recall": {"_target_": "ignite.metrics.Recall", "average": "macro", **shared},
-        "val_auc": {"_target_": "ROCAUC", "average": "macro", "output_transform": pairs},
-    }
-
-
-def _probability_table(row: BundleRow, output: str, *, name: str) -> Config:
-    classes = list(row.task_spec.label_names.values())
-    return {
-        "_target_": "ClassificationSaver",
-        "saver": ours(TABLE, path=f"$os.path.join(@output_dir, '{name}')", classes=classes),
-        "batch_transform": METADATA_OF_BATCH,
-        "output_transform": output,
-    }
-
-
-def evaluation_keys(row: BundleRow) -> Config:
-    """What evaluate.json changes: the metrics in a table, and one of every case."""
-    with_truth = "$lambda output: [torch.cat((i['pred'], i['label'].argmax(0, keepdim=True))) for i in output]"
-    return {
-        "validate::handlers": [
-            weights_loader("@ckpt_path"),
-            STATS,
-            {"_target_": "MetricsSaver", "save_dir": "@output_dir", "metrics": "*"},
-            _probability_table(row, with_truth, name="probabilities.csv"),
-        ],
-        "finalize": [
-            "$print('metrics: ' + os.path.join(@output_dir, 'metrics.csv') + ', of each case: ' + "
-            "os.path.join(@output_dir, 'probabilities.csv'))"
-        ],
-    }
-
-
-def output_keys(row: BundleRow) -> Config:
-    """The table is written to ``output_dir``; nothing else to choose."""
-    return {}
-
-
-def inference_postprocessing(row: BundleRow) -> Config:
-    """Logits to probabilities."""
-    return {"postprocessing": compose(TO_PROBABILITIES)}
-
-
-def inference_handlers(row: BundleRow) -> list[Config]:
-    """The table of probabilities."""
-    return [_probability_table(row, "$monai.handlers.from_engine('pred')", name="predictions.csv")]
+    def inference_handlers(self) -> list[Config]:
+        return [self._table("predictions.csv", "$monai.handlers.from_engine('pred')")]

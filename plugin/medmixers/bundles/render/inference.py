@@ -1,4 +1,4 @@
-"""configs/inference.json, as a dict. No torch here."""
+"""configs/inference.json, as a dict."""
 
 from __future__ import annotations
 
@@ -7,76 +7,74 @@ from medmixers.bundles.render.kinds import kind_of
 from medmixers.bundles.render.parts import (
     AUTOCAST,
     CUDNN,
-    DATALIST,
     EVALUATOR,
+    FIND_PACKAGE,
     IMAGES,
     IMPORTS,
     ONE_BY_ONE,
-    PREFLIGHT,
     STATS,
     WORKERS,
     Config,
+    check_options,
     compose,
     deterministic_transforms,
     device,
     network_keys,
+    network_options,
     ours,
+    progress,
     weights_loader,
 )
 
 
 def inference_config(row: BundleRow) -> Config:
-    """configs/inference.json."""
-    kind = kind_of(row)
-    window = row.task_spec.task == "segmentation"
+    """configs/inference.json: what a person changes, data, network, transforms, what runs."""
+    kind, task = kind_of(row), row.task_spec
+    window = {"window_device": "@device"} if task.task == "segmentation" else {}
     return {
         "imports": IMPORTS,
         "bundle_root": ".",
-        "image_key": "image",
+        **FIND_PACKAGE,
         "dataset_dir": "$@bundle_root + '/data'",
-        "datalist": ours(
-            f"{DATALIST}.find_images",
-            dataset_dir="@dataset_dir",
-            channels=len(row.task_spec.channels),
-            missing_ok=True,
-        ),
         "output_dir": "$@bundle_root + '/predictions'",
-        **kind.output_keys(row),
+        "ckpt_path": "$@bundle_root + '/models/model.pt'",
         # Consumers know load_pretrain; a person who wants predictions of random weights says allow_untrained.
         "allow_untrained": False,
         "load_pretrain": "$not @allow_untrained",
-        "ckpt_path": "$@bundle_root + '/models/model.pt'",
+        **kind.output_options(),
+        **kind.size_keys(),
+        **network_options(row),
         "device": device(),
-        **({"window_device": "@device"} if window else {}),
+        **window,
         "amp": "$torch.cuda.is_available()",
-        **kind.size_keys(row),
         "num_workers": WORKERS,
+        "image_key": "image",
+        "datalist": ours("cases.find_images", dataset_dir="@dataset_dir", channels=len(task.channels), missing_ok=True),
         **network_keys(row),
         "preprocessing": compose(deterministic_transforms(row, with_label=False)),
         "dataset": IMAGES,
         "dataloader": ONE_BY_ONE,
-        "inferer": kind.inferer(row, sw_device="@window_device"),
-        **kind.inference_postprocessing(row),
+        "inferer": kind.inferer(sw_device="@window_device"),
+        "postprocessing": compose(kind.inference_postprocessing()),
         "handlers": [
             weights_loader("@ckpt_path", _disabled_="$not @load_pretrain"),
             STATS,
-            *kind.inference_handlers(row),
+            *kind.inference_handlers(),
+            progress("predict"),
         ],
         "evaluator": {**EVALUATOR, **AUTOCAST},
-        "initialize": [CUDNN],
-        "run": [  # the check stands here: monai.bundle.load runs "initialize", and wants the network alone
-            ours(
-                f"{PREFLIGHT}.check_inference",
-                dataset_dir="@dataset_dir",
-                images="@datalist",
-                ckpt_path="@ckpt_path",
-                network="@network_def",
-                load_pretrain="@load_pretrain",
-                spatial_dims=row.task_spec.spatial_dims,
-                in_channels=len(row.task_spec.channels),
-                writes_images=window,
-                folders=["@output_dir"],
-            ),
-            "$@evaluator.run()",
-        ],
+        "preflight": ours(
+            "preflight.check_inference",
+            dataset_dir="@dataset_dir",
+            images="@datalist",
+            spatial_dims=task.spatial_dims,
+            in_channels=len(task.channels),
+            network="network_def",
+            load_pretrain="@load_pretrain",
+            ckpt_path="@ckpt_path",
+            writes_images=task.task == "segmentation",
+            folders=["@output_dir"],
+        ),
+        "initialize": [check_options(), CUDNN],
+        "run": ["@preflight", "$@evaluator.run()"],
     }

@@ -1,13 +1,13 @@
-"""The two kinds of bundle, as the modules that hold what their configs have of their own. No torch here."""
-
-from types import ModuleType
+"""The kind of a bundle, by its task."""
 
 from medmixers.bundles.catalog import BundleRow
-from medmixers.bundles.render import classification, segmentation
+from medmixers.bundles.render.classification import ClassificationKind
+from medmixers.bundles.render.kind import BundleKind
+from medmixers.bundles.render.segmentation import SegmentationKind
 
-KINDS = {"segmentation": segmentation, "classification": classification}
+KINDS: dict[str, type[BundleKind]] = {"segmentation": SegmentationKind, "classification": ClassificationKind}
 
 
-def kind_of(row: BundleRow) -> ModuleType:
-    """The module for the kind of the row's task; both have the same functions."""
-    return KINDS[row.task_spec.task]
+def kind_of(row: BundleRow) -> BundleKind:
+    """The kind of a row, which gives the parts of its configs."""
+    return KINDS[row.task_spec.task](row)

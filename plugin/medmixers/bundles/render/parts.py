@@ -1,4 +1,4 @@
-"""Parts of a bundle's configs that every kind shares, as dicts. No torch here."""
+"""Parts of a bundle's configs that every kind shares, as dicts."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from medmixers.bundles.catalog import BundleRow
 Config = dict[str, Any]
 
 # An unpacked bundle carries its own copy of the package; in the source tree the installed one is found.
-REQUIRES = "$sys.path.insert(0, os.path.abspath(@bundle_root))"
+FIND_PACKAGE = {"find_package": "$sys.path.insert(0, os.path.abspath(@bundle_root))"}
 IMPORTS = ["$import os", "$import sys", "$import torch", "$import numpy as np", "$import ignite", "$import monai"]
+RUNTIME = "medmixers.bundle_runtime"
 AUTOCAST = {"amp": "@amp", "amp_kwargs": {"dtype": "$torch.bfloat16"}}
-PREFLIGHT = "medmixers.bundle_runtime.preflight"
-DATALIST = "medmixers.bundle_runtime.cases"
-SAVING = "medmixers.bundle_runtime.saving"
-WORKERS = "$4 if torch.cuda.is_available() else 0"  # beside a CPU's network they only take its cores
-NONZERO = "$torch.Tensor.bool"  # which, unlike a lambda, workers that are spawned can take
-# Autocast leaves bfloat16, which NumPy has not and probabilities need more digits than.
+WORKERS = "$4 if torch.cuda.is_available() else 0"  # on a CPU, workers would compete with the network for cores
+NONZERO = "$torch.Tensor.bool"  # a lambda could not be sent to workers that are spawned
+# Autocast yields bfloat16: NumPy has no such type, and probabilities need more digits.
 TO_FLOAT32: Config = {"_target_": "EnsureTyped", "keys": "pred", "dtype": "$torch.float32"}
-METADATA_OF_BATCH = "$lambda batch: [item['image'].meta for item in batch]"
+PREDICTED_AND_TRUE = "$monai.handlers.from_engine(['pred', 'label'])"
 # Parts of every inference.json, also of a bundle that is made of an nnU-Net model.
 IMAGES: Config = {
     "_target_": "Dataset",
@@ -47,8 +45,23 @@ CUDNN = "$setattr(torch.backends.cudnn, 'benchmark', True)"
 
 
 def ours(target: str, **arguments: Any) -> Config:
-    """A component of this package, found in the bundle's copy or in the installation."""
-    return {"_target_": target, "_requires_": REQUIRES, **arguments}
+    """A component of ``bundle_runtime``, found in the bundle's copy of the package or in the installation."""
+    return {"_target_": f"{RUNTIME}.{target}", "_requires_": "@find_package", **arguments}
+
+
+def function(target: str, **arguments: Any) -> Config:
+    """A function of ``bundle_runtime`` itself, or with some arguments given; not what it returns."""
+    return ours(target, _mode_="callable", **arguments)
+
+
+def check_options() -> Config:
+    """The check of the options' names and values, first in ``initialize``."""
+    return ours("options.check_options")
+
+
+def progress(description: str) -> Config:
+    """A handler that shows how many cases are done."""
+    return ours("handlers.Progress", description=description)
 
 
 def compose(transforms: list[Config] | str) -> Config:
@@ -66,37 +79,46 @@ def size_key(row: BundleRow) -> str:
     return "image_size" if row.roi_size is None else "roi_size"
 
 
+def network_options(row: BundleRow) -> Config:
+    """Top-level keys of the network that a person may change."""
+    chosen = {key: value for key, value in row.network_options.items() if key in ("mixer", "kernel_size")}
+    return {"network_name": row.network, **dict(sorted(chosen.items(), reverse=True))}
+
+
 def network_keys(row: BundleRow) -> Config:
     """The keys that define the network, the same in training and inference."""
-    options = dict(row.network_options)
-    keys: Config = {"network_name": row.network}
-    if "kernel_size" in options:
-        keys["kernel_size"] = options["kernel_size"]
-        options["kernel_size"] = "@kernel_size"
+    options = {key: f"@{key}" if key in network_options(row) else value for key, value in row.network_options.items()}
     if row.is_bound_to_size:
         options["input_size"] = f"@{size_key(row)}"
-    keys["network_def"] = ours(
-        "medmixers.create_network",
-        name="@network_name",
-        spatial_dims=len(row.size),
-        in_channels=len(row.task_spec.channels),
-        out_channels=row.task_spec.out_channels,
-        **options,
-    )
-    keys["network"] = "$@network_def.to(@device)"
-    return keys
+    return {
+        "network_def": {
+            "_target_": "medmixers.create_network",
+            "_requires_": "@find_package",
+            "name": "@network_name",
+            "spatial_dims": len(row.size),
+            "in_channels": len(row.task_spec.channels),
+            "out_channels": row.task_spec.out_channels,
+            **options,
+        },
+        "network": "$@network_def.to(@device)",
+    }
+
+
+def load_files(keys: Any) -> list[Config]:
+    """Files to arrays with the channel first: two transforms, since MONAI Deploy replaces the first by its own."""
+    return [{"_target_": "LoadImaged", "keys": keys}, {"_target_": "EnsureChannelFirstd", "keys": keys}]
 
 
 def deterministic_transforms(row: BundleRow, *, with_label: bool) -> list[Config]:
     """Loading, orientation, grid and intensity; of the image alone, or of image and label file."""
     task = row.task_spec
     keys: Any = ["image", "label"] if with_label else "image"
-    transforms: list[Config] = [{"_target_": "LoadImaged", "keys": keys, "ensure_channel_first": True}]
+    transforms = load_files(keys)
     if task.spatial_dims == 3:
         transforms.append({"_target_": "Orientationd", "keys": keys, "axcodes": "RAS", "labels": None})
     if task.intensity == "zscore_nonzero":
         # Where 0 is "outside", the box around the rest is enough; the inverse pads with probabilities of 0. MONAI's own
-        # rule, > 0, would cut off what an image that has been normalized holds below 0.
+        # rule, > 0, would cut off the negative values of an image that was normalised before.
         rule = {"select_fn": NONZERO, "allow_smaller": True}
         transforms.append({"_target_": "CropForegroundd", "keys": keys, "source_key": "image", **rule})
     if task.spacing is not None:
@@ -125,7 +147,7 @@ def random_affine(row: BundleRow, keys: Any) -> list[Config]:
     if deviation == 0:
         return []
     # A uniform number in [-r, r] has the standard deviation r / sqrt(3). Scales fill the diagonal of the
-    # matrix and shears the rest, so every entry is the identity's plus noise of the recipe's deviation.
+    # matrix and shears the rest: every entry is the identity's plus noise of the recipe's deviation.
     reach = round(3**0.5 * deviation, 4)
     affine = {
         "_target_": "RandAffined",

@@ -1,4 +1,4 @@
-"""docs/model_card.md of a packed bundle, from its metadata and the CSV of an evaluation. No torch here."""
+"""docs/model_card.md of a packed bundle, from its metadata and the CSV file of an evaluation."""
 
 from __future__ import annotations
 
@@ -9,70 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from medmixers.bundles.render.card import render_metrics, render_model_card
 from medmixers.errors import InputError, MissingFileError
-
-TEMPLATE = """\
-# {title}
-
-`{name}` version {version}, {copyright}. Research software: not a medical device, not for clinical use.
-
-## Model
-{description}
-Input: {channels} ({modality}), {spatial_dims}D. Output: {outputs}.
-
-## Data
-{data_source}
-{references}
-
-## Metrics
-{metrics}
-
-## Intended use and limits
-{intended_use}
-
-## Licence
-Code and configs: Apache-2.0, see LICENSE. {data_licence}
-
-## Files
-{models}
-The bundle carries its own copy of the package medmixers {package_version}. `sha256sum -c SHA256SUMS`, run in the
-bundle's folder, finds damage.
-"""
 
 
 def model_card(
     name: str, metadata: Mapping[str, Any], *, models: Sequence[str], metrics: str, package_version: str
 ) -> str:
-    """Text of docs/model_card.md.
-
-    Args:
-        name: of the bundle.
-        metadata: content of its configs/metadata.json.
-        models: one line for each form of the weights, absent ones with the reason.
-        metrics: text of :func:`metrics_table`, or why there is none.
-        package_version: of the vendored code.
-    """
-    formats = metadata["network_data_format"]
-    image, pred = formats["inputs"]["image"], formats["outputs"]["pred"]
-    licence = metadata.get("data_licence", "the licence is not known here").rstrip(".")
-    return TEMPLATE.format(
-        title=metadata["name"],
-        name=name,
-        version=metadata["version"],
-        copyright=metadata["copyright"],
-        description=metadata["description"],
-        channels=", ".join(image["channel_def"].values()),
-        modality=image.get("modality", "modality not stated"),
-        spatial_dims=len(image["spatial_shape"]),
-        outputs=", ".join(f"{key} {value}" for key, value in pred["channel_def"].items()),
-        data_source=metadata.get("data_source", "not stated"),
-        references="\n".join(f"- {reference}" for reference in metadata.get("references", [])),
-        metrics=metrics,
-        intended_use=metadata.get("intended_use", "not stated"),
-        data_licence=f"Data: {licence}; check what it allows before you share weights trained on it.",
-        models="\n".join(f"- {line}" for line in models),
-        package_version=package_version,
-    )
+    """Text of docs/model_card.md; see :func:`medmixers.bundles.render.card.render_model_card`."""
+    return render_model_card(metadata, name=name, models=models, metrics=metrics, package_version=package_version)
 
 
 class Metrics(NamedTuple):
@@ -133,21 +78,4 @@ def _finite(values: Sequence[float]) -> list[float]:
 
 def metrics_table(metrics: Metrics, source: str) -> str:
     """Mean, standard deviation, median and range over the cases, or the values, in Markdown; ``source`` is the file."""
-    if not metrics.by_case:
-        rows = [f"| {name} | {f'{values[0]:.4f}' if values else '-'} |" for name, values in metrics.values.items()]
-        head = [f"Of all cases together, from `{source}`, measured by who packed this bundle:", ""]
-        return "\n".join([*head, "| metric | value |", "|---|---|", *rows])
-    lines = [
-        f"Of the cases in `{source}`, measured by who packed this bundle:",
-        "",
-        "| metric | cases | mean | standard deviation | median | smallest | largest |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, values in metrics.values.items():
-        numbers = "- | - | - | - | -"
-        if values:
-            deviation = f"{statistics.stdev(values):.4f}" if len(values) > 1 else "-"
-            middle = f"{statistics.mean(values):.4f} | {deviation} | {statistics.median(values):.4f}"
-            numbers = f"{middle} | {min(values):.4f} | {max(values):.4f}"
-        lines.append(f"| {name} | {len(values)} | {numbers} |")
-    return "\n".join(lines)
+    return render_metrics(metrics.values, by_case=metrics.by_case, source=source)

@@ -24,7 +24,7 @@ NNUNET_FILES = (
     *("configs/nnunet/plans.json", "docs/README.md", "models/model.pt"),
 )
 WORKFLOWS = ((("train",), "train"), (("train", "evaluate"), "train"), (("inference",), "inference"))
-SHARED_KEYS = ("network_def", "network_name", "kernel_size", "roi_size", "image_size", "overlap")
+SHARED_KEYS = ("network_def", "network_name", "mixer", "kernel_size", "roi_size", "image_size", "overlap")
 MACHINE_PATH = re.compile(r"(?<![\w}])(/(home|root|tmp|work|Users|mnt)/|[A-Z]:\\)")
 
 

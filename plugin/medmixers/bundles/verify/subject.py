@@ -85,9 +85,9 @@ class Subject:
             dims = 3 if ending == ".nii.gz" else 2
             return write_synthetic(folder, self.metadata, {"spatial_dims": dims, "label_values": (0, 1)})
         train = self.config("train")
-        expected, regions = _first_with("spatial_dims", train["initialize"]), _first_with("regions", train)
+        expected, regions = _first_with("spatial_dims", train.get("preflight")), _first_with("regions", train)
         if expected is None:
-            raise FailedCheck("train.json: initialize has no preflight that says what data the bundle takes")
+            raise FailedCheck("train.json has no preflight that says what data the bundle takes")
         return write_synthetic(folder, self.metadata, expected, regions=regions["regions"] if regions else ())
 
     @property

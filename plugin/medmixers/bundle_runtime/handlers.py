@@ -1,0 +1,157 @@
+"""Handlers of MONAI's engines that the configs name: seeds, loss check, state, early stop, progress."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import IterationEvents
+from monai.handlers import CheckpointLoader, CheckpointSaver, EarlyStopHandler
+from monai.transforms import Randomizable
+from tqdm import tqdm
+
+from medmixers.errors import InputError, one_line_errors
+
+
+def image_metadata(batch: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Metadata of the images of a batch, as MONAI's savers of metrics and classes take it."""
+    return [item["image"].meta for item in batch]
+
+
+class EpochSeeds:
+    """Give every epoch its own seed, so that a resumed training draws what an uninterrupted one draws.
+
+    Args:
+        seed: of the training; ranks must have different ones.
+        transforms: random transforms, seeded too.
+    """
+
+    def __init__(self, *, seed: int, transforms: Randomizable) -> None:
+        self.seed, self.transforms = seed, transforms
+
+    def attach(self, engine: Engine) -> None:
+        """engine: the trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Set the seed of the epoch that starts."""
+        seed = self.seed + 1000 * engine.state.epoch
+        torch.manual_seed(seed)
+        self.transforms.set_random_state(seed)
+
+
+class LossCheck:
+    """End the process where a loss is NaN or infinite, before it changes the weights and they are saved."""
+
+    def attach(self, engine: Engine) -> None:
+        """engine: MONAI's SupervisedTrainer."""
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
+
+    @one_line_errors()
+    def __call__(self, engine: Engine) -> None:
+        """Look at the loss of this iteration."""
+        state = engine.state
+        loss = float(state.output["loss"].detach())  # type: ignore[index]
+        if not isfinite(loss):
+            iteration = (state.iteration - 1) % (state.epoch_length or 1) + 1
+            raise InputError(
+                f"the loss is {loss} in epoch {state.epoch}, iteration {iteration} of {state.epoch_length}: look for "
+                "NaN in the images (`medmixers dataset check DATA` reads every voxel), or lower --learning_rate"
+            )
+
+
+class TrainingState:
+    """Save the state of a training as ``resume_checkpoint_epoch=N.pt``, and go on from such a file.
+
+    Put it behind the handler that validates: the state holds which weights were the best. Each start of a training
+    keeps its last two states: ignite removes an old one before it writes the new one.
+
+    Args:
+        save_dir: folder of the states.
+        interval: epochs between two states.
+        resume_ckpt: state to go on from, or None.
+        device: where it is loaded to.
+        network: saved as "model".
+        optimizer: saved as "optimizer".
+        lr_scheduler: saved as "lr_scheduler".
+        best_weights: saver of the best weights, saved as "best_weights".
+    """
+
+    def __init__(
+        self,
+        *,
+        save_dir: str,
+        interval: int,
+        resume_ckpt: str | None,
+        device: Any,
+        network: Any,
+        optimizer: Any,
+        lr_scheduler: Any,
+        best_weights: Any,
+    ) -> None:
+        self.save_dir, self.interval = save_dir, interval
+        self.resume_ckpt, self.device = resume_ckpt, device
+        self.parts = {"model": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
+        self.best_weights = best_weights
+
+    def attach(self, engine: Engine) -> None:
+        """engine: the trainer, which is saved too."""
+        state = {**self.parts, "trainer": engine, "best_weights": self.best_weights}
+        if self.resume_ckpt is not None:
+            CheckpointLoader(self.resume_ckpt, state, map_location=self.device).attach(engine)
+        saver = CheckpointSaver(self.save_dir, state, file_prefix="resume", save_interval=self.interval, n_saved=2)
+        saver.attach(engine)
+
+
+class EarlyStop:
+    """Stop a training whose metric has not risen for some validations.
+
+    Args:
+        validator: the engine that measures.
+        metric: name of its metric.
+        patience: validations to wait.
+    """
+
+    def __init__(self, *, validator: Engine, metric: str, patience: int) -> None:
+        self.validator, self.metric, self.patience = validator, metric, patience
+
+    def attach(self, engine: Engine) -> None:
+        """engine: the trainer, which is stopped."""
+        EarlyStopHandler(self.patience, self.score, trainer=engine).attach(self.validator)
+
+    def score(self, engine: Engine) -> float:
+        """The validator's metric."""
+        return float(engine.state.metrics[self.metric])
+
+
+class Progress:
+    """A progress bar of the cases on stderr; none where stderr is not a terminal.
+
+    Args:
+        description: what is done to each case ("predict").
+    """
+
+    def __init__(self, description: str) -> None:
+        self.description = description
+        self.bar: Any = None
+
+    def attach(self, engine: Engine) -> None:
+        """engine: an evaluator."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.step)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.stop)
+
+    def start(self, engine: Engine) -> None:
+        """Show the bar: the first case may take minutes."""
+        self.bar = tqdm(total=engine.state.epoch_length, desc=self.description, unit="batch", disable=None)
+
+    def step(self, engine: Engine) -> None:
+        """Count a batch."""
+        self.bar.update()
+
+    def stop(self, engine: Engine) -> None:
+        """Leave the bar as it is."""
+        self.bar.close()

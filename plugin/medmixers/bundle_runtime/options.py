@@ -1,0 +1,160 @@
+"""Options of a bundle, checked before anything is built: their names, and the values that MONAI would take as they are.
+
+An option is a top-level key of a config: ``--epochs 10``. MONAI adds a misspelled one to the config without a word, and
+a wrong value surfaces later, in a traceback of MONAI's resolver.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from medmixers.bundle_runtime.stack import calling
+from medmixers.errors import InputError, is_input_error, one_line_errors
+from medmixers.registry import valid_names
+
+# option -> its smallest value
+WHOLE_NUMBERS = {
+    "accumulate_batches": 1,
+    "batch_size": 1,
+    "epochs": 1,
+    "fold": 0,
+    "num_workers": 0,
+    "patches_per_image": 1,
+    "patience": 1,
+    "seed": 0,
+    "sw_batch_size": 1,
+    "val_interval": 1,
+    "warmup_epochs": 0,
+}
+SWITCHES = {"allow_untrained", "amp", "early_stop", "load_pretrain", "separate_folder", "use_mirroring"}
+NUMBERS = {"learning_rate": float("inf"), "cache_rate": 1.0, "overlap": 0.99, "tile_step_size": 1.0}  # 0 to this
+SIZES = {"image_size", "roi_size"}
+# Top-level keys that are no options: what MONAI runs, and what is derived from options.
+NO_OPTIONS = {"finalize", "find_package", "imports", "initialize", "local_rank", "network", "rank", "run"}
+
+
+@one_line_errors()
+def check_options() -> None:
+    """End the process where an option is misspelled or has a value of the wrong kind; for ``initialize``.
+
+    The keys of the config that runs are compared with those of the bundle's configs on disk. Options of the network
+    are checked where the network is built (:func:`build`).
+    """
+    workflow = calling("ConfigWorkflow")
+    if workflow is None:
+        return
+    written = _written(Path(workflow.config_root_path))
+    config: Mapping[str, Any] = workflow.parser.config
+    if written:
+        check_names(config, written)
+    for name, value in config.items():
+        if not _is_expression(value):
+            check_value(name, value, written.get(name))
+
+
+def check_names(config: Mapping[str, Any], written: Mapping[str, Any]) -> None:
+    """Raise InputError where ``config`` has an option that neither ``written`` has nor another key refers to.
+
+    Args:
+        config: what runs: the files with the overrides laid over them.
+        written: top-level keys of all config files of the bundle.
+    """
+    referred = set(re.findall(r"@(\w+)", json.dumps([list(_strings(config))])))
+    for name, value in config.items():
+        if name in written or name in referred or name.startswith("_") or not _is_plain(value):
+            continue
+        options = {key for key, default in written.items() if not isinstance(default, dict)} - NO_OPTIONS
+        valid = valid_names(name, options, listing="configs/*.json of the bundle")
+        raise InputError(f"this bundle has no option --{name}; valid: {valid}")
+
+
+def check_value(name: str, value: Any, default: Any = None) -> None:
+    """Raise InputError where an option that this module knows has a value of another kind.
+
+    Args:
+        name: of the option.
+        value: what it is set to.
+        default: its value in the config file, which says how many numbers a size has.
+    """
+    expected = None
+    if name in WHOLE_NUMBERS and not (type(value) is int and value >= WHOLE_NUMBERS[name]):
+        expected = f"a whole number >= {WHOLE_NUMBERS[name]}"
+    elif name in SWITCHES and not isinstance(value, bool):
+        expected = "True or False"
+    elif name in NUMBERS and not (type(value) in (int, float) and 0 <= value <= NUMBERS[name]):
+        expected = "a number >= 0" if NUMBERS[name] == float("inf") else f"a number from 0 to {NUMBERS[name]:g}"
+    elif name in SIZES and not _is_size(value, default):
+        expected = f"a list of {len(default) if isinstance(default, list) else '2 or 3'} whole numbers >= 1"
+    elif name == "device" and isinstance(value, str):
+        expected = _device_fault(value)
+    if expected:
+        raise InputError(f"--{name} must be {expected}, got {value!r}")
+
+
+def build(key: str) -> Any:
+    """The component ``key`` of the config that runs, built now. An input error is raised without MONAI's around it."""
+    parser = calling("ConfigParser")
+    if parser is None:
+        raise RuntimeError(f"{key!r} can be built only while MONAI builds a component of the same config")
+    try:
+        return parser.get_parsed_content(key)
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not is_input_error(cause):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        raise cause from error
+
+
+def _written(folder: Path) -> dict[str, Any]:
+    """Top-level keys of all config files of a bundle, and their values."""
+    keys: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.json")):
+        if path.name != "metadata.json":
+            keys |= json.loads(path.read_text("utf-8"))
+    return keys
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        yield from _strings(item)
+
+
+def _is_expression(value: Any) -> bool:
+    return isinstance(value, str) and value[:1] in ("$", "@", "%")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether this is what a person writes after an option, and no part of a config."""
+    items = value if isinstance(value, list) else [value]
+    return not any(isinstance(item, dict) or _is_expression(item) for item in items)
+
+
+def _is_size(value: Any, default: Any) -> bool:
+    counts = {len(default)} if isinstance(default, list) else {2, 3}
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) in counts
+        and all(type(number) is int and number >= 1 for number in value)
+    )
+
+
+def _device_fault(value: str) -> str | None:
+    """What a device must be instead, None for one that is there."""
+    import torch
+
+    try:
+        device = torch.device(value)
+    except RuntimeError:
+        return "a device of torch, for example cpu or cuda:0"
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        return f"cpu, or one of the {count} GPUs that torch finds" if count else "cpu, since torch finds no GPU"
+    return None

@@ -1,0 +1,27 @@
+"""What a component of a config can learn about the run that builds it.
+
+MONAI hands a component its arguments and nothing else of the config. The objects that build it are its callers, so they
+are found in the call stack. Outside of a run there are none, and the checks that need them are skipped.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any
+
+
+def calling(name: str) -> Any | None:
+    """The nearest caller that is a method of a class of ``monai.bundle``; None where there is no such caller.
+
+    Args:
+        name: of the class: "ConfigWorkflow" or "ConfigParser".
+    """
+    kind = getattr(sys.modules.get("monai.bundle"), name, None)
+    frame = inspect.currentframe()
+    while kind is not None and frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, kind):
+            return owner
+        frame = frame.f_back
+    return None
