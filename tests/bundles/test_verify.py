@@ -15,15 +15,16 @@ import torch
 from bundle_helpers import ROOT
 from small_bundle import NAME, start_weights, write_small_bundle
 
-from medmixers.bundles import static_checks
 from medmixers.bundles.catalog import BUNDLES
-from medmixers.bundles.share.pack import pack_bundle
+from medmixers.bundles.share.archive import write_archive
+from medmixers.bundles.share.pack import pack_bundle, vendor, write_vendored
+from medmixers.bundles.verify import run_checks, static_checks
 from medmixers.bundles.verify.checks import CHECKS, verify_bundle
 from medmixers.bundles.verify.run_checks import check_net_in_out, check_weights
 from medmixers.bundles.verify.subject import Subject
 
 STATIC = [check.number for check in CHECKS if check.static]
-# MONAI's properties build every component of a bundle, which takes seconds: of the first bundle of each kind.
+# MONAI builds every component of a bundle, which takes seconds: of the first bundle of each kind.
 KINDS = {
     (row.network, len(row.size), row.task_spec.spatial_dims, row.recipe): name
     for name, row in reversed(list(BUNDLES.items()))
@@ -38,11 +39,16 @@ def test_committed_bundles_pass_the_static_checks(name: str) -> None:
     assert "schema not checked" in report.results[1].note  # nothing is downloaded
 
 
+@pytest.mark.parametrize("name", sorted(KINDS.values()))
+def test_monai_builds_their_properties(name: str, tmp_path: Path) -> None:
+    run_checks.check_built_properties(Subject(ROOT / "bundles" / name, tmp_path, offline=True))
+
+
 @pytest.mark.parametrize("name", sorted(set(BUNDLES) - set(KINDS.values())))
 def test_all_others_pass_those_that_build_nothing(name: str, tmp_path: Path) -> None:
     subject = Subject(ROOT / "bundles" / name, tmp_path, offline=True)
     for check in CHECKS:
-        if check.static and check.function is not static_checks.check_properties:
+        if check.static:
             check.function(subject)
 
 
@@ -136,6 +142,78 @@ def test_command_exits_non_zero_and_prints_the_table(sound: Path, tmp_path: Path
     assert " 1  files, licence, paths, README  failed" in done.stdout
     assert "13  traps of the configs           passed" in done.stdout
     assert done.stderr.splitlines()[-1] == f"medmixers: error: {NAME}: 1 checks failed"
+
+
+MARK = "__import__('pathlib').Path({place!r}).touch()"
+# Places where a stranger's zip can hold code, each a change of inference.json.
+STRANGERS: dict[str, Callable[[dict[str, Any], str], object]] = {
+    "network": lambda c, code: c.update(network_def=f"${code}"),
+    "option": lambda c, code: c["network_def"].update(stem_stride=f"${code}"),
+    "option elsewhere": lambda c, code: c.update(kernel_size=f"${code}"),
+    "requires": lambda c, code: c["network_def"].update(_requires_=f"${code}"),
+    "path": lambda c, code: c.update(find_package=f"${code}"),
+    "import": lambda c, code: c["imports"].append(f"${code}"),
+    "initialize": lambda c, code: c.update(initialize=[f"${code}"]),
+    "data": lambda c, code: c.update(datalist=f"${code}"),
+    "target": lambda c, code: c.update(network_def={"_target_": "builtins.exec", "object": code}),
+    "own module": lambda c, code: c["network_def"].update(_target_="OWN.trap.create"),
+    "module elsewhere": lambda c, code: c["inferer"].update(_target_="trap.create"),
+    "plans": lambda c, code: c.update(
+        network_def={
+            "_target_": "medmixers.bundle_runtime.nnunet_inference.FoldEnsemble",
+            "architecture": {"network_class_name": "trap.create", "arch_kwargs": {}, "_kw_requires_import": []},
+            "in_channels": 1,
+            "out_channels": 3,
+            "folds": ["0"],
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STRANGERS)
+def test_static_runs_no_code_of_a_strangers_zip(
+    case: str, sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, place = tmp_path / NAME, tmp_path / "CODE_RAN"
+    shutil.copytree(sound, root)
+    write_vendored(root, vendor(root))
+    (package,) = root.glob("medmixers_*")
+    code = MARK.format(place=str(place))
+    for folder in (package, root):  # beside the configs, where a bundle on sys.path would be found
+        (folder / "trap.py").write_text(f"{code}\ndef create(*args, **kwargs): pass\n")
+    config = root / "configs" / "inference.json"
+    content = json.loads(config.read_text())
+    STRANGERS[case](content, code)
+    config.write_text(json.dumps(content).replace("OWN.trap", f"{package.name}.trap"))
+    files = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+    write_archive(tmp_path / "stranger.zip", NAME, files)
+    monkeypatch.chdir(tmp_path)
+    before = set(sys.modules)
+    report = verify_bundle(tmp_path / "stranger.zip", static=True)
+    assert not place.exists(), str(report)
+    assert not {name for name in set(sys.modules) - before if "trap" in name or name.startswith("medmixers_")}
+    assert [result.check.number for result in report.results] == STATIC
+
+
+def test_static_checks_of_a_packed_bundle_pass_but_for_its_weights(sound: Path, tmp_path: Path) -> None:
+    root = tmp_path / NAME
+    shutil.copytree(sound, root)
+    write_vendored(root, vendor(root))
+    report = verify_bundle(root, static=True)
+    assert {result.outcome for result in report.results} == {"passed"}, str(report)
+    (package,) = root.glob("medmixers_*")
+    (package / "bundle_runtime" / "saving.py").write_text("")
+    (failed,) = verify_bundle(root, static=True).failed
+    assert failed.check.number == 13
+    assert failed.note == f"{package.name}.bundle_runtime.saving.best_weights_saver is not found"
+
+
+def test_deep_json_fails_its_check(sound: Path, tmp_path: Path) -> None:
+    root = tmp_path / NAME
+    shutil.copytree(sound, root)
+    (root / "configs" / "train.json").write_text("[" * 100_000)
+    report = verify_bundle(root, static=True)
+    assert "configs/train.json nests too deeply" in {result.note for result in report.failed}, str(report)
 
 
 def test_unknown_names_and_files_end_in_one_line(tmp_path: Path) -> None:

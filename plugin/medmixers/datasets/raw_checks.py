@@ -113,7 +113,8 @@ def check_raw_dataset(
     """
     folder = Path(folder)
     cases = progress(listed_cases(folder, parts))
-    return [len(case.shape) for case in check_cases(folder, cases, voxels_of=voxels_of)][0]
+    checked = list(check_cases(folder, cases, voxels_of=voxels_of))
+    return len(checked[0].shape)
 
 
 def _counted_training_cases(folder: Path, description: dict[str, Any]) -> list[CaseFiles]:

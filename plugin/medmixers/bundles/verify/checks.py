@@ -18,10 +18,11 @@ from medmixers.bundles.share.pack import copy_bundle
 from medmixers.bundles.verify import run_checks, static_checks
 from medmixers.bundles.verify.subject import FailedCheck, SkippedCheck, Subject
 from medmixers.errors import MissingFileError
+from medmixers.progress import progress
 
 
 class Check(NamedTuple):
-    """One check: its number, what it looks at, whether it leaves the bundle unrun, and the function."""
+    """One check: its number, its subject, whether it runs nothing of the bundle, and the function."""
 
     number: int
     title: str
@@ -36,6 +37,7 @@ CHECKS = (
     Check(4, "network's input and output", True, static_checks.check_shapes),
     Check(4, "MONAI's verify_net_in_out", False, run_checks.check_net_in_out),
     Check(5, "MONAI's properties", True, static_checks.check_properties),
+    Check(5, "MONAI builds the properties", False, run_checks.check_built_properties),
     Check(6, "train, evaluate, predict", False, run_checks.check_one_epoch),
     Check(7, "two ranks", False, run_checks.check_two_ranks),
     Check(8, "weights", False, run_checks.check_weights),
@@ -92,14 +94,14 @@ def verify_bundle(
     schema: str | Path | None = None,
     announce: Callable[[str], object] = lambda line: None,
 ) -> Report:
-    """Run the checks on a bundle of the catalog, a bundle's folder or its zip; the bundle itself is not changed.
+    """Run the checks on a bundle of the catalog, a bundle's folder or its zip, which stays as it is.
 
     Args:
-        name: what to check.
-        static: only the checks that need no training and no prediction.
-        schema: file of the metadata's JSON schema; None: it is downloaded from where the metadata says, and not looked
-            at where ``static``.
-        announce: is told which check begins; all of them take minutes.
+        name: of the bundle, or its folder or zip.
+        static: only the checks that run nothing of the bundle: safe for the zip of a stranger.
+        schema: file of the metadata's JSON schema; None: it is downloaded from the URL in the metadata, and not
+            checked where ``static``.
+        announce: called with a line as each check begins; all of them take minutes.
 
     Raises:
         FileNotFoundError: no such zip or schema.
@@ -115,10 +117,9 @@ def verify_bundle(
         file = Path(schema).resolve() if schema is not None else None
         subject = Subject(root.resolve(), scratch.resolve(), file, offline=static)
         results = []
-        for check in CHECKS:
-            if check.static or not static:
-                announce(f"{check.number:2}  {check.title} ...")
-                results.append(_run(check, subject))
+        for check in progress([check for check in CHECKS if check.static or not static], "verify"):
+            announce(f"{check.number:2}  {check.title} ...")
+            results.append(_run(check, subject))
     return Report(root.name, results)
 
 
@@ -131,7 +132,7 @@ def _run(check: Check, subject: Subject) -> Result:
             note, outcome = check.function(subject), "passed"
     except SkippedCheck as reason:
         note, outcome = str(reason), "skipped"
-    except (Exception, SystemExit) as error:  # a bundle may break what takes it in any way: the table tells
+    except (Exception, SystemExit) as error:  # a bundle may raise anything: the table says it
         lines = str(error).strip().splitlines() or [""]
         note, outcome = lines[0] if isinstance(error, FailedCheck) else f"{type(error).__name__}: {lines[0]}", "failed"
     finally:

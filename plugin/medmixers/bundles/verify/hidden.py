@@ -1,4 +1,4 @@
-"""An environment in which Python finds what a bundle requires and nothing else, this package least of all."""
+"""An environment in which Python finds the requirements of a bundle and nothing else, not even this package."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ sys.meta_path[:] = [OnlyTheBundle]
 def environment_without_package(folder: Path, root: Path, metadata: Mapping[str, Any]) -> dict[str, str]:
     """Environment variables for a Python process that has the bundle's requirements only.
 
-    Every other installed package is hidden, and this one is found nowhere but in the bundle, once a config has put
-    the bundle on the path. A new virtual environment shows the same, and takes minutes.
+    Every other installed package is hidden. So is this one, except a copy of that name in the bundle, as older zips
+    carry one. A new virtual environment shows the same, but takes minutes.
 
     Args:
         folder: where the startup file is written.
         root: of the bundle.
-        metadata: of the bundle, which names what it requires.
+        metadata: of the bundle; it names the requirements.
     """
     known = _with_dependencies([*BASE, *metadata["required_packages_version"]])
     hidden = {name for name, owners in packages_distributions().items() if not known & set(map(_plain, owners))}

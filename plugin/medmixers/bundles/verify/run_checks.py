@@ -1,4 +1,4 @@
-"""What a bundle satisfies when it is run: on synthetic data, with MONAI's own commands, as its consumers load it."""
+"""Checks that run a bundle: on synthetic data, with MONAI's own commands, in the loading orders of its consumers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medmixers.bundles.share.export import MODELS, assert_close
+from medmixers.bundles.verify.static_checks import workflows
 from medmixers.bundles.verify.subject import SkippedCheck, Subject, demand
 from medmixers.checkpoints import read_checkpoint
 from medmixers.datasets.raw_format import stem_and_ending
@@ -19,6 +20,30 @@ def check_net_in_out(subject: Subject) -> str:
     """4: MONAI's verify_net_in_out."""
     _export_command(subject, "verify_net_in_out", "--device", "cpu", "--bundle_root", str(subject.root))
     return "from a foreign working directory"
+
+
+def check_built_properties(subject: Subject) -> str:
+    """5: MONAI builds every property of training, training + evaluation, and inference."""
+    from monai.bundle import ConfigWorkflow
+
+    data: dict[str, Any] = {"datalist": []} if subject.is_of_nnunet else {"dataset_dir": str(subject.dataset)}
+    for configs, workflow in workflows(subject):
+        flow = ConfigWorkflow(
+            config_file=[str(subject.root / "configs" / f"{config}.json") for config in configs],
+            workflow_type=workflow,
+            logging_file=False,
+            bundle_root=str(subject.root),
+            output_dir=str(subject.scratch / "properties"),
+            ckpt_dir=str(subject.scratch / "properties"),
+            load_pretrain=False,
+            cache_rate=0,
+            **data,
+        )
+        flow.parser.parse(reset=True)  # as ``initialize`` does before it runs the config's own expressions
+        flow._is_initialized = True
+        missing = flow.check_properties()
+        demand(missing == [], f"{' + '.join(configs)}: {missing}")
+    return ", ".join(" + ".join(configs) for configs, _ in workflows(subject))
 
 
 def check_one_epoch(subject: Subject) -> str:
@@ -42,7 +67,7 @@ def predict(subject: Subject, folder: str, *, weights: Path, root: Path | None =
 
 
 def check_outputs(subject: Subject, output: Path) -> None:
-    """Every held-out case has its prediction: an image on its voxel grid, or a row of probabilities."""
+    """Demand a prediction per held-out case: an image on its voxel grid, or a row of probabilities."""
     if subject.is_classification:
         tables = list(output.glob("*.csv"))
         demand(len(tables) == 1, f"one table of probabilities was expected, got {[path.name for path in tables]}")

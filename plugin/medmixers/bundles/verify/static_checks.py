@@ -1,7 +1,7 @@
-"""What a bundle satisfies without being run: files, metadata, agreement of its configs, properties, traps.
+"""Checks that run nothing of a bundle: files, metadata, agreement of its configs, shapes, properties, traps.
 
-Each check takes a :class:`Subject`, returns a note, and raises FailedCheck with what is wrong. torch and MONAI are
-imported when a check runs.
+Each check takes a :class:`Subject`, returns a note, and raises FailedCheck with the fault. Configs are read as JSON: no
+expression is evaluated, and no module of the bundle is imported. So the zip of a stranger can be checked.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import json
 import re
 import subprocess
 from functools import cache
-from pydoc import locate
 from typing import Any
 from urllib.request import urlopen
 
+from medmixers.bundles.verify.plain_network import plain_network
 from medmixers.bundles.verify.subject import FailedCheck, Subject, demand, walk
+from medmixers.bundles.verify.targets import Targets
 from medmixers.errors import first_line
 
 CONFIGS = ("evaluate", "inference", "metadata", "multi_gpu_train", "train")
@@ -46,9 +47,10 @@ def check_files(subject: Subject) -> str:
 
 
 def check_metadata(subject: Subject) -> str:
-    """2: the schema, and what it leaves open: semantic version, changelog, full channel_def, channels."""
+    """2: the schema; semantic version, changelog, full channel_def, channels."""
     metadata, config = subject.metadata, subject.config("inference" if subject.is_of_nnunet else "train")
-    network = config["network_def"]
+    network: Any = config.get("network_def")
+    demand(isinstance(network, dict), f"network_def must be an object with a _target_, got {str(network)[:80]!r}")
     version = metadata["version"]
     demand(re.fullmatch(r"\d+\.\d+\.\d+", version), f"version {version!r} is not semantic (1.2.3)")
     demand(version in metadata["changelog"], f"version {version} is not in the changelog")
@@ -86,11 +88,12 @@ def check_agreement(subject: Subject) -> str:
 
 
 def check_shapes(subject: Subject) -> str:
-    """4: what the network gives for what it takes, without computing it."""
+    """4: shape of the network's output, without computing it. The network is the installed package's."""
     import torch
 
+    network = plain_network(subject.config("inference"))
     with torch.no_grad(), torch.device("meta"):
-        given = tuple(subject.network(device="meta")(torch.zeros(subject.example_shape)).shape)
+        given = tuple(network(torch.zeros(subject.example_shape)).shape)
     pred = subject.metadata["network_data_format"]["outputs"]["pred"]
     spatial = () if subject.is_classification else subject.example_shape[2:]
     expected = (1, pred["num_channels"], *spatial)
@@ -99,35 +102,50 @@ def check_shapes(subject: Subject) -> str:
 
 
 def check_properties(subject: Subject) -> str:
-    """5: MONAI's properties of training, training + evaluation, and inference."""
-    from monai.bundle import ConfigWorkflow
+    """5: the configs have MONAI's properties of training, training + evaluation, and inference."""
+    from monai.bundle.properties import InferProperties, TrainProperties
 
-    workflows = WORKFLOWS[-1:] if subject.is_of_nnunet else WORKFLOWS
-    data: dict[str, Any] = {"datalist": []} if subject.is_of_nnunet else {"dataset_dir": str(subject.dataset)}
-    for configs, workflow in workflows:
-        flow = ConfigWorkflow(
-            config_file=[str(subject.root / "configs" / f"{config}.json") for config in configs],
-            workflow_type=workflow,
-            logging_file=False,
-            bundle_root=str(subject.root),
-            output_dir=str(subject.scratch / "properties"),
-            ckpt_dir=str(subject.scratch / "properties"),
-            load_pretrain=False,
-            cache_rate=0,
-            **data,
-        )
-        flow.parser.parse(reset=True)  # what ``initialize`` does before it runs the config's own expressions
-        flow._is_initialized = True
-        missing = flow.check_properties()
-        demand(missing == [], f"{' + '.join(configs)}: {missing}")
-    return ", ".join(" + ".join(configs) for configs, _ in workflows)
+    for configs, workflow in workflows(subject):
+        whole: dict[str, Any] = {}
+        for name in configs:
+            whole |= subject.config(name)
+        properties: Any = InferProperties if workflow == "inference" else TrainProperties
+        missing = [key for key, row in properties.items() if row["required"] and not _has(whole, row["id"])]
+        demand(not missing, f"{' + '.join(configs)}: {missing}")
+        for key, row in properties.items():
+            used = _at(whole, row["refer_id"]) if row.get("refer_id") else None
+            is_other = isinstance(used, str) and not used.startswith("$") and used != f"@{row['id']}"
+            demand(not is_other, f"{' + '.join(configs)}: {key} is {used}, MONAI expects @{row['id']}")
+    return ", ".join(" + ".join(configs) for configs, _ in workflows(subject))
+
+
+def workflows(subject: Subject) -> tuple[tuple[tuple[str, ...], str], ...]:
+    """Names of the configs of each workflow, and MONAI's name of it."""
+    return WORKFLOWS[-1:] if subject.is_of_nnunet else WORKFLOWS
+
+
+def _at(config: Any, key: str) -> Any:
+    """Value of an id such as "train::dataset"; None where there is none."""
+    for part in key.split("::"):
+        if not isinstance(config, dict) or part not in config:
+            return None
+        config = config[part]
+    return config
+
+
+def _has(config: dict[str, Any], key: str) -> bool:
+    """Whether a config has an id, or takes a part above it from elsewhere by an expression."""
+    parts = key.split("::")
+    for end in range(1, len(parts)):
+        above = _at(config, "::".join(parts[:end]))
+        if isinstance(above, str) and above.startswith(("$", "@")):
+            return True
+    return _at(config, key) is not None
 
 
 def check_traps(subject: Subject) -> str:
-    """13: no '#' in strings, no duplicate keys, every target and import resolves."""
-    from monai.bundle.config_item import ComponentLocator
-
-    monai_names, targets = ComponentLocator(), set()
+    """13: no '#' in strings, no duplicate keys; every target and import is found."""
+    targets = set()
     for path in sorted((subject.root / "configs").glob("*.json")):
         content = json.loads(path.read_text("utf-8"), object_pairs_hook=_without_duplicates)
         for value in walk(content):
@@ -135,17 +153,20 @@ def check_traps(subject: Subject) -> str:
                 demand(
                     not isinstance(text, str) or "#" not in text, f"{path.name}: MONAI turns '#' into '::': {text!r}"
                 )
-            if isinstance(value, dict) and "_target_" in value:
+            if isinstance(value, dict) and isinstance(value.get("_target_"), str):
                 targets.add(value["_target_"])
             if isinstance(value, str) and value.startswith("$import "):
                 targets.add(value.removeprefix("$import ").split(" as ")[0])
-    for target in sorted(targets):
-        demand(monai_names.get_component_module_name(target) or locate(target), f"{target} is not found")
-    return f"{len(targets)} targets"
+    known = Targets(subject.root)
+    foreign = [target for target in sorted(targets) if not known.is_of_known_package(target)]
+    for target in sorted(targets - set(foreign)):
+        demand(known.is_found(target), f"{target} is not found")
+    note = f"; of other packages, not looked up: {', '.join(foreign)}" if foreign else ""
+    return f"{len(targets) - len(foreign)} targets{note}"
 
 
 def _check_schema(subject: Subject) -> str:
-    """MONAI's verify_metadata, with the schema at hand or downloaded; a static check downloads nothing."""
+    """MONAI's verify_metadata, with a schema file or a download; a static check downloads nothing."""
     from monai.bundle import verify_metadata
 
     schema = subject.schema
@@ -168,7 +189,7 @@ def _check_schema(subject: Subject) -> str:
 
 @cache
 def _download(url: str) -> bytes | None:
-    """What is there; None where it cannot be reached, which is asked once in a process."""
+    """Content of a URL; None where it cannot be reached, which is tried once per process."""
     try:
         with urlopen(url, timeout=10) as answer:
             content: bytes = answer.read()
@@ -189,7 +210,7 @@ def _listed(keys: Any) -> list[str]:
 
 
 def _of_image(transform: dict[str, Any]) -> dict[str, Any]:
-    """What a transform does to the image: of a list with one value a key, the image's."""
+    """The options of a transform that concern the image: of a list with one value per key, the image's."""
     keys = _listed(transform["keys"])
     index = keys.index("image")
     per_key = {

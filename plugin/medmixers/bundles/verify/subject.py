@@ -1,4 +1,4 @@
-"""A bundle under check, and what the checks share: its configs, synthetic data, one training, its packed form."""
+"""A bundle under check: its configs, synthetic data, one training and its packed form, which the checks share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TIMEOUT = 1800  # seconds for one command
 
 
 class FailedCheck(Exception):
-    """What is wrong with a bundle, in one line."""
+    """The fault of a bundle, in one line."""
 
 
 class SkippedCheck(Exception):
@@ -66,7 +66,12 @@ class Subject:
 
     def config(self, name: str) -> dict[str, Any]:
         """Content of configs/NAME.json."""
-        content: dict[str, Any] = json.loads((self.root / "configs" / f"{name}.json").read_text("utf-8"))
+        try:
+            content = json.loads((self.root / "configs" / f"{name}.json").read_text("utf-8"))
+        except RecursionError:
+            raise FailedCheck(f"configs/{name}.json nests too deeply") from None
+        if not isinstance(content, dict):
+            raise FailedCheck(f"configs/{name}.json must hold an object")
         return content
 
     @cached_property
@@ -102,7 +107,7 @@ class Subject:
 
     @property
     def is_classification(self) -> bool:
-        """Whether the network gives one vector an image."""
+        """Whether the network gives one vector per image."""
         return is_classification(self.metadata)
 
     @property

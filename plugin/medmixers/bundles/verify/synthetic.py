@@ -1,4 +1,4 @@
-"""A tiny data set in the format of a bundle's task, made from what its configs say: for checks, not for training."""
+"""Make a tiny data set in the format of a bundle's task, from its configs: for checks, not for training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_synthetic(
     Args:
         folder: does not exist.
         metadata: of the bundle; it names channels and labels.
-        expected: what the bundle's preflight demands: ``spatial_dims``, and ``label_values``, ``classes`` or ``masks``.
+        expected: demands of the bundle's preflight: ``spatial_dims``, and ``label_values``, ``classes`` or ``masks``.
         regions: label values of each region, where labels are regions.
     """
     formats = metadata["network_data_format"]
@@ -43,7 +43,7 @@ def write_synthetic(
 
 
 def _described_labels(names: Sequence[str], values: Sequence[int]) -> dict[str, int]:
-    """Exclusive labels as dataset.json has them; a value that the network has no channel for is ignored."""
+    """Exclusive labels as dataset.json has them; a value without a channel of the network is ignored."""
     return dict(zip([*names, "ignore"], values, strict=False))
 
 
@@ -53,7 +53,7 @@ def _described_regions(names: Sequence[str], regions: Sequence[Sequence[int]]) -
 
 
 def is_classification(metadata: dict[str, Any]) -> bool:
-    """Whether the network gives one vector an image."""
+    """Whether the network gives one vector per image."""
     return bool(metadata["network_data_format"]["outputs"]["pred"]["format"] != "segmentation")
 
 
@@ -116,7 +116,7 @@ def _write_datalist(
 
 
 def _levels(rng: np.random.Generator, dims: int, count: int) -> Array:
-    """Integers 0..count-1 in blobs, every one of them there."""
+    """Integers 0..count-1 in blobs; each of them occurs."""
     shape = SHAPES[dims]
     coarse = rng.permutation(np.arange(6**dims) % count).reshape((6,) * dims)
     index = np.ix_(*(np.arange(extent) * 6 // extent for extent in shape))
