@@ -13,8 +13,8 @@ from medmixers.bundles.share.vendoring import FOLDER, foreign_imports, renamed, 
 from medmixers.mixers import TOKEN_MIXERS
 
 # The most that a bundle carries, measured over all of them; the whole package has more than 150 files.
-MOST_FILES, MOST_LINES = 34, 3300
-MOST_OF_GROUPED_CONV = 33, 3050
+MOST_FILES, MOST_LINES = 40, 3950
+MOST_OF_GROUPED_CONV = 39, 3700
 
 
 def configs_of(name: str) -> dict[str, str]:

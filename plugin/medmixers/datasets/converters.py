@@ -1,4 +1,4 @@
-"""Which converter makes a task's data set from the files that people download, and the run of one."""
+"""The converter of each task, from the files that people download to a data set folder; and its run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from medmixers.errors import ExistingFileError, InputError, MissingFileError
 from medmixers.files import written_whole
+from medmixers.progress import steps
 from medmixers.registry import Registry
 from medmixers.tasks import TASKS
 
@@ -45,7 +46,7 @@ def convert(task: str, source: str | Path, out: str | Path, **options: Any) -> s
         options: of this task's converter.
 
     Returns:
-        What was written: cases, groups and classes of each part, and what was left out or changed.
+        A report: cases, groups and classes of each part; files that were left out or changed.
 
     Raises:
         FileNotFoundError: the source, or a file that it must hold, is missing.
@@ -62,10 +63,10 @@ def convert(task: str, source: str | Path, out: str | Path, **options: Any) -> s
         raise MissingFileError(f"there is no source {source}")
     if out.exists():
         raise ExistingFileError(f"{out} exists; choose another folder")
-    with written_whole(out) as partial:
+    with written_whole(out) as partial, steps("convert") as announce:
         partial.mkdir()
         spec = TASKS[task]
-        writer = (RawWriter if spec.has_raw_format else DatalistWriter)(spec, partial)
+        writer = (RawWriter if spec.has_raw_format else DatalistWriter)(spec, partial, announce=announce)
         function(writer, source, **options)
         writer.finish()
     return f"{writer.summary()}\n{out}"

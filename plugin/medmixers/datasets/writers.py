@@ -1,4 +1,4 @@
-"""What every converter writes with: a data set folder, whole or not at all, in the format that bundles read.
+"""Write the data set folder of a converter, in the format that bundles read.
 
 An exclusive segmentation becomes nnU-Net's raw format, anything else a folder with datalist.json.
 """
@@ -25,13 +25,14 @@ from medmixers.datasets.raw_format import FOLDS_FILE, region_class_order
 from medmixers.datasets.reading import open_nifti, read_label_file, read_picture
 from medmixers.datasets.split_rule import PARTS, every_nth
 from medmixers.errors import InputError
+from medmixers.progress import Announce, silent
 from medmixers.tasks import TaskSpec
 
 Array = NDArray[Any]
 
 
 class Written(NamedTuple):
-    """One case as it was written."""
+    """One written case."""
 
     part: str
     name: str
@@ -40,26 +41,28 @@ class Written(NamedTuple):
 
 
 class Writer:
-    """Shared by both formats: which cases were written, and what a person should know of them.
+    """Base of the writers of both formats: the cases that were written, and notes on them.
 
     Args:
-        task: what the data set is for.
+        task: the task of the data set.
         folder: where to write; it exists and is empty.
+        announce: called with the name of each case.
     """
 
-    def __init__(self, task: TaskSpec, folder: Path) -> None:
+    def __init__(self, task: TaskSpec, folder: Path, *, announce: Announce = silent) -> None:
         self.task = task
         self.folder = folder
         self.cases: list[Written] = []
         self.notes: list[str] = []
         self._names: set[str] = set()
+        self._announce = announce
 
     def case_name(self, text: str) -> str:
         """``text`` with nothing but letters, digits, '-' and '_', which every tool takes in a file name."""
         return re.sub(r"[^A-Za-z0-9-]+", "_", text).strip("_")
 
     def finish(self) -> None:
-        """Write what describes the whole. Raises ValueError where nothing trains or a group was divided."""
+        """Write the description. Raises ValueError where nothing trains or a group was divided."""
         self._check()
 
     def summary(self) -> str:
@@ -78,6 +81,7 @@ class Writer:
         if name in self._names:
             raise InputError(f"two cases would be named {name}; rename one of their files")
         self._names.add(name)
+        self._announce(name)
         self.cases.append(Written(part, name, group or name, frozenset(classes)))
 
     def _check(self) -> None:
@@ -98,8 +102,8 @@ class Writer:
 class DatalistWriter(Writer):
     """Images with a class or overlapping masks: images/, masks/ and datalist.json."""
 
-    def __init__(self, task: TaskSpec, folder: Path) -> None:
-        super().__init__(task, folder)
+    def __init__(self, task: TaskSpec, folder: Path, *, announce: Announce = silent) -> None:
+        super().__init__(task, folder, announce=announce)
         self._entries: dict[str, list[dict[str, Any]]] = {part: [] for part in PARTS}
 
     def add_class(self, part: str, name: str, image: Array, label: int, *, group: str | None = None) -> None:
@@ -110,7 +114,7 @@ class DatalistWriter(Writer):
         self._put(part, {"image": self._save("images", name, image), "label": label}, group)
 
     def add_masks(self, part: str, name: str, image: Array, masks: Array, *, group: str | None = None) -> None:
-        """One image and a mask a label, (labels, height, width) bool."""
+        """One image and one mask per label, (labels, height, width) bool."""
         self._add(part, name, group, [key for key in self.task.labels if masks[key].any()])
         files = [
             self._save("masks", f"{name}_{key:02d}_{label.name}", masks[key].astype(np.uint8) * 255)
@@ -142,8 +146,8 @@ class RawWriter(Writer):
     ``description`` is added to dataset.json.
     """
 
-    def __init__(self, task: TaskSpec, folder: Path) -> None:
-        super().__init__(task, folder)
+    def __init__(self, task: TaskSpec, folder: Path, *, announce: Announce = silent) -> None:
+        super().__init__(task, folder, announce=announce)
         self.description: dict[str, Any] = {}
         self._ending = ".nii.gz" if task.spatial_dims == 3 else ".png"
         for name in ("imagesTr", "labelsTr"):
@@ -164,10 +168,10 @@ class RawWriter(Writer):
         Args:
             part: "training" or "test".
             name: of the case.
-            images: a file a channel, or one file that holds all channels.
+            images: one file per channel, or one file with all channels.
             label: its file.
-            group: what must not be divided; the case itself where it is None.
-            ids: value in the file -> value to write; a value that it does not name is refused. None keeps all.
+            group: name of the group, which no split divides; None: the case is its own.
+            ids: value in the file -> value to write; other values are refused. None keeps all.
         """
         values, classes = self._checked_label(label, images, ids)
         self._add(part, name, group, classes)
@@ -224,7 +228,7 @@ class RawWriter(Writer):
     def _checked_label(
         self, path: Path, images: Sequence[Path], ids: Mapping[int, int] | None
     ) -> tuple[Array, set[int]]:
-        """The label as it is to be written, and the ids of ``task.labels`` that it holds."""
+        """The label to write, and the ids of ``task.labels`` that it holds."""
         if self.task.spatial_dims == 3:
             label = open_nifti(path)
             for image in images:
@@ -264,9 +268,9 @@ def folds_by_group(groups: Mapping[str, str], *, every: int) -> list[dict[str, l
 
 
 def last_of_every(names: Iterable[str], every: int) -> set[str]:
-    """Of the sorted names the n-th, the 2n-th, ...: what is set apart to test; none for 0.
+    """The n-th, 2n-th, ... of the sorted names, to test with; none for 0.
 
-    Validation takes the first of every n, so the two rules pick evenly and apart from each other.
+    Validation takes the first of every n, so both rules pick evenly and never the same name.
     """
     if every == 1 or every < 0:
         raise InputError(f"test_every must be 0, or a whole number from 2, got {every!r}")
@@ -278,7 +282,7 @@ def _lazy(image: Any) -> Volume:
 
 
 def _place(source: Path, target: Path) -> None:
-    """``source`` as ``target``: a hard link where that can be, else a copy; recompressed where the ending differs."""
+    """Put ``source`` at ``target``: a hard link where possible, else a copy; recompressed where the ending differs."""
     if target.name.endswith(".nii.gz") and not source.name.endswith(".nii.gz"):
         nib.save(nib.load(source), target)
         return

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from pydoc import locate
+from pydoc import locate as locate_class
 from typing import Any
 
 from medmixers.bundles.verify.subject import SkippedCheck, demand
 from medmixers.bundles.verify.targets import installed_path
+from medmixers.registry import locate
 
 CREATE = "medmixers.create_network"
 ENSEMBLE = "medmixers.bundle_runtime.nnunet_inference.FoldEnsemble"
@@ -32,19 +33,14 @@ def plain_network(config: dict[str, Any]) -> Any:
     demand(isinstance(definition, dict), f"network_def must be an object with a _target_, got {str(definition)[:80]!r}")
     target = installed_path(config["network_def"].get("_target_"))
     plain = {key: _plain(value, config) for key, value in config["network_def"].items() if key not in RESERVED}
+    if target == CREATE:
+        plain = {key: value for key, value in plain.items() if key not in OPTIONS}
+    elif target == ENSEMBLE:
+        _check_architecture(plain.get("architecture"))
+    else:
+        raise SkippedCheck(f"{target} is not of the installed package; without --static the bundle's code runs")
     with torch.device("meta"):
-        if target == CREATE:
-            from medmixers.factory import create_network
-
-            network = create_network(**{key: value for key, value in plain.items() if key not in OPTIONS})
-        elif target == ENSEMBLE:
-            _check_architecture(plain.get("architecture"))
-            from medmixers.bundle_runtime.nnunet_inference import FoldEnsemble
-
-            network = FoldEnsemble(**plain)
-        else:
-            raise SkippedCheck(f"{target} is not of the installed package; without --static the bundle's code runs")
-    return network.eval()
+        return locate(target)(**plain).eval()
 
 
 def _plain(value: Any, config: dict[str, Any]) -> Any:
@@ -67,6 +63,6 @@ def _check_architecture(architecture: Any) -> None:
         raise SkippedCheck(f"the plans name the network {name}; without --static it is built")
     for key in architecture.get("_kw_requires_import", ()):
         path = arguments.get(key)
-        found = locate(path) if isinstance(path, str) and LAYER.fullmatch(path) else None
+        found = locate_class(path) if isinstance(path, str) and LAYER.fullmatch(path) else None
         if path is not None and not isinstance(found, type):
             raise SkippedCheck(f"the plans name {path!r} as {key}; without --static it is imported")
