@@ -50,7 +50,7 @@ for root, _ in jobs:
     for name, value in torch.load(place / "model.pt", weights_only=True).items():
         digest.update(name.encode() + value.numpy().tobytes())
     for path in sorted([*(place / "scores").glob("*.csv"), *(place / "found").rglob("*.*")]):
-        digest.update(path.name.encode() + path.read_bytes())
+        digest.update(path.name.encode() + path.read_bytes().replace(str(out.parent).encode(), b""))
     digests[Path(root).name] = digest.hexdigest()
 tops = {name: module for name, module in sys.modules.items() if name.startswith("medmixers") and "." not in name}
 versions = {name: getattr(sys.modules[f"{name}.errors"], "VERSION", 1) for name in tops}

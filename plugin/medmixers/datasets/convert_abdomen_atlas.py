@@ -9,13 +9,14 @@ from medmixers.datasets.writers import RawWriter, last_of_every
 
 
 def convert(writer: RawWriter, source: Path, *, test_list: str = "", test_every: int = 10) -> None:
-    """Every case, linked or copied.
+    """Write every case, linked or copied.
 
     Args:
         writer: of abdomen_ct_segmentation.
         source: folder that holds the folders BDMAP_*, at any depth.
-        test_list: text file with a test case a line; the study's is AbdomenAtlasTestSplit.csv of its code, 520 cases.
-        test_every: without a list, of the sorted cases the n-th, 2n-th, ... are tested on; 0 for none.
+        test_list: text file with one test case per line, such as AbdomenAtlasTestSplit.csv (520 cases) in the code of
+            Keuth et al.
+        test_every: n. Without a list, the n-th, 2n-th, ... of the sorted cases are the test part; 0: none.
     """
     folders = some([path for path in source.rglob("BDMAP_*") if path.is_dir()], "folder BDMAP_*", source)
     names = [folder.name for folder in folders]
@@ -25,7 +26,7 @@ def convert(writer: RawWriter, source: Path, *, test_list: str = "", test_every:
     for folder in folders:
         image, label = (nifti_file(folder, stem) for stem in ("ct", "combined_labels"))
         writer.add("test" if folder.name in test else "training", folder.name, [image], label)
-    # Some headers are not orthonormal, which SimpleITK, nnU-Net's default, refuses.
+    # Some headers are not orthonormal: SimpleITK, nnU-Net's default reader, refuses them.
     writer.description["overwrite_image_reader_writer"] = "NibabelIOWithReorient"
 
 

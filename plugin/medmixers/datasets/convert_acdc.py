@@ -9,13 +9,13 @@ from medmixers.datasets.writers import RawWriter, last_of_every
 
 
 def convert(writer: RawWriter, source: Path, *, test_every: int = 5) -> None:
-    """Both labelled frames of every patient.
+    """Write both labelled frames of every patient.
 
     Args:
         writer: of cardiac_mri_segmentation.
-        source: folder that holds the folders of the patients, at any depth. Those below a folder "testing" are tested
-            on.
-        test_every: where there is no folder "testing", of the sorted patients the n-th, 2n-th, ... are tested on.
+        source: folder that holds the folders of the patients, at any depth. Those below a folder "testing" are the
+            test part.
+        test_every: n. Without a folder "testing", the n-th, 2n-th, ... of the sorted patients are the test part.
     """
     labels = some(list(source.rglob("patient*_frame*_gt.nii*")), "patient*_frame*_gt.nii.gz", source)
     given = {path.parent.name for path in labels if "testing" in path.relative_to(source).parts}

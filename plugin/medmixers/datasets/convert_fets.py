@@ -12,12 +12,13 @@ IDS = {0: 0, 1: 1, 2: 2, 4: 3}  # nnU-Net wants consecutive ids
 
 
 def convert(writer: RawWriter, source: Path, *, test_every: int = 0) -> None:
-    """Every subject with a segmentation. Ids become consecutive, enhancing tumour 4 -> 3.
+    """Write every subject with a segmentation. Ids become consecutive, enhancing tumour 4 -> 3.
 
     Args:
         writer: of brain_tumor_segmentation.
-        source: folder that holds a folder a subject, at any depth, and partitioning_1.csv (Partition_ID, Subject_ID).
-        test_every: of the sorted subjects the n-th, 2n-th, ... are tested on; 0 for none, as the study cross-validates.
+        source: folder with one folder per subject, at any depth, and partitioning_1.csv (Partition_ID, Subject_ID).
+        test_every: n. The n-th, 2n-th, ... of the sorted subjects are the test part; 0: none, for cross-validation as
+            in Tshimanga et al.
     """
     labels = some(list(source.rglob("*_seg.nii*")), "*_seg.nii.gz", source)
     subjects = {path.name.partition("_seg.nii")[0]: path for path in labels}

@@ -1,7 +1,7 @@
 """GRAZPEDWRI-DX: wrist X-rays as PNG, dataset.csv, and polygons of 17 bones in CVAT's XML.
 
-On disk: ``0002_0354485735_01_WRI-R1_F012.png``; ``dataset.csv`` with filestem, patient_id, laterality; and, of the
-study's code, ``annotations_train1.xml``, ``annotations_val.xml``, ``annotations_test.xml`` in "CVAT for images 1.1".
+On disk: ``0002_0354485735_01_WRI-R1_F012.png``; ``dataset.csv`` with filestem, patient_id, laterality; and,
+from the code of Keuth et al., ``annotations_{train1,val,test}.xml`` in "CVAT for images 1.1".
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from medmixers.errors import InputError, MissingFileError
 
 
 def convert(writer: DatalistWriter, source: Path, *, annotations: str = "") -> None:
-    """The annotated X-rays as distributed, right hands mirrored here to left ones with their masks.
+    """Write the annotated X-rays as distributed; right hands and their masks are mirrored to left ones.
 
-    What the study's XML files name "train" trains, the rest is tested on; a patient of both trains only.
+    Images of annotations_train1.xml are the training part, the others the test part. A patient of both trains only.
 
     Args:
         writer: of wrist_bone_segmentation.
@@ -58,7 +58,7 @@ def convert(writer: DatalistWriter, source: Path, *, annotations: str = "") -> N
 
 
 def _annotated(files: list[Path]) -> dict[str, tuple[str, Any]]:
-    """File stem -> part and <image> element, of every image that has a shape."""
+    """File stem -> part and <image> element, for every image with a shape."""
     found: dict[str, tuple[str, Any]] = {}
     for file in files:
         try:

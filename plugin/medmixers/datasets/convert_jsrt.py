@@ -19,13 +19,13 @@ from medmixers.errors import InputError, MissingFileError
 
 EDGE = 1024  # of masks, and of the images written
 FOLDERS = {"right_lung": "RL", "left_lung": "LL", "heart": "H", "right_clavicle": "RCLA", "left_clavicle": "LCLA"}
-TEST_SHARE = 87 / 247  # of the study
+TEST_SHARE = 87 / 247  # of Keuth et al.
 
 
 def convert(writer: DatalistWriter, source: Path, *, landmarks: str = "") -> None:
-    """Each X-ray that has landmarks, at 1024 x 1024 and 16 bits, bright bone, with five masks.
+    """Write each X-ray with landmarks, at 1024 x 1024 and 16 bits, bright bone, with five masks.
 
-    Nodule cases and the others are shared out alike between training and test.
+    Training and test have the same share of nodule cases.
 
     Args:
         writer: of chest_xray_segmentation.

@@ -8,18 +8,18 @@ from medmixers.datasets.reading import read_picture, read_table, some
 from medmixers.datasets.writers import DatalistWriter, last_of_every
 from medmixers.errors import InputError
 
-# class -> its folder and its table; the third class of the set, other pneumonia, is not of this task
+# class -> its folder and its table; this task leaves out the third class, other pneumonia
 SOURCES = {"normal": ("1NonCOVID", "meta_data_normal.csv"), "covid": ("2COVID", "meta_data_covid.csv")}
 FILE, PATIENT = "File name", "Patient ID"
 
 
 def convert(writer: DatalistWriter, source: Path, *, test_every: int = 5) -> None:
-    """Every slice that its table gives a patient, grey.
+    """Write every slice with a patient in its table, in grey.
 
     Args:
         writer: of covid_ct_slice_classification.
         source: folder that holds the folders and tables, at any depth.
-        test_every: of the sorted patients of each class the n-th, 2n-th, ... are tested on; 0 for none.
+        test_every: n. The n-th, 2n-th, ... of the sorted patients of each class are the test part; 0: none.
     """
     for key, label in writer.task.labels.items():
         folder, table = SOURCES[label.name]

@@ -26,12 +26,12 @@ FLAGS = {
 
 
 def convert(writer: DatalistWriter, source: Path, *, size: int | None = None) -> None:
-    """Every image as a file. The parts are the data set's own.
+    """Write every image as a file. The parts are the data set's own.
 
     Args:
         writer: of one of the five tasks.
         source: the .npz file, or the folder that holds it.
-        size: edge of the images, which names the file; the task's own where it is None.
+        size: edge of the images, as in the file's name; None: the task's own.
     """
     task = writer.task
     edge = size or (task.image_size or ())[0]

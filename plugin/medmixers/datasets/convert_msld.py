@@ -1,6 +1,6 @@
 """MSLD: ``Original Images/{Monkey Pox,Others}/M01_01.jpg``, ``Augmented Images/{Monkeypox,Others}.../M01_01_00.jpg``.
 
-The name of an original is its patient, then its number; a copy's name is its original's and a number more.
+An original is named PATIENT_NUMBER, an augmented copy ORIGINAL_NUMBER.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PARTS_OF_TEN = (
 
 
 def convert(writer: DatalistWriter, source: Path) -> None:
-    """Originals by patient into three parts; augmented copies of training originals train too, the others are left out.
+    """Split the originals by patient into three parts; augmented copies of training originals train too.
 
     Args:
         writer: of monkeypox_skin_classification.
@@ -52,7 +52,7 @@ def _add(writer: DatalistWriter, part: str, path: Path, label: str, key: int, pa
 
 
 def _images(source: Path, kind: str, label: str) -> list[Path]:
-    """Images of a class below "Original Images" or "Augmented Images", by the first letters of its folder's name."""
+    """Images of a class in "Original Images" or "Augmented Images", by the first letters of the folder's name."""
     found = []
     for path in source.rglob("*"):
         folders = [part.lower().replace(" ", "") for part in path.relative_to(source).parts[:-1]]

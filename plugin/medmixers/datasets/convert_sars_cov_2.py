@@ -20,13 +20,13 @@ THUMBNAIL = 32
 
 
 def convert(writer: DatalistWriter, source: Path, *, test_every: int = 5, similarity: float = 0.98) -> None:
-    """Every slice, grey. Slices of a class that are nearly the same stay together.
+    """Write every slice in grey. Nearly equal slices of a class stay together.
 
     Args:
         writer: of covid_ct_classification.
         source: folder that holds COVID and non-COVID, at any depth.
-        test_every: of the sorted groups of each class the n-th, 2n-th, ... are tested on; 0 for none.
-        similarity: two slices are nearly the same where their thumbnails of 32 x 32 pixels correlate this much. The
+        test_every: n. The n-th, 2n-th, ... of the sorted groups of each class are the test part; 0: none.
+        similarity: lowest correlation of the 32 x 32 thumbnails of nearly equal slices. The
             value was not tuned on this set: look at the number of groups.
     """
     if not 0 < similarity < 1:

@@ -16,13 +16,13 @@ EXCLUDED = 0
 
 
 def convert(writer: RawWriter, source: Path, *, min_size: int = 0, test_every: int = 10) -> None:
-    """Every region, what is excluded as nnU-Net's ignored label.
+    """Write every region; excluded pixels get nnU-Net's ignore label.
 
     Args:
         writer: of breast_tissue_segmentation.
         source: folder that holds tissue-bcss or tissue-cells, at any depth.
-        min_size: leave out regions with both sides shorter, in pixels; the study's is 1000.
-        test_every: of the sorted slides the n-th, 2n-th, ... are tested on; 0 for none.
+        min_size: leave out regions with both sides shorter, in pixels; 1000 in Keuth et al.
+        test_every: n. The n-th, 2n-th, ... of the sorted slides are the test part; 0: none.
     """
     images = some(list(source.rglob("tissue-*/images/*.png")), "tissue-*/images/*.png", source)
     kept = [path for path in images if max(read_picture(path).shape[:2]) >= min_size]
