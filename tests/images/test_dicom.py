@@ -71,7 +71,7 @@ def gap(folder):
 def localizer(folder):
     write_series(folder, VOXELS)
     write_dicom(
-        folder / "999.dcm", VOXELS[:, :, 0], InstanceNumber=99, PixelSpacing=[2, 2], ImageType=["ORIGINAL", "LOCALIZER"],
+        folder / "999.dcm", VOXELS[:, :, 0], PixelSpacing=[2, 2], ImageType=["ORIGINAL", "LOCALIZER"],
         ImageOrientationPatient=[0, 1, 0, 0, 0, -1], ImagePositionPatient=[40, 0, 200],
     )  # fmt: skip
 

@@ -21,9 +21,9 @@ GRID_TOLERANCE = 0.1
 DIRECTION_TOLERANCE = 1e-3  # of each component of the direction cosines
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 HEADER = (
-    "SeriesInstanceUID", "SOPInstanceUID", "ImageType", "AcquisitionNumber", "EchoNumbers", "TemporalPositionIdentifier",
-    "Rows", "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "NumberOfFrames",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "InstanceNumber",
+    "SeriesInstanceUID", "ImageType", "AcquisitionNumber", "EchoNumbers", "TemporalPositionIdentifier", "Rows",
+    "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "NumberOfFrames",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 DISTINGUISHING = ("AcquisitionNumber", "EchoNumbers", "TemporalPositionIdentifier")
 
@@ -117,7 +117,7 @@ def read_volume(source: Path, *, series_uid: str | None = None) -> DicomVolume:
         MissingFileError, InputError: as :func:`series_files` and :func:`check_series`; colour images; damaged files.
     """
     slices = check_series(series_files(source, series_uid=series_uid))
-    first, planes = slices[0], []
+    planes = []
     frames: dict[Path, NDArray[Any]] = {}
     for each in slices:
         if each.file not in frames:
@@ -127,12 +127,7 @@ def read_volume(source: Path, *, series_uid: str | None = None) -> DicomVolume:
         if plane.ndim != 2:
             raise InputError(f"{each.file} is a colour image, not a slice of a volume")
         planes.append(_rescaled(dataset, plane, each).T)
-    affine = np.eye(4)
-    affine[:3, 0] = first.directions[0] * first.spacing[1]
-    affine[:3, 1] = first.directions[1] * first.spacing[0]
-    affine[:3, 2] = np.cross(*first.directions) * _step(slices)
-    affine[:3, 3] = first.position
-    return DicomVolume(np.stack(planes, axis=-1), LPS_TO_RAS @ affine, tuple(each.file for each in slices))
+    return DicomVolume(np.stack(planes, axis=-1), _affine(slices), tuple(each.file for each in slices))
 
 
 def read_dicom_picture(
@@ -163,8 +158,7 @@ def read_dicom_picture(
         bits = int(dataset.RedPaletteColorLookupTableDescriptor[2])
         return fit_channels(file, _scaled(apply_color_lut(pixels, dataset), 0, 2**bits - 1), channels, convert=convert)
     if pixels.ndim == 3:
-        low, high = _stored_range(dataset)
-        return fit_channels(file, _scaled(pixels, low, high), channels, convert=convert)
+        return fit_channels(file, _scaled(pixels, *_stored_range(dataset)), channels, convert=convert)
     values = apply_modality_lut(pixels, dataset)
     low, high = _modality_range(dataset)
     if voi_window:
@@ -272,6 +266,23 @@ def _kinds(slice_: Slice) -> set[str]:
     return set(slice_.header.get("ImageType") or ())
 
 
+def picture_affine(file: Path) -> NDArray[np.float64]:
+    """From pixel (x, y) to RAS millimetres, (4, 4); the identity where the file states no place."""
+    try:
+        return _affine(_slices(file))
+    except InputError:
+        return np.eye(4)
+
+
+def _affine(slices: Sequence[Slice]) -> NDArray[np.float64]:
+    first, affine = slices[0], np.eye(4)
+    affine[:3, 0] = first.directions[0] * first.spacing[1]
+    affine[:3, 1] = first.directions[1] * first.spacing[0]
+    affine[:3, 2] = np.cross(*first.directions) * _step(slices)
+    affine[:3, 3] = first.position
+    return LPS_TO_RAS @ affine
+
+
 def _step(slices: Sequence[Slice]) -> float:
     """Distance from one slice to the next (mm); 1 for a single slice."""
     if len(slices) == 1:
@@ -308,8 +319,8 @@ def _check_steps(slices: Sequence[Slice], normal: NDArray[np.float64]) -> None:
     if sideways > GRID_TOLERANCE * min(slices[0].spacing):
         angle = np.degrees(np.arctan2(sideways, abs(drift @ normal)))
         raise InputError(
-            f"the slices in {where} are sheared by {angle:.1f} degrees (a gantry tilt), which the voxel grid of an image "
-            "file cannot hold; resample the series to an untilted grid first"
+            f"the slices in {where} are sheared by {angle:.1f} degrees (a gantry tilt), which the voxel grid of an "
+            "image file cannot hold; resample the series to an untilted grid first"
         )
 
 
