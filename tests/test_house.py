@@ -20,20 +20,22 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "plugin" / "medmixers"
 CORE = ("layers", "kernels", "mixers", "networks")
 NO_TORCH = (
-    "errors", "files", "registry", "variants", "factory", "tasks", "recipes", "results", "bundles", "datasets", "cli",
+    "errors", "files", "images", "registry", "variants", "factory", "tasks", "recipes", "results", "bundles",
+    "datasets", "cli",
 )  # fmt: skip
 # room -> rooms whose modules it may import, besides itself and the tables
 ARROWS: dict[str, set[str]] = {
+    "images": set(),
     "layers": set(),
     "kernels": {"layers"},
     "mixers": {"layers", "kernels"},
     "networks": {"layers", "kernels", "mixers"},
     "nnunet": {"networks", "mixers", "layers", "bundles", "bundle_runtime", "datasets"},
-    "explain": {"networks", "mixers", "layers"},
+    "explain": {"images", "networks", "mixers", "layers"},
     "profiling": {"networks", "mixers", "layers"},
-    "bundles": {"datasets", "mixers"},
-    "bundle_runtime": {"datasets"},
-    "datasets": set(),
+    "bundles": {"datasets", "images", "mixers"},
+    "bundle_runtime": {"datasets", "images"},
+    "datasets": {"images"},
     "demo": {"bundles", "datasets", "explain"},
     "cli": {"bundles", "datasets", "demo", "explain", "mixers", "nnunet", "profiling"},
 }

@@ -1,0 +1,110 @@
+"""Dice and HD95 of segmentations, with one rule for structures that are absent: nnU-Net's.
+
+| structure | Dice | HD95 |
+|---|---|---|
+| absent and not predicted | NaN: the case is left out of the mean, and counted | NaN, likewise |
+| absent and predicted, or present and not predicted | 0 | the diagonal of the image, in mm |
+
+A mean is over the cases of each class first, then over the classes, as in nnU-Net's summary.json. HD95 has no value
+where one side is empty, so the largest possible distance stands for it (Metrics Reloaded, Maier-Hein et al. 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.handlers import IgniteMetricHandler
+from monai.metrics import CumulativeIterationMetric, compute_hausdorff_distance
+from torch import Tensor
+
+
+class _PerClassMean(CumulativeIterationMetric):
+    """A metric of every case and class, (cases, classes), whose mean leaves NaN out per class.
+
+    Args:
+        include_background: whether channel 0 counts.
+    """
+
+    def __init__(self, *, include_background: bool) -> None:
+        super().__init__()
+        self.include_background = include_background
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all cases."""
+        super().reset()
+        self.left_out = self.absent = self.missed = 0
+
+    def aggregate(self) -> Tensor:
+        """Mean over the cases of each class, then over the classes; NaN where nothing was scored."""
+        return self.get_buffer().nanmean(dim=0).nanmean()
+
+    def counted(self, y_pred: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Prediction and truth without the channels that do not count, and which of their structures are empty."""
+        start = 0 if self.include_background else 1
+        y_pred, y = y_pred[:, start:].bool(), y[:, start:].bool()
+        no_pred, no_truth = ~y_pred.flatten(2).any(dim=-1), ~y.flatten(2).any(dim=-1)
+        self.left_out += int((no_pred & no_truth).sum())
+        self.absent += int((~no_pred & no_truth).sum())
+        self.missed += int((no_pred & ~no_truth).sum())
+        return y_pred, y, no_pred, no_truth
+
+
+class DiceMetric(_PerClassMean):
+    """Dice of every case and class: 2 |A and B| / (|A| + |B|), NaN where both are empty."""
+
+    def _compute_tensor(self, y_pred: Tensor, y: Tensor, **kwargs: Any) -> Tensor:
+        y_pred, y, _, _ = self.counted(y_pred, y)
+        both = (y_pred & y).flatten(2).sum(dim=-1)
+        return 2 * both / (y_pred.flatten(2).sum(dim=-1) + y.flatten(2).sum(dim=-1))
+
+
+class HD95Metric(_PerClassMean):
+    """MONAI's Hausdorff distance at the 95th percentile, in the unit of the label's affine (mm; pixels of a PNG)."""
+
+    def _compute_tensor(self, y_pred: Tensor, y: Tensor, **kwargs: Any) -> Tensor:
+        pixdim = getattr(y, "pixdim", torch.ones(y.ndim - 2))
+        spacing = [float(size) for size in pixdim.flatten()][: y.ndim - 2]
+        y_pred, y, no_pred, no_truth = self.counted(y_pred, y)
+        distance = compute_hausdorff_distance(
+            y_pred.float(), y.float(), include_background=True, percentile=95, spacing=spacing
+        )
+        extents = [(size - 1) * step for size, step in zip(y.shape[2:], spacing, strict=True)]
+        diagonal = float(torch.tensor(extents, dtype=torch.float64).norm())
+        distance = torch.where(no_pred ^ no_truth, diagonal, distance)
+        return torch.where(no_pred & no_truth, float("nan"), distance)
+
+
+class _CountingHandler(IgniteMetricHandler):
+    """Say, at the end of an evaluation, how many structures the rule for empty ones touched."""
+
+    def __init__(self, metric: _PerClassMean, output_transform: Callable[..., Any]) -> None:
+        super().__init__(metric_fn=metric, output_transform=output_transform, save_details=True)
+
+    def compute(self) -> Any:
+        result = super().compute()
+        metric = self.metric_fn
+        if metric.left_out + metric.absent + metric.missed:
+            print(
+                f"{self._name}: {metric.left_out} absent structures were not predicted and are left out, "
+                f"{metric.absent} were predicted, {metric.missed} present ones were not",
+                flush=True,
+            )
+        return result
+
+
+def mean_dice(*, include_background: bool, output_transform: Callable[..., Any]) -> IgniteMetricHandler:
+    """An ignite metric of :class:`DiceMetric`.
+
+    Args:
+        include_background: whether channel 0 counts.
+        output_transform: from the engine's output to predictions and labels, lists of (K, *spatial) of 0 and 1.
+    """
+    return _CountingHandler(DiceMetric(include_background=include_background), output_transform)
+
+
+def hausdorff95_mm(*, include_background: bool, output_transform: Callable[..., Any]) -> IgniteMetricHandler:
+    """An ignite metric of :class:`HD95Metric`. Args: as :func:`mean_dice`."""
+    return _CountingHandler(HD95Metric(include_background=include_background), output_transform)

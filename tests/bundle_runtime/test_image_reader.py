@@ -1,0 +1,88 @@
+"""MONAI's LoadImaged through the bundles' reader: 8-bit pictures, NIfTI and series as by MONAI's own readers."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.transforms import LoadImaged
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "images"))
+
+from dicom_files import oblique_directions, write_dicom, write_series
+
+from medmixers.bundle_runtime.image_reader import BundleImageReader
+from medmixers.errors import InputError
+
+RAMP = (np.add.outer(np.arange(20), np.arange(32)) * 3).astype(np.uint8)
+
+
+def load(path, **options):
+    reader = BundleImageReader(**{"spatial_dims": 2, "channels": 1, **options})
+    return LoadImaged("image", reader=reader, ensure_channel_first=True)({"image": path})["image"]
+
+
+def by_monai(path):
+    return LoadImaged("image", ensure_channel_first=True)({"image": path})["image"]
+
+
+def assert_same(ours, theirs):
+    np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-5)
+
+
+def test_pictures_of_8_bits_are_what_monai_reads(tmp_path):
+    Image.fromarray(RAMP).save(tmp_path / "g.png")
+    Image.fromarray(np.stack([RAMP, 255 - RAMP, RAMP // 2], -1)).save(tmp_path / "c.png")
+    assert_same(load(tmp_path / "g.png"), by_monai(tmp_path / "g.png"))
+    assert_same(load(tmp_path / "c.png", channels=3), by_monai(tmp_path / "c.png"))
+
+
+def test_volumes_are_what_monai_reads(tmp_path):
+    voxels = np.random.default_rng(0).integers(0, 99, (6, 7, 8)).astype(np.int16)
+    affine = np.diag([2.0, 3.0, 4.0, 1.0])
+    affine[:3, 3] = 5, 6, 7
+    nib.save(nib.Nifti1Image(voxels, affine), tmp_path / "v.nii.gz")
+    assert_same(load(tmp_path / "v.nii.gz", spatial_dims=3), by_monai(tmp_path / "v.nii.gz"))
+    nib.save(nib.Nifti1Image(voxels + 1, affine), tmp_path / "w.nii.gz")
+    pair = [tmp_path / "v.nii.gz", tmp_path / "w.nii.gz"]
+    assert_same(load(pair, spatial_dims=3), by_monai(pair))
+    series = write_series(tmp_path / "s", voxels, spacing=(1.9, 2.3, 3.1), directions=oblique_directions())
+    ours = load(series, spatial_dims=3)
+    np.testing.assert_array_equal(ours[0], voxels)
+
+
+def test_depth_and_inversion(tmp_path):
+    Image.fromarray(RAMP.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    twelve = 4095 - RAMP.astype(np.uint16) * 16
+    write_dicom(tmp_path / "m1.dcm", twelve, BitsStored=12, PhotometricInterpretation="MONOCHROME1")
+    np.testing.assert_allclose(load(tmp_path / "16.png")[0], RAMP.T, atol=0.01)
+    np.testing.assert_allclose(load(tmp_path / "m1.dcm")[0], RAMP.T * (16 * 255 / 4095), atol=0.01)
+
+
+def test_a_conversion_is_said_once(tmp_path, caplog):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(RAMP).save(tmp_path / name)
+    reader = BundleImageReader(spatial_dims=2, channels=3)
+    transform = LoadImaged("image", reader=reader, ensure_channel_first=True)
+    with caplog.at_level(logging.WARNING, "medmixers"):
+        shapes = [tuple(transform({"image": tmp_path / name})["image"].shape) for name in ("a.png", "b.png")]
+    assert shapes == [(3, 32, 20)] * 2
+    (record,) = [record for record in caplog.records if record.name == "medmixers"]
+    assert "grey repeated as red, green and blue" in record.getMessage()
+
+
+def test_errors_reach_the_caller(tmp_path):
+    """MONAI tries its other readers after an error of ``read``: a gap would be predicted after all."""
+    voxels = np.zeros((4, 4, 8), np.int16)
+    write_series(tmp_path / "gap", voxels, kept=[0, 1, 2, 6, 7])
+    with pytest.raises(InputError, match="unequal steps"):
+        load(tmp_path / "gap", spatial_dims=3)
+    Image.fromarray(RAMP).save(tmp_path / "g.png")
+    with pytest.raises(InputError, match="is a grey picture"):
+        load(tmp_path / "g.png", channels=3, convert_colour=False)
