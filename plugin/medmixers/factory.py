@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medmixers.mixers import TOKEN_MIXERS
-from medmixers.registry import check_options, locate, option_names
+from medmixers.registry import check_options, check_types, locate, option_names
 from medmixers.variants import NETWORKS
 
 if TYPE_CHECKING:
@@ -62,18 +62,18 @@ def create_network(
         pretrained: a weights file, or "timm:NAME"; see :func:`medmixers.networks.weights.load_weights`, which also
             reports what it did. MetaFormer networks only.
         warm_start: let ``pretrained`` come from a network with other token mixers.
-        activation_checkpointing: in training compute each block's activations again in the backward pass, which
-            saves memory and costs a second forward. The same results, random numbers and keys of the state dict.
-        options: what the network's and its encoder's constructors take by keyword, for example ``mixer``,
-            ``kernel_size``, ``norm``; they override what the name fixes.
+        activation_checkpointing: in training compute each block's activations a second time in the backward pass.
+            This saves memory and costs a second forward; results, random numbers and keys of the state dict stay.
+        options: keyword arguments of the network's and its encoder's constructors, for example ``mixer``,
+            ``kernel_size``, ``norm``; they override what the name fixes. ``medmixers list options NAME`` lists them.
 
     Returns:
         The module. It maps images (B, in_channels, *spatial) to logits, (B, out_channels) of a classifier and
         (B, out_channels, *spatial) of a segmentation network.
 
     Raises:
-        ValueError: an unknown name or option (the message lists the valid ones), a value out of range, or weights
-            that do not fit.
+        InputError: an unknown name or option (the message gives the nearest valid ones), a value of another type or out
+            of range, or weights that do not fit.
         OSError: weights that cannot be found or downloaded.
     """
     from medmixers.layers.conv import check_positive, check_spatial_dims
@@ -98,9 +98,12 @@ def _build(name: str, spatial_dims: int, in_channels: int, out_channels: int, op
     encoder = locate(row.encoder) if row.encoder else None
     encoder_names = option_names(encoder) if encoder else []
     arguments = {**row.arguments, **options}
-    check_options(f"network {name!r}", arguments, option_names(target) + encoder_names)
+    owner = f"network {name!r}"
+    check_options(owner, arguments, option_names(target) + encoder_names, listing=f"medmixers list options {name}")
     own = {key: value for key, value in arguments.items() if key not in encoder_names}
+    check_types(owner, own, target)
     if encoder is None:
         return target(spatial_dims, in_channels, out_channels, **own)
     shared = {key: value for key, value in arguments.items() if key in encoder_names}
+    check_types(owner, shared, encoder)
     return target(encoder(spatial_dims, in_channels, **shared), out_channels, **own)
