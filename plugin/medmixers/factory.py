@@ -92,18 +92,25 @@ def create_network(
     return network
 
 
+def check_network_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raise InputError for an option that the network does not have, or for a value of another type."""
+    row = NETWORKS[name]
+    owner, targets = f"network {name!r}", [locate(path) for path in (row.target, row.encoder) if path]
+    valid = [option for target in targets for option in option_names(target)]
+    check_options(owner, options, valid, listing=f"medmixers list options {name}")
+    for target in targets:
+        check_types(owner, options, target)
+
+
 def _build(name: str, spatial_dims: int, in_channels: int, out_channels: int, options: Mapping[str, Any]) -> nn.Module:
     row = NETWORKS[name]
-    target = locate(row.target)
-    encoder = locate(row.encoder) if row.encoder else None
-    encoder_names = option_names(encoder) if encoder else []
     arguments = {**row.arguments, **options}
-    owner = f"network {name!r}"
-    check_options(owner, arguments, option_names(target) + encoder_names, listing=f"medmixers list options {name}")
+    check_network_options(name, arguments)
+    target = locate(row.target)
+    if row.encoder is None:
+        return target(spatial_dims, in_channels, out_channels, **arguments)
+    encoder = locate(row.encoder)
+    encoder_names = option_names(encoder)
     own = {key: value for key, value in arguments.items() if key not in encoder_names}
-    check_types(owner, own, target)
-    if encoder is None:
-        return target(spatial_dims, in_channels, out_channels, **own)
     shared = {key: value for key, value in arguments.items() if key in encoder_names}
-    check_types(owner, shared, encoder)
     return target(encoder(spatial_dims, in_channels, **shared), out_channels, **own)

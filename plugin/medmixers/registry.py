@@ -105,11 +105,12 @@ def check_options(owner: str, options: Iterable[str], valid: Iterable[str], *, l
 def check_types(owner: str, options: Mapping[str, Any], target: Callable[..., Any]) -> None:
     """Raise InputError for the first option with a value that the annotation of ``target``'s parameter excludes.
 
-    A sequence is a list or a tuple; an integer is a number too; a class other than a plain type is not checked.
+    Checked are keyword-only parameters of plain types and sequences of them. An integer is a number too.
     """
     parameters = inspect.signature(target, eval_str=True).parameters
     for name, value in options.items():
-        if name in parameters and not _fits(value, parameters[name].annotation):
+        known = name in parameters and parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+        if known and not _fits(value, parameters[name].annotation):
             wanted = type_name(parameters[name].annotation)
             raise InputError(f"{owner}: {name} must be {wanted}, got {value!r}")
 

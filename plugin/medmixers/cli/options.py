@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,7 +28,12 @@ def network_options(network: str) -> Iterator[tuple[str, str, str, str]]:
 def _meanings(target: Any) -> dict[str, str]:
     """Name -> meaning, from the section Args; "depths, dims: ..." documents both."""
     found = docstrings.parse(inspect.getdoc(target) or "").args or []
-    return {name.strip(): each.description for each in found for name in each.name.split(",")}
+    return {name.strip(): _plain(each.description) for each in found for name in each.name.split(",")}
+
+
+def _plain(text: str) -> str:
+    """Without the marks of a docstring: ``x`` and :data:`x`."""
+    return re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("``", "")
 
 
 def _default(value: Any) -> str:
