@@ -92,16 +92,6 @@ def create_network(
     return network
 
 
-def check_network_options(name: str, options: Mapping[str, Any]) -> None:
-    """Raise InputError for an option that the network does not have, or for a value of another type."""
-    row = NETWORKS[name]
-    owner, targets = f"network {name!r}", [locate(path) for path in (row.target, row.encoder) if path]
-    valid = [option for target in targets for option in option_names(target)]
-    check_options(owner, options, valid, listing=f"medmixers list options {name}")
-    for target in targets:
-        check_types(owner, options, target)
-
-
 def _build(name: str, spatial_dims: int, in_channels: int, out_channels: int, options: Mapping[str, Any]) -> nn.Module:
     row = NETWORKS[name]
     arguments = {**row.arguments, **options}
@@ -114,3 +104,13 @@ def _build(name: str, spatial_dims: int, in_channels: int, out_channels: int, op
     own = {key: value for key, value in arguments.items() if key not in encoder_names}
     shared = {key: value for key, value in arguments.items() if key in encoder_names}
     return target(encoder(spatial_dims, in_channels, **shared), out_channels, **own)
+
+
+def check_network_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raise InputError for an option that the network does not have, or for a value of another type."""
+    row = NETWORKS[name]
+    owner, targets = f"network {name!r}", [locate(path) for path in (row.target, row.encoder) if path]
+    valid = [option for target in targets for option in option_names(target)]
+    check_options(owner, options, valid, listing=f"medmixers list options {name}")
+    for target in targets:
+        check_types(owner, options, target)

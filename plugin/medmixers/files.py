@@ -50,7 +50,8 @@ def refuse_overwriting_inputs(output: str | Path, inputs: Iterable[str | Path]) 
     for path in map(Path, inputs):
         if _same(output, path):
             raise InputError(f"output {str(output)!r} is the input {str(path)!r}; give another place")
-        if output.is_dir() and path.is_file() and any(_same(output, place) for place in (path.parent, path.resolve().parent)):
+        folders = (path.parent, path.resolve().parent) if path.is_file() and output.is_dir() else ()
+        if any(_same(output, folder) for folder in folders):
             raise InputError(f"output folder {str(output)!r} holds the input {str(path)!r}; give another folder")
 
 

@@ -37,7 +37,7 @@ class Registry(Mapping[str, T]):
         self._items: dict[str, T] = {}
 
     def register(self, name: str, item: T) -> T:
-        """Add one row and return it. Raises ValueError for a name that is taken."""
+        """Add one row and return it. Raises ValueError for a name that is in use."""
         if name in self._items:
             raise ValueError(f"{self.kind} {name!r} is registered twice")
         self._items[name] = item
@@ -132,8 +132,10 @@ _NAMES: dict[Any, str] = {int: "an integer", float: "a number", str: "text"}
 
 def _plural(annotation: Any) -> str:
     plural = {int: "integers", float: "numbers", str: "texts", bool: "True and False"}
-    parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    return " or ".join(plural.get(part, type_name(part).replace("a sequence", "sequences")) for part in parts if part is not NoneType)
+    parts = list(get_args(annotation)) if get_origin(annotation) in (Union, UnionType) else [annotation]
+    parts = [part for part in parts if part is not NoneType]
+    names = [plural.get(part, type_name(part).replace("a sequence", "sequences")) for part in parts]
+    return " or ".join(names)
 
 
 def _fits(value: Any, annotation: Any) -> bool:
@@ -148,5 +150,5 @@ def _fits(value: Any, annotation: Any) -> bool:
         return all(_fits(item, arguments[0]) for item in value)
     if isinstance(value, bool):
         return annotation not in (int, float, str, NoneType) and origin is not Mapping
-    plain = {int: Integral, float: Real, bool: bool, str: str, NoneType: NoneType}
-    return isinstance(value, plain[annotation] if annotation in plain else Mapping if origin is Mapping else object)
+    plain: dict[Any, type] = {int: Integral, float: Real, bool: bool, str: str, NoneType: NoneType}
+    return isinstance(value, plain.get(annotation, Mapping if origin is Mapping else object))

@@ -204,12 +204,12 @@ def test_what_cannot_be_planned_is_named(network, options, message, dataset):
 def test_a_dataset_that_nnunet_does_not_know_is_named(dataset):
     with pytest.raises(ValueError, match=r"^dataset 901: Could not find a dataset with the ID 901[^\n]*$"):
         plan_network(901, "token_unet")
-    with pytest.raises(ValueError, match="there is no data set 'Dataset900_Thick' .*; with its id: Dataset900_Thin$"):
+    with pytest.raises(ValueError, match=r"there is no data set 'Dataset900_Thick' .*; with its id: Dataset900_Thin$"):
         plan_network("Dataset900_Thick", "token_unet")
-    with pytest.raises(ValueError, match="dataset must be an id such as 900 or a name such as .*, got 'Thin'"):
+    with pytest.raises(ValueError, match=r"dataset must be an id such as 900 or a name such as .*, got 'Thin'"):
         plan_network("Thin", "token_unet")
     (dataset / "dataset_fingerprint.json").unlink()
-    with pytest.raises(ValueError, match=r"^dataset 900: Fingerprint missing for this dataset"):
+    with pytest.raises(ValueError, match=r"^dataset Dataset900_Thin: Fingerprint missing for this dataset"):
         plan_network(900, "token_unet")
 
 

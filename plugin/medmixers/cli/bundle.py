@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from medmixers.errors import InputError
 
@@ -27,12 +28,12 @@ class Bundle:
 
         return f"untrained bundle: {new_bundle(task, network=network, mixer=mixer, recipe=recipe, out=out)}"
 
-    def pack(self, name: str, weights: str, out: str = ".", metrics: str | None = None) -> str:
+    def pack(self, name: str, weights: str | None = None, out: str = ".", metrics: str | None = None) -> str:
         """Pack a bundle with its weights and code into OUT/NAME_vX.Y.Z.zip.
 
         Args:
             name: a bundle of `medmixers list bundles`, or a bundle's folder.
-            weights: file of the trained weights, model.pt of a training.
+            weights: file of the trained weights; by default models/model.pt of the bundle's folder.
             out: folder of the zip.
             metrics: CSV file of an evaluation, for the model card.
 
@@ -41,6 +42,8 @@ class Bundle:
         """
         from medmixers.bundles.share.pack import pack_bundle
 
+        if weights is None:
+            weights = str(Path(name) / "models" / "model.pt")
         return str(pack_bundle(name, weights=weights, out=out, metrics=metrics))
 
     def open(self, zip: str, out: str = ".") -> str:

@@ -1,4 +1,4 @@
-"""``medmixers profile``: what a network costs."""
+"""``medmixers profile``: the cost of a network."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """From the words of a command line to a call.
 
-fire finds the command, tells flags from positional words and reads values. Three things it cannot do, and they are
-here: it runs a command before it refuses a misspelled flag, it guesses a value's type from its text, and it reads a
-flag without a value as True. So flags are checked first, each value is read by its parameter's annotation, and fire
-binds a command instead of running it.
+fire separates flags from positional words, fills parameters and reads the values of free options. Three things need
+code of our own. fire runs a command before it refuses a misspelled flag: here it binds the command, and flags are
+checked first. It guesses a value's type from its text: here each value is read by its parameter's annotation. It reads
+a flag without a value as True: here that is an error.
 """
 
 from __future__ import annotations
@@ -60,10 +60,12 @@ def bind(path: Sequence[str], words: Sequence[str], command: Command) -> Callabl
 
     name = f"medmixers {' '.join(path)}"
     calls: list[Callable[[], Any]] = []
+    bound = object()
 
     @functools.wraps(command)
-    def keep(*arguments: Any, **options: Any) -> None:
+    def keep(*arguments: Any, **options: Any) -> object:
         calls.append(functools.partial(_run, command, arguments, options))
+        return bound
 
     typed = {each.name: functools.partial(reader(each), each.name) for each in declared(command)}
     checked = _checked_words(list(words), command, name)
@@ -73,7 +75,7 @@ def bind(path: Sequence[str], words: Sequence[str], command: Command) -> Callabl
     except fire.core.FireExit as exit:
         reason = exit.trace.elements[-1].ErrorAsStr()
         raise InputError(f"{_reason(reason)}; usage: {usage(path, command)}; see: {name} --help") from None
-    if left is not None or len(calls) != 1:
+    if left is not bound or len(calls) != 1:
         raise InputError(f"too many words; usage: {usage(path, command)}; see: {name} --help")
     return calls[0]
 
@@ -85,7 +87,7 @@ def declared(command: Command) -> list[inspect.Parameter]:
 
 
 def free(command: Command) -> inspect.Parameter | None:
-    """The parameter that takes what has no name: options of a network, or words of another command."""
+    """The parameter for free options of a network, or for the words of another command; None without one."""
     parameters = inspect.signature(command).parameters.values()
     return next((each for each in parameters if each.kind in (each.VAR_KEYWORD, each.VAR_POSITIONAL)), None)
 
@@ -127,7 +129,7 @@ def _run(command: Command, arguments: tuple[Any, ...], options: dict[str, Any]) 
 
 
 def _checked_words(words: list[str], command: Command, name: str) -> list[str]:
-    """The words with each flag written out as ``--name=value``. Raises InputError for a flag that is none."""
+    """The words with each flag written out as ``--name=value``. Raises InputError for an unknown flag."""
     parameters = {each.name: each for each in declared(command)}
     takes_any = free(command) is not None
     checked = []

@@ -147,7 +147,7 @@ def _run_variables() -> Iterator[Finding]:
 
 
 def _device(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """The device that training would use. nnU-Net takes cuda unless it is told otherwise, and stops without it."""
+    """The device that training would use. nnU-Net's default is cuda, and without it training stops."""
     import torch
 
     if torch.cuda.is_available():

@@ -11,7 +11,7 @@ import io
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -216,23 +216,29 @@ def plan_network(
         raise InputError(f"gpu_memory_gb must be positive, got {gpu_memory_gb:g}")
     if patch_size is not None and (len(patch_size) not in (2, 3) or min(patch_size) < 1):
         raise InputError(f"patch_size must be 2 or 3 positive integers, got {tuple(patch_size)}")
-    planners: list[MedMixersPlanner] = []
     patches = {} if patch_size is None else {len(patch_size): patch_size}
-    ours = {"network": network, "options": options, "patch_sizes": patches, "announce": announce}
+    ours = partial(MedMixersPlanner, network=network, options=options, patch_sizes=patches, announce=announce)
+    return _summary(*_plan(dataset_name(dataset), ours, gpu_memory_gb, name))
+
+
+def _plan(
+    dataset: str, make_planner: Callable[..., MedMixersPlanner], gpu_memory_gb: float, name: str
+) -> tuple[str, dict[str, Any], MedMixersPlanner]:
+    """Let nnU-Net plan with our planner: data set, plans, and the planner for what it found out."""
+    planners: list[MedMixersPlanner] = []
 
     def planner(*arguments: Any, **keywords: Any) -> MedMixersPlanner:
-        planners.append(MedMixersPlanner(*arguments, **ours, **keywords))
+        planners.append(make_planner(*arguments, **keywords))
         return planners[-1]
 
-    folder = dataset_name(dataset)
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints whole plans
             plans, _ = plan_experiment_dataset(
-                dataset_id(folder), planner, gpu_memory_target_in_gb=gpu_memory_gb, overwrite_plans_name=name
+                dataset_id(dataset), planner, gpu_memory_target_in_gb=gpu_memory_gb, overwrite_plans_name=name
             )
     except RuntimeError as error:  # nnU-Net's error for a data set without a fingerprint
         raise InputError(f"dataset {dataset}: {nnunet_reason(error)}") from None
-    return _summary(folder, plans, planners[0])
+    return dataset, plans, planners[0]
 
 
 def default_plans_name(network: str, options: Mapping[str, Any]) -> str:
@@ -260,5 +266,6 @@ def _summary(dataset: str, plans: Mapping[str, Any], planner: MedMixersPlanner) 
     if missing:
         command = ["nnUNetv2_preprocess", "-d", str(dataset_id(dataset)), "-plans_name", name, "-c", *missing]
         lines.append(f"preprocess first: {shlex.join(command)}")
-    lines.append(f"train: {shlex.join(['nnUNetv2_train', str(dataset_id(dataset)), next(iter(planner.estimates)), '0', '-p', name])}")
+    command = ["nnUNetv2_train", str(dataset_id(dataset)), next(iter(planner.estimates)), "0", "-p", name]
+    lines.append(f"train: {shlex.join(command)}")
     return "\n".join(lines)

@@ -41,7 +41,8 @@ def dataset_name(name_or_id: str | int) -> str:
         raise InputError(f"dataset {text}: {nnunet_reason(error)}") from None
     there = [str(each) for each in find_candidate_datasets(dataset_id(name))]
     if name not in there:
-        raise InputError(f"there is no data set {name!r} in nnU-Net's folders; with its id: {', '.join(there) or 'none'}")
+        same = ", ".join(there) or "none"
+        raise InputError(f"there is no data set {name!r} in nnU-Net's folders; with its id: {same}")
     if len(there) > 1:
         raise InputError(f"several data sets have the id {dataset_id(name)}: {', '.join(there)}; nnU-Net takes one")
     return str(name)
@@ -102,9 +103,9 @@ def choose_data(
         is_complete = {path.stem for path in data.glob("*.pkl")} == set(cases)
         if all(plans.values()) and (is_complete or identifier == own or not data.is_dir()):
             return identifier, is_complete
-    users = sorted(agreed.get(own, {}).keys() - {plans_name})
+    users = ", ".join(sorted(agreed.get(own, {}).keys() - {plans_name}))
     if users:
-        raise InputError(f"{', '.join(users)} use the preprocessed data {own} of other settings; give another plans_name")
+        raise InputError(f"{users} use the preprocessed data {own} of other settings; give another plans_name")
     return own, False
 
 
