@@ -114,5 +114,9 @@ def test_no_worker_for_planning_is_a_warning(sound):
     note = found({**sound, "nnUNet_n_proc_DA": "0"})["nnUNet_n_proc_DA"]
     assert "nnUNet_n_proc_DA=1 nnUNetv2_plan_and_preprocess" in note.advice
     assert (note.is_wrong, str(note)[:4]) == (False, "note")
-    assert found({**sound, "nnUNet_n_proc_DA": "all"})["nnUNet_n_proc_DA"].is_wrong
+    done = doctor({**sound, "nnUNet_n_proc_DA": "all"})
+    assert done.returncode == 1
+    assert "wrong  nnUNet_n_proc_DA: 'all' is not a whole number" in done.stdout
+    assert "nnU-Net: cannot be imported" in done.stdout
+    assert "Traceback" not in done.stderr
     assert "nnUNet_n_proc_DA" not in found({**sound, "nnUNet_n_proc_DA": "2"})

@@ -146,6 +146,15 @@ def test_data_of_other_cases_are_not_shared(dataset):
     assert text.count("preprocess first: nnUNetv2_preprocess -d 900 -plans_name UnetStarStarPlans -c 3d_fullres\n") == 1
 
 
+@pytest.mark.parametrize("name", ["dataset", "SomebodysPlans"])
+def test_a_file_that_is_not_ours_is_not_replaced(name, dataset):
+    file = dataset / f"{name}.json"
+    file.write_text('{"configurations": {}}')
+    with pytest.raises(ValueError, match=f"{name}.json exists and holds no plans of this package"):
+        plan_network(900, "unet_star_star", plans_name=name)
+    assert file.read_text() == '{"configurations": {}}'
+
+
 @pytest.mark.parametrize("name", [900, "900", "Dataset900_Thin"])
 def test_a_dataset_goes_by_name_or_id(name, dataset):
     assert "train: nnUNetv2_train 900 3d_fullres 0 -p P" in plan_network(name, "unet_star_star", plans_name="P")

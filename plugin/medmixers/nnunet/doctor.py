@@ -61,10 +61,10 @@ def examine(environment: Mapping[str, str] = os.environ) -> list[Finding]:
         *_folders(environment),
         _commands(),
         _variable(environment),
+        *_workers(environment),
         _trainers(),
         *_run_variables(),
         *_device(environment),
-        *_workers(environment),
     ]
 
 
@@ -131,8 +131,11 @@ def _trainers() -> Finding:
 
 
 def _run_variables() -> Iterator[Finding]:
-    from medmixers.nnunet.trainer import pretrained_from_environment, run_length_from_environment
-
+    try:
+        from medmixers.nnunet.trainer import pretrained_from_environment, run_length_from_environment
+    except Exception as error:  # a package is missing, or a variable stops nnU-Net's own import
+        yield Finding("nnU-Net", f"cannot be imported: {first_line(error)}", "first do what the other lines say")
+        return
     advice = "correct or unset the variable"
     try:
         lengths = run_length_from_environment()
@@ -148,8 +151,10 @@ def _run_variables() -> Iterator[Finding]:
 
 def _device(environment: Mapping[str, str]) -> Iterator[Finding]:
     """The device that training would use. nnU-Net's default is cuda, and without it training stops."""
-    import torch
-
+    try:
+        import torch
+    except ImportError:
+        return  # _packages advises to install it
     if torch.cuda.is_available():
         yield Finding("device", f"cuda ({torch.cuda.get_device_name(0)}); -device cpu takes the CPU")
         return

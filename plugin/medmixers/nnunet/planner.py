@@ -25,6 +25,7 @@ from nnunetv2.paths import nnUNet_preprocessed
 from medmixers.errors import InputError
 from medmixers.factory import check_network_options, stage_mixers
 from medmixers.nnunet.architecture import (
+    NETWORK_CLASS_NAME,
     check_segmentation,
     create_network_from_plans,
     network_option_names,
@@ -33,7 +34,14 @@ from medmixers.nnunet.architecture import (
     stage_tokens,
 )
 from medmixers.nnunet.memory import GIB, TrainingMemory, training_memory
-from medmixers.nnunet.preprocessed import STOCK_PLANS, choose_data, dataset_id, dataset_name, nnunet_reason
+from medmixers.nnunet.preprocessed import (
+    STOCK_PLANS,
+    check_plans_file,
+    choose_data,
+    dataset_id,
+    dataset_name,
+    nnunet_reason,
+)
 from medmixers.progress import Announce, silent
 from medmixers.registry import check_options
 
@@ -218,7 +226,9 @@ def plan_network(
         raise InputError(f"patch_size must be 2 or 3 positive integers, got {tuple(patch_size)}")
     patches = {} if patch_size is None else {len(patch_size): patch_size}
     ours = partial(MedMixersPlanner, network=network, options=options, patch_sizes=patches, announce=announce)
-    return _summary(*_plan(dataset_name(dataset), ours, gpu_memory_gb, name))
+    folder = dataset_name(dataset)
+    check_plans_file(folder, name, network_class=NETWORK_CLASS_NAME)
+    return _summary(*_plan(folder, ours, gpu_memory_gb, name))
 
 
 def _plan(
@@ -236,7 +246,9 @@ def _plan(
             plans, _ = plan_experiment_dataset(
                 dataset_id(dataset), planner, gpu_memory_target_in_gb=gpu_memory_gb, overwrite_plans_name=name
             )
-    except RuntimeError as error:  # nnU-Net's error for a data set without a fingerprint
+    except RuntimeError as error:
+        if not str(error).startswith("Fingerprint missing"):
+            raise
         raise InputError(f"dataset {dataset}: {nnunet_reason(error)}") from None
     return dataset, plans, planners[0]
 

@@ -58,6 +58,13 @@ def nnunet_reason(error: Exception) -> str:
     return re.sub(r" [(]see .*", "", first_line(error))
 
 
+def check_plans_file(dataset: str, plans_name: str, *, network_class: str) -> None:
+    """Raise InputError if a file of this name exists and its plans do not name ``network_class``."""
+    file = Path(nnUNet_preprocessed, dataset, f"{plans_name}.json")
+    if file.is_file() and f'"{network_class}"' not in file.read_text():
+        raise InputError(f"{file} exists and holds no plans of this package; give another plans_name")
+
+
 def choose_data(
     dataset: str,
     configuration: str,
