@@ -15,8 +15,9 @@ import torch
 
 from medmixers import __file__ as package_file
 from medmixers.cli import main as cli
+from medmixers.cli.commands import commands_of, declared, kind_of
 from medmixers.cli.help import examples
-from medmixers.cli.words import bind, commands_of, declared, find_command, kind_of
+from medmixers.cli.words import bind, find_command
 from medmixers.errors import TRACEBACK_VARIABLE, InputError
 from medmixers.nnunet.environment import ALLOCATOR_VARIABLES, stock_commands
 from medmixers.variants import NETWORKS

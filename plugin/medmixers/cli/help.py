@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from medmixers.cli.words import Command, Size, commands_of, declared, free, kind_of, usage
+from medmixers.cli.commands import Command, Size, commands_of, declared, free, kind_of, usage
 
 WIDTH = 120
 KINDS = {int: "integer", float: "number", bool: "switch", Size: "size, as 224,224 or 96,96,96"}

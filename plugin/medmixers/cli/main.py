@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from medmixers.cli.bundle import Bundle
+from medmixers.cli.commands import commands_of
 from medmixers.cli.dataset import Dataset
 from medmixers.cli.demo import Demo
 from medmixers.cli.explain import Explain
@@ -17,7 +18,7 @@ from medmixers.cli.help import command_help, group_help, overview
 from medmixers.cli.list import List
 from medmixers.cli.nnunet import NnUNet
 from medmixers.cli.profile import profile
-from medmixers.cli.words import bind, commands_of, find_command
+from medmixers.cli.words import bind, find_command
 from medmixers.errors import TRACEBACK_VARIABLE, InputError, one_line_errors
 
 GROUPS: dict[str, Any] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from medmixers.cli.words import Size
+from medmixers.cli.commands import Size
 from medmixers.progress import steps
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from medmixers.cli.commands import Size
 from medmixers.cli.device import usable_device
-from medmixers.cli.words import Size
 from medmixers.errors import InputError
 from medmixers.progress import steps
 

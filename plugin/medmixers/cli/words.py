@@ -14,19 +14,11 @@ import inspect
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from types import NoneType, UnionType
-from typing import Any, get_args
+from typing import Any
 
+from medmixers.cli.commands import Command, Size, commands_of, declared, free, kind_of, usage
 from medmixers.errors import InputError
 from medmixers.registry import near_names, valid_names
-
-Command = Callable[..., Any]
-Size = tuple[int, ...]  # the annotation of a flag such as 96,96,96
-
-
-def commands_of(group: Any) -> dict[str, Command]:
-    """Name -> command: the methods of a group's class, or a group of one command."""
-    return {name: getattr(group(), name) for name in vars(group) if not name.startswith("_")}
 
 
 def find_command(words: Sequence[str], groups: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -78,36 +70,6 @@ def bind(path: Sequence[str], words: Sequence[str], command: Command) -> Callabl
     if left is not bound or len(calls) != 1:
         raise InputError(f"too many words; usage: {usage(path, command)}; see: {name} --help")
     return calls[0]
-
-
-def declared(command: Command) -> list[inspect.Parameter]:
-    """Parameters with a name of their own; a command may take free options too."""
-    parameters = inspect.signature(command, eval_str=True).parameters.values()
-    return [each for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
-
-
-def free(command: Command) -> inspect.Parameter | None:
-    """The parameter for free options of a network, or for the words of another command; None without one."""
-    parameters = inspect.signature(command).parameters.values()
-    return next((each for each in parameters if each.kind in (each.VAR_KEYWORD, each.VAR_POSITIONAL)), None)
-
-
-def usage(path: Sequence[str], command: Command) -> str:
-    """``medmixers demo data OUT [--FLAG VALUE ...]``."""
-    words = ["medmixers", *path, *(each.name.upper() for each in declared(command) if each.default is each.empty)]
-    rest = free(command)
-    if rest is not None and rest.kind is rest.VAR_POSITIONAL:
-        words.append(f"[{rest.name.upper()} ...]")
-    elif rest is not None or any(each.default is not each.empty for each in declared(command)):
-        words.append("[--FLAG VALUE ...]")
-    return " ".join(words)
-
-
-def kind_of(parameter: inspect.Parameter) -> Any:
-    """The type of its value: ``int`` for ``int | None``."""
-    annotation = parameter.annotation
-    kinds = [each for each in get_args(annotation) if each is not NoneType]
-    return kinds[0] if isinstance(annotation, UnionType) else annotation
 
 
 def reader(parameter: inspect.Parameter) -> Callable[[str, str], Any]:
