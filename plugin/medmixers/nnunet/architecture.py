@@ -67,8 +67,6 @@ def create_network_from_plans(
     check_segmentation(name)
     if deep_supervision and strides is None:
         raise InputError(f"deep supervision of network {name!r} needs strides in the plans' arch_kwargs, got none")
-    if deep_supervision and strides is not None:
-        check_outputs(name, strides)
     options = {key: _tuples(value) for key, value in options.items()}
     if strides is not None:
         options.update(stride_options(name, strides, options))
@@ -79,6 +77,8 @@ def create_network_from_plans(
         name, spatial_dims=spatial_dims, in_channels=input_channels, out_channels=num_classes, **options
     )
     if strides is not None:
+        if deep_supervision:
+            check_outputs(name, strides)
         if not has_heads:
             supervise_by_halved_logits(network)
         network.decoder.deep_supervision = deep_supervision
