@@ -23,7 +23,7 @@ class ExistingFileError(InputError, FileExistsError):
     """A file or folder that would be overwritten."""
 
 
-class MissingPackageError(InputError, ImportError):
+class MissingPackageError(InputError, ModuleNotFoundError):
     """An optional package that is not installed."""
 
 
