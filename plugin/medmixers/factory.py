@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medmixers.errors import InputError
 from medmixers.mixers import TOKEN_MIXERS
 from medmixers.registry import check_options, check_types, locate, option_names
 from medmixers.variants import NETWORKS
@@ -93,9 +94,23 @@ def create_network(
 
 
 def _build(name: str, spatial_dims: int, in_channels: int, out_channels: int, options: Mapping[str, Any]) -> nn.Module:
-    row = NETWORKS[name]
-    arguments = {**row.arguments, **options}
+    arguments = {**NETWORKS[name].arguments, **options}
+    check_network_options(name, arguments, types=False)
+    try:
+        network = _construct(name, spatial_dims, in_channels, out_channels, arguments)
+    except InputError:  # a constructor names its limits better than a type does
+        raise
+    except Exception:
+        check_network_options(name, arguments)
+        raise
     check_network_options(name, arguments)
+    return network
+
+
+def _construct(
+    name: str, spatial_dims: int, in_channels: int, out_channels: int, arguments: Mapping[str, Any]
+) -> nn.Module:
+    row = NETWORKS[name]
     target = locate(row.target)
     if row.encoder is None:
         return target(spatial_dims, in_channels, out_channels, **arguments)
@@ -106,11 +121,17 @@ def _build(name: str, spatial_dims: int, in_channels: int, out_channels: int, op
     return target(encoder(spatial_dims, in_channels, **shared), out_channels, **own)
 
 
-def check_network_options(name: str, options: Mapping[str, Any]) -> None:
-    """Raise InputError for an option that the network does not have, or for a value of another type."""
+def check_network_options(name: str, options: Mapping[str, Any], *, types: bool = True) -> None:
+    """Raise InputError for an option that the network does not have, or for a value of another type.
+
+    Args:
+        name: of the network.
+        options: of the network.
+        types: check the types of the values too.
+    """
     row = NETWORKS[name]
     owner, targets = f"network {name!r}", [locate(path) for path in (row.target, row.encoder) if path]
     valid = [option for target in targets for option in option_names(target)]
     check_options(owner, options, valid, listing=f"medmixers list options {name}")
-    for target in targets:
+    for target in targets if types else ():
         check_types(owner, options, target)
