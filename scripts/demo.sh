@@ -23,10 +23,8 @@ device=cpu  # for both, also where there is a GPU: the times are compared with t
 
 export nnUNet_raw="$run/nnUNet_raw" nnUNet_preprocessed="$run/nnUNet_preprocessed" nnUNet_results="$run/nnUNet_results"
 export nnUNet_def_n_proc=1  # two cores: few worker processes
-# glibc: keep freed tensors instead of giving their pages back; on a CPU that halves a training step.
-export MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184
 export MEDMIXERS_EPOCHS=10 MEDMIXERS_ITERATIONS_PER_EPOCH=20 MEDMIXERS_VAL_ITERATIONS_PER_EPOCH=2
-eval "$(medmixers nnunet env)"
+eval "$(medmixers nnunet env --cpu)"  # our trainers, and glibc's allocator for training on a CPU
 
 step() { printf '\n[%d s] %s\n' "$((SECONDS - start))" "$*"; }
 

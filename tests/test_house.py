@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "plugin" / "medmixers"
 CORE = ("layers", "kernels", "mixers", "networks")
 NO_TORCH = (
-    "errors", "files", "images", "registry", "variants", "factory", "tasks", "recipes", "results", "bundles",
+    "errors", "files", "images", "progress", "registry", "variants", "factory", "tasks", "recipes", "results", "bundles",
     "datasets", "cli",
 )  # fmt: skip
 # room -> rooms whose modules it may import, besides itself and the tables
@@ -41,7 +41,18 @@ ARROWS: dict[str, set[str]] = {
 }
 # nnU-Net's plans and the configs of a bundle name functions by their dotted path
 NAMED_BY_OTHERS = {"architecture": {"nnunet"}, "strides": {"networks"}, "bundle": {"bundle_runtime"}}
-TABLES = {"checkpoints", "errors", "files", "progress", "registry", "variants", "recipes", "factory", "tasks", "results"}
+TABLES = {
+    "checkpoints",
+    "errors",
+    "files",
+    "progress",
+    "registry",
+    "variants",
+    "recipes",
+    "factory",
+    "tasks",
+    "results",
+}
 
 
 def modules(*rooms):

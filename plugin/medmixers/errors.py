@@ -1,4 +1,4 @@
-"""Errors of input: what ends in one line at every door (the command, a bundle's preflight, trainers, scripts)."""
+"""Errors of input, and the one rule for them: the command, nnU-Net's trainers and scripts end in one line."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
-TRACEBACK_VARIABLE = "MEDMIXERS_TRACEBACK"  # set to 1 to see the traceback of an InputError too
+TRACEBACK_VARIABLE = "MEDMIXERS_TRACEBACK"  # 1 shows the traceback of an InputError too
 
 
 class InputError(ValueError):
@@ -22,13 +23,18 @@ class ExistingFileError(InputError, FileExistsError):
     """A file or folder that would be overwritten."""
 
 
-class MissingPackageError(InputError, ImportError):
+class MissingPackageError(InputError, ModuleNotFoundError):
     """An optional package that is not installed."""
 
 
 def is_input_error(error: BaseException) -> bool:
-    """Whether ``error`` ends in one line: an InputError, or what the system says about a file. Others are bugs."""
+    """Whether ``error`` ends in one line: an InputError, or the system's error about a file. Others are bugs."""
     return isinstance(error, InputError) or (isinstance(error, OSError) and error.filename is not None)
+
+
+def shows_traceback() -> bool:
+    """Whether the user asked for the traceback of input errors too."""
+    return os.environ.get(TRACEBACK_VARIABLE) == "1"
 
 
 @contextmanager
@@ -36,16 +42,39 @@ def one_line_errors(name: str = "medmixers", *, status: int = 2) -> Iterator[Non
     """Print an input error as one line on stderr and exit with ``status``; let every other exception pass.
 
     Args:
-        name: what stands before "error:".
+        name: the program, printed before "error:".
         status: exit status of the process.
     """
     try:
         yield
     except Exception as error:
-        if not is_input_error(error) or os.environ.get(TRACEBACK_VARIABLE) == "1":
+        if not is_input_error(error) or shows_traceback():
             raise
-        print(f"{name}: error: {joined_lines(error)}", file=sys.stderr)
+        _print_line(name, error)
         raise SystemExit(status) from error
+
+
+def end_in_one_line(name: str, *, status: int = 2) -> None:
+    """Apply the rule of :func:`one_line_errors` in a process with a main function that is not ours.
+
+    An input error that nobody catches ends the process in one line. Callers still see the exception itself.
+    """
+    before = sys.excepthook
+    if getattr(before, "ends_in_one_line", False):
+        return
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not is_input_error(error) or shows_traceback():
+            return before(kind, error, trace)
+        _print_line(name, error)
+        raise SystemExit(status)  # Python takes the exit status from it
+
+    hook.ends_in_one_line = True  # type: ignore[attr-defined]
+    sys.excepthook = hook
+
+
+def _print_line(name: str, error: BaseException) -> None:
+    print(f"{name}: error: {joined_lines(error)}", file=sys.stderr)
 
 
 def first_line(error: BaseException) -> str:

@@ -6,9 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+<<<<<<< HEAD
 from medmixers.errors import MissingPackageError
+=======
+from medmixers.errors import InputError
+>>>>>>> cli
 from medmixers.mixers import TOKEN_MIXERS
-from medmixers.registry import check_options, locate, option_names
+from medmixers.registry import check_options, check_types, locate, option_names
 from medmixers.variants import NETWORKS
 
 if TYPE_CHECKING:
@@ -63,18 +67,18 @@ def create_network(
         pretrained: a weights file, or "timm:NAME"; see :func:`medmixers.networks.weights.load_weights`, which also
             reports what it did. MetaFormer networks only.
         warm_start: let ``pretrained`` come from a network with other token mixers.
-        activation_checkpointing: in training compute each block's activations again in the backward pass, which
-            saves memory and costs a second forward. The same results, random numbers and keys of the state dict.
-        options: what the network's and its encoder's constructors take by keyword, for example ``mixer``,
-            ``kernel_size``, ``norm``; they override what the name fixes.
+        activation_checkpointing: in training compute each block's activations a second time in the backward pass.
+            This saves memory and costs a second forward; results, random numbers and keys of the state dict stay.
+        options: keyword arguments of the network's and its encoder's constructors, for example ``mixer``,
+            ``kernel_size``, ``norm``; they override what the name fixes. ``medmixers list options NAME`` lists them.
 
     Returns:
         The module. It maps images (B, in_channels, *spatial) to logits, (B, out_channels) of a classifier and
         (B, out_channels, *spatial) of a segmentation network.
 
     Raises:
-        ValueError: an unknown name or option (the message lists the valid ones), a value out of range, or weights
-            that do not fit.
+        InputError: an unknown name or option (the message gives the nearest valid ones), a value of another type or out
+            of range, or weights that do not fit.
         OSError: weights that cannot be found or downloaded.
     """
     from medmixers.layers.conv import check_positive, check_spatial_dims
@@ -100,14 +104,44 @@ def _load_pretrained(network: nn.Module, pretrained: str | Path, *, warm_start: 
 
 
 def _build(name: str, spatial_dims: int, in_channels: int, out_channels: int, options: Mapping[str, Any]) -> nn.Module:
+    arguments = {**NETWORKS[name].arguments, **options}
+    check_network_options(name, arguments, types=False)
+    try:
+        network = _construct(name, spatial_dims, in_channels, out_channels, arguments)
+    except InputError:  # a constructor names its limits better than a type does
+        raise
+    except Exception:
+        check_network_options(name, arguments)
+        raise
+    check_network_options(name, arguments)
+    return network
+
+
+def _construct(
+    name: str, spatial_dims: int, in_channels: int, out_channels: int, arguments: Mapping[str, Any]
+) -> nn.Module:
     row = NETWORKS[name]
     target = locate(row.target)
-    encoder = locate(row.encoder) if row.encoder else None
-    encoder_names = option_names(encoder) if encoder else []
-    arguments = {**row.arguments, **options}
-    check_options(f"network {name!r}", arguments, option_names(target) + encoder_names)
+    if row.encoder is None:
+        return target(spatial_dims, in_channels, out_channels, **arguments)
+    encoder = locate(row.encoder)
+    encoder_names = option_names(encoder)
     own = {key: value for key, value in arguments.items() if key not in encoder_names}
-    if encoder is None:
-        return target(spatial_dims, in_channels, out_channels, **own)
     shared = {key: value for key, value in arguments.items() if key in encoder_names}
     return target(encoder(spatial_dims, in_channels, **shared), out_channels, **own)
+
+
+def check_network_options(name: str, options: Mapping[str, Any], *, types: bool = True) -> None:
+    """Raise InputError for an option that the network does not have, or for a value of another type.
+
+    Args:
+        name: of the network.
+        options: of the network.
+        types: check the types of the values too.
+    """
+    row = NETWORKS[name]
+    owner, targets = f"network {name!r}", [locate(path) for path in (row.target, row.encoder) if path]
+    valid = [option for target in targets for option in option_names(target)]
+    check_options(owner, options, valid, listing=f"medmixers list options {name}")
+    for target in targets if types else ():
+        check_types(owner, options, target)

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-adds, latency, peak memory."""
+"""Profile a network: parameters, multiply-adds, latency, peak memory."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from medmixers.errors import InputError, first_line
 from medmixers.factory import create_network
 from medmixers.files import written_whole
+from medmixers.progress import note, progress
 from medmixers.variants import NETWORKS
 
 Result = TypeVar("Result")
@@ -34,13 +35,13 @@ class NetworkProfile:
     """Cost of one forward pass in eval mode, float32, batch 1.
 
     Args:
-        parameters: trainable numbers.
-        frozen: numbers in buffers and frozen parameters.
+        parameters: number of trainable values.
+        frozen: number of values in buffers and frozen parameters.
         gmacs: multiply-adds of convolutions and matrix products, in units of 10^9.
-        milliseconds: of each repeat, after one warm-up.
-        peak_mib: highest memory above what was held before the first pass, weights not counted: the allocator's on a
-            GPU, the resident set's on a CPU; None where the system does not tell.
-        threads: that torch used on the CPU.
+        milliseconds: time of each repeat, after one warm-up.
+        peak_mib: peak memory of a pass, weights not counted: growth of the allocator's peak on a GPU, of the resident
+            set's on a CPU; None where the system does not report it.
+        threads: CPU threads that torch used.
         device: "cpu" or the GPU's name.
     """
 
@@ -86,8 +87,8 @@ def profile_network(
 ) -> NetworkProfile:
     """Build a network and measure one forward pass.
 
-    On a CPU the peak is the growth of the process's high-water mark, so it is right in a fresh process only; the
-    command line is one.
+    On a CPU the peak is the growth of the process's high-water mark. So it is right only in a fresh process, such as
+    that of the command line.
 
     Args:
         name: one of ``medmixers.list_networks()``.
@@ -97,10 +98,10 @@ def profile_network(
         options: of :func:`medmixers.create_network`. ``input_size`` is ``size`` where a mixer needs one.
 
     Raises:
-        ValueError: as of :func:`medmixers.create_network`, fewer than one repeat, or an empty image.
+        InputError: the errors of :func:`medmixers.create_network`, fewer than one repeat, or an empty image.
     """
     _check_request(size, repeats)
-    if NETWORKS[name].encoder is not None:  # its token mixers may be bound to a size, by the name alone too
+    if NETWORKS[name].encoder is not None:  # its token mixers may be bound to an image size
         options = {"input_size": tuple(size), **options}
     build = {"spatial_dims": len(size), "in_channels": in_channels, "out_channels": out_channels, **options}
     with torch.device("meta"):
@@ -141,48 +142,48 @@ def profile_to_csv(
     repeats: int = 5,
     **options: Any,
 ) -> str:
-    """Profile networks, each in a fresh process, and return the CSV text, a line a network.
+    """Profile networks, each in a fresh process, and return the CSV text, one line per network.
 
-    A network that cannot be built or run so has its error in the last column, and the others follow.
+    The last column holds the error of a network that cannot be built or run; the others follow.
 
     Args:
         names: of ``medmixers.list_networks()``.
-        size: as of :func:`profile_network`, and so ``repeats`` and ``options``.
-        file: where the text is written too, at the end and whole.
-        threads: that torch uses on the CPU.
+        size: as of :func:`profile_network`, as are ``repeats`` and ``options``.
+        file: file that gets the text too, at the end and whole.
+        threads: CPU threads for torch.
 
     Raises:
-        ValueError: an unknown name, or a size or a number of repeats that suits no network.
-        OSError: a file that cannot be written; found out before anything is measured.
+        InputError: an unknown name, or a size or a number of repeats that no network takes.
+        OSError: a file that cannot be written; this is checked before anything is measured.
     """
     _check_request(size, repeats)
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     with nullcontext() if file is None else written_whole(Path(file)) as partial:
-        for name in [name for name in names if NETWORKS[name]]:
+        for name in progress([name for name in names if NETWORKS[name]], "profile"):
             asked = {"size": tuple(size), "repeats": repeats, **options}
             try:
                 row = _csv_row(in_fresh_process(_profile_with_threads, name, threads, asked))
-            except Exception as error:  # whatever stops one network is its result
+            except Exception as error:  # any error of one network is its result
                 row = {"name": name, "size": "x".join(map(str, size)), "error": first_line(error)}
             writer.writerow(row)
-            print(f"{name}: {row.get('error', 'measured')}", file=sys.stderr)
+            note(f"{name}: {row.get('error', 'measured')}")
         if partial is not None:
             partial.write_text(text.getvalue())
     return text.getvalue()
 
 
 def in_fresh_process(function: Callable[..., Result], *arguments: Any) -> Result:
-    """What a module's function returns in a new process, whose peak memory is its own alone.
+    """Result of a module's function in a new process, so that peak memory is that of the function alone.
 
     Raises:
         MemoryError: the system ended the process, as it does when memory runs out.
     """
     context = get_context("forkserver" if sys.platform == "linux" else "spawn")
     if sys.platform == "linux":
-        context.set_forkserver_preload(["monai", __name__])  # six seconds of imports, once for all processes
-    environment = dict(os.environ)  # the server of forks keeps that of its own start
+        context.set_forkserver_preload(["monai", __name__])  # seconds of imports, once for all processes
+    environment = dict(os.environ)  # the forkserver keeps the environment it was started with
     with ProcessPoolExecutor(1, context, _take_environment, (environment,)) as pool:
         try:
             return pool.submit(function, *arguments).result()
@@ -237,15 +238,16 @@ def _timed_forward(network: nn.Module, image: torch.Tensor) -> float:
 
 
 def peak_bytes(device: str, *, reset: bool = False) -> int | None:
-    """Highest memory so far: a GPU's allocator's, or this process's; None where the system does not tell.
+    """Peak memory so far, of a GPU's allocator or of this process; None where the system does not report it.
 
-    ``reset`` starts anew from what is held now; of a process only Linux can, elsewhere imports may hide a small peak.
+    ``reset`` sets the peak to the current use. For a process only Linux can do that; elsewhere the peak of the imports
+    may hide a small one.
     """
     if torch.device(device).type == "cuda":
         if reset:
             torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "linux":  # not getrusage, which begins with the peak of the process that started this one
+    if sys.platform == "linux":  # getrusage starts with the peak of the parent process
         if reset:
             with suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak becomes what is resident now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -37,6 +38,13 @@ def steps(what: str) -> Iterator[Announce]:
             shown.refresh()
 
         yield announce
+
+
+def note(line: str) -> None:
+    """Write a line to stderr, above a bar that is shown."""
+    from tqdm import tqdm
+
+    tqdm.write(line, file=sys.stderr)
 
 
 def silent(step: str) -> None:

@@ -143,7 +143,7 @@ def test_what_is_missing_is_named(run: Path, tmp_path: Path) -> None:
         (run / method / "predictions").rename(run / f"{method}_away")
     with pytest.raises(FileNotFoundError, match="holds no predictions yet"):
         report(run)
-    with pytest.raises(FileNotFoundError, match="nowhere is no run of the demo"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a run of the demo"):
         report(tmp_path / "nowhere")
 
 

@@ -149,12 +149,32 @@ def test_deep_supervision_without_strides_is_refused():
     [
         ("token_unet", [[2] * 3] * 4, "the first of the plans' strides must be all ones"),
         ("token_unet", [[1] * 3, [2] * 3], "strides must be 1, 2 or 3 strides"),
-        ("med_unext", [[1] * 3, [2] * 3], r"network 'med_unext' has the strides \(2, 2, 2, 2, 2\) behind the first"),
+        ("med_unext", [[1] * 3, [2] * 3], r"network 'med_unext' has the strides \(2, 2, 2, 2, 2\) after the first"),
     ],
 )
 def test_strides_that_a_network_cannot_have_are_named(name, strides, message):
     with pytest.raises(ValueError, match=message):
         from_plans(True, name, spatial_dims=3, strides=strides)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "outputs"),
+    [
+        ("token_unet", {"channels": [8, 16]}, 1),
+        ("unet_star_star", {"channels": [8]}, 0),
+        ("metaformer_segformer_s12", {"depths": [1], "dims": [16]}, 1),
+    ],
+)
+def test_outputs_that_deep_supervision_cannot_weigh_are_refused(name, options, outputs):
+    """nnU-Net sets the last weight to 0 and divides by the sum: with one output the loss is 0/0."""
+    message = rf"has {outputs} output\(s\) for deep supervision, and nnU-Net needs 2: with fewer its loss is NaN"
+    with pytest.raises(ValueError, match=message):
+        planned(name, [32, 32, 32], [[1] * 3, [2] * 3, [2] * 3], **options)
+    if outputs:
+        strides = [[1] * 3, [4 if "dims" in options else 2] * 3]
+        with pytest.raises(ValueError, match=message):
+            from_plans(True, name, spatial_dims=3, strides=strides, **options)
+        from_plans(False, name, spatial_dims=3, strides=strides, **options)  # prediction weighs nothing
 
 
 def test_a_stem_that_cannot_be_planned_is_named():
@@ -163,7 +183,10 @@ def test_a_stem_that_cannot_be_planned_is_named():
 
 
 def test_a_classifier_is_refused():
-    with pytest.raises(ValueError, match=r"'metaformer_s12' is no segmentation network; valid: .*token_unet"):
+    with pytest.raises(
+        ValueError,
+        match=r"'metaformer_s12' is not a segmentation network; valid: .*'medmixers list networks' lists",
+    ):
         from_plans(False, "metaformer_s12", spatial_dims=2)
 
 

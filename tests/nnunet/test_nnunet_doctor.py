@@ -1,4 +1,4 @@
-"""``medmixers nnunet doctor`` as a person runs it: all right, and each thing wrong with its advice."""
+"""``medmixers nnunet doctor`` as a person runs it: all right, and each fault with its advice."""
 
 import os
 import subprocess
@@ -6,9 +6,11 @@ import sys
 import sysconfig
 
 import pytest
+import torch
 
+from medmixers.nnunet import doctor as room
 from medmixers.nnunet.doctor import examine
-from medmixers.nnunet.environment import trainer_folder
+from medmixers.nnunet.environment import ALLOCATOR_VARIABLES, trainer_folder
 from medmixers.nnunet.trainer_classes import TRAINERS
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -19,7 +21,8 @@ def sound(tmp_path):
     """An environment in which nothing is wrong."""
     for name in FOLDERS:
         (tmp_path / name).mkdir()
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("MEDMIXERS_")}
+    other = ("MEDMIXERS_", "nnUNet_", "MALLOC_")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(other)}
     return {
         **kept,
         **{name: str(tmp_path / name) for name in FOLDERS},
@@ -51,11 +54,12 @@ def test_every_fault_has_a_line_of_advice(sound, tmp_path):
     done = doctor(sound)
     assert done.returncode == 1
     lines = done.stdout.splitlines()
-    advice = {lines[i - 1].split()[1].rstrip(":"): line.strip() for i, line in enumerate(lines) if "->" in line}
+    wrong = [i for i, line in enumerate(lines) if line.startswith("wrong ")]
+    advice = {lines[i].split()[1].rstrip(":"): lines[i + 1].strip() for i in wrong}
     assert set(advice) == {"nnUNet_raw", "nnUNet_results", "nnUNet_extTrainer", "trainers", "run", "start"}
     assert advice["nnUNet_raw"] == "-> export nnUNet_raw=/a/folder"
     assert "mkdir -p" in advice["nnUNet_results"]
-    assert "take it out of nnUNet_extTrainer" in advice["nnUNet_extTrainer"]
+    assert "remove it from nnUNet_extTrainer" in advice["nnUNet_extTrainer"]
     assert "no_such_module" in done.stdout
     assert "MEDMIXERS_EPOCHS must be a whole number of at least 1, got 'ten'" in done.stdout
     assert "mine.py' cannot be read as weights: torch.save did not write it" in done.stdout
@@ -65,3 +69,54 @@ def test_a_command_that_is_not_on_the_path_is_named(sound, monkeypatch):
     monkeypatch.setenv("PATH", "/no/folder")
     found = {finding.what: finding for finding in examine(sound)}
     assert "activate this environment" in found["nnUNetv2_train"].advice
+
+
+def found(environment):
+    return {finding.what: finding for finding in examine(environment)}
+
+
+def without_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+def test_the_device_of_a_training_is_named(sound, monkeypatch):
+    without_gpu(monkeypatch)
+    device = found(sound)["device"]
+    assert (device.found, device.is_wrong) == ("no GPU", False)
+    assert "-device cpu" in device.advice
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert "-device mps" in found(sound)["device"].advice
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Some GPU")
+    device = found(sound)["device"]
+    assert device.found.startswith("cuda (Some GPU)")
+    assert not device.advice
+
+
+def test_the_allocator_matters_on_a_cpu_with_glibc(sound, monkeypatch):
+    without_gpu(monkeypatch)
+    monkeypatch.setattr(room.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    advised = found(sound)["allocator"]
+    assert advised.found == "MALLOC_MMAP_MAX_, MALLOC_TRIM_THRESHOLD_ not set"
+    assert "medmixers nnunet env --cpu" in advised.advice
+    assert not advised.is_wrong
+    assert not found({**sound, **ALLOCATOR_VARIABLES})["allocator"].advice
+    monkeypatch.setattr(room.platform, "libc_ver", lambda: ("", ""))
+    assert "allocator" not in found(sound)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Some GPU")
+    assert "allocator" not in found(sound)
+
+
+def test_no_worker_for_planning_is_a_warning(sound):
+    assert "nnUNet_n_proc_DA" not in found(sound)
+    note = found({**sound, "nnUNet_n_proc_DA": "0"})["nnUNet_n_proc_DA"]
+    assert "nnUNet_n_proc_DA=1 nnUNetv2_plan_and_preprocess" in note.advice
+    assert (note.is_wrong, str(note)[:4]) == (False, "note")
+    done = doctor({**sound, "nnUNet_n_proc_DA": "all"})
+    assert done.returncode == 1
+    assert "wrong  nnUNet_n_proc_DA: 'all' is not a whole number" in done.stdout
+    assert "nnU-Net: cannot be imported" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "nnUNet_n_proc_DA" not in found({**sound, "nnUNet_n_proc_DA": "2"})

@@ -40,6 +40,12 @@ def test_a_shell_reads_the_export_line():
     assert done.stdout == os.pathsep.join(["/it's a; $folder", str(trainer_folder())])
 
 
+def test_the_allocators_settings_are_those_that_the_demo_was_measured_with():
+    shell = f'eval {shlex.quote(export_lines({}, cpu=True))}; echo "$MALLOC_MMAP_MAX_ $MALLOC_TRIM_THRESHOLD_"'
+    assert subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True).stdout == "0 17179869184\n"
+    assert "MALLOC" not in export_lines({})
+
+
 def test_importing_it_needs_no_torch():
     code = "import sys, medmixers.nnunet.environment\nsys.exit('torch' in sys.modules or 'nnunetv2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -74,7 +80,9 @@ def test_a_command_ended_by_a_signal_gives_the_shells_status(fake_command):
 
 @pytest.mark.parametrize("command", ["nnUNetv2_trian", "ls", "/bin/nnUNetv2_train", ""])
 def test_another_command_is_refused(command):
-    with pytest.raises(ValueError, match=f"'{command}' is no nnU-Net command; valid: .*nnUNetv2_train"):
+    with pytest.raises(
+        ValueError, match=f"'{command}' is not an nnU-Net command; valid: nnUNetv2_.*list nnunet_commands"
+    ):
         run_stock_command(command)
 
 

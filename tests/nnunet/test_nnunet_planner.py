@@ -29,12 +29,20 @@ def dataset(nnunet_folders, dataset_json):
     return preprocessed
 
 
-def write_fingerprint(folder, shape, spacing):
+def write_preprocessed(folder, *cases):
+    """Names of cases, as nnU-Net's preprocessing leaves them."""
+    folder.mkdir()
+    for case in cases:
+        for ending in (".b2nd", "_seg.b2nd", ".pkl"):
+            (folder / f"{case}{ending}").touch()
+
+
+def write_fingerprint(folder, shape, spacing, intensities=None):
     row = {
         "spacings": [spacing] * 40,
         "shapes_after_crop": [shape] * 40,
         "median_relative_size_after_cropping": 1.0,
-        "foreground_intensity_properties_per_channel": {},
+        "foreground_intensity_properties_per_channel": intensities or {},
     }
     (folder / "dataset_fingerprint.json").write_text(json.dumps(row))
 
@@ -71,9 +79,8 @@ def test_plans_share_the_stock_data_and_fit_the_strides_and_the_memory(dataset):
     assert ours.get_configuration("3d_fullres").pool_op_kernel_sizes[1] == [1, 2, 2]
     assert "train: nnUNetv2_train 900 3d_fullres 0 -p TokenUnetPlans" in text
     assert "preprocess first: nnUNetv2_preprocess -d 900 -plans_name TokenUnetPlans" in text
-    for name in ("2d", "3d_fullres"):
-        (dataset / f"nnUNetPlans_{name}").mkdir()
-    (dataset / "nnUNetPlans_3d_lowres").mkdir()
+    for name in ("2d", "3d_fullres", "3d_lowres"):
+        write_preprocessed(dataset / f"nnUNetPlans_{name}", "a")
     assert "preprocess first" not in plan("token_unet", gpu_memory_gb=4)[0]
 
 
@@ -88,6 +95,69 @@ def test_other_spacing_gets_data_of_its_own(dataset):
     write_fingerprint(dataset, [60, 256, 256], [3.0, 0.9, 0.9])
     _, ours = plan(META, **TINY, mixer="pooling", plans_name="Mine")
     assert ours.get_configuration("3d_fullres").data_identifier == "Mine_3d_fullres"
+
+
+def ct(folder, mean, std):
+    """A fingerprint of CT, whose normalisation takes mean, std and percentiles of the data set."""
+    row = {
+        "mean": mean, "median": mean, "std": std, "min": mean - 3 * std, "max": mean + 3 * std,
+        "percentile_00_5": mean - 2 * std, "percentile_99_5": mean + 2 * std,
+    }  # fmt: skip
+    write_fingerprint(folder, [60, 64, 64], [1.0, 1.0, 1.0], {"0": row})
+
+
+def data_of(planned, name="3d_fullres"):
+    return planned.get_configuration(name).data_identifier
+
+
+@pytest.mark.parametrize("modality", ["CT", "T1"])
+def test_data_of_another_intensity_normalisation_are_not_shared(modality, dataset, nnunet_folders, dataset_json):
+    raw = nnunet_folders / "nnUNet_raw" / "Dataset900_Thin" / "dataset.json"
+    raw.write_text(json.dumps({**dataset_json, "numTraining": 40, "channel_names": {"0": modality}}))
+    ct(dataset, mean=40, std=60)
+    plan_experiment_dataset(900)
+    write_preprocessed(dataset / "nnUNetPlans_3d_fullres", "a")
+    text, ours = plan("unet_star_star", plans_name="Same")
+    assert data_of(ours) == "nnUNetPlans_3d_fullres"
+    ct(dataset, mean=400, std=300)  # cases were corrected, and only the fingerprint was extracted again
+    text, ours = plan("unet_star_star", plans_name="Mine")
+    if modality == "T1":  # z-scores of each image: the fingerprint changes nothing
+        assert data_of(ours) == "nnUNetPlans_3d_fullres"
+        return
+    assert data_of(ours) == "Mine_3d_fullres"
+    assert "preprocess first: nnUNetv2_preprocess -d 900 -plans_name Mine -c 3d_fullres" in text
+    write_preprocessed(dataset / "Mine_3d_fullres", "a")
+    text, ours = plan("unet_star_star", plans_name="Mine")
+    assert data_of(ours) == "Mine_3d_fullres"
+    assert "-c 3d_fullres" not in text, "these plans preprocessed the data that are there"
+    _, other = plan("token_unet", plans_name="Other")
+    assert data_of(other) == "Mine_3d_fullres"
+    ct(dataset, mean=0, std=30)
+    with pytest.raises(ValueError, match="Other use the preprocessed data Mine_3d_fullres of other settings"):
+        plan("unet_star_star", plans_name="Mine")
+
+
+def test_data_of_other_cases_are_not_shared(dataset):
+    plan_experiment_dataset(900)
+    write_preprocessed(dataset / "nnUNetPlans_3d_fullres", "a", "b")  # b was taken out of the data set
+    write_preprocessed(dataset / "nnUNetPlans_2d", "a")
+    text, ours = plan("unet_star_star")
+    assert (data_of(ours), data_of(ours, "2d")) == ("UnetStarStarPlans_3d_fullres", "nnUNetPlans_2d")
+    assert text.count("preprocess first: nnUNetv2_preprocess -d 900 -plans_name UnetStarStarPlans -c 3d_fullres\n") == 1
+
+
+@pytest.mark.parametrize("name", ["dataset", "SomebodysPlans"])
+def test_a_file_that_is_not_ours_is_not_replaced(name, dataset):
+    file = dataset / f"{name}.json"
+    file.write_text('{"configurations": {}}')
+    with pytest.raises(ValueError, match=f"{name}.json exists and holds no plans of this package"):
+        plan_network(900, "unet_star_star", plans_name=name)
+    assert file.read_text() == '{"configurations": {}}'
+
+
+@pytest.mark.parametrize("name", [900, "900", "Dataset900_Thin"])
+def test_a_dataset_goes_by_name_or_id(name, dataset):
+    assert "train: nnUNetv2_train 900 3d_fullres 0 -p P" in plan_network(name, "unet_star_star", plans_name="P")
 
 
 def test_memory_decides_the_patch(dataset):
@@ -116,8 +186,17 @@ def test_a_stem_of_two_and_a_bound_mixer_stand_in_the_plans(dataset):
         (META, {"mixer": "global_attention", "stem_stride": 1, "patch_size": (512, 512)}, "has 262144 in stage 1"),
         (META, {"mixer": "conv", "gpu_memory_gb": 0.5}, r"does not fit into 0.5 GB: a patch of .* tokens in the"),
         ("token_unet", {"patch_size": (256, 256, 256)}, r"does not fit into 8 GB: a patch of 256 x 256 x 256 needs"),
-        ("metaformer_s12", {}, "'metaformer_s12' is no segmentation network; valid: "),
+        (
+            "metaformer_s12",
+            {},
+            "'metaformer_s12' is not a segmentation network; valid: metaformer_segformer_s12, .*; "
+            "'medmixers list networks' lists all",
+        ),
         ("token_unet", {"strides": 2}, "has no option 'strides'; valid: channels"),
+        ("token_unet", {"channels": 32}, "channels must be a sequence of integers, got 32"),
+        ("token_unet", {"channels": (8, 16)}, r"has 1 output\(s\) for deep supervision, and nnU-Net needs 2"),
+        ("unet_star_star", {"channels": (8,)}, r"has 0 output\(s\) for deep supervision"),
+        (META, {"depths": (1,), "dims": (16,)}, r"has 1 output\(s\) for deep supervision, and nnU-Net needs 2"),
         ("token_unet", {"plans_name": "nnUNetPlans"}, "plans_name must be letters and digits and not nnUNetPlans"),
         ("token_unet", {"plans_name": "a__b"}, "plans_name must be letters and digits"),
         ("token_unet", {"gpu_memory_gb": 0}, "gpu_memory_gb must be positive, got 0"),
@@ -134,8 +213,12 @@ def test_what_cannot_be_planned_is_named(network, options, message, dataset):
 def test_a_dataset_that_nnunet_does_not_know_is_named(dataset):
     with pytest.raises(ValueError, match=r"^dataset 901: Could not find a dataset with the ID 901[^\n]*$"):
         plan_network(901, "token_unet")
+    with pytest.raises(ValueError, match=r"there is no data set 'Dataset900_Thick' .*; with its id: Dataset900_Thin$"):
+        plan_network("Dataset900_Thick", "token_unet")
+    with pytest.raises(ValueError, match=r"dataset must be an id such as 900 or a name such as .*, got 'Thin'"):
+        plan_network("Thin", "token_unet")
     (dataset / "dataset_fingerprint.json").unlink()
-    with pytest.raises(ValueError, match=r"^dataset 900: Fingerprint missing for this dataset"):
+    with pytest.raises(ValueError, match=r"^dataset Dataset900_Thin: Fingerprint missing for this dataset"):
         plan_network(900, "token_unet")
 
 

@@ -62,5 +62,5 @@ def test_optimizers():
         adaptive = build_optimizer(recipe(optimizer=name, momentum=0.0), [weight])
         assert type(adaptive) is getattr(torch.optim, name)
         assert (adaptive.defaults["lr"], adaptive.defaults["weight_decay"]) == (0.1, 3e-5)
-    with pytest.raises(ValueError, match="Adam has no accumulation of gradients here, got accumulate=4"):
+    with pytest.raises(ValueError, match="Adam cannot accumulate gradients here, got accumulate=4"):
         build_optimizer(recipe(optimizer="Adam", momentum=0.0), [weight], accumulate=4)

@@ -162,7 +162,7 @@ def spoil(model, fault):
     ("fault", "error", "message"),
     [
         ("unfinished", FileNotFoundError, "no fold is trained to the end"),
-        ("no plans", FileNotFoundError, "is no trained nnU-Net model: it has no plans.json"),
+        ("no plans", FileNotFoundError, "is not a trained nnU-Net model: it has no plans.json"),
         ("damaged", ValueError, "checkpoint_final.pth' cannot be read as weights"),
     ],
 )
@@ -178,7 +178,7 @@ def test_a_folder_that_is_no_model_is_refused(share, fault, error, message, ours
 
 @pytest.mark.parametrize("share", [make_portable, write_nnunet_bundle])
 def test_what_is_there_is_not_overwritten(share, ours, tmp_path):
-    with pytest.raises(FileExistsError, match="is there already"):
+    with pytest.raises(FileExistsError, match="exists: give another folder"):
         share(ours, out=tmp_path)
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from medmixers.errors import InputError, MissingFileError
 from medmixers.files import written_whole
 
-PROPERTIES = "nnunet_properties"  # the batch's key of what undoes the preprocessing
+PROPERTIES = "nnunet_properties"  # batch key of the properties that undo the preprocessing
 
 
 class FoldEnsemble(nn.Module):

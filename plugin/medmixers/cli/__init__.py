@@ -1,1 +1,1 @@
-"""The command ``medmixers``, one file per group of commands."""
+"""The command ``medmixers``: one file per group of commands, one for reading words, one for help."""

@@ -1,1 +1,1 @@
-"""The demo of ``scripts/demo.sh``: simulated subjects, pictures of a case, and the report."""
+"""The demo of ``scripts/demo.sh``: simulated subjects, one picture per case, and the report."""

@@ -1,4 +1,4 @@
-"""A picture of one case: image, truth and predictions side by side, below them the token attention maps."""
+"""One picture per case: image, truth and predictions side by side, and below them the token attention maps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Array = NDArray[Any]
 VIEWS = (("axial", 2), ("coronal", 1), ("sagittal", 0))  # name and the axis that is cut, in RAS
 MARGIN = 4  # voxels kept around the foreground of the image
 COLUMN_INCHES, HEADER_INCHES, LEGEND_INCHES, CAPTION_INCHES = 2.6, 0.7, 0.4, 0.3
-MAPS_A_ROW = 8
+MAPS_PER_ROW = 8
 BACKGROUND, TEXT = "black", "#EEEEEE"
 
 
@@ -53,8 +53,8 @@ def write_case_panel(
         out: the PNG; written under a temporary name, then renamed.
         image, truth: NIfTI files on one grid.
         predictions: name of a method -> its NIfTI file, on the same grid.
-        labels: foreground label value -> its name in the legend and its colour.
-        attention: 4D NIfTI whose last axis are the tokens, as of ``nnunet_token_attention``.
+        labels: foreground label value -> its name and colour in the legend.
+        attention: 4D NIfTI with the tokens as last axis, as ``nnunet_token_attention`` writes it.
         image_name: heading of the image's column.
         title: first line of the picture.
 
@@ -62,9 +62,9 @@ def write_case_panel(
         ``out`` as a path.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file that lies on another grid than the image.
-        ModuleNotFoundError: matplotlib is not installed.
+        MissingFileError: a file is missing.
+        InputError: a file with another grid than the image.
+        MissingPackageError: matplotlib is not installed.
     """
     base = _load(Path(image))
     volume = _on_grid(base, base, Path(image))
@@ -97,12 +97,12 @@ def _on_grid(image: nib.Nifti1Image, base: nib.Nifti1Image, path: Path) -> Array
     if len(base.shape) != 3:
         raise InputError(f"pictures are of 3D images, got shape {base.shape}")
     if image.shape[:3] != base.shape or not np.allclose(image.affine, base.affine, atol=1e-2):
-        raise InputError(f"{path} of shape {image.shape} lies on another grid than the image of shape {base.shape}")
+        raise InputError(f"{path} of shape {image.shape} has another grid than the image of shape {base.shape}")
     return np.asanyarray(image.dataobj)
 
 
 def _foreground_box(volume: Array) -> tuple[slice, ...]:
-    """Where the image is brighter than its darkest value, with a margin."""
+    """The box in which the image is brighter than its darkest value, with a margin."""
     found = np.argwhere(volume > volume.min())
     if not len(found):
         return tuple(slice(None) for _ in volume.shape)
@@ -120,17 +120,17 @@ def _draw(
     headings: list[str],
     title: str,
 ) -> Figure:
-    """The three views of image and segmentations, the legend, and the maps: one above the other."""
+    """The three views of image and segmentations, the legend, and the maps, from top to bottom."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise MissingPackageError(f'pictures need matplotlib ({error}): pip install "medmixers[demo]"') from error
     extents = np.array(volume.shape) * spacing  # mm
     width = COLUMN_INCHES * len(headings)
-    scale = COLUMN_INCHES / max(extents[0], extents[1])  # inches a mm
+    scale = COLUMN_INCHES / max(extents[0], extents[1])  # inches per mm
     views = HEADER_INCHES + scale * (extents[1] + 2 * extents[2])
-    rows = 0 if maps is None else -(-len(maps) // MAPS_A_ROW)
-    row_height = width / MAPS_A_ROW * extents[1] / extents[0] + 0.2
+    rows = 0 if maps is None else -(-len(maps) // MAPS_PER_ROW)
+    row_height = width / MAPS_PER_ROW * extents[1] / extents[0] + 0.2
     heights = [views, LEGEND_INCHES, *([CAPTION_INCHES + rows * row_height] if rows else [])]
 
     figure = Figure(figsize=(width, sum(heights)), facecolor=BACKGROUND)
@@ -170,7 +170,7 @@ def _draw_views(
                 _overlay(axes, segmentations[column - 1], axis, index, spacing, labels)
             else:
                 axes.text(0.02, 0.02, view, color=TEXT, fontsize=7, transform=axes.transAxes)
-            if not column and axis:  # radiologists and neurologists draw the sides differently: name one
+            if not column and axis:  # conventions for left and right differ: name one
                 axes.text(0.98, 0.5, "R", color=TEXT, fontsize=7, transform=axes.transAxes, ha="right")
             if not row:
                 lines = heading if "\n" in heading else f"{heading}\n"
@@ -182,12 +182,14 @@ def _draw_maps(part: SubFigure, volume: Array, maps: Array, spacing: Array, *, t
     index = volume.shape[2] // 2
     caption = "token attention on the axial slice: dark to bright is each map's own range, 1 = uniform attention"
     part.suptitle(caption, color=TEXT, fontsize=9)
-    rows = -(-len(maps) // MAPS_A_ROW)
-    grid = part.add_gridspec(rows, MAPS_A_ROW, left=0.005, right=0.995, bottom=0.005, top=top, wspace=0.03, hspace=0.15)
+    rows = -(-len(maps) // MAPS_PER_ROW)
+    grid = part.add_gridspec(
+        rows, MAPS_PER_ROW, left=0.005, right=0.995, bottom=0.005, top=top, wspace=0.03, hspace=0.15
+    )
     for token, one in enumerate(maps):
-        axes = part.add_subplot(grid[token // MAPS_A_ROW, token % MAPS_A_ROW])
+        axes = part.add_subplot(grid[token // MAPS_PER_ROW, token % MAPS_PER_ROW])
         _show(axes, volume, 2, index, spacing)
-        plane = np.ma.masked_less_equal(_cut(one, 2, index), 0)  # a softmax is positive: 0 was not looked at
+        plane = np.ma.masked_less_equal(_cut(one, 2, index), 0)  # a softmax is positive: 0 is outside the crop
         low, high = (float(plane.min()), float(plane.max())) if plane.count() else (0.0, 0.0)
         axes.imshow(
             plane, cmap="inferno", origin="lower", vmin=low, vmax=max(high, low + 1e-6), alpha=0.6,
@@ -240,13 +242,13 @@ def _legend(part: SubFigure, labels: Mapping[int, Label]) -> None:
 
 
 def _colour(label: Label) -> tuple[float, float, float]:
-    """As matplotlib takes it, from 0 to 1."""
+    """Red, green and blue from 0 to 1, as matplotlib takes them."""
     red, green, blue = label.colour
     return red / 255, green / 255, blue / 255
 
 
 def _save(figure: Figure, out: Path) -> Path:
-    """PNG of at most 256 colours: a third of the size, no difference to the eye."""
+    """Save as PNG of at most 256 colours: a third of the size without a visible difference."""
     from PIL import Image
 
     buffer = io.BytesIO()

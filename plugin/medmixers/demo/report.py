@@ -1,7 +1,6 @@
-"""The report of ``scripts/demo.sh``: one table and one picture a held-out case, from the files of its run.
+"""The report of ``scripts/demo.sh``: one table, and one picture per held-out case, from the files of its run.
 
-Both methods are measured here by one function from their prediction files; neither MONAI's nor nnU-Net's own
-evaluation enters the table.
+One function measures both methods from their prediction files. The table does not use MONAI's or nnU-Net's evaluation.
 """
 
 from __future__ import annotations
@@ -19,13 +18,14 @@ from numpy.typing import NDArray
 from medmixers.bundles.catalog import BUNDLES
 from medmixers.checkpoints import read_checkpoint
 from medmixers.errors import InputError, MissingFileError
+from medmixers.progress import progress
 from medmixers.tasks import TASKS, Label
 from medmixers.variants import NETWORKS
 
 DATASET = "Dataset900_BrainTissue"
 TASK = "brain_tissue_segmentation"
 BUNDLE = f"{TASK}_grouped_conv"
-SECONDS_FILE = "seconds.txt"  # in a method's folder: what its training took, written by the script that ran it
+SECONDS_FILE = "seconds.txt"  # in a method's folder: duration of its training, written by the demo's script
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class MethodRow:
 
     Args:
         name: tool and network.
-        parameters: of the network; None where the weights are not in the run's folder.
+        parameters: of the network; None where the run's folder has no weights.
         dice: label name -> mean Dice over the held-out cases.
-        seconds: of the training; None where not recorded.
+        seconds: duration of the training; None where it is not recorded.
         predictions: case -> its file.
     """
 
@@ -81,20 +81,20 @@ def report(run_dir: str | Path, *, pictures: bool = True) -> DemoReport:
     """Measure the held-out predictions of a demo run and draw its pictures.
 
     Args:
-        run_dir: the run's folder, as ``scripts/demo.sh`` lays it out.
+        run_dir: the run's folder, as ``scripts/demo.sh`` writes it.
         pictures: write ``pictures/CASE.png``, and the token attention maps in ``nnunet/attention``.
 
     Returns:
         The report. A method without a predictions folder is left out and noted.
 
     Raises:
-        FileNotFoundError: no such run, no predictions of either method, or one of a case missing.
-        ValueError: a prediction of another shape than its label.
+        MissingFileError: no such run, no predictions of either method, or no prediction of one case.
+        InputError: a prediction with another shape than its label.
     """
     run = Path(run_dir)
     data = run / "nnUNet_raw" / DATASET
     if not (data / "dataset.json").is_file():
-        raise MissingFileError(f"{run} is no run of the demo: there is no {data / 'dataset.json'}")
+        raise MissingFileError(f"{run} is not a run of the demo: there is no {data / 'dataset.json'}")
     description = json.loads((data / "dataset.json").read_text())
     ending = description["file_ending"]
     labels = {value: label for value, label in TASKS[TASK].labels.items() if value}
@@ -125,14 +125,14 @@ def _methods(run: Path) -> list[tuple[str, Path, Path]]:
 
 
 def _nnunet_weights(run: Path) -> Path:
-    """The latest weights that nnU-Net trained in this run, or where they would be."""
+    """Path of the latest weights that nnU-Net trained in this run, or the path they would have."""
     results = run / "nnUNet_results" / DATASET
     trained = sorted(results.glob("*/fold_*/checkpoint_final.pth"), key=lambda path: path.stat().st_mtime)
     return trained[-1] if trained else results / "TRAINER" / "fold_0" / "checkpoint_final.pth"
 
 
 def _nnunet_network(weights: Path) -> str:
-    """Name of the network in the plans beside the weights."""
+    """Name of the network, from the plans that are saved with the weights."""
     model = weights.parents[1]
     if not (model / "plans.json").is_file():
         return "no model"
@@ -186,14 +186,14 @@ def _draw(
     labels: Mapping[int, Label],
     rows: list[MethodRow],
 ) -> list[Path]:
-    """One PNG a case; with token attention where nnU-Net trained a network that has it."""
+    """One PNG per case; with token attention if nnU-Net trained a network with tokens."""
     from medmixers.demo.panels import write_case_panel
 
     weights = _nnunet_weights(run)
     row = NETWORKS.get(_nnunet_network(weights))
     has_tokens = row is not None and row.has_tokens
     drawn = []
-    for case, truth in truths.items():
+    for case, truth in progress(truths.items(), "pictures", total=len(truths)):
         image = data / "imagesTs" / truth.name.replace(case, f"{case}_0000", 1)
         attention = run / "nnunet" / "attention" / truth.name
         if has_tokens:

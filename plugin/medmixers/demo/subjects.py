@@ -1,9 +1,9 @@
 """The demo's data: subjects simulated from one real anatomy, the MNI152 template, in nnU-Net raw format.
 
-The template is an average of 152 healthy adults (Fonov et al. 2011, ICBM152 2009a, nonlinear), without
-skull, and comes with maps of the probability of grey and of white matter. nilearn carries all three, so
-nothing is downloaded. Each case is the template under its own smooth deformation, with its own contrast,
-bias field, noise and scanner gain. That checks tools; it says nothing about networks on patients.
+The template is an average of 152 healthy adults (Fonov et al. 2011, ICBM152 2009a, nonlinear) without skull, with maps
+of the probability of grey and of white matter. nilearn contains all three, so nothing is downloaded. Each case is the
+template under its own smooth deformation, with its own contrast, bias field, noise and scanner gain. The data check
+tools; they say nothing about networks on patients.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from medmixers.errors import ExistingFileError, InputError, MissingPackageError
 from medmixers.files import written_whole
+from medmixers.progress import progress
 from medmixers.tasks import TASKS
 
 Array = NDArray[np.float32]
@@ -26,10 +27,10 @@ Array = NDArray[np.float32]
 MARKER = "medmixers_demo.json"
 VERSION = 1  # raise it when the same parameters would write other voxels
 LABELS = {name: value for value, name in TASKS["brain_tissue_segmentation"].label_names.items()}
-# The larger of the two probabilities must reach this. By eye, at 2 mm: at 0.5 the blurred sulci of the
-# average brain fall apart into single voxels, at 0.2 sulci and ventricles close up.
+# Threshold of the larger probability. Chosen by eye at 2 mm: at 0.5 the blurred sulci of the average brain fall apart
+# into single voxels, at 0.2 sulci and ventricles close.
 THRESHOLD = 0.3
-SMALLEST_JACOBIAN = 0.3  # a voxel keeps at least this part of its volume: 0 would be a fold
+SMALLEST_JACOBIAN = 0.3  # smallest part of its volume that a voxel keeps: 0 would be a fold
 
 
 class Anatomy(NamedTuple):
@@ -58,17 +59,17 @@ def write_brain_demo(
         out: the data set's folder. nnU-Net finds it by name, so for nnU-Net it should be
             ``.../nnUNet_raw/Dataset900_BrainTissue``.
         cases: number of simulated subjects.
-        held_out: how many of them, the last ones, go to imagesTs and labelsTs.
-        seed: case i depends on the seed and on i alone.
+        held_out: number of subjects, the last ones, that go to imagesTs and labelsTs.
+        seed: case i depends only on the seed and on i.
         resolution: edge of a voxel in millimetres; 2 gives volumes of 99 x 117 x 95.
 
     Returns:
         ``out`` as a path. It appears whole or not at all.
 
     Raises:
-        ValueError: a parameter out of range.
-        FileExistsError: ``out`` exists and is not this data set; nothing in it is changed.
-        ModuleNotFoundError: nilearn is not installed.
+        InputError: a parameter out of range.
+        ExistingFileError: ``out`` exists and is not this data set; nothing in it is changed.
+        MissingPackageError: nilearn is not installed.
     """
     if not 1 <= held_out < cases:
         raise InputError(f"held_out must be at least 1 and less than cases, got {held_out=}, {cases=}")
@@ -115,7 +116,7 @@ def simulate_case(anatomy: Anatomy, *, seed: int, index: int) -> Case:
     )
     image = _appearance(t1, grey, white, spacing, rng)
     label = tissue_labels(grey, white)
-    image[mask < 0.5] = 0  # noise stays inside: images without skull come with an exact 0 around the brain
+    image[mask < 0.5] = 0  # images without skull have exactly 0 around the brain
     label[mask < 0.5] = 0
     return Case(image.astype(np.float32), label)
 
@@ -144,7 +145,7 @@ def random_displacement(shape: tuple[int, ...], spacing: NDArray[np.float64], rn
 
 
 def jacobian_determinant(displacement: NDArray[Any], spacing: NDArray[np.float64]) -> NDArray[Any]:
-    """Local volume factor of x -> x + displacement(x), (X, Y, Z); a fold is where it is not positive."""
+    """Local volume factor of x -> x + displacement(x), (X, Y, Z); not positive where the map folds."""
     gradient = np.stack([np.stack(np.gradient(component, *spacing)) for component in displacement])
     matrices = np.moveaxis(gradient, (0, 1), (-2, -1)) + np.eye(3)
     return np.linalg.det(matrices)
@@ -158,7 +159,7 @@ def smooth_field(shape: tuple[int, ...], sigma: NDArray[np.float64], rng: np.ran
 
 
 def voxel_sizes(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Edges of a voxel in mm."""
+    """Edge lengths of a voxel in mm."""
     return np.linalg.norm(affine[:3, :3], axis=0)
 
 
@@ -168,7 +169,7 @@ def _skew(angles: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _appearance(t1: Array, grey: Array, white: Array, spacing: NDArray[np.float64], rng: np.random.Generator) -> Array:
-    """Tissue contrast, gamma, bias field, Rician noise and gain of one imagined scanner. Template: 0 to 1."""
+    """Add tissue contrast, gamma, bias field, Rician noise and gain of one simulated scanner. Template: 0 to 1."""
     shift = rng.normal(scale=0.04, size=2)
     image = (t1 * (1 + shift[0] * grey + shift[1] * white)) ** np.exp(rng.normal(scale=0.15))
     image *= np.exp(0.12 * smooth_field(t1.shape, 40 / spacing, rng))
@@ -190,7 +191,7 @@ def _case_files(index: int, parameters: dict[str, Any]) -> tuple[str, str]:
 def _write_folder(folder: Path, anatomy: Anatomy, parameters: dict[str, Any]) -> None:
     for name in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
         (folder / name).mkdir()
-    for index in range(parameters["cases"]):
+    for index in progress(range(parameters["cases"]), "simulate subjects"):
         case = simulate_case(anatomy, seed=parameters["seed"], index=index)
         for data, name in zip(case, _case_files(index, parameters), strict=True):
             nifti = nib.Nifti1Image(data, anatomy.affine)
@@ -222,11 +223,11 @@ def _marker(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_written(out: Path, parameters: dict[str, Any]) -> bool:
-    """Whether ``out`` holds this data set. Raises FileExistsError if it holds anything else."""
+    """Whether ``out`` holds this data set. Raises ExistingFileError if it holds anything else."""
     if not out.exists():
         return False
     if out.is_dir() and not any(out.iterdir()):
-        return False  # an empty folder is a place to write: os.rename replaces it
+        return False  # os.rename replaces an empty folder
     try:
         marker = json.loads((out / MARKER).read_text())
         found = {"version": marker["version"], **marker["parameters"]}

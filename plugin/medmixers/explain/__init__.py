@@ -1,1 +1,1 @@
-"""What a network looked at: token attention maps in image geometry, and pictures of a case."""
+"""Token attention of trained networks, in the geometry of the image."""

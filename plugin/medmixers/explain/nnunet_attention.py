@@ -1,6 +1,6 @@
 """Token attention of a model that nnU-Net trained, in the geometry of the image file.
 
-nnU-Net's own reader and preprocessor prepare the case. The network is rebuilt from the plans beside the
+nnU-Net's own reader and preprocessor prepare the case. The network is rebuilt from the plans that are saved with the
 weights, so neither its trainer nor ``nnUNet_extTrainer`` is needed.
 """
 
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from medmixers.checkpoints import read_checkpoint
 from medmixers.errors import InputError, MissingFileError
 from medmixers.explain.token_attention import attention_on_image, record_token_attention
-from medmixers.files import written_whole
+from medmixers.files import refuse_overwriting_inputs, written_whole
+from medmixers.progress import Announce, silent
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -36,43 +37,48 @@ def nnunet_token_attention(
     fold: int | str | None = None,
     checkpoint: str = "checkpoint_final.pth",
     device: str = "cpu",
+    announce: Announce = silent,
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Token attention maps of one case, on the voxels of its image file.
 
-    The case goes through the network whole, not in patches: attention is a softmax over all positions, and
-    that of patches could not be stitched together. Load only checkpoints that you trust: nnU-Net's are
-    pickles.
+    The whole case goes through the network at once, not in patches: attention is a softmax over all positions, so the
+    maps of patches could not be stitched together. No code from the checkpoint is run.
 
     Args:
         model_folder: of nnU-Net's results, ``.../TRAINER__PLANS__CONFIGURATION`` with plans.json and fold_X.
-        images: the case's NIfTI file, or one a channel in the order of dataset.json.
-        out: where to write the maps as a 4D NIfTI (.nii or .nii.gz), its last axis the tokens.
-        fold: which fold's weights; the first found by default.
+        images: NIfTI file of the case, or one per channel in the order of dataset.json.
+        out: 4D NIfTI file for the maps (.nii or .nii.gz), its last axis the tokens; None writes no file.
+        fold: fold of the weights; the first found by default.
         checkpoint: file name of the weights.
         device: as torch names it.
+        announce: called with the name of each step.
 
     Returns:
         Maps (N, X, Y, Z) in multiples of uniform attention, 0 outside nnU-Net's crop, and the image's affine.
 
     Raises:
-        FileNotFoundError: a folder or file is missing.
-        ValueError: a file that is no NIfTI, or whose shape or values the model cannot take; a wrong number of
-            channels, a cascade, a network without tokens.
+        MissingFileError: a folder or file is missing.
+        InputError: a file that is not NIfTI, or with a shape or values that the model cannot take; a wrong number of
+            channels, a cascade, a network without tokens; an output that would replace an input.
     """
     model_folder = Path(model_folder)
     paths = [Path(path) for path in ([images] if isinstance(images, str | Path) else images)]
     _check_paths(paths, Path(out) if out is not None else None)
     weights_file = _weights_file(model_folder, fold, checkpoint)
+    announce("load the model")
     plans, configuration, dataset_json, network = _load_model(model_folder, weights_file)
     channels = len(dataset_json["channel_names"])
     if len(paths) != channels:
         raise InputError(f"the model in {model_folder} takes {channels} image files, got {len(paths)}")
     _check_images(paths, len(configuration.patch_size))
 
+    announce("preprocess the image")
     preprocessor = configuration.preprocessor_class(verbose=False)
     data, _, properties = preprocessor.run_case([str(path) for path in paths], None, plans, configuration, dataset_json)
+    announce("run the network")
     case = torch.from_numpy(data).float().to(device)
     maps = _forward(network.to(device).eval(), case, len(configuration.patch_size))
+    announce("resample the maps")
     read = _undo_preprocessing(maps, properties, plans, configuration)
     image = _in_file_geometry(read, properties, paths[0])
     if out is not None:
@@ -88,12 +94,12 @@ def _check_paths(paths: list[Path], out: Path | None) -> None:
     for path in paths:
         if not path.is_file():
             raise MissingFileError(f"there is no image {path}")
-        if out is not None and out.resolve() == path.resolve():
-            raise InputError(f"out must not be the image itself: {out}")
+    if out is not None:
+        refuse_overwriting_inputs(out, paths)
 
 
 def _check_images(paths: list[Path], spatial_dims: int) -> None:
-    """nnU-Net's reader would take a time series for channels, and its network NaN for numbers."""
+    """Refuse what nnU-Net would accept: it reads a time series as channels, and computes with NaN."""
     shapes = []
     for path in paths:
         try:
@@ -114,12 +120,12 @@ def _check_images(paths: list[Path], spatial_dims: int) -> None:
 def _weights_file(model_folder: Path, fold: int | str | None, checkpoint: str) -> Path:
     for name in ("plans.json", "dataset.json"):
         if not (model_folder / name).is_file():
-            raise MissingFileError(f"{model_folder} is no trained nnU-Net model: it has no {name}")
+            raise MissingFileError(f"{model_folder} is not a trained nnU-Net model: it has no {name}")
     found = sorted(model_folder.glob(f"fold_*/{checkpoint}"))
     wanted = [path for path in found if fold is None or path.parent.name == f"fold_{fold}"]
     if not wanted:
         folds = ", ".join(path.parent.name for path in found) or "none"
-        which = "a fold" if fold is None else f"fold_{fold}"
+        which = "any fold" if fold is None else f"fold_{fold}"
         raise MissingFileError(f"{model_folder} has no {checkpoint} of {which}; folds that have: {folds}")
     return wanted[0]
 
@@ -163,7 +169,7 @@ def _forward(network: nn.Module, data: Tensor, spatial_dims: int) -> Tensor:
 def _undo_preprocessing(
     maps: Tensor, properties: dict[str, Any], plans: PlansManager, configuration: ConfigurationManager
 ) -> NDArray[np.float32]:
-    """maps: (N, *preprocessed) -> (N, *as read), the steps of nnU-Net's export of probabilities."""
+    """maps: (N, *preprocessed) -> (N, *as read), by the steps of nnU-Net's export of probabilities."""
     spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
     cropped_shape = properties["shape_after_cropping_and_before_resampling"]
     current = configuration.spacing

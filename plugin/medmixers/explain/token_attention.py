@@ -1,4 +1,4 @@
-"""Attention maps of TokenLearners: recorded during a forward, brought onto the image's grid."""
+"""Attention maps of TokenLearners: record them during a forward, resample them to the image's grid."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def record_token_attention(network: nn.Module) -> Iterator[list[Tensor]]:
     """Record the attention maps of every forward inside the ``with`` block; the output does not change.
 
     Args:
-        network: any module that holds TokenLearners (:class:`~medmixers.networks.token_unet.TokenPooling`), wherever.
+        network: a module with TokenLearners (:class:`~medmixers.networks.token_unet.TokenPooling`) at any depth.
 
     Yields:
-        A list that each call of a TokenLearner adds its maps to: (B, N, *grid), detached, each of sum 1.
+        A list. Each call of a TokenLearner adds its maps: (B, N, *grid), detached, each with sum 1.
 
     Raises:
-        ValueError: the network has no tokens.
+        InputError: the network has no tokens.
     """
     learners = [module for module in network.modules() if isinstance(module, TokenPooling)]
     if not learners:
@@ -49,22 +49,22 @@ def record_token_attention(network: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def attention_on_image(maps: Tensor, size: Sequence[int], *, stride: int | Sequence[int] = 8) -> Tensor:
-    """Bring maps onto the grid of the image that the network saw.
+    """Resample maps to the grid of the image that the network saw.
 
-    Both Token-UNets pad the end of each axis to a multiple of their stride, so cell i covers voxels stride * i to
-    stride * (i + 1) - 1 counted from the start: scale by exactly the stride, then cut the padding off. An
-    interpolation straight to ``size`` would squeeze the maps.
+    Both Token-UNets pad the end of each axis to a multiple of their stride. So cell i covers the voxels stride * i to
+    stride * (i + 1) - 1, counted from the start. The maps are scaled by exactly the stride and the padding is cut off:
+    an interpolation straight to ``size`` would shrink them.
 
     Args:
-        maps: (B, N, *grid), each of sum 1.
+        maps: (B, N, *grid), each with sum 1.
         size: spatial size of the image.
-        stride: voxels a cell, the network's ``stride``; or one an axis.
+        stride: voxels per cell, the network's ``stride``; or one per axis.
 
     Returns:
-        (B, N, *size), in multiples of uniform attention: 1 where a token looks no more than by chance.
+        (B, N, *size), in multiples of uniform attention: 1 is attention by chance.
 
     Raises:
-        ValueError: the grid is too small for the image.
+        InputError: the grid is too small for the image.
     """
     grid = maps.shape[2:]
     steps = per_axis(stride, len(grid), "stride")

@@ -1,4 +1,4 @@
-"""Gradient accumulation in the optimizer, so that nnU-Net's training step stays nnU-Net's."""
+"""Gradient accumulation in the optimizer: nnU-Net's training step stays unchanged."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from medmixers.errors import InputError
 class AccumulatingSGD(torch.optim.SGD):
     """SGD that updates on every ``accumulate``-th call of ``step``, with the mean of the gradients of these calls.
 
-    nnU-Net clears the gradients, unscales and clips them in each training step. So each call here takes the finished
-    gradients of its own batch into a sum apart; with clipping, the mean is of clipped gradients. A batch that
-    the gradient scaler skips for an overflow does not count. A sum that is not full is not part of the checkpoint:
-    resuming loses at most ``accumulate - 1`` batches.
+    nnU-Net clears, unscales and clips the gradients in each training step. So each call adds the finished gradients of
+    its batch to a separate sum; with clipping, the mean is of clipped gradients. A batch that the gradient scaler skips
+    for an overflow does not count. Checkpoints do not hold an unfinished sum: resuming loses at most
+    ``accumulate - 1`` batches.
 
     Args:
-        parameters, options: as of torch.optim.SGD.
-        accumulate: calls for one update.
+        parameters, options: as in torch.optim.SGD.
+        accumulate: calls per update.
     """
 
     def __init__(self, parameters: Any, *, accumulate: int, **options: Any) -> None:
@@ -32,7 +32,7 @@ class AccumulatingSGD(torch.optim.SGD):
         self.sums: dict[Tensor, Tensor] = {}
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take the gradients; on every ``accumulate``-th call update the parameters."""
+        """Add the gradients to the sum; on every ``accumulate``-th call update the parameters."""
         parameters = [p for group in self.param_groups for p in group["params"]]
         for p in parameters:
             if p.grad is not None:

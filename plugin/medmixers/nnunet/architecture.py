@@ -1,8 +1,8 @@
-"""What nnU-Net's plans name: one function that builds any segmentation network of this package.
+"""The function that nnU-Net's plans name: it builds any segmentation network of this package.
 
-nnU-Net resolves ``architecture.network_class_name`` of its plans with ``pydoc.locate`` and calls the result
-with ``input_channels``, ``num_classes``, ``arch_kwargs`` and ``deep_supervision``. The function returns the
-plain network and no wrapper, so a checkpoint's keys are those of ``medmixers.create_network``.
+nnU-Net resolves ``architecture.network_class_name`` of its plans with ``pydoc.locate`` and calls the result with
+``input_channels``, ``num_classes``, ``arch_kwargs`` and ``deep_supervision``. The function returns the network without
+a wrapper, so a checkpoint has the keys of ``medmixers.create_network``.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ from medmixers.errors import InputError
 from medmixers.factory import create_network, needs_input_size
 from medmixers.mixers import TOKEN_MIXERS
 from medmixers.nnunet.strides import fitted_patch_size, planned_strides, stride_options
-from medmixers.registry import locate, option_names
+from medmixers.registry import locate, option_names, valid_names
 from medmixers.variants import NETWORKS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# Public API: it stands in every saved plans.json. Its last component is unique because nnU-Net, when it
-# cannot import the path, silently looks for that component in dynamic_network_architectures.
+# Public API: every saved plans.json holds this path. Its last component is unique: where nnU-Net cannot import the
+# path, it silently looks for that component in dynamic_network_architectures.
 NETWORK_CLASS_NAME = "medmixers.nnunet.architecture.create_network_from_plans"
-# Attention and random mixing relate all pairs of a stage's tokens; at 32^3 of them a step already takes 2 * 10^9 pairs
-# in each block, and a random matrix 4 GiB.
+# Limit for mixers that relate all pairs of a stage's tokens: 32^3 tokens are 10^9 pairs per block, and a random matrix
+# of 4 GiB.
 MOST_PAIRWISE_TOKENS = 32**3
+# nnU-Net weighs the outputs of deep supervision 1, 1/2, 1/4, ..., sets the last weight to 0 and divides by their sum.
+FEWEST_OUTPUTS = 2
 
 
 def create_network_from_plans(
@@ -41,9 +43,9 @@ def create_network_from_plans(
 ) -> nn.Module:
     """Build the network that nnU-Net's plans describe.
 
-    The heads of deep supervision exist whether it is on or off, so the state dict is the same; off, they are frozen,
-    because a head that takes no part in the loss would stop a distributed training. A network without such heads
-    returns its own logits at half size beside the full ones: nnU-Net gives the last output no weight.
+    The heads of deep supervision exist whether it is on or off, so the state dict is the same. Off, they are frozen:
+    distributed training waits for the gradient of every trainable parameter. A network without such heads returns its
+    own logits at full and at half size: nnU-Net gives the last output no weight.
 
     Args:
         input_channels: channels of the image, with the previous stage's one-hot labels in a cascade.
@@ -51,16 +53,16 @@ def create_network_from_plans(
         deep_supervision: return a list of logits; nnU-Net switches ``network.decoder.deep_supervision`` later.
         name: a segmentation network of :func:`medmixers.list_networks`.
         spatial_dims: 2 or 3.
-        strides: downsampling of each level and axis, the first all ones; :func:`plans_architecture` writes it. None:
-            the published strides, and no heads.
+        strides: downsampling of each level and axis, the first all ones; :func:`plans_architecture` writes them. None
+            takes the published strides and no heads.
         options: options of :func:`medmixers.create_network`; lists, JSON's only sequences, become tuples.
 
     Returns:
-        The module, which maps (B, input_channels, *spatial) to logits (B, num_classes, *spatial), or to a list of them.
+        The module. It maps (B, input_channels, *spatial) to logits (B, num_classes, *spatial), or to a list of them.
 
     Raises:
-        ValueError: a classifier's name, deep supervision without strides, strides that the network cannot have, or
-            what :func:`medmixers.create_network` raises.
+        InputError: a classifier's name, deep supervision without strides or with a single output, strides that the
+            network cannot have, or the errors of :func:`medmixers.create_network`.
     """
     check_segmentation(name)
     if deep_supervision and strides is None:
@@ -75,6 +77,8 @@ def create_network_from_plans(
         name, spatial_dims=spatial_dims, in_channels=input_channels, out_channels=num_classes, **options
     )
     if strides is not None:
+        if deep_supervision:
+            check_outputs(name, strides)
         if not has_heads:
             supervise_by_halved_logits(network)
         network.decoder.deep_supervision = deep_supervision
@@ -96,9 +100,13 @@ def plans_architecture(
 
     Returns:
         The entry, ready for JSON, and ``patch_size`` rounded up to a multiple of the strides.
+
+    Raises:
+        InputError: a classifier's name, or a network with too few levels for deep supervision.
     """
     check_segmentation(name)
     strides = planned_strides(name, options, patch_size=patch_size, pools=pools)
+    check_outputs(name, strides)
     patch = fitted_patch_size(patch_size, strides)
     arguments = {key: value for key, value in options.items() if key not in ("stem_stride", "stage_strides", "strides")}
     if needs_input_size(name, options):
@@ -112,20 +120,31 @@ def plans_architecture(
 
 
 def check_segmentation(name: str) -> None:
-    """Raise ValueError, naming the valid ones, unless ``name`` is a segmentation network."""
+    """Raise InputError, naming the nearest valid ones, unless ``name`` is a segmentation network."""
     if NETWORKS[name].task != "segmentation":
-        valid = ", ".join(sorted(key for key, row in NETWORKS.items() if row.task == "segmentation"))
-        raise InputError(f"network {name!r} is no segmentation network; valid: {valid}")
+        valid = [key for key, row in NETWORKS.items() if row.task == "segmentation"]
+        listed = valid_names(name, valid, listing="medmixers list networks")
+        raise InputError(f"network {name!r} is not a segmentation network; valid: {listed}")
+
+
+def check_outputs(name: str, strides: Sequence[Sequence[int]]) -> None:
+    """Raise InputError unless nnU-Net can weigh the outputs of deep supervision: one per level but the lowest."""
+    outputs = len(strides) - 1
+    if outputs < FEWEST_OUTPUTS:
+        raise InputError(
+            f"network {name!r} with these options has {outputs} output(s) for deep supervision, and nnU-Net needs "
+            f"{FEWEST_OUTPUTS}: with fewer its loss is NaN. Give the network more levels (channels, or depths and dims)"
+        )
 
 
 def network_option_names(name: str) -> list[str]:
-    """Options that ``create_network`` takes for this network, without ``pretrained``."""
+    """Options of this network that ``create_network`` takes, without ``pretrained``."""
     row = NETWORKS[name]
     return option_names(locate(row.target)) + (option_names(locate(row.encoder)) if row.encoder else [])
 
 
 def stage_tokens(architecture: Mapping[str, Any], patch_size: Sequence[int]) -> list[int]:
-    """Positions of the feature map that the token mixers of each stage see; empty for a network without them."""
+    """Number of tokens that the mixers of each stage see; empty for a network without token mixers."""
     row = architecture["arch_kwargs"]
     dims, strides = {**NETWORKS[row["name"]].arguments, **row}.get("dims", ()), row["strides"]
     levels = range(len(strides) - len(dims) + 1, len(strides) + 1)
@@ -134,12 +153,12 @@ def stage_tokens(architecture: Mapping[str, Any], patch_size: Sequence[int]) -> 
 
 
 def pairwise_excess(architecture: Mapping[str, Any], patch_size: Sequence[int]) -> str:
-    """Why a network has too many tokens to relate all pairs of them; empty if it has not."""
+    """Message for a network with too many tokens to relate all pairs of them; empty where it has not."""
     row = architecture["arch_kwargs"]
     tokens = stage_tokens(architecture, patch_size)
     mixers = {**NETWORKS[row["name"]].arguments, **row}.get("mixer", ())
     mixers = [mixers] * len(tokens) if isinstance(mixers, str) else mixers
-    for stage, (count, mixer) in enumerate(zip(tokens, mixers, strict=False), start=1):  # the network tells too few
+    for stage, (count, mixer) in enumerate(zip(tokens, mixers, strict=False), start=1):  # the network checks lengths
         if TOKEN_MIXERS[mixer].pairwise and count > MOST_PAIRWISE_TOKENS:
             patch = " x ".join(map(str, patch_size))
             return (
@@ -150,7 +169,7 @@ def pairwise_excess(architecture: Mapping[str, Any], patch_size: Sequence[int]) 
 
 
 def supervise_by_halved_logits(network: Any) -> None:
-    """Give a network without heads nnU-Net's switch, by a forward hook: no wrapper, so its keys stay."""
+    """Add nnU-Net's switch to a network without heads by a forward hook: without a wrapper its keys stay."""
     from torch import nn
 
     if not hasattr(network, "decoder"):

@@ -1,12 +1,13 @@
 """``medmixers nnunet to_bundle``: a MONAI Bundle of a trained nnU-Net model, ours or a stock one.
 
-The bundle predicts what ``nnUNetv2_predict`` does because nnU-Net's own functions run in it
-(:mod:`medmixers.bundle_runtime.nnunet_inference`); it cannot train.
+The bundle predicts as ``nnUNetv2_predict`` does because it runs nnU-Net's own functions
+(:mod:`medmixers.bundle_runtime.nnunet_inference`). It cannot train.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 from importlib.metadata import distribution, version
 from pathlib import Path
 from typing import Any
@@ -32,32 +33,36 @@ from medmixers.bundles.render.parts import (
 )
 from medmixers.bundles.render.text import readable_json, render_markdown
 from medmixers.errors import ExistingFileError, InputError, MissingFileError, joined_lines
-from medmixers.files import written_whole
+from medmixers.files import refuse_overwriting_inputs, written_whole
 from medmixers.nnunet.trained import TrainedModel, external_trainers, load_checkpoint, read_trained_model
+from medmixers.progress import Announce, silent
 
 INFERENCE = "nnunet_inference"
 
 
-def write_nnunet_bundle(folder: str | Path, *, out: str | Path) -> str:
+def write_nnunet_bundle(folder: str | Path, *, out: str | Path, announce: Announce = silent) -> str:
     """Write the bundle of a trained model: configs, flat weights of all folds, LICENSE, docs/README.md.
 
     Args:
         folder: the model, ``.../TRAINER__PLANS__CONFIGURATION``.
         out: the bundle's folder, which must not exist; its last part is the bundle's name.
+        announce: called with the name of each step.
 
     Returns:
         What was written, in words.
 
     Raises:
-        FileNotFoundError: no trained model is there.
-        FileExistsError: ``out`` is there already.
-        ValueError: what :func:`medmixers.nnunet.trained.read_trained_model` raises, a name that is none, a cascade.
+        MissingFileError: no trained model is there.
+        ExistingFileError: ``out`` exists.
+        InputError: the errors of :func:`medmixers.nnunet.trained.read_trained_model`, an invalid name, a cascade.
     """
     target = Path(out)
     if not re.fullmatch(r"\w+", target.name):
         raise InputError(f"a bundle's name has letters, digits and '_' only, got {target.name!r}")
     if target.exists():
-        raise ExistingFileError(f"{target} is there already: give another folder with -o, or move it away")
+        raise ExistingFileError(f"{target} exists: give another folder with -o, or move it away")
+    refuse_overwriting_inputs(target, [folder])
+    announce("read the model")
     model = read_trained_model(folder)
     network = _network_def(model)
     licence = distribution("medmixers").read_text("licenses/LICENSE")
@@ -72,17 +77,19 @@ def write_nnunet_bundle(folder: str | Path, *, out: str | Path) -> str:
         "configs/nnunet/dataset.json": readable_json(model.dataset),
         "docs/README.md": _readme(model, metadata),
     }
+    announce("read the weights of all folds")
     weights = _weights(model, network)
+    announce("write the bundle")
     with written_whole(target) as partial:
         for path, text in texts.items():
             (partial / path).parent.mkdir(parents=True, exist_ok=True)
             (partial / path).write_text(text, encoding="utf-8")
         (partial / "models").mkdir()
         torch.save(weights, partial / "models" / "model.pt")
+    command = ["python", "-m", "monai.bundle", "run", "--config_file", f"{target}/configs/inference.json"]
     return (
         f"{target}: folds {', '.join(model.folds)} of {model.trainer}\n"
-        f"python -m monai.bundle run --config_file {target}/configs/inference.json --bundle_root {target} "
-        "--dataset_dir IMAGES"
+        f"{shlex.join([*command, '--bundle_root', str(target)])} --dataset_dir IMAGES"
     )
 
 
@@ -108,7 +115,7 @@ def _network_def(model: TrainedModel) -> dict[str, Any]:
 
 
 def _weights(model: TrainedModel, network: dict[str, Any]) -> dict[str, Tensor]:
-    """A flat state dict of all folds, which the network of the config takes: a damaged model ends here."""
+    """A flat state dict of all folds, checked: the network of the config loads it."""
     from medmixers.bundle_runtime.nnunet_inference import FoldEnsemble
 
     weights = {

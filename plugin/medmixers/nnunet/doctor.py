@@ -1,10 +1,12 @@
-"""What an nnU-Net run with this package needs, looked at one by one. No torch before the trainers are looked for."""
+"""Check everything that an nnU-Net run with this package needs. torch is imported after the quick checks."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
+import platform
+import shlex
 import shutil
 import sys
 import sysconfig
@@ -16,35 +18,42 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from medmixers.errors import first_line
-from medmixers.nnunet.environment import TRAINER_VARIABLE, trainer_folder
+from medmixers.nnunet.environment import ALLOCATOR_VARIABLES, TRAINER_VARIABLE, trainer_folder
 
 FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 PACKAGES = ("torch", "monai", "nnunetv2", "timm")
 ENV_ADVICE = 'eval "$(medmixers nnunet env)"'
+CPU_ADVICE = 'eval "$(medmixers nnunet env --cpu)" makes training 1.2 to 2 times faster'
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at.
+    """The result of one check.
 
     Args:
-        what: its name.
-        found: what it is.
-        advice: what to do, empty if it is right.
+        what: name of the check.
+        found: what is there.
+        advice: what to do; empty if nothing.
+        is_hint: whether the advice is a hint only: training works without it.
     """
 
     what: str
     found: str
     advice: str = ""
+    is_hint: bool = False
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether this stops a run."""
+        return bool(self.advice) and not self.is_hint
 
     def __str__(self) -> str:
-        return f"{'wrong' if self.advice else 'ok':5}  {self.what}: {self.found}" + (
-            f"\n       -> {self.advice}" if self.advice else ""
-        )
+        state = "wrong" if self.is_wrong else "note" if self.advice else "ok"
+        return f"{state:5}  {self.what}: {self.found}" + (f"\n       -> {self.advice}" if self.advice else "")
 
 
 def examine(environment: Mapping[str, str] = os.environ) -> list[Finding]:
-    """Everything, in the order in which it fails."""
+    """All checks, in the order in which a run would fail."""
     return [
         Finding("python", sys.version.split()[0]),
         Finding("medmixers", version("medmixers")),
@@ -52,8 +61,10 @@ def examine(environment: Mapping[str, str] = os.environ) -> list[Finding]:
         *_folders(environment),
         _commands(),
         _variable(environment),
+        *_workers(environment),
         _trainers(),
         *_run_variables(),
+        *_device(environment),
     ]
 
 
@@ -76,9 +87,10 @@ def _folders(environment: Mapping[str, str]) -> Iterator[Finding]:
         if not value:
             yield Finding(name, "not set", f"export {name}=/a/folder")
         elif not Path(value).is_dir():
-            yield Finding(name, f"{value} is no folder", f"mkdir -p '{value}', or point {name} elsewhere")
+            advice = f"mkdir -p {shlex.quote(value)}, or set {name} to another folder"
+            yield Finding(name, f"{value} is not a folder", advice)
         elif not os.access(value, os.R_OK if name == "nnUNet_raw" else os.W_OK):
-            yield Finding(name, f"{value} cannot be used", f"change its permissions, or point {name} elsewhere")
+            yield Finding(name, f"{value} cannot be used", f"change its permissions, or set {name} to another folder")
         else:
             yield Finding(name, value)
 
@@ -97,14 +109,14 @@ def _variable(environment: Mapping[str, str]) -> Finding:
     folders = [folder for folder in value.split(os.pathsep) if folder.strip()]
     missing = [folder for folder in folders if not Path(folder).is_dir()]
     if missing:
-        return Finding(TRAINER_VARIABLE, f"{missing[0]} is no folder", f"take it out of {TRAINER_VARIABLE}")
+        return Finding(TRAINER_VARIABLE, f"{missing[0]} is not a folder", f"remove it from {TRAINER_VARIABLE}")
     if str(trainer_folder()) not in folders:
         return Finding(TRAINER_VARIABLE, value or "not set", ENV_ADVICE)
     return Finding(TRAINER_VARIABLE, value)
 
 
 def _trainers() -> Finding:
-    """Ask nnU-Net itself for each trainer; an import error in another folder of the variable hides ours."""
+    """Ask nnU-Net for each trainer; an import error in another folder of the variable hides ours."""
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
@@ -113,14 +125,17 @@ def _trainers() -> Finding:
 
             for name in TRAINERS:
                 recursive_find_trainer_class_by_name(name)
-    except Exception as error:  # whatever a folder of the user's raises
+    except Exception as error:  # a folder of the user may raise anything
         return Finding("trainers", first_line(error), ENV_ADVICE)
     return Finding("trainers", f"{len(TRAINERS)} found")
 
 
 def _run_variables() -> Iterator[Finding]:
-    from medmixers.nnunet.trainer import pretrained_from_environment, run_length_from_environment
-
+    try:
+        from medmixers.nnunet.trainer import pretrained_from_environment, run_length_from_environment
+    except Exception as error:  # a package is missing, or a variable stops nnU-Net's own import
+        yield Finding("nnU-Net", f"cannot be imported: {first_line(error)}", "first do what the other lines say")
+        return
     advice = "correct or unset the variable"
     try:
         lengths = run_length_from_environment()
@@ -132,3 +147,32 @@ def _run_variables() -> Iterator[Finding]:
             yield Finding("start weights", pretrained)
     except ValueError as error:
         yield Finding("start weights", str(error), advice)
+
+
+def _device(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """The device that training would use. nnU-Net's default is cuda, and without it training stops."""
+    try:
+        import torch
+    except ImportError:
+        return  # _packages advises to install it
+    if torch.cuda.is_available():
+        yield Finding("device", f"cuda ({torch.cuda.get_device_name(0)}); -device cpu takes the CPU")
+        return
+    if torch.backends.mps.is_available():
+        yield Finding("device", "no CUDA GPU", "add to nnUNetv2_train and nnUNetv2_predict: -device mps", is_hint=True)
+        return
+    yield Finding("device", "no GPU", "add to nnUNetv2_train and nnUNetv2_predict: -device cpu", is_hint=True)
+    if platform.libc_ver()[0] == "glibc":
+        missing = [name for name in ALLOCATOR_VARIABLES if name not in environment]
+        found = f"{', '.join(missing)} not set" if missing else "set for training on a CPU"
+        yield Finding("allocator", found, CPU_ADVICE if missing else "", is_hint=True)
+
+
+def _workers(environment: Mapping[str, str]) -> Iterator[Finding]:
+    name = "nnUNet_n_proc_DA"
+    value = environment.get(name)
+    if value is not None and not value.isdigit():
+        yield Finding(name, f"{value!r} is not a whole number", f"correct or unset {name}")
+    elif value == "0":
+        advice = f"unset it for nnUNetv2_plan_and_preprocess, or use: {name}=1 nnUNetv2_plan_and_preprocess ..."
+        yield Finding(name, "0 is good for training on a CPU, but it stops nnU-Net's planning", advice, is_hint=True)

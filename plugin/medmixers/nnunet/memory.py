@@ -1,8 +1,8 @@
-"""What a training step needs of a GPU's memory, counted and not measured: no GPU and no allocation.
+"""GPU memory of a training step: estimated, not measured. It needs no GPU and allocates nothing.
 
-The bytes that autograd keeps for the backward pass are counted in float32 on the meta device, and 16 bytes a parameter
-added (weight, gradient, two moments). Under nnU-Net's mixed precision activations take less, workspaces and the loss
-more; the sum comes within 12 % of what nnU-Net's own planner assumes for its reference U-Nets (a test compares).
+The estimate is what autograd keeps for the backward pass, in float32 on the meta device, plus 16 bytes per parameter
+(weight, gradient, two moments). Under nnU-Net's mixed precision, activations take less and workspaces and the loss
+more. The sum is within 12 % of the estimate of nnU-Net's own planner for its reference U-Nets; a test compares them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 GIB = 2**30
-BYTES_A_PARAMETER = 16
+BYTES_PER_PARAMETER = 16
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class TrainingMemory:
     """Bytes of a training step.
 
     Args:
-        fixed: of parameters, their gradients and optimizer state, and buffers.
-        sample: of the activations of one patch.
+        fixed: parameters, their gradients and optimizer state, and buffers.
+        sample: activations of one patch.
     """
 
     fixed: int
@@ -38,7 +38,7 @@ class TrainingMemory:
 
 
 class _FusedAttention(torch.autograd.Function):
-    """Keeps what a fused kernel keeps: the meta device's own attention would keep tokens squared."""
+    """Attention that keeps what a fused kernel keeps: on the meta device torch's own keeps tokens squared."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -57,11 +57,11 @@ class _FuseAttention(TorchFunctionMode):
 
 
 def training_memory(build: Callable[[], nn.Module], in_channels: int, patch_size: Sequence[int]) -> TrainingMemory:
-    """Count a training step of the network that ``build`` makes, with what its ``decoder`` supervises.
+    """Estimate a training step of the network that ``build`` makes, with all its supervised outputs.
 
     Args:
-        build: called on the meta device.
-        in_channels: of the image.
+        build: function that makes the network; called on the meta device.
+        in_channels: channels of the image.
         patch_size: in voxels.
     """
     with torch.device("meta"):
@@ -78,6 +78,6 @@ def training_memory(build: Callable[[], nn.Module], in_channels: int, patch_size
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     frozen = [*network.buffers(), *(p for p in network.parameters() if not p.requires_grad)]
     return TrainingMemory(
-        fixed=BYTES_A_PARAMETER * trained + sum(tensor.nbytes for tensor in frozen),
+        fixed=BYTES_PER_PARAMETER * trained + sum(tensor.nbytes for tensor in frozen),
         sample=sum(t.untyped_storage().nbytes() for storage, t in kept.items() if storage not in owned),
     )

@@ -1,7 +1,7 @@
-"""Plans for this package's networks beside nnU-Net's own, for ``medmixers nnunet plan``.
+"""Plans for this package's networks, next to nnU-Net's own, for ``medmixers nnunet plan``.
 
-nnU-Net's ExperimentPlanner does the planning: spacing, normalisation, topology, the search for a patch size. Two things
-are ours: the network in the plans, and the memory that the search asks for.
+nnU-Net's ExperimentPlanner does the planning: spacing, normalisation, topology, the search for a patch size. Three
+things are ours: the network in the plans, the memory estimate of the search, and the choice of preprocessed data.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import contextlib
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
 from nnunetv2.paths import nnUNet_preprocessed
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
-from medmixers.errors import InputError, first_line
-from medmixers.factory import stage_mixers
+from medmixers.errors import InputError
+from medmixers.factory import check_network_options, stage_mixers
 from medmixers.nnunet.architecture import (
+    NETWORK_CLASS_NAME,
     check_segmentation,
     create_network_from_plans,
     network_option_names,
@@ -33,16 +34,19 @@ from medmixers.nnunet.architecture import (
     stage_tokens,
 )
 from medmixers.nnunet.memory import GIB, TrainingMemory, training_memory
+from medmixers.nnunet.preprocessed import (
+    STOCK_PLANS,
+    check_plans_file,
+    choose_data,
+    dataset_id,
+    dataset_name,
+    nnunet_reason,
+)
+from medmixers.progress import Announce, silent
 from medmixers.registry import check_options
 
-STOCK_PLANS = "nnUNetPlans"
 SMALLEST_PATCH = 32  # voxels along an axis, or the data's size: below it a plan makes no sense and is refused
-PLANNED_OPTIONS = {"aux_heads", "input_size", "stage_strides", "strides"}  # which the planner sets
-# What must be equal for preprocessed data to be shared.
-PREPROCESSING_KEYS = (
-    "preprocessor_name", "spacing", "normalization_schemes", "use_mask_for_norm", "resampling_fn_data",
-    "resampling_fn_data_kwargs", "resampling_fn_seg", "resampling_fn_seg_kwargs",
-)  # fmt: skip
+PLANNED_OPTIONS = {"aux_heads", "input_size", "stage_strides", "strides"}  # the planner sets these
 
 
 class MedMixersPlanner(ExperimentPlanner):
@@ -51,9 +55,10 @@ class MedMixersPlanner(ExperimentPlanner):
     Args:
         dataset_name_or_id, gpu_memory_target_in_gb, plans_name: as of ExperimentPlanner, and its further arguments.
         network: a segmentation network.
-        options: of the network.
-        patch_sizes: number of axes -> patch size to plan with, in the order of the preprocessed axes; other
-            configurations' patches are searched.
+        options: options of the network.
+        patch_sizes: number of axes -> patch size to plan with, in the order of the preprocessed axes. The patches of
+            other configurations are searched.
+        announce: called with each patch that the search tries.
     """
 
     def __init__(
@@ -68,16 +73,19 @@ class MedMixersPlanner(ExperimentPlanner):
         network: str,
         options: Mapping[str, Any],
         patch_sizes: Mapping[int, Sequence[int]],
+        announce: Announce = silent,
     ) -> None:
         super().__init__(
             dataset_name_or_id, gpu_memory_target_in_gb, preprocessor_name, plans_name, overwrite_target_spacing,
             suppress_transpose,
         )  # fmt: skip
         self.network, self.options, self.patch_sizes = network, dict(options), dict(patch_sizes)
-        # The stock search compares estimate(batch 2) with reference * target / 8: both in GiB then.
+        self.announce = announce
+        # The stock search compares estimate(batch 2) with reference * target / 8: these values put both in GiB.
         self.UNet_reference_val_2d = self.UNet_reference_val_3d = self.UNet_reference_val_corresp_GB
         self.UNet_reference_val_corresp_bs_2d = self.UNet_reference_val_corresp_bs_3d = 2
         self.estimates: dict[str, float] = {}
+        self.is_preprocessed: dict[str, bool] = {}
         self._counted: dict[str, TrainingMemory] = {}
         self._median: list[int] = []
 
@@ -86,10 +94,11 @@ class MedMixersPlanner(ExperimentPlanner):
     ) -> float:
         """GiB of our network at batch 2 for a patch and the strides that nnU-Net tries on it; inf for too many tokens.
 
-        Raises ValueError when the smallest patch is reached and does not fit: nnU-Net would shrink it to nothing.
+        Raises InputError where the smallest patch does not fit: nnU-Net would go on to smaller ones.
         """
         if len(patch_size) in self.patch_sizes:
             return 1e-9  # no search
+        self.announce(f"estimate patch {' x '.join(map(str, patch_size))}")
         architecture, patch = self._architecture(patch_size, arch_kwargs["strides"])
         memory = self._memory(architecture, patch, input_channels, output_channels)
         excess = self._excess(architecture, patch, memory)
@@ -107,7 +116,7 @@ class MedMixersPlanner(ExperimentPlanner):
         approximate_n_voxels_dataset: float,
         _cache: dict,
     ) -> dict[str, Any]:
-        """nnU-Net's configuration with our network, patch and batch size; stock preprocessed data where it fits."""
+        """nnU-Net's configuration with our network, patch and batch size; shared preprocessed data where they fit."""
         self._median = [int(size) for size in median_shape][: len(spacing)]
         plan = super().get_plans_for_configuration(
             spacing, median_shape, data_identifier, approximate_n_voxels_dataset, _cache
@@ -129,17 +138,15 @@ class MedMixersPlanner(ExperimentPlanner):
         plan.update(patch_size=patch, batch_size=batch_size, architecture=architecture)
         configuration = data_identifier.removeprefix(self.plans_identifier + "_")
         self.estimates[configuration] = memory.gib(batch_size)
-        plan["data_identifier"] = self._shared_data(plan, configuration) or data_identifier
+        plan["data_identifier"], self.is_preprocessed[configuration] = choose_data(
+            self.dataset_name,
+            configuration,
+            plan,
+            self.dataset_fingerprint["foreground_intensity_properties_per_channel"],
+            cases=self.dataset,
+            plans_name=self.plans_identifier,
+        )
         return plan
-
-    def _shared_data(self, plan: Mapping[str, Any], configuration: str) -> str | None:
-        """The preprocessed data of other plans for this dataset, the stock plans first, that this plan can use."""
-        files = Path(nnUNet_preprocessed, self.dataset_name).glob("*Plans.json")
-        for file in sorted(files, key=lambda path: (path.stem != STOCK_PLANS, path.stem)):
-            other = json.loads(file.read_text())["configurations"].get(configuration, {})
-            if file.stem != self.plans_identifier and _same_preprocessing(plan, other):
-                return str(other["data_identifier"])
-        return None
 
     @property
     def _channels(self) -> int:
@@ -163,7 +170,7 @@ class MedMixersPlanner(ExperimentPlanner):
         return self._counted[key]
 
     def _excess(self, architecture: Mapping[str, Any], patch_size: Sequence[int], memory: TrainingMemory) -> str:
-        """Why the network cannot train on this patch; empty if it can."""
+        """Message for a network that cannot train on this patch; empty where it can."""
         if excess := pairwise_excess(architecture, patch_size):
             return excess
         if memory.gib(2) <= self.UNet_vram_target_GB:
@@ -178,34 +185,38 @@ class MedMixersPlanner(ExperimentPlanner):
 
 
 def plan_network(
-    dataset: int,
+    dataset: str | int,
     network: str,
     *,
     gpu_memory_gb: float = 8,
     plans_name: str | None = None,
     patch_size: Sequence[int] | None = None,
+    announce: Announce = silent,
     **options: Any,
 ) -> str:
-    """Write the plans of a network for a dataset that nnU-Net has planned or fingerprinted.
+    """Write the plans of a network for a data set that nnU-Net has planned or fingerprinted.
 
     Args:
-        dataset: its number.
+        dataset: name or id, as the stock commands take it.
         network: a segmentation network.
-        gpu_memory_gb: that a training step may take, in GiB; estimated, see :mod:`medmixers.nnunet.memory`.
+        gpu_memory_gb: memory of a training step in GiB; estimated, see :mod:`medmixers.nnunet.memory`.
         plans_name: of the file and for ``-p``; None makes it of the network and its options.
-        patch_size: in voxels, of all configurations with that many axes, instead of nnU-Net's search.
-        options: of the network.
+        patch_size: in voxels, for all configurations with that many axes, instead of nnU-Net's search.
+        announce: called with the name of each step.
+        options: options of the network.
 
     Returns:
         What was planned, and the commands that come next.
 
     Raises:
-        ValueError: an unknown network or option, a name that is taken by nnU-Net, a dataset without a fingerprint, or
-            a network that does not fit.
+        InputError: an unknown network or option, a name that nnU-Net uses, a data set without a fingerprint, or a
+            network that does not fit or that deep supervision cannot train.
     """
     check_segmentation(network)
     valid = set(network_option_names(network)) - PLANNED_OPTIONS
-    check_options(f"a plan of network {network!r}", options, sorted(valid))
+    owner = f"a plan of network {network!r}"
+    check_options(owner, options, sorted(valid), listing=f"medmixers list options {network}")
+    check_network_options(network, options)
     name = plans_name or default_plans_name(network, options)
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*", name) or name == STOCK_PLANS:
         raise InputError(f"plans_name must be letters and digits and not {STOCK_PLANS}, got {name!r}")
@@ -213,42 +224,46 @@ def plan_network(
         raise InputError(f"gpu_memory_gb must be positive, got {gpu_memory_gb:g}")
     if patch_size is not None and (len(patch_size) not in (2, 3) or min(patch_size) < 1):
         raise InputError(f"patch_size must be 2 or 3 positive integers, got {tuple(patch_size)}")
+    patches = {} if patch_size is None else {len(patch_size): patch_size}
+    ours = partial(MedMixersPlanner, network=network, options=options, patch_sizes=patches, announce=announce)
+    folder = dataset_name(dataset)
+    check_plans_file(folder, name, network_class=NETWORK_CLASS_NAME)
+    return _summary(*_plan(folder, ours, gpu_memory_gb, name))
+
+
+def _plan(
+    dataset: str, make_planner: Callable[..., MedMixersPlanner], gpu_memory_gb: float, name: str
+) -> tuple[str, dict[str, Any], MedMixersPlanner]:
+    """Let nnU-Net plan with our planner: data set, plans, and the planner for what it found out."""
     planners: list[MedMixersPlanner] = []
 
     def planner(*arguments: Any, **keywords: Any) -> MedMixersPlanner:
-        patches = {} if patch_size is None else {len(patch_size): patch_size}
-        planners.append(MedMixersPlanner(*arguments, network=network, options=options, patch_sizes=patches, **keywords))
+        planners.append(make_planner(*arguments, **keywords))
         return planners[-1]
 
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints whole plans
             plans, _ = plan_experiment_dataset(
-                dataset, planner, gpu_memory_target_in_gb=gpu_memory_gb, overwrite_plans_name=name
+                dataset_id(dataset), planner, gpu_memory_target_in_gb=gpu_memory_gb, overwrite_plans_name=name
             )
-    except RuntimeError as error:  # nnU-Net's word for a dataset that is not there or has no fingerprint
-        raise InputError(f"dataset {dataset}: {re.sub(r' [(]see .*', '', first_line(error))}") from None
-    return _summary(dataset, plans, planners[0].estimates)
+    except RuntimeError as error:
+        if not str(error).startswith("Fingerprint missing"):
+            raise
+        raise InputError(f"dataset {dataset}: {nnunet_reason(error)}") from None
+    return dataset, plans, planners[0]
 
 
 def default_plans_name(network: str, options: Mapping[str, Any]) -> str:
-    """``MetaformerSegformerS12GroupedConvKernelSize5Plans``: one file, and so one results folder, for each network."""
+    """``MetaformerSegformerS12GroupedConvKernelSize5Plans``: one file, and so one results folder, per network."""
     words = [network, *(str(value) if key == "mixer" else f"{key}_{value}" for key, value in options.items())]
     return "".join(word[:1].upper() + word[1:] for word in re.split(r"[^A-Za-z0-9]+", " ".join(words))) + "Plans"
 
 
-def _same_preprocessing(plan: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    plain = json.loads(json.dumps({key: plan[key] for key in PREPROCESSING_KEYS}, default=lambda array: array.tolist()))
-    if not all(key in other for key in plain):
-        return False
-    same = [plain[key] == other[key] for key in plain if key != "spacing"]
-    return all(same) and np.allclose(plain["spacing"], other["spacing"])
-
-
-def _summary(dataset: int, plans: Mapping[str, Any], estimates: Mapping[str, float]) -> str:
+def _summary(dataset: str, plans: Mapping[str, Any], planner: MedMixersPlanner) -> str:
     name, configurations = plans["plans_name"], plans["configurations"]
-    folder = Path(nnUNet_preprocessed) / maybe_convert_to_dataset_name(dataset)
+    folder = Path(nnUNet_preprocessed) / dataset
     lines, missing = [f"{folder / name}.json"], []
-    for configuration, gib in estimates.items():
+    for configuration, gib in planner.estimates.items():
         row = configurations.get(configuration)
         if row is None:
             continue  # nnU-Net planned a 3d_lowres and dropped it
@@ -258,9 +273,11 @@ def _summary(dataset: int, plans: Mapping[str, Any], estimates: Mapping[str, flo
             f"{configuration}: patch {patch}, batch size {row['batch_size']}, strides {strides}, "
             f"about {gib:.1f} GB, data {row['data_identifier']}"
         )
-        if not (folder / row["data_identifier"]).is_dir():
+        if not planner.is_preprocessed[configuration]:
             missing.append(configuration)
     if missing:
-        lines.append(f"preprocess first: nnUNetv2_preprocess -d {dataset} -plans_name {name} -c {' '.join(missing)}")
-    lines.append(f"train: nnUNetv2_train {dataset} {next(iter(estimates))} 0 -p {name}")
+        command = ["nnUNetv2_preprocess", "-d", str(dataset_id(dataset)), "-plans_name", name, "-c", *missing]
+        lines.append(f"preprocess first: {shlex.join(command)}")
+    command = ["nnUNetv2_train", str(dataset_id(dataset)), next(iter(planner.estimates)), "0", "-p", name]
+    lines.append(f"train: {shlex.join(command)}")
     return "\n".join(lines)

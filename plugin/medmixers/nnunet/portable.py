@@ -1,7 +1,8 @@
-"""``medmixers nnunet portable``: a trained model that predicts with no trainer of ours or anyone's in reach."""
+"""``medmixers nnunet portable``: a copy of a trained model that predicts without any external trainer."""
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,46 +11,52 @@ import numpy as np
 import torch
 
 from medmixers.errors import ExistingFileError, InputError, joined_lines
-from medmixers.files import written_whole
+from medmixers.files import refuse_overwriting_inputs, written_whole
 from medmixers.nnunet.environment import trainer_path
 from medmixers.nnunet.trained import TrainedModel, external_trainers, load_checkpoint, read_trained_model
+from medmixers.progress import Announce, silent
 
-# What nnUNetv2_export_model_to_zip also takes along, where it is there.
+# Optional files of a model that nnUNetv2_export_model_to_zip copies too.
 EXTRAS = ("dataset_fingerprint.json", "crossval_results_*/postprocessing.pkl", "crossval_results_*/postprocessing.json")
 
 
-def make_portable(folder: str | Path, *, out: str | Path | None = None) -> str:
+def make_portable(folder: str | Path, *, out: str | Path | None = None, announce: Announce = silent) -> str:
     """Copy a trained model to a folder that ``nnUNetv2_predict_from_modelfolder`` takes without any variable.
 
-    The checkpoints name nnU-Net's own trainer and keep only what prediction reads; training cannot go on from
-    them. Both folders then predict one made image, all folds as an ensemble, in one tile and without mirroring on the
-    CPU; the copy is kept only if probabilities and segmentation agree in every byte and the mirror axes are the same.
+    The copied checkpoints name nnU-Net's own trainer and keep only what prediction reads; training cannot resume from
+    them. Both folders then predict one synthetic image: all folds as an ensemble, in one tile, without mirroring, on
+    the CPU. The copy is kept only if probabilities and segmentation agree in every byte and the mirror axes agree.
 
     Args:
         folder: the model, ``.../TRAINER__PLANS__CONFIGURATION``.
         out: the new folder; by default MODEL_portable in the working directory.
+        announce: called with the name of each step.
 
     Returns:
         What was written, in words.
 
     Raises:
-        FileNotFoundError: no trained model is there.
-        FileExistsError: ``out`` is there already.
-        ValueError: what :func:`medmixers.nnunet.trained.read_trained_model` raises, or predictions that differ.
+        MissingFileError: no trained model is there.
+        ExistingFileError: ``out`` exists.
+        InputError: the errors of :func:`medmixers.nnunet.trained.read_trained_model`, or predictions that differ.
     """
     target = Path(out) if out is not None else Path(f"{Path(folder).resolve().name}_portable")
     if target.exists():
-        raise ExistingFileError(f"{target} is there already: give another folder with -o, or move it away")
+        raise ExistingFileError(f"{target} exists: give another folder with -o, or move it away")
+    refuse_overwriting_inputs(target, [folder])
+    announce("read the model")
     model = read_trained_model(folder)
     with written_whole(target) as partial:
+        announce("copy the weights")
         sizes = _copy(model, partial)
-        _check_same(model, partial)
+        _check_same(model, partial, announce)
     megabytes = [f"{size / 1e6:.1f} MB" for size in sizes]
     return (
         f"{target}: folds {', '.join(model.folds)} of {model.trainer}, weights of {megabytes[1]} instead of "
         f"{megabytes[0]} (optimizer state and logs are left out)\n"
-        "identical probabilities and segmentation of a made image\n"
-        f"nnUNetv2_predict_from_modelfolder -i IMAGES -o PREDICTIONS -m {target} -f {' '.join(model.folds)}"
+        "identical probabilities and segmentation of a synthetic image\n"
+        f"nnUNetv2_predict_from_modelfolder -i IMAGES -o PREDICTIONS -m {shlex.quote(str(target))} "
+        f"-f {' '.join(model.folds)}"
     )
 
 
@@ -68,7 +75,7 @@ def _copy(model: TrainedModel, target: Path) -> tuple[int, int]:
         file.parent.mkdir()
         saved = load_checkpoint(source)
         kept = {
-            # of storage of their own: a view would be saved with all that it is a view of
+            # clone: torch.save writes a view's whole storage
             "network_weights": {key: value.clone() for key, value in saved["network_weights"].items()},
             "trainer_name": "nnUNetTrainer",
             "init_args": {"configuration": saved["init_args"]["configuration"]},
@@ -79,9 +86,11 @@ def _copy(model: TrainedModel, target: Path) -> tuple[int, int]:
     return before, after
 
 
-def _check_same(model: TrainedModel, copy: Path) -> None:
-    expected = _predict_made_image(model.folder, model.folds, trainers=trainer_path())
-    given = _predict_made_image(copy, model.folds, trainers=None)
+def _check_same(model: TrainedModel, copy: Path, announce: Announce) -> None:
+    announce("predict a synthetic image with the model")
+    expected = _predict_synthetic_image(model.folder, model.folds, trainers=trainer_path())
+    announce("predict it with the copy")
+    given = _predict_synthetic_image(copy, model.folds, trainers=None)
     for what, value in expected.items():
         if given[what] != value:
             raise InputError(
@@ -89,8 +98,8 @@ def _check_same(model: TrainedModel, copy: Path) -> None:
             )
 
 
-def _predict_made_image(folder: Path, folds: tuple[str, ...], *, trainers: str | None) -> dict[str, Any]:
-    """What nnU-Net's predictor makes of an image of one tile: mirror axes, segmentation and probabilities."""
+def _predict_synthetic_image(folder: Path, folds: tuple[str, ...], *, trainers: str | None) -> dict[str, Any]:
+    """Prediction of nnU-Net's predictor for an image of one tile: mirror axes, segmentation and probabilities."""
     with external_trainers(trainers):
         from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
@@ -99,11 +108,11 @@ def _predict_made_image(folder: Path, folds: tuple[str, ...], *, trainers: str |
         )
         try:
             predictor.initialize_from_trained_model_folder(str(folder), folds)
-            image, properties, previous = _made_case(predictor)
+            image, properties, previous = _synthetic_case(predictor)
             segmentation, probabilities = predictor.predict_single_npy_array(image, properties, previous, None, True)
         except (RuntimeError, AssertionError) as error:  # weights of another network, infinite logits
             raise InputError(
-                f"nnU-Net cannot predict a made image with {folder}: {joined_lines(error)[:200]}"
+                f"nnU-Net cannot predict a synthetic image with {folder}: {joined_lines(error)[:200]}"
             ) from error
     return {
         "mirror axes": predictor.allowed_mirroring_axes,
@@ -112,8 +121,8 @@ def _predict_made_image(folder: Path, folds: tuple[str, ...], *, trainers: str |
     }
 
 
-def _made_case(predictor: Any) -> tuple[np.ndarray, dict[str, Any], np.ndarray | None]:
-    """Noise of the plans' patch size and spacing, (C, *spatial) as files give it; for a cascade also labels."""
+def _synthetic_case(predictor: Any) -> tuple[np.ndarray, dict[str, Any], np.ndarray | None]:
+    """Noise of the plans' patch size and spacing, (C, *spatial) in the axes of files; for a cascade also labels."""
     plans, configuration, dataset = predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
     size, spacing = list(configuration.patch_size), list(configuration.spacing)
     if len(size) == 2:  # nnU-Net reads every image as 3D, and predicts slices with a 2D network
@@ -121,7 +130,7 @@ def _made_case(predictor: Any) -> tuple[np.ndarray, dict[str, Any], np.ndarray |
     shape = [size[axis] for axis in plans.transpose_backward]
     rng = np.random.default_rng(0)
     channels = len(dataset.get("channel_names") or dataset["modality"])
-    image = rng.uniform(0, 255, (channels, *shape)).astype(np.float32)  # RGB normalisation takes no other range
+    image = rng.uniform(0, 255, (channels, *shape)).astype(np.float32)  # the only range that RGB normalisation takes
     previous = None
     if configuration.previous_stage_name is not None:
         labels = [0, *predictor.label_manager.foreground_labels]

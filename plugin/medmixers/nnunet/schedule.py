@@ -18,15 +18,17 @@ from medmixers.recipes import TrainingRecipe
 def build_optimizer(
     recipe: TrainingRecipe, parameters: Iterable[nn.Parameter], *, accumulate: int = 1
 ) -> torch.optim.Optimizer:
-    """The recipe's optimizer over ``parameters``; momentum, where the recipe has one, is Nesterov's.
+    """The recipe's optimizer over ``parameters``; a recipe's momentum is Nesterov's.
 
     Args:
-        accumulate: batches for one update.
+        recipe: optimizer, learning rate, weight decay and momentum.
+        parameters: of the network.
+        accumulate: batches per update.
     """
     adaptive = {"AdamW": torch.optim.AdamW, "Adam": torch.optim.Adam}
     if recipe.optimizer in adaptive:
         if accumulate > 1:
-            raise InputError(f"{recipe.optimizer} has no accumulation of gradients here, got {accumulate=}")
+            raise InputError(f"{recipe.optimizer} cannot accumulate gradients here, got {accumulate=}")
         return adaptive[recipe.optimizer](parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     if recipe.optimizer == "SGD":
         options: dict[str, Any] = {
@@ -44,11 +46,11 @@ def build_optimizer(
 def learning_rate_at(recipe: TrainingRecipe, epoch: int, epochs: int) -> float:
     """Learning rate of one epoch: linear warm-up, then one cosine cycle down to the recipe's minimum.
 
-    The warm-up takes the share of the run that it has in the recipe, so a short run is not all warm-up. The
-    cycle reaches its minimum at ``epochs``, one after the last: no epoch is spent at a learning rate of 0.
+    The warm-up takes the same share of the run as in the recipe, so a short run is not all warm-up. The cycle reaches
+    its minimum at ``epochs``, one after the last epoch: no epoch runs at a learning rate of 0.
 
     Args:
-        recipe: where the numbers come from.
+        recipe: learning rates and warm-up.
         epoch: 0 ... epochs - 1.
         epochs: length of this run in nnU-Net's epochs.
     """
@@ -66,8 +68,8 @@ class RecipeSchedule(LRScheduler):
     nnU-Net calls ``step(epoch)`` before each epoch and stores no state of the schedule.
 
     Args:
-        optimizer: whose parameter groups all get the recipe's learning rate.
-        recipe: where the numbers come from.
+        optimizer: all its parameter groups get the recipe's learning rate.
+        recipe: learning rates and warm-up.
         epochs: length of the run in nnU-Net's epochs.
     """
 
@@ -77,7 +79,7 @@ class RecipeSchedule(LRScheduler):
         super().__init__(optimizer)
 
     def step(self, epoch: int | None = None) -> None:
-        """Set the learning rate of ``epoch``; of the next one if None."""
+        """Set the learning rate of ``epoch``; None means the next epoch."""
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         rate = learning_rate_at(self.recipe, self.last_epoch, self.epochs)
         for group in self.optimizer.param_groups:

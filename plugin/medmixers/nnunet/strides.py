@@ -1,8 +1,8 @@
-"""Downsampling of each level and axis, in nnU-Net's form: a list of strides a level, the first all ones.
+"""Downsampling of each level and axis, in nnU-Net's form: one list of strides per level, the first all ones.
 
-nnU-Net reads from it the scales of deep supervision: 1 over the products so far, all but the last. Our networks
-follow the pooling that nnU-Net planned for its U-Net on the same data, so anisotropic axes are left alone where nnU-Net
-leaves them alone. A stem of stride 4 is two of nnU-Net's steps: its scales are 1, 1/4, 1/8 and 1/16.
+nnU-Net derives the scales of deep supervision from the strides: 1 over the product so far, for all levels but the last.
+Our networks follow the pooling that nnU-Net planned for its U-Net on the same data. So they leave an anisotropic axis
+alone where nnU-Net does. A stem of stride 4 is two of nnU-Net's steps: its scales are 1, 1/4, 1/8 and 1/16.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from medmixers.errors import InputError
 from medmixers.registry import locate, option_names
 from medmixers.variants import NETWORKS
 
-# Networks with strides of their own, the same on each axis: MedUNeXt's levels, and for those without auxiliary heads
-# the scales 1 and 1/2 of what they return, and a product that their total stride divides, 32 for MONAI's.
+# Networks with fixed strides, the same on each axis.
+# network                    scales of its outputs     multiple that a patch must have
+# MedUNeXt                   1, 1/2, 1/4, 1/8, 1/16    32
+# Token-UNet as released     1, 1/2                    8
+# MONAI's (no such heads)    1, 1/2                    32
 FIXED_STRIDES = {
     "medmixers.networks.med_unext.MedUNeXt": (2, 2, 2, 2, 2),
     "medmixers.networks.token_unet_released.TokenUNetReleased": (2, 4),
@@ -26,10 +29,10 @@ HEADLESS_STRIDES = (2, 16)
 
 
 def level_halvings(name: str, options: Mapping[str, Any]) -> list[int] | None:
-    """How many halvings each level behind the image takes; None if the network's strides are fixed.
+    """Number of halvings of each level after the image; None if the network's strides are fixed.
 
     Raises:
-        ValueError: a stem stride that is no power of 2.
+        InputError: a stem stride that is not a power of 2.
     """
     row = NETWORKS[name]
     chosen = {**row.arguments, **options}
@@ -51,8 +54,8 @@ def planned_strides(
 ) -> list[list[int]]:
     """Strides of a network for a patch, from those that nnU-Net planned for its U-Net.
 
-    Where nnU-Net stops pooling (at an edge of 4 voxels) and the network has levels left, an axis is halved further as
-    long as it stays whole and at least 2 voxels long.
+    nnU-Net stops pooling at an edge of 4 voxels. Where the network has levels left, an axis is halved further as long
+    as its size is even and stays at least 2 voxels.
 
     Args:
         name: of the network.
@@ -87,7 +90,7 @@ def stride_options(name: str, strides: Sequence[Sequence[int]], options: Mapping
     """The plan's strides as options of the network.
 
     Raises:
-        ValueError: the first are not all ones, or they are not as many or not the ones that the network can have.
+        InputError: the first are not all ones, or the network cannot have these strides.
     """
     if not strides or set(strides[0]) != {1}:
         raise InputError(f"the first of the plans' strides must be all ones, got {strides!r}")
@@ -102,5 +105,5 @@ def stride_options(name: str, strides: Sequence[Sequence[int]], options: Mapping
         return {"strides": further}
     fixed = FIXED_STRIDES.get(row.target, HEADLESS_STRIDES)
     if further != tuple((stride,) * len(strides[0]) for stride in fixed):
-        raise InputError(f"network {name!r} has the strides {fixed} behind the first, got {strides!r}")
+        raise InputError(f"network {name!r} has the strides {fixed} after the first, got {strides!r}")
     return {}

@@ -1,4 +1,4 @@
-"""A trained model folder of nnU-Net, read for sharing: what prediction needs, and whether the plans tell all of it."""
+"""Read a trained model folder of nnU-Net for sharing, and check that the plans alone describe its network."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class TrainedModel:
     """A folder ``.../TRAINER__PLANS__CONFIGURATION`` of nnU-Net's results.
 
     Args:
-        folder: where plans.json, dataset.json and fold_X lie.
+        folder: it holds plans.json, dataset.json and fold_X.
         plans: content of plans.json.
         dataset: content of dataset.json.
         folds: names of the folds that are trained to the end, as "0" or "all".
         trainer: class name.
         configuration: of the plans.
-        mirror_axes: that prediction may mirror, None for none; nnU-Net takes those of the first fold for all.
+        mirror_axes: axes that prediction may mirror, None for none; nnU-Net takes those of the first fold for all.
     """
 
     folder: Path
@@ -46,23 +46,21 @@ class TrainedModel:
 
 
 def read_trained_model(folder: str | Path) -> TrainedModel:
-    """Read a model folder that any nnU-Net can predict with once its network is found: the plans name it.
-
-    Load only models that you trust: nnU-Net's checkpoints are pickles.
+    """Read a model folder whose plans describe its network. No code from its checkpoints is run.
 
     Raises:
-        FileNotFoundError: no trained model is there.
-        ValueError: a damaged checkpoint, a trainer that is not found, or one that builds a network of its own.
+        MissingFileError: no trained model is there.
+        InputError: a damaged checkpoint, a trainer that is not found, or a trainer that builds its network itself.
     """
     folder = Path(folder)
     for name in ("plans.json", "dataset.json"):
         if not (folder / name).is_file():
-            raise MissingFileError(f"{folder} is no trained nnU-Net model: it has no {name}")
+            raise MissingFileError(f"{folder} is not a trained nnU-Net model: it has no {name}")
     files = sorted(folder.glob(f"fold_*/{CHECKPOINT}"))
     if not files:
         raise MissingFileError(f"{folder} has no fold_X/{CHECKPOINT}: no fold is trained to the end")
     folds = tuple(file.parent.name.removeprefix("fold_") for file in files)
-    if len(folds) > 1:  # as nnU-Net: the model of all cases is no part of the cross-validation's ensemble
+    if len(folds) > 1:  # as in nnU-Net: the model of all cases is not in the ensemble of the folds
         folds = tuple(fold for fold in folds if fold != "all")
     saved = load_checkpoint(folder / f"fold_{folds[0]}" / CHECKPOINT)
     axes = saved.get("inference_allowed_mirroring_axes")
@@ -79,17 +77,17 @@ def read_trained_model(folder: str | Path) -> TrainedModel:
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:
-    """nnU-Net's checkpoint, on the CPU. Raises ValueError where it is none."""
+    """nnU-Net's checkpoint, on the CPU. Raises InputError for a file that is not one."""
     saved = read_checkpoint(file)
     missing = {"network_weights", "trainer_name", "init_args"} - set(saved if isinstance(saved, dict) else ())
     if missing:
-        raise InputError(f"{file} is no checkpoint of nnU-Net v2: it lacks {', '.join(sorted(missing))}")
+        raise InputError(f"{file} is not a checkpoint of nnU-Net v2: it lacks {', '.join(sorted(missing))}")
     return dict(saved)
 
 
 @contextlib.contextmanager
 def external_trainers(path: str | None) -> Iterator[None]:
-    """``nnUNet_extTrainer`` set to ``path``, or unset, and nnU-Net's chatter on stdout held back."""
+    """Set ``nnUNet_extTrainer`` to ``path``, or unset it, and hide what nnU-Net prints on stdout."""
     before = os.environ.pop(TRAINER_VARIABLE, None)
     try:
         if path is not None:
@@ -103,7 +101,7 @@ def external_trainers(path: str | None) -> Iterator[None]:
 
 
 def _check_trainer(folder: Path, name: str) -> None:
-    """Of the trainer class nnU-Net's prediction calls the builder of the network and nothing else."""
+    """Prediction calls only one function of the trainer class, the builder of the network; it must be nnU-Net's."""
     with external_trainers(trainer_path()):
         from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
         from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name

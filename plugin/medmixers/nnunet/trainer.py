@@ -1,6 +1,6 @@
-"""The trainer base: a subclass names a recipe and, if it is to work on stock plans, a network. nnU-Net does the rest.
+"""The trainer base: a subclass names a recipe and, to work on stock plans, a network. nnU-Net does the rest.
 
-Only data differ from the stock trainer: the architecture in the plans, the optimizer and its schedule, the start
+Four things differ from the stock trainer: the architecture in the plans, the optimizer and its schedule, the start
 weights, the length of the run. Augmentation, loss and evaluation are nnU-Net's own.
 """
 
@@ -20,7 +20,7 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
-from medmixers.errors import InputError
+from medmixers.errors import InputError, end_in_one_line
 from medmixers.networks.weights import check_source, load_weights
 from medmixers.nnunet.architecture import pairwise_excess, plans_architecture
 from medmixers.nnunet.schedule import RecipeSchedule, build_optimizer
@@ -38,15 +38,18 @@ PRETRAINED_VARIABLE = "MEDMIXERS_PRETRAINED"
 class nnUNetTrainerMedMixers(nnUNetTrainer):
     """Base of this package's trainers. A subclass sets class attributes and nothing else.
 
-    ``recipe`` gives optimizer, learning rate, its schedule and weight decay; the recipe's other fields (batch size,
-    loss, augmentation, epochs) describe the paper's own loop, and nnU-Net's take their place here: every batch of
-    the plans makes an update. With ``accumulate`` as many batches make one as fill the recipe's batch. None keeps
-    nnU-Net's own optimizer and schedule. ``network_name`` puts that network into the plans; None keeps the plans' own.
+    Attributes:
+        network_name: network to put into the plans; None keeps the plans' own network.
+        network_options: options of that network.
+        recipe: optimizer, learning rate, its schedule and weight decay; None keeps nnU-Net's own. The recipe's other
+            fields (batch size, loss, augmentation, epochs) describe the paper's own loop and are not used.
+        accumulate: False updates the weights after every batch of the plans. True accumulates as many batches per
+            update as fill the recipe's batch.
 
     Environment: MEDMIXERS_EPOCHS, MEDMIXERS_ITERATIONS_PER_EPOCH and MEDMIXERS_VAL_ITERATIONS_PER_EPOCH change the
-    length of a run (nnU-Net's own: 1000, 250, 50). MEDMIXERS_PRETRAINED, a file or "timm:NAME", gives the
-    encoder of a MetaFormer its start weights; :func:`medmixers.networks.weights.load_weights` says what it takes, and
-    the log what it did.
+    length of a run (nnU-Net's own: 1000, 250, 50). MEDMIXERS_PRETRAINED, a file or "timm:NAME", gives start weights to
+    the encoder of a MetaFormer. :func:`medmixers.networks.weights.load_weights` documents what it accepts, and the log
+    reports what was loaded.
     """
 
     # Not `network`: nnUNetTrainer stores the module under that name.
@@ -63,7 +66,8 @@ class nnUNetTrainerMedMixers(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's signature
     ) -> None:
-        run_length = run_length_from_environment()  # first: a bad value must leave no folder behind
+        end_in_one_line("medmixers")  # nnUNetv2_train is the main function of this process
+        run_length = run_length_from_environment()  # first: a bad value must not create a folder
         self.pretrained = pretrained_from_environment()
         super().__init__(self._with_network(plans, configuration), configuration, fold, dataset_json, device)
         for attribute, value in run_length.items():
@@ -77,9 +81,9 @@ class nnUNetTrainerMedMixers(nnUNetTrainer):
     def _with_network(cls, plans: dict[str, Any], configuration: str) -> dict[str, Any]:
         """A copy of nnU-Net's plans whose ``configuration`` holds this trainer's network and a patch that fits it.
 
-        nnU-Net saves the plans it was given beside the weights and rebuilds the network from them, so
-        training, validation and prediction agree. Raises nnU-Net's RuntimeError for a configuration that the
-        plans do not have, and ValueError for too many tokens.
+        nnU-Net saves these plans with the weights and rebuilds the network from them, so training, validation and
+        prediction agree. Raises nnU-Net's RuntimeError for a configuration that the plans do not have, and InputError
+        for too many tokens.
         """
         changed = deepcopy(plans)
         row = PlansManager(changed).get_configuration(configuration)
@@ -108,7 +112,7 @@ class nnUNetTrainerMedMixers(nnUNetTrainer):
         return optimizer, RecipeSchedule(optimizer, recipe, self.num_epochs)
 
     def on_train_start(self) -> None:
-        """nnU-Net's own, after the start weights of a training that begins."""
+        """Load the start weights of a new training, then start as nnU-Net does."""
         if not self.was_initialized:
             self.initialize()
         if self.pretrained and self.current_epoch == 0:
@@ -127,7 +131,7 @@ def run_length_from_environment() -> dict[str, int]:
     """Attributes of nnUNetTrainer that environment variables set.
 
     Raises:
-        ValueError: a value that is no whole number of at least 1.
+        InputError: a value that is not a whole number of at least 1.
     """
     return {
         attribute: _positive_integer(variable, os.environ[variable])
@@ -137,7 +141,7 @@ def run_length_from_environment() -> dict[str, int]:
 
 
 def pretrained_from_environment() -> str:
-    """Where the start weights are, "" for none. Raises ValueError for a file that is not there or holds no weights."""
+    """Source of the start weights, "" for none. Raises InputError for a missing file or one without weights."""
     source = os.environ.get(PRETRAINED_VARIABLE, "")
     try:
         if source:

@@ -1,7 +1,7 @@
 """Trainers for ``nnUNetv2_train -tr``, by name.
 
-They are defined here and not in trainers/, so that they can be pickled: after its look-up nnU-Net drops the
-modules of the folder that ``nnUNet_extTrainer`` names from ``sys.modules``.
+They are defined here and not in trainers/ so that they can be pickled. After its look-up nnU-Net removes the modules of
+the folder that ``nnUNet_extTrainer`` names from ``sys.modules``.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ class nnUNetTrainerStockRecipe(nnUNetTrainerMedMixers):
 
 
 class nnUNetTrainerKeuth2025(nnUNetTrainerMedMixers):
-    """The plans' network with the study's recipe: AdamW, warm-up, one cosine cycle."""
+    """The plans' network with the recipe of Keuth et al.: AdamW, warm-up, one cosine cycle."""
 
     recipe = "keuth2025_segmentation"
 
 
 class nnUNetTrainerTshimanga2026(nnUNetTrainerMedMixers):
-    """The plans' network with Token-UNet's recipe: SGD with Nesterov momentum, cosine, 16 patches an update."""
+    """The plans' network with Token-UNet's recipe: SGD with Nesterov momentum, cosine, 16 patches per update."""
 
     recipe = "tshimanga2026"
     accumulate = True
 
 
 class nnUNetTrainerXue2026(nnUNetTrainerMedMixers):
-    """The plans' network with MedUNeXt's recipe: Adam, cosine; its learning rate is ours."""
+    """The plans' network with MedUNeXt's recipe: Adam, cosine. The paper gives no learning rate: it is ours."""
 
     recipe = "xue2026_segmentation"
 
 
 class nnUNetTrainerTokenUNet(nnUNetTrainerMedMixers):
-    """Token-UNet with its Transformer, on any plans; an update a batch, as all trainers with a network of their own."""
+    """Token-UNet with its Transformer, on any plans; one update per batch."""
 
     network_name = "token_unet"
     recipe = "tshimanga2026"
@@ -71,7 +71,7 @@ def metaformer_trainer_name(mixer: str) -> str:
 def _metaformer_trainer(mixer: str) -> type[nnUNetTrainerMedMixers]:
     """MetaFormer S12 with one token mixer in all stages and the SegFormer decoder."""
     attributes = {
-        "__module__": __name__,  # where pickle looks for it
+        "__module__": __name__,  # pickle looks for it here
         "__doc__": f"MetaFormer S12 with {mixer.replace('_', ' ')} as token mixer, SegFormer decoder, on any plans.",
         "network_name": "metaformer_segformer_s12",
         "network_options": MappingProxyType({"mixer": mixer}),
@@ -90,7 +90,7 @@ _NAMED: tuple[type[nnUNetTrainerMedMixers], ...] = (
     nnUNetTrainerUNetStarStar,
     nnUNetTrainerMedUNeXt,
 )
-# Every trainer by its class name; a mixer that joins TOKEN_MIXERS gets its trainer here.
+# Trainers by class name. Each mixer in TOKEN_MIXERS has one.
 TRAINERS: dict[str, type[nnUNetTrainerMedMixers]] = {
     trainer.__name__: trainer for trainer in (*_NAMED, *map(_metaformer_trainer, TOKEN_MIXERS))
 }

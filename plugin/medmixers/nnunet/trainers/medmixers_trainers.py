@@ -1,7 +1,7 @@
-"""Re-exports for nnU-Net, which looks through this folder when ``nnUNet_extTrainer`` names it.
+"""Re-exports for nnU-Net: it searches this folder when ``nnUNet_extTrainer`` names it.
 
-The folder is no package and holds this one file: nnU-Net imports each module here under its bare name, so
-that name must be unique, and an import error in one would hide the others.
+The folder is not a package and holds only this file. nnU-Net imports each module here under its bare name. So the name
+must be unique, and an import error in one module would hide the others.
 """
 
 from medmixers.nnunet.trainer_classes import TRAINERS

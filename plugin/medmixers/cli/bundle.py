@@ -1,0 +1,81 @@
+"""``medmixers bundle``: MONAI Bundles."""
+
+from __future__ import annotations
+
+import sys
+
+from medmixers.errors import InputError
+
+
+class Bundle:
+    """Make, share and check MONAI Bundles."""
+
+    def new(self, task: str, network: str, mixer: str | None = None, recipe: str | None = None, out: str = ".") -> str:
+        """Make an untrained bundle for a task, your own or one of ours.
+
+        Args:
+            task: a YAML file that describes your task, or a task of `medmixers list tasks`.
+            network: a network of `medmixers list networks`.
+            mixer: a token mixer of `medmixers list mixers`, for MetaFormer networks.
+            recipe: training recipe; by default that of Keuth et al. 2025 for this kind of task.
+            out: folder that will hold the bundle's folder.
+
+        Example:
+            medmixers bundle new my_task.yaml --network metaformer_segformer_s12 --mixer grouped_conv --out my_bundles
+        """
+        from medmixers.bundles.new import new_bundle
+
+        return f"untrained bundle: {new_bundle(task, network=network, mixer=mixer, recipe=recipe, out=out)}"
+
+    def pack(self, name: str, weights: str | None = None, out: str = ".", metrics: str | None = None) -> str:
+        """Pack a bundle with its weights and code into OUT/NAME_vX.Y.Z.zip.
+
+        Args:
+            name: a bundle of `medmixers list bundles`, or a bundle's folder.
+            weights: file of the trained weights; by default models/model.pt of the bundle's folder.
+            out: folder of the zip.
+            metrics: CSV file of an evaluation, for the model card.
+
+        Example:
+            medmixers bundle pack my_bundle --weights models/model.pt --metrics eval/metrics.csv
+        """
+        from medmixers.bundles.share.pack import pack_bundle
+
+        return str(pack_bundle(name, weights=weights, out=out, metrics=metrics))
+
+    def open(self, zip: str, out: str = ".") -> str:
+        """Check a bundle's zip and unpack it to OUT/NAME.
+
+        Args:
+            zip: file that `medmixers bundle pack` wrote.
+            out: folder that will hold the bundle's folder.
+
+        Example:
+            medmixers bundle open my_bundle_v0.1.0.zip --out bundles
+        """
+        from medmixers.bundles.share.archive import open_archive
+
+        return str(open_archive(zip, out))
+
+    def verify(self, name: str, static: bool = False, schema: str | None = None) -> str:
+        """Run the checks of a bundle on synthetic data.
+
+        All checks take minutes, --static seconds.
+
+        Args:
+            name: a bundle of `medmixers list bundles`, a bundle's folder or its zip.
+            static: run only the checks that neither train nor predict.
+            schema: file of the metadata's JSON schema, where it cannot be downloaded.
+
+        Example:
+            medmixers bundle verify brain_tissue_segmentation_pooling --static
+        """
+        from medmixers.bundles.verify.checks import verify_bundle
+
+        report = verify_bundle(
+            name, static=static, schema=schema, announce=lambda line: print(line, file=sys.stderr, flush=True)
+        )
+        if report.failed:
+            print(report)
+            raise InputError(f"{report.name}: {len(report.failed)} checks failed")
+        return str(report)

@@ -1,0 +1,46 @@
+"""``medmixers dataset``: data sets as bundles and nnU-Net read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+class Dataset:
+    """Convert public data sets; check a data set before training."""
+
+    def convert(self, task: str, source: str, out: str, **options: Any) -> str:
+        """Convert a task's data set to a new folder OUT, split by group.
+
+        The parts are training, validation and test. What belongs together, such as a patient, is in one part.
+
+        Args:
+            task: a task of `medmixers list tasks`.
+            source: the folder as it was downloaded and unpacked.
+            out: folder to write; it must not exist.
+            options: of the task's converter; a wrong one lists the valid ones.
+
+        Example:
+            medmixers dataset convert skin_lesion_classification DOWNLOADS skin --size 28
+        """
+        from medmixers.datasets.converters import convert
+
+        return convert(task, source, out, **options)
+
+    def check(self, folder: str) -> str:
+        """Check files, geometry, NaN and labels of every case.
+
+        The first fault ends the check.
+
+        Args:
+            folder: a data set in nnU-Net's raw format, or a folder with datalist.json.
+
+        Example:
+            medmixers dataset check nnUNet_raw/Dataset900_BrainTissue
+        """
+        from medmixers.datasets import datalist_format
+        from medmixers.datasets.audit import audit_nnunet_dataset
+        from medmixers.datasets.audit_datalist import audit_datalist
+
+        listed = (Path(folder) / datalist_format.FILE).is_file()
+        return str(audit_datalist(folder) if listed else audit_nnunet_dataset(folder))

@@ -1,0 +1,101 @@
+"""``medmixers list``: names and one line about each, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+
+class List:
+    """List available networks, mixers, tasks and bundles."""
+
+    def networks(self) -> str:
+        """List the networks for bundles, nnU-Net plans and `create_network`.
+
+        Example:
+            medmixers list networks
+        """
+        from medmixers.results import network_facts
+        from medmixers.variants import NETWORKS
+
+        counts = network_facts()["parameters"]
+        head = ("NAME", "TASK", "2D", "3D", "SOURCE", "SUMMARY")
+        rows = (
+            (
+                name,
+                row.task,
+                *(_millions(counts.get(name, {}).get(dims)) for dims in ("2D", "3D")),
+                row.source,
+                row.summary,
+            )
+            for name, row in sorted(NETWORKS.items())
+        )
+        return (
+            f"{table([head, *rows])}\n\n"
+            "2D, 3D: millions of trainable parameters with 1 input channel and 2 outputs; '-' where there is no such\n"
+            "form. Networks bound to an image size are counted at 224 x 224 and 96 x 96 x 96."
+        )
+
+    def mixers(self) -> str:
+        """List the token mixers of the MetaFormer networks.
+
+        Example:
+            medmixers list mixers
+        """
+        from medmixers.mixers import TOKEN_MIXERS
+
+        return table((name, row.summary) for name, row in sorted(TOKEN_MIXERS.items()))
+
+    def tasks(self) -> str:
+        """List the tasks that bundles are made for.
+
+        Example:
+            medmixers list tasks
+        """
+        from medmixers.tasks import TASKS
+
+        return table((name, row.task, row.title) for name, row in sorted(TASKS.items()))
+
+    def bundles(self) -> str:
+        """List the MONAI Bundles in the folder bundles/ of the repository.
+
+        Example:
+            medmixers list bundles
+        """
+        from medmixers.bundles.catalog import BUNDLES
+
+        return table((name, row.network, row.version) for name, row in sorted(BUNDLES.items()))
+
+    def nnunet_commands(self) -> str:
+        """List the stock nnU-Net commands for `medmixers nnunet run`.
+
+        Example:
+            medmixers list nnunet_commands
+        """
+        from medmixers.nnunet.environment import stock_commands
+
+        return "\n".join(stock_commands())
+
+    def options(self, network: str) -> str:
+        """List the options of a network with type, default and meaning.
+
+        Args:
+            network: a network of `medmixers list networks`.
+
+        Example:
+            medmixers list options token_unet
+        """
+        from medmixers.cli.options import network_options
+
+        return table([("OPTION", "TYPE", "DEFAULT", "MEANING"), *network_options(network)])
+
+
+def table(rows: Iterable[tuple[Any, ...]]) -> str:
+    """Rows as text, in columns."""
+    cells = [tuple(map(str, row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
+
+
+def _millions(count: int | None) -> str:
+    return "-" if count is None else f"{count / 1e6:.2f}"

@@ -1,0 +1,137 @@
+"""Data sets in nnU-Net's folders: their names, and preprocessed data that further plans can share."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets, maybe_convert_to_dataset_name
+
+from medmixers.errors import InputError, first_line
+
+STOCK_PLANS = "nnUNetPlans"
+# Preprocessed data are shared only where these agree.
+PREPROCESSING_KEYS = (
+    "preprocessor_name", "spacing", "normalization_schemes", "use_mask_for_norm", "resampling_fn_data",
+    "resampling_fn_data_kwargs", "resampling_fn_seg", "resampling_fn_seg_kwargs",
+)  # fmt: skip
+# Normalisation by the image alone. Any other scheme may use the data set's intensities, as CTNormalization does.
+BY_IMAGE_ALONE = {
+    "ZScoreNormalization", "NoNormalization", "RescaleTo01Normalization", "RGBTo01Normalization",
+}  # fmt: skip
+
+
+def dataset_name(name_or_id: str | int) -> str:
+    """The folder's name of a data set, given as the stock commands take it: 900, "900" or "Dataset900_Name".
+
+    Raises:
+        InputError: no data set, or several with that id.
+    """
+    text = str(name_or_id)
+    if not re.fullmatch(r"\d+|Dataset\d{3}_.+", text):
+        raise InputError(f"dataset must be an id such as 900 or a name such as Dataset900_Name, got {text!r}")
+    try:
+        name = maybe_convert_to_dataset_name(text)
+    except RuntimeError as error:
+        raise InputError(f"dataset {text}: {nnunet_reason(error)}") from None
+    there = [str(each) for each in find_candidate_datasets(dataset_id(name))]
+    if name not in there:
+        same = ", ".join(there) or "none"
+        raise InputError(f"there is no data set {name!r} in nnU-Net's folders; with its id: {same}")
+    if len(there) > 1:
+        raise InputError(f"several data sets have the id {dataset_id(name)}: {', '.join(there)}; nnU-Net takes one")
+    return str(name)
+
+
+def dataset_id(name: str) -> int:
+    """900 of "Dataset900_Name"."""
+    return int(name.removeprefix("Dataset")[:3])
+
+
+def nnunet_reason(error: Exception) -> str:
+    """The first line of nnU-Net's message, without its pointer to the documentation."""
+    return re.sub(r" [(]see .*", "", first_line(error))
+
+
+def check_plans_file(dataset: str, plans_name: str, *, network_class: str) -> None:
+    """Raise InputError if a file of this name exists and its plans do not name ``network_class``."""
+    file = Path(nnUNet_preprocessed, dataset, f"{plans_name}.json")
+    if file.is_file() and f'"{network_class}"' not in file.read_text():
+        raise InputError(f"{file} exists and holds no plans of this package; give another plans_name")
+
+
+def choose_data(
+    dataset: str,
+    configuration: str,
+    plan: Mapping[str, Any],
+    intensities: Mapping[str, Any],
+    *,
+    cases: Iterable[str],
+    plans_name: str,
+) -> tuple[str, bool]:
+    """Identifier of the preprocessed data for a new plan, and whether they are there already.
+
+    Data are shared where every plans file that names them preprocesses as the new plan does, with the same intensities
+    if a normalisation uses them, and where their folder, if it exists, holds exactly the cases of the data set. The
+    stock data come first. Otherwise the plan gets data of its own, PLANS_CONFIGURATION.
+
+    Args:
+        dataset: name of the data set.
+        configuration: "2d" or "3d_fullres", for example.
+        plan: the new plan's configuration.
+        intensities: ``foreground_intensity_properties_per_channel`` of the new plan.
+        cases: names of the data set's cases.
+        plans_name: name of the new plans. A file of this name will be replaced.
+
+    Raises:
+        InputError: other plans use the data of this name, and the new plan would replace them.
+    """
+    folder, own = Path(nnUNet_preprocessed, dataset), f"{plans_name}_{configuration}"
+    agreed: dict[str, dict[str, bool]] = {}  # identifier -> plans that name it -> whether they preprocess alike
+    for file in sorted(folder.glob("*.json"), key=lambda path: (path.stem != STOCK_PLANS, path.stem)):
+        other = json.loads(file.read_text())
+        if not isinstance(other, dict) or "configurations" not in other:
+            continue  # dataset.json, the fingerprint, the splits
+        row = other["configurations"].get(configuration, {})
+        identifier = row.get("data_identifier")
+        if identifier is None or (file.stem == plans_name and identifier != own):
+            continue
+        same = _preprocesses_alike(plan, row) and _same_intensities(
+            plan, intensities, other["foreground_intensity_properties_per_channel"]
+        )
+        agreed.setdefault(identifier, {})[file.stem] = same
+    for identifier, plans in agreed.items():
+        data = folder / identifier
+        is_complete = {path.stem for path in data.glob("*.pkl")} == set(cases)
+        if all(plans.values()) and (is_complete or identifier == own or not data.is_dir()):
+            return identifier, is_complete
+    users = ", ".join(sorted(agreed.get(own, {}).keys() - {plans_name}))
+    if users:
+        raise InputError(f"{users} use the preprocessed data {own} of other settings; give another plans_name")
+    return own, False
+
+
+def _preprocesses_alike(plan: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    plain = _as_json({key: plan[key] for key in PREPROCESSING_KEYS})
+    if not all(key in other for key in plain):
+        return False
+    same = [plain[key] == other[key] for key in plain if key != "spacing"]
+    return all(same) and np.allclose(plain["spacing"], other["spacing"])
+
+
+def _same_intensities(plan: Mapping[str, Any], ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Whether all channels that are normalised by the data set's intensities have the same ones."""
+    ours = _as_json(ours)
+    for channel, scheme in enumerate(plan["normalization_schemes"]):
+        if scheme not in BY_IMAGE_ALONE and ours.get(str(channel)) != theirs.get(str(channel)):
+            return False
+    return True
+
+
+def _as_json(content: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(content, default=lambda array: array.tolist()))

@@ -1,0 +1,63 @@
+"""One rule for errors of input: one line and exit status 2; every other exception keeps its traceback."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from medmixers.errors import TRACEBACK_VARIABLE, InputError, MissingFileError, one_line_errors
+
+
+@pytest.fixture(autouse=True)
+def no_traceback_asked(monkeypatch):
+    monkeypatch.delenv(TRACEBACK_VARIABLE, raising=False)
+
+
+def test_an_input_error_ends_in_one_line(capsys):
+    with pytest.raises(SystemExit) as exit, one_line_errors("tool"):
+        raise MissingFileError("there is no\n  file 'a'")
+    assert exit.value.code == 2
+    assert capsys.readouterr().err == "tool: error: there is no file 'a'\n"
+
+
+def test_the_systems_error_about_a_file_ends_in_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit), one_line_errors("tool"):
+        (tmp_path / "gone").read_text()
+    assert str(tmp_path / "gone") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError, RuntimeError, OSError, TypeError])
+def test_a_bug_passes(error):
+    with pytest.raises(error, match="a bug"), one_line_errors("tool"):
+        raise error("a bug")
+
+
+def test_a_traceback_on_request(monkeypatch):
+    monkeypatch.setenv(TRACEBACK_VARIABLE, "1")
+    with pytest.raises(InputError), one_line_errors("tool"):
+        raise InputError("bad")
+
+
+@pytest.mark.parametrize(
+    ("error", "variables", "status", "lines"),
+    [
+        ("InputError('bad')", {}, 2, ["tool: error: bad"]),
+        ("InputError('bad')", {TRACEBACK_VARIABLE: "1"}, 1, ["Traceback", "medmixers.errors.InputError: bad"]),
+        ("ValueError('a bug')", {}, 1, ["Traceback", "ValueError: a bug"]),
+    ],
+)
+def test_a_process_with_another_main_function(error, variables, status, lines):
+    code = (
+        "from medmixers.errors import InputError, end_in_one_line\n"
+        "end_in_one_line('tool'); end_in_one_line('tool')\n"
+        f"try:\n    raise {error}\nexcept ValueError as caught:\n    print('seen', caught, flush=True)\n    raise"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **variables}, check=False
+    )
+    shown = out.stderr.splitlines()
+    assert out.returncode == status
+    assert out.stdout.startswith("seen "), "a caller still gets the exception"
+    assert shown[0].startswith(lines[0])
+    assert shown[-1] == lines[-1]
