@@ -24,7 +24,7 @@ class PublishedFigure:
     """One printed number.
 
     Args:
-        paper: key of the README's references.
+        paper: key in the references of plugin/docs/networks.md.
         where: table or section of the paper.
         name: of the network, within its table.
         quantity: a name of :func:`quantities`.
