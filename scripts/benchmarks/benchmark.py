@@ -1,4 +1,4 @@
-"""Time and memory of mixers and networks beside their peers, in one run.
+"""Time and memory of mixers and networks compared with their peers, in one run.
 
 python scripts/benchmarks/benchmark.py                 # everything
 python scripts/benchmarks/benchmark.py --quick         # fewer comparisons, no peaks of memory

@@ -32,9 +32,9 @@ from medmixers.tasks import TASKS
 ROOT = Path(__file__).resolve().parents[2]
 NUMBER, CONFIGURATION = DATASET[len("Dataset") :].partition("_")[0], "3d_fullres"
 MEMORY_GB = 0.5  # nnU-Net's target, as in scripts/demo.sh: patches that a CPU can train on in minutes
-STOCK_RECIPE, STUDY_RECIPE = "nnUNetTrainerStockRecipe", "nnUNetTrainerKeuth2025"
+STOCK_RECIPE, KEUTH_RECIPE = "nnUNetTrainerStockRecipe", "nnUNetTrainerKeuth2025"
 SEVEN = ("identity", "pooling", "conv", "grouped_conv", "local_attention", "global_attention", "random_mixing")
-# As in the demo's bundle: the study's start at 1e-5 would leave all mixers out of so short a training.
+# As in the demo's bundle: with the start value 1e-5 of Keuth et al. no mixer would act in so short a training.
 SHORT = {"layer_scale_init": 1.0, "drop_path_rate": 0.0}
 
 
@@ -56,7 +56,7 @@ CONTENDERS: dict[str, Contender] = {
     },
     **{
         f"metaformer_segformer_s12, {mixer}": Contender(
-            "metaformer_segformer_s12", {"mixer": mixer, **SHORT}, STUDY_RECIPE
+            "metaformer_segformer_s12", {"mixer": mixer, **SHORT}, KEUTH_RECIPE
         )
         for mixer in SEVEN
     },

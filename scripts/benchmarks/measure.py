@@ -1,4 +1,4 @@
-"""Time and memory of mixers and networks beside their peers, in one run."""
+"""Time and memory of mixers and networks compared with their peers, in one run."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def compare(name: str, *, device: str = "cpu", memory: bool = True) -> list[Meas
         memory: measure peaks too, every contender in a process of its own.
 
     Returns:
-        One measurement a pass and contender. A contender that cannot run here has its error instead of times.
+        One measurement per pass and contender. A contender that cannot run here has its error instead of times.
     """
     comparison = COMPARISONS[name]
     passes = [run for run in comparison.passes if run not in (HALF, HALF_TRAINING) or has_bfloat16(device)]

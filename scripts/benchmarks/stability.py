@@ -2,7 +2,7 @@
 
 Keuth et al. 2025 trained local attention on 224x224 images more gently than the rest, since compiled FlexAttention
 exploded. Here one block of MetaFormer S12 learns the directions of gratings at the resolution of stage 1, from the
-same weights and on the same batches whichever way is taken, by the study's optimizer without its warm-up.
+same weights and on the same batches for every way, with the optimizer of Keuth et al. without its warm-up.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Training:
     Args:
         backend: how local attention was computed, a name of :func:`backends`.
         precision: of PRECISIONS.
-        norms: Euclidean norm of the gradient of all weights, a number a step.
-        losses: cross-entropy, a number a step.
+        norms: Euclidean norm of the gradient of all weights, one number per step.
+        losses: cross-entropy, one number per step.
         error: why there is neither.
     """
 

@@ -23,7 +23,7 @@ from medmixers.files import written_whole
 
 MEASURED = Path(__file__).with_name("measured.json")
 NETWORK_FACTS = Path(__file__).with_name("networks.json")
-RUN_FILE = "run.json"  # beside what a run wrote: when, where and from which commit
+RUN_FILE = "run.json"  # in the folder of a run: when, where and from which commit it was made
 CODE = ("plugin", "bundles", "scripts", "pyproject.toml")  # the parts of the checkout that a run depends on
 
 
@@ -73,7 +73,7 @@ def read_clean_run(folders: list[Path]) -> dict[str, Any]:
     for folder in folders:
         path = folder / RUN_FILE
         if not path.is_file():
-            raise MissingFileError(f"there is no {path}, so nothing tells what was measured; run the demo again")
+            raise MissingFileError(f"there is no {path}, so it is unknown what was measured; run the demo again")
         run = json.loads(path.read_text())
         if run.pop("dirty") is not False:
             raise InputError(f"{path} is of a checkout that was not clean or not under git; commit, then run again")
