@@ -9,7 +9,12 @@ if [ $# -eq 0 ]; then
     ruff format --check .
     mypy
     python scripts/generate_bundles.py --check
-    set -- -n 2 --dist loadfile  # a file's fixtures, trainings among them, run once
+    python scripts/render_tables.py --check
+    set -- -n 2 --dist loadfile --cov --cov-report=  # a file's fixtures, trainings among them, run once
+    total='python -m coverage report --format=total'
 fi
 # One thread a process: two workers with two threads each would fight over two cores.
 OMP_NUM_THREADS=1 python -m pytest "$@"
+if [ -n "${total:-}" ]; then
+    echo "Coverage of plugin/ by lines and branches, without what tests run in other processes: $($total) %"
+fi

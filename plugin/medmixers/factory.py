@@ -6,11 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-<<<<<<< HEAD
-from medmixers.errors import MissingPackageError
-=======
-from medmixers.errors import InputError
->>>>>>> cli
+from medmixers.errors import InputError, MissingPackageError
 from medmixers.mixers import TOKEN_MIXERS
 from medmixers.registry import check_options, check_types, locate, option_names
 from medmixers.variants import NETWORKS

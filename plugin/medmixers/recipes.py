@@ -44,7 +44,7 @@ class TrainingRecipe:
         affine_std: standard deviation of each entry of the random affine matrix around the identity; 0: none.
         crop_and_flip: random crops (of at least 80 % of each axis, resized back) and horizontal flips.
         network_options: options of ``create_network`` that belong to the recipe, not to the architecture.
-        source: the paper, by its key in the README's references, or "medmixers".
+        source: the paper, by its key in the references of plugin/docs/networks.md, or "medmixers".
         notes: what departs from the source or is not stated there.
     """
 

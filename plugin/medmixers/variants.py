@@ -17,7 +17,7 @@ class NetworkRow:
     Args:
         target: dotted path of its class.
         task: "classification" (logits (B, K)) or "segmentation" (logits (B, K, *spatial)).
-        source: the paper, by its key in the README's references.
+        source: the paper, by its key in the references of plugin/docs/networks.md.
         summary: one line for ``medmixers list networks``.
         encoder: dotted path of the encoder class that the network is built around; None where it has none.
         arguments: what the name fixes; ``create_network``'s options override it.

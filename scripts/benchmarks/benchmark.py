@@ -1,11 +1,11 @@
-"""Time and memory of mixers and networks beside their peers, in one run.
+"""Time and memory of mixers and networks compared with their peers, in one run.
 
 python scripts/benchmarks/benchmark.py                 # everything
 python scripts/benchmarks/benchmark.py --quick         # fewer comparisons, no peaks of memory
 python scripts/benchmarks/benchmark.py --device cuda   # those that are too large for a CPU too
-python scripts/benchmarks/benchmark.py --record        # everything, then results/measured.json and the README's table
+python scripts/benchmarks/benchmark.py --record        # everything, then results/measured.json and the tables
 
-A recorded run needs a clean checkout: its commit stands beside the figures.
+A recorded run needs a clean checkout: its commit is recorded with the figures.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ import argparse
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from comparisons import COMPARISONS
-from measure import compare, table
+from measure import as_json, compare
 
-from medmixers.results import describe_run, measured_note, record, replace_between
+from medmixers.errors import InputError
+from medmixers.results import describe_run, documents, record
+from medmixers.results.tables import benchmark_table
 
 ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / "README.md"
-PEERS = ("timm", "dynamic_network_architectures", "natten")  # beside torch, MONAI and nnU-Net
-START, END = "<!-- benchmark table -->", "<!-- end of benchmark table -->"
+PEERS = ("timm", "dynamic_network_architectures", "natten")  # recorded in addition to torch, MONAI and nnU-Net
 
 
 def main() -> None:
@@ -34,7 +33,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer comparisons, times only")
     parser.add_argument("--only", default="", metavar="TEXT", help="comparisons whose name holds this text")
     parser.add_argument("--device", default="cpu", help="as torch names it (cpu, cuda)")
-    parser.add_argument("--record", action="store_true", help="write the figures and the README's table")
+    parser.add_argument("--record", action="store_true", help="write the figures and the documents' tables")
     arguments = parser.parse_args()
     names = [name for name in COMPARISONS if arguments.device != "cpu" or not COMPARISONS[name].gpu]
     names = [name for name in names if COMPARISONS[name].quick or not arguments.quick]
@@ -49,20 +48,20 @@ def main() -> None:
 
     if arguments.record:
         try:
-            replace_between(README.read_text(), START, END, "")  # before the minutes that measuring takes
-        except ValueError as error:
-            sys.exit(f"benchmark: error: {README.name}: {error}")
+            documents.render(ROOT)  # wrong markers must show before the minutes of measuring
+        except InputError as error:
+            sys.exit(f"benchmark: error: {error}")
 
     rows = []
     for name in chosen:
         rows += compare(name, device=arguments.device, memory=not arguments.quick)
         print(f"{name}: done", file=sys.stderr)
-    print(table(rows))
+    figures = [as_json(row) for row in rows]
+    print(benchmark_table(figures))
     if arguments.record:
         run["versions"] |= versions(PEERS)
-        figures = [{key: value for key, value in asdict(row).items() if value not in (None, ())} for row in rows]
         record(f"benchmark {arguments.device}", figures, run=run)
-        README.write_text(replace_between(README.read_text(), START, END, f"{table(rows)}\n\n{measured_note(run)}"))
+        documents.write(ROOT)
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

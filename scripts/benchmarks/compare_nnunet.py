@@ -1,7 +1,7 @@
 """Train nnU-Net's own U-Net, the Token-UNet family and the seven token mixers with nnU-Net's commands; one table.
 
 compare_nnunet.py compare_run            # twenty minutes on two cores; on a GPU if there is one
-compare_nnunet.py compare_run --record   # the same, and results/measured.json and the README's table
+compare_nnunet.py compare_run --record   # the same, and results/measured.json and the documents' tables
 compare_nnunet.py smoke_run --only unet --epochs 1 --iterations 2 --resolution 4   # does it work?
 
 All train on the demo's data set with equal patches, batches and steps, and predict its held-out cases. A network that
@@ -25,18 +25,16 @@ from typing import Any, NamedTuple
 from medmixers.demo.report import DATASET, TASK, case_dice
 from medmixers.errors import InputError
 from medmixers.nnunet.environment import TRAINER_VARIABLE, trainer_path
-from medmixers.results import describe_run, measured, measured_note, record, replace_between, write_json
+from medmixers.results import describe_run, documents, record, write_json
+from medmixers.results.tables import nnunet_table
 from medmixers.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / "README.md"
-START, END = "<!-- nnunet table -->", "<!-- end of nnunet table -->"
 NUMBER, CONFIGURATION = DATASET[len("Dataset") :].partition("_")[0], "3d_fullres"
 MEMORY_GB = 0.5  # nnU-Net's target, as in scripts/demo.sh: patches that a CPU can train on in minutes
-STOCK_RECIPE, STUDY_RECIPE = "nnUNetTrainerStockRecipe", "nnUNetTrainerKeuth2025"
-RECIPES = {STOCK_RECIPE: "nnU-Net's", STUDY_RECIPE: "Keuth 2025"}
+STOCK_RECIPE, KEUTH_RECIPE = "nnUNetTrainerStockRecipe", "nnUNetTrainerKeuth2025"
 SEVEN = ("identity", "pooling", "conv", "grouped_conv", "local_attention", "global_attention", "random_mixing")
-# As in the demo's bundle: the study's start at 1e-5 would leave all mixers out of so short a training.
+# As in the demo's bundle: with the start value 1e-5 of Keuth et al. no mixer would act in so short a training.
 SHORT = {"layer_scale_init": 1.0, "drop_path_rate": 0.0}
 
 
@@ -58,7 +56,7 @@ CONTENDERS: dict[str, Contender] = {
     },
     **{
         f"metaformer_segformer_s12, {mixer}": Contender(
-            "metaformer_segformer_s12", {"mixer": mixer, **SHORT}, STUDY_RECIPE
+            "metaformer_segformer_s12", {"mixer": mixer, **SHORT}, KEUTH_RECIPE
         )
         for mixer in SEVEN
     },
@@ -223,27 +221,6 @@ def begin(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
     return run
 
 
-def table(section: dict[str, Any]) -> str:
-    """The Markdown table of a section "nnunet ..." of measured.json, with what it was measured on."""
-    rows, labels = section["figures"], list(section["figures"][0]["dice"])
-    header = ["network", "recipe", "parameters", *(f"Dice {label.replace('_', ' ')}" for label in labels), "mean"]
-    header += ["s an iteration", "s a case"]
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    for row in rows:
-        dice = list(row["dice"].values())
-        cells = [row["name"], RECIPES[row["trainer"]], f"{row['parameters']:,}"]
-        cells += [f"{score:.3f}" for score in (*dice, sum(dice) / len(dice))]
-        cells += [f"{row['seconds_per_iteration']:.2f}", f"{row['seconds_per_case']:.1f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    patch, steps = " x ".join(map(str, section["patch_size"])), section["epochs"] * section["iterations"]
-    lines.append(f"""
-Untuned, one training each, {steps} steps where nnU-Net takes 250,000: all train and this is what they cost; it does not
-show which is better. Patch {patch}, batch {section["batch_size"]}; no test-time mirroring. An iteration is
-an epoch's time by its steps, with augmentation and online validation; a case is read, predicted and written.
-{measured_note(section)}""")
-    return "\n".join(lines)
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of the run; made if missing")
@@ -252,7 +229,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, default=20, help="of an epoch")
     parser.add_argument("--resolution", type=int, default=2, help="of the data set, in millimetres")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
-    parser.add_argument("--record", action="store_true", help="write the figures and the README's table")
+    parser.add_argument("--record", action="store_true", help="write the figures and the documents' tables")
     settings = parser.parse_args()
     if min(settings.epochs, settings.iterations, settings.resolution) <= 0:
         parser.error("--epochs, --iterations and --resolution must be positive")
@@ -282,12 +259,11 @@ def main() -> None:
     except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f"compare_nnunet: error: {error}")
     run |= comparison.shape("nnUNetPlans")
-    print(table({**run, "commit": run["commit"] or "unknown", "figures": rows}))
+    print(nnunet_table({**run, "commit": run["commit"] or "unknown", "figures": rows}))
     if settings.record:
         del run["dirty"]
-        section = f"nnunet {settings.device}"
-        record(section, rows, run=run)
-        README.write_text(replace_between(README.read_text(), START, END, table(measured()[section])))
+        record(f"nnunet {settings.device}", rows, run=run)
+        documents.write(ROOT)
 
 
 if __name__ == "__main__":

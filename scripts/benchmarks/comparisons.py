@@ -18,8 +18,8 @@ from medmixers.mixers.build import create_mixer
 from medmixers.mixers.grouped_conv import GroupedConv
 from medmixers.mixers.local_attention import LocalAttention
 from medmixers.registry import Registry
+from medmixers.results.tables import OURS
 
-OURS = "ours"
 FORWARD, TRAINING = "forward", "forward + backward"
 HALF, HALF_TRAINING = f"{FORWARD}, bfloat16", f"{TRAINING}, bfloat16"  # under autocast
 ALL = (FORWARD, TRAINING, HALF, HALF_TRAINING)

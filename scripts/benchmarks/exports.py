@@ -170,23 +170,3 @@ def measure_exports(label: str, spatial_dims: int) -> dict[str, str] | None:
     except ValueError:
         return None
     return how_it_exports(network)
-
-
-def exports_table(exports: Mapping[str, Mapping[str, Mapping[str, str] | None]]) -> str:
-    """Markdown; networks with the same outcomes share a row.
-
-    Args:
-        exports: label -> "2D" and "3D" -> way -> outcome, as ``results.network_facts()["exports"]``.
-    """
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for label, dims in exports.items():
-        groups.setdefault(tuple(_cell(dims, way) for way in WAYS), []).append(f"`{label}`")
-    lines = ["| network | " + " | ".join(WAYS) + " |", "|" + "---|" * (len(WAYS) + 1)]
-    return "\n".join([*lines, *(f"| {', '.join(labels)} | {' | '.join(cells)} |" for cells, labels in groups.items())])
-
-
-def _cell(dims: Mapping[str, Mapping[str, str] | None], way: str) -> str:
-    outcomes = {key: ways[way] for key, ways in dims.items() if ways is not None}
-    if len(set(outcomes.values())) == 1:
-        return next(iter(outcomes.values()))
-    return ", ".join(f"{key} {outcome}" for key, outcome in outcomes.items())

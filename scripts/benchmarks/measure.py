@@ -1,12 +1,12 @@
-"""Time and memory of mixers and networks beside their peers, in one run."""
+"""Time and memory of mixers and networks compared with their peers, in one run."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from statistics import median
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from comparisons import COMPARISONS, FORWARD, HALF, HALF_TRAINING, OURS, TRAINING
@@ -57,7 +57,7 @@ def compare(name: str, *, device: str = "cpu", memory: bool = True) -> list[Meas
         memory: measure peaks too, every contender in a process of its own.
 
     Returns:
-        One measurement a pass and contender. A contender that cannot run here has its error instead of times.
+        One measurement per pass and contender. A contender that cannot run here has its error instead of times.
     """
     comparison = COMPARISONS[name]
     passes = [run for run in comparison.passes if run not in (HALF, HALF_TRAINING) or has_bfloat16(device)]
@@ -149,26 +149,6 @@ def peak_mib(name: str, contender: str, run: str, device: str) -> float | None:
     return None if before is None or after is None else (after - before) / 2**20
 
 
-def table(rows: list[Measurement]) -> str:
-    """A Markdown table, a line a comparison and pass: ours, and how many times its time and memory each peer takes."""
-    lines = ["| comparison | pass | ours | time (memory) of the peers, in ours |", "|" + "---|" * 4]
-    for base in (row for row in rows if row.contender == OURS):
-        peers = [row for row in rows if (row.comparison, row.run) == (base.comparison, base.run) and row is not base]
-        ratios = "; ".join(_ratio(peer, base) for peer in peers if not peer.error)
-        lines.append("| " + " | ".join([base.comparison, base.run, _figures(base), ratios]) + " |")
-    errors = dict.fromkeys(f"{row.contender}: {row.error[:80]}" for row in rows if row.error)
-    return "\n".join([*lines, *([f"\nNot run: {'; '.join(errors)}."] if errors else [])])
-
-
-def _figures(row: Measurement) -> str:
-    times = row.milliseconds
-    text = f"{median(times):.1f} ms ({min(times):.1f} to {max(times):.1f})"
-    text += "" if row.peak_mib is None else f", {row.peak_mib:.0f} MiB"
-    return text + ("" if row.change is None else f", output changed by {100 * row.change:.1f} %")
-
-
-def _ratio(peer: Measurement, ours: Measurement) -> str:
-    text = f"{peer.contender} **{median(peer.milliseconds) / median(ours.milliseconds):.2f}**"
-    if not ours.peak_mib or peer.peak_mib is None:
-        return text
-    return f"{text} ({peer.peak_mib / ours.peak_mib:.1f})"
+def as_json(row: Measurement) -> dict[str, Any]:
+    """The measurement as a JSON object, without the fields that it lacks."""
+    return {key: value for key, value in asdict(row).items() if value not in (None, ())}

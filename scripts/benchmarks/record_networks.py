@@ -1,8 +1,8 @@
-"""Record what every network counts and how it exports: results/networks.json, and the README's table of exports.
+"""Record the parameters and the export support of every network in results/networks.json; render the documents' tables.
 
 record_networks.py            count all networks, measure the exports that are not recorded yet
 record_networks.py --again    measure every export again (half an hour on a core)
-record_networks.py --check    change nothing; exit status 1 if a count, a name or the README differs
+record_networks.py --check    change nothing; exit status 1 if a count or a name differs
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from exports import exports_table, measure_exports, sampled_networks
+from exports import measure_exports, sampled_networks
 from samples import count_parameters
 
-from medmixers.results import NETWORK_FACTS, network_facts, replace_between, write_json
+from medmixers.results import NETWORK_FACTS, documents, network_facts, write_json
 from medmixers.variants import NETWORKS
 
-README = Path(__file__).resolve().parents[2] / "README.md"
-START, END = "<!-- exports table -->", "<!-- end of exports table -->"
+ROOT = Path(__file__).resolve().parents[2]
 DIMS = {"2D": 2, "3D": 3}
 
 
@@ -31,22 +30,14 @@ def count_all() -> dict[str, dict[str, int | None]]:
     return {name: {key: count_parameters(name, dims) for key, dims in DIMS.items()} for name in sorted(NETWORKS)}
 
 
-def with_table(readme: str, facts: dict[str, Any]) -> str:
-    """The README with the table of these facts between its markers."""
-    missing = ", ".join(f"`{label}`" for label in sampled_networks() if label not in facts["exports"]) or "none"
-    note = f"Measured with {facts['measured with']}. Not measured yet: {missing}."
-    return replace_between(readme, START, END, f"{exports_table(facts['exports'])}\n\n{note}")
-
-
 def differences(facts: dict[str, Any]) -> list[str]:
-    """What the recorded facts and the README say otherwise than the code."""
+    """Where the recorded facts differ from the code."""
     counts = count_all()
     lines = [f"parameters: {name}" for name in counts if facts["parameters"].get(name) != counts[name]]
     lines += [f"parameters of no network: {name}" for name in facts["parameters"] if name not in counts]
-    lines += [f"exports of no network: {label}" for label in set(facts["exports"]) - set(sampled_networks())]
-    readme = README.read_text()
-    if with_table(readme, facts) != readme:
-        lines.append("README.md: the table of exports")
+    sampled = sampled_networks()
+    lines += [f"exports of no network: {label}" for label in facts["exports"] if label not in sampled]
+    lines += [f"exports not measured yet: {label}" for label in sampled if label not in facts["exports"]]
     return lines
 
 
@@ -65,7 +56,7 @@ def record(facts: dict[str, Any], *, again: bool) -> None:
         print(label, measured, flush=True)
         write_json(NETWORK_FACTS, {**facts, "exports": {**known, **facts["exports"]}})
     write_json(NETWORK_FACTS, facts)
-    README.write_text(with_table(README.read_text(), facts))
+    documents.write(ROOT)
 
 
 def main() -> int:
@@ -77,7 +68,7 @@ def main() -> int:
     facts = network_facts() if NETWORK_FACTS.is_file() else {"parameters": {}, "exports": {}}
     if arguments.check:
         lines = differences(facts)
-        print("\n".join(lines or ["counts, names and README agree"]))
+        print("\n".join(lines or ["counts and names agree"]))
         return 1 if lines else 0
     warnings.filterwarnings("ignore")  # of the tracers, by the hundred
     logging.disable(logging.WARNING)

@@ -2,12 +2,12 @@
 
 Keuth et al. 2025 trained local attention on 224x224 images more gently than the rest, since compiled FlexAttention
 exploded. Here one block of MetaFormer S12 learns the directions of gratings at the resolution of stage 1, from the
-same weights and on the same batches whichever way is taken, by the study's optimizer without its warm-up.
+same weights and on the same batches for every way, with the optimizer of Keuth et al. without its warm-up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isfinite
 from statistics import fmean, median
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from medmixers.errors import first_line
 from medmixers.factory import create_network
 from medmixers.mixers.local_attention import BACKENDS as OURS
+from medmixers.results.tables import LOSS_STEPS
 
 PEERS = {"unfold": peers.unfold_attention, "FlexAttention": peers.row_major_flex_attention}
 GPU_ONLY = ("flex", "FlexAttention")  # cannot be trained on a CPU
@@ -30,7 +31,6 @@ IMAGE, BATCH, CLASSES, STEPS = (224, 224), 2, 8, 200
 PERIOD = 8  # of a grating, in pixels: two tokens of stage 1
 NOISE = 1.5  # its standard deviation, a grating's being 0.7: all steps are needed to learn the task
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.05  # Keuth et al. 2025
-FEW = 10  # steps whose mean is the first and the last loss: a single one of a batch of two says little
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Training:
     Args:
         backend: how local attention was computed, a name of :func:`backends`.
         precision: of PRECISIONS.
-        norms: Euclidean norm of the gradient of all weights, a number a step.
-        losses: cross-entropy, a number a step.
+        norms: Euclidean norm of the gradient of all weights, one number per step.
+        losses: cross-entropy, one number per step.
         error: why there is neither.
     """
 
@@ -57,7 +57,7 @@ class Training:
         if self.error:
             return {**row, "error": self.error}
         finite = [norm for norm in self.norms if isfinite(norm)]
-        losses = {"first_loss": fmean(self.losses[:FEW]), "last_loss": fmean(self.losses[-FEW:])}
+        losses = {"first_loss": fmean(self.losses[:LOSS_STEPS]), "last_loss": fmean(self.losses[-LOSS_STEPS:])}
         return {
             **row,
             "first": self.norms[0] if isfinite(self.norms[0]) else None,
@@ -146,20 +146,3 @@ def _steps(network: nn.Module, precision: str, device: str, steps: int) -> Itera
         norm = nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
         optimizer.step()
         yield norm.item(), loss.item()
-
-
-def table(sections: Mapping[str, Mapping[str, Any]]) -> str:
-    """A Markdown table of the rows of :meth:`Training.summary`, by device."""
-    header = ["device", "local attention by", "precision", "gradient norm: first", "median", "largest"]
-    header += ["steps not finite", f"loss: first {FEW} steps", f"last {FEW}"]
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    keys = ("first", "median", "largest", "not_finite", "first_loss", "last_loss")
-    for device, section in sections.items():
-        for row in section["figures"]["rows"]:
-            cells = ["not run: " + row["error"][:80]] if "error" in row else [_cell(row[key]) for key in keys]
-            lines.append("| " + " | ".join([device, row["backend"], row["precision"], *cells]) + " |")
-    return "\n".join(lines)
-
-
-def _cell(number: float | None) -> str:
-    return "not finite" if number is None else f"{number:.3f}" if isinstance(number, float) else str(number)

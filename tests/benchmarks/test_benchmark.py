@@ -10,10 +10,11 @@ import peers
 import pytest
 import torch
 from comparisons import COMPARISONS, FORWARD, HALF, OURS, TRAINING, Comparison
-from measure import compare, has_bfloat16, table
+from measure import as_json, compare, has_bfloat16
 from torch import nn
 
 from medmixers import create_network
+from medmixers.results.tables import benchmark_table
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmarks" / "benchmark.py"
 
@@ -36,7 +37,7 @@ def test_a_peer_that_cannot_run_is_reported_and_the_rest_measured(monkeypatch):
         assert median(slow.milliseconds) > 2 * median(ours.milliseconds)
         assert missing.error == "No module named 'absent'"
         assert missing.milliseconds == ()
-    lines = table(rows).splitlines()
+    lines = benchmark_table(map(as_json, rows)).splitlines()
     assert len(lines) == 2 + 2 + 2
     ratio = median(rows[1].milliseconds) / median(rows[0].milliseconds)
     assert lines[2].endswith(f" | slow **{ratio:.2f}** |")

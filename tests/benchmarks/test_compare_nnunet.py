@@ -14,7 +14,7 @@ import pytest
 from medmixers.mixers import TOKEN_MIXERS
 from medmixers.nnunet.architecture import check_segmentation, network_option_names
 from medmixers.nnunet.trainer_classes import TRAINERS
-from medmixers.results import measured, replace_between
+from medmixers.results.tables import RECIPES, TABLES, nnunet_table
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmarks" / "compare_nnunet.py"
 RUN = {
@@ -34,7 +34,7 @@ def test_what_is_compared_can_be_built_and_trained() -> None:
     assert len(compare.CONTENDERS) == 12
     for contender in compare.CONTENDERS.values():
         assert contender.trainer in TRAINERS
-        assert contender.trainer in compare.RECIPES
+        assert contender.trainer in RECIPES
         if contender.network is not None:
             check_segmentation(contender.network)
             assert set(contender.options) <= set(network_option_names(contender.network))
@@ -72,17 +72,18 @@ def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
 
 def test_table_of_known_figures() -> None:
     section = {**RUN, "patch_size": [48, 64, 48], "batch_size": 2, "figures": [row("one"), row("two")]}
-    lines = compare.table(section).splitlines()
+    lines = nnunet_table(section).splitlines()
     assert lines[0].startswith("| network | recipe | parameters | Dice grey matter | Dice white matter | mean | ")
     assert lines[2] == "| one | nnU-Net's | 1,234,567 | 0.500 | 0.750 | 0.625 | 0.51 | 3.0 |"
     assert "80 steps" in lines[5]
 
 
-def test_readme_shows_what_was_measured() -> None:
-    readme = compare.README.read_text()
-    sections = [section for name, section in measured().items() if name.startswith("nnunet ")]
-    blocks = [compare.table(section) for section in sections] or ["Not measured yet."]
-    assert readme in [replace_between(readme, compare.START, compare.END, block) for block in blocks]
+def test_tables_of_all_devices_are_shown() -> None:
+    section = {**RUN, "patch_size": [48, 64, 48], "batch_size": 2}
+    sections = {f"nnunet {device}": {**section, "figures": [row(device)]} for device in ("cpu", "cuda")}
+    shown = TABLES["nnunet"]({**sections, "demo": {}}, {})
+    assert shown == "\n\n".join(map(nnunet_table, sections.values()))
+    assert TABLES["nnunet"]({"demo": {}}, {}) == "Not measured yet."
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Gradient norms: the same for every way to compute local attention, counted where not finite, shown as recorded."""
+"""Gradient norms: equal for every way to compute local attention, counted where not finite, shown with a note."""
 
 import math
 
@@ -9,8 +9,7 @@ import stability
 import torch
 from torch.nn import functional as F
 
-from house import ROOT
-from medmixers import results
+from medmixers.results.tables import TABLES, gradient_norms_table
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +81,7 @@ def test_a_peer_that_cannot_run_has_its_error_and_ours_raises(monkeypatch):
     monkeypatch.setattr(stability, "build", refuse)
     row = stability.train("unfold", "float32", device="cpu", steps=1).summary()
     assert row == {"backend": "unfold", "precision": "float32", "error": "no kernel"}
-    table = stability.table({"cpu": {"figures": {"rows": [row]}}})
+    table = gradient_norms_table({"cpu": [row]})
     assert table.splitlines()[-1] == "| cpu | unfold | float32 | not run: no kernel |"
     with pytest.raises(RuntimeError, match="no kernel"):
         stability.train("tiles", "float32", device="cpu", steps=1)
@@ -93,15 +92,14 @@ def test_which_backends_train_where():
     assert stability.backends("cuda") == ["unfold", "tiles", "flex", "FlexAttention"]
 
 
-def test_readme_shows_what_is_recorded():
-    readme = (ROOT / "README.md").read_text()
-    assert script.with_table(readme, results.measured()) == readme
+def test_every_device_is_shown_with_its_note():
     figures = {"rows": [{"backend": "tiles", "precision": "float32", "error": "none"}]}
     run = {"date": "2026-01-31", "commit": "0123456789", "processor": "P", "cores": 2, "versions": {"torch": "2.8"}}
     sections = {f"gradient norms {key}": {**run, "device": key.upper(), "figures": figures} for key in ("cpu", "cuda")}
-    shown = script.with_table(readme, {**sections, "demo": {}})
+    shown = TABLES["gradient norms"]({**sections, "demo": {}}, {})
     assert "| cuda | tiles | float32 | not run: none |\n\nMeasured 2026-01-31 at commit 0123456; P, 2 cores," in shown
-    assert "device CUDA; torch 2.8.\n<!-- end of gradient norms" in shown
+    assert shown.endswith("device CUDA; torch 2.8.")
+    assert TABLES["gradient norms"]({"demo": {}}, {}) == "Not measured yet."
 
 
 @pytest.mark.parametrize(

@@ -108,9 +108,10 @@ def test_deep_supervision_is_switched_and_weighted_as_we_build_on():
 
 
 def test_without_this_package_the_error_is_nnunets():
-    # What a colleague sees who predicts with our plans and has not installed the package; the README quotes it.
+    # What a colleague sees who predicts with our plans and has not installed the package; two guides quote it.
     path = NETWORK_CLASS_NAME.replace("medmixers", "a_package_that_is_not_there", 1)
     with pytest.warns(UserWarning, match="not found"), pytest.raises(ImportError) as caught:
         get_network_from_plans(path, {}, [], 1, 2)
-    readme = " ".join((Path(__file__).parents[2] / "README.md").read_text().split())
-    assert str(caught.value) in readme
+    for guide in ("nnunet.md", "troubleshooting.md"):
+        text = (Path(__file__).parents[2] / "plugin" / "docs" / guide).read_text()
+        assert str(caught.value) in " ".join(text.split())

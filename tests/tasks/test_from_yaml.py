@@ -123,9 +123,9 @@ def test_signs_within_a_text_stay(text: str, tmp_path: Path) -> None:
     assert load_task(write(tmp_path, limits=text)).limits == text
 
 
-def test_the_readmes_example_makes_a_bundle(tmp_path: Path) -> None:
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    (example,) = re.findall(r"```yaml\n(.*?)```", readme, re.S)
+def test_the_guides_example_makes_a_bundle(tmp_path: Path) -> None:
+    guide = (Path(__file__).resolve().parents[2] / "plugin" / "docs" / "bundles.md").read_text()
+    (example,) = re.findall(r"```yaml\n(.*?)```", guide, re.S)
     (tmp_path / "task.yaml").write_text(example)
     bundle = new_bundle(
         str(tmp_path / "task.yaml"), network="metaformer_segformer_s12", mixer="grouped_conv", out=tmp_path

@@ -1,9 +1,9 @@
-"""Figures as data. measured.json: what this project measured, with commit, versions, machine and date. No torch here.
+"""Figures as data: what this project measured, and what the papers print.
 
-networks.json: what every network counts and how it exports, written by scripts/benchmarks/record_networks.py.
-
-Published and measured figures never mix; a figure that was not measured is absent. What the papers print is read by
-:mod:`medmixers.results.published`.
+measured.json holds the measured figures, each section with its commit, versions, machine and date. networks.json holds
+the parameters and the export support of every network; scripts/benchmarks/record_networks.py writes it. Published and
+measured figures never mix, and a figure that was not measured is absent. :mod:`medmixers.results.published` reads the
+papers' figures; :mod:`medmixers.results.tables` makes the tables of the README and the guides.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from medmixers.files import written_whole
 
 MEASURED = Path(__file__).with_name("measured.json")
 NETWORK_FACTS = Path(__file__).with_name("networks.json")
-RUN_FILE = "run.json"  # beside what a run wrote: when, where and from which commit
+RUN_FILE = "run.json"  # in the folder of a run: when, where and from which commit it was made
 CODE = ("plugin", "bundles", "scripts", "pyproject.toml")  # the parts of the checkout that a run depends on
 
 
@@ -73,7 +73,7 @@ def read_clean_run(folders: list[Path]) -> dict[str, Any]:
     for folder in folders:
         path = folder / RUN_FILE
         if not path.is_file():
-            raise MissingFileError(f"there is no {path}, so nothing tells what was measured; run the demo again")
+            raise MissingFileError(f"there is no {path}, so it is unknown what was measured; run the demo again")
         run = json.loads(path.read_text())
         if run.pop("dirty") is not False:
             raise InputError(f"{path} is of a checkout that was not clean or not under git; commit, then run again")
@@ -113,17 +113,6 @@ def write_json(path: Path, data: Any) -> None:
     """Write JSON under a temporary name, then rename."""
     with written_whole(path) as partial:
         partial.write_text(json.dumps(data, indent=2) + "\n")
-
-
-def replace_between(text: str, start: str, end: str, block: str) -> str:
-    """``text`` with ``block`` on lines of its own between two markers, in place of what stands there.
-
-    Raises:
-        ValueError: ``text`` has not each marker once, ``start`` before ``end``.
-    """
-    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
-        raise InputError(f"the text must hold {start!r} once, and {end!r} once behind it")
-    return f"{text.partition(start)[0]}{start}\n{block}\n{end}{text.partition(end)[2]}"
 
 
 def _git(checkout: str | Path, *arguments: str) -> str | None:

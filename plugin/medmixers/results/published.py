@@ -1,6 +1,6 @@
-"""What the papers print, from published.json, one typed row a number. No torch here.
+"""Figures that the papers print, from published.json: one typed row per number.
 
-published.json holds one object a table: the paper's key, where the table stands, its columns and its rows. A row is
+published.json holds one object per table: the paper's key, where the table stands, its columns and its rows. A row is
 ``[name, options, *cells]``. Its options, over the table's ``build``, are arguments of ``medmixers.create_network``;
 null there means that the table's ``not_built`` says why the network is not built, and a string is the row's own reason.
 A cell is the printed number, null where the paper (or the text that was read) has none, or an object with the number
@@ -24,12 +24,12 @@ class PublishedFigure:
     """One printed number.
 
     Args:
-        paper: key of the README's references.
+        paper: key in the references of plugin/docs/networks.md.
         where: table or section of the paper.
         name: of the network, within its table.
         quantity: a name of :func:`quantities`.
         value: as printed; a Decimal keeps the printed digits, trailing zeros too.
-        unit: "M" and "G" are 10^6 and 10^9, "1" is none.
+        unit: "M" and "G" are 10^6 and 10^9, "1" means no unit.
         task: data set of a score, and what it averages over.
         size: of the image in voxels, where the figure depends on it.
         protocol: how the network was trained, where the paper compares several ways.

@@ -1,0 +1,208 @@
+"""Markdown tables of the recorded figures: from measured.json and networks.json, without measuring anything.
+
+A document shows a table between the markers ``<!-- table: NAME -->`` and ``<!-- end of table -->``, where NAME is a key
+of ``TABLES``. :mod:`medmixers.results.documents` fills them in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from statistics import median
+from textwrap import fill
+from typing import Any
+
+from medmixers.results import measured_note
+from medmixers.variants import NETWORKS
+
+OURS = "ours"  # name of this package's contender in the figures of the benchmark
+LOSS_STEPS = 10  # number of steps averaged for the first and the last loss of a training
+RECIPES = {"nnUNetTrainerStockRecipe": "nnU-Net's", "nnUNetTrainerKeuth2025": "Keuth 2025"}  # trainer -> its label
+WIDTH = 120  # columns of a note
+NOT_MEASURED = "Not measured yet."
+
+Section = Mapping[str, Any]  # of measured.json: figures, and when, where and with what they were measured
+
+
+def demo_table(section: Section) -> str:
+    """Parameters, Dice and training time of both networks of scripts/demo.sh."""
+    labels = list(section["figures"][0]["dice"])
+    header = ["network", "parameters", *_dice_columns(labels), "training"]
+    rows = [
+        [row["name"], f"{row['parameters']:,}", *_dice_cells(row["dice"]), f"{row['seconds']:.0f} s"]
+        for row in section["figures"]
+    ]
+    note = (
+        f"{measured_note(section)} Training: wall time of the training command. For the bundle it includes preflight "
+        "and validation, for nnU-Net the final validation."
+    )
+    return f"{markdown(header, rows)}\n\n{fill(note, WIDTH)}"
+
+
+def nnunet_table(section: Section) -> str:
+    """Dice and cost of the networks that scripts/benchmarks/compare_nnunet.py trained."""
+    labels = list(section["figures"][0]["dice"])
+    header = ["network", "recipe", "parameters", *_dice_columns(labels), "s per iteration", "s per case"]
+    rows = [
+        [
+            row["name"], RECIPES[row["trainer"]], f"{row['parameters']:,}", *_dice_cells(row["dice"]),
+            f"{row['seconds_per_iteration']:.2f}", f"{row['seconds_per_case']:.1f}",
+        ]
+        for row in section["figures"]
+    ]  # fmt: skip
+    patch, steps = " x ".join(map(str, section["patch_size"])), section["epochs"] * section["iterations"]
+    note = (
+        f"One untuned training per network, of {steps} steps where nnU-Net takes 250,000. The table shows that all "
+        "networks train and what they cost. It does not show which network is better. "
+        f"Patch {patch}, batch {section['batch_size']}, no test-time mirroring. Seconds per iteration: the time of an "
+        "epoch divided by its steps, with augmentation and online validation. Seconds per case: reading, predicting "
+        f"and writing. {measured_note(section)}"
+    )
+    return f"{markdown(header, rows)}\n\n{fill(note, WIDTH)}"
+
+
+def benchmark_table(figures: Iterable[Mapping[str, Any]]) -> str:
+    """Time and memory per comparison and pass: ours in absolute numbers, each peer relative to ours.
+
+    Args:
+        figures: the measurements, as JSON objects (``Measurement`` of scripts/benchmarks/measure.py).
+    """
+    rows, figures = [], list(figures)
+    for base in (row for row in figures if row["contender"] == OURS):
+        key = (base["comparison"], base["run"])
+        peers = [row for row in figures if (row["comparison"], row["run"]) == key and row is not base]
+        ratios = "; ".join(_ratio(peer, base) for peer in peers if not peer.get("error"))
+        rows.append([*key, _time_and_memory(base), ratios])
+    table = markdown(["comparison", "pass", "ours", "peer / ours: time (memory)"], rows)
+    errors = dict.fromkeys(f"{row['contender']}: {row['error'][:80]}" for row in figures if row.get("error"))
+    return f"{table}\n\nNot run: {'; '.join(errors)}." if errors else table
+
+
+def gradient_norms_table(rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> str:
+    """Gradient norms of trainings with local attention.
+
+    Args:
+        rows: device -> its trainings (``Training.summary()`` of scripts/benchmarks/stability.py).
+    """
+    header = ["device", "local attention by", "precision", "gradient norm: first", "median", "largest"]
+    header += ["steps not finite", f"loss: first {LOSS_STEPS} steps", f"last {LOSS_STEPS}"]
+    keys = ("first", "median", "largest", "not_finite", "first_loss", "last_loss")
+    lines = []
+    for device, trainings in rows.items():
+        for row in trainings:
+            cells = [f"not run: {row['error'][:80]}"] if "error" in row else [_number(row[key]) for key in keys]
+            lines.append([device, row["backend"], row["precision"], *cells])
+    return markdown(header, lines)
+
+
+def exports_table(exports: Mapping[str, Mapping[str, Mapping[str, str] | None]]) -> str:
+    """Export support; networks with equal outcomes share a row.
+
+    Args:
+        exports: label -> "2D" and "3D" -> way -> outcome, as ``results.network_facts()["exports"]``.
+    """
+    ways = next(list(found) for dims in exports.values() for found in dims.values() if found)
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for label, dims in exports.items():
+        groups.setdefault(tuple(_outcome(dims, way) for way in ways), []).append(f"`{label}`")
+    return markdown(["network", *ways], ([", ".join(labels), *cells] for cells, labels in groups.items()))
+
+
+def networks_table(parameters: Mapping[str, Mapping[str, int | None]]) -> str:
+    """All networks, with their parameters in millions, source and summary.
+
+    Args:
+        parameters: network -> "2D" and "3D" -> count, as ``results.network_facts()["parameters"]``.
+    """
+    rows = [
+        [f"`{name}`", row.task, *(_millions(parameters[name][dims]) for dims in ("2D", "3D")), row.source, row.summary]
+        for name, row in sorted(NETWORKS.items())
+        if name in parameters
+    ]
+    return markdown(["network", "task", "2D", "3D", "source", "summary"], rows).replace("**", r"\*\*")
+
+
+def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    head = list(header)
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _demo(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
+    return demo_table(sections["demo"]) if "demo" in sections else NOT_MEASURED
+
+
+def _nnunet(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
+    return "\n\n".join(map(nnunet_table, _by_device(sections, "nnunet").values())) or NOT_MEASURED
+
+
+def _benchmark(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
+    found = _by_device(sections, "benchmark").values()
+    return "\n\n".join(f"{benchmark_table(s['figures'])}\n\n{measured_note(s)}" for s in found) or NOT_MEASURED
+
+
+def _gradient_norms(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
+    found = _by_device(sections, "gradient norms")
+    table = gradient_norms_table({device: section["figures"]["rows"] for device, section in found.items()})
+    return "\n".join([f"{table}\n", *map(measured_note, found.values())]) if found else NOT_MEASURED
+
+
+def _exports(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
+    return f"{exports_table(facts['exports'])}\n\nMeasured with {facts['measured with']}."
+
+
+def _networks(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
+    return networks_table(facts["parameters"])
+
+
+# name in a marker -> its table, from all of measured.json and networks.json
+TABLES: dict[str, Callable[[Mapping[str, Section], Mapping[str, Any]], str]] = {
+    "demo": _demo,
+    "nnunet": _nnunet,
+    "benchmark": _benchmark,
+    "gradient norms": _gradient_norms,
+    "exports": _exports,
+    "networks": _networks,
+}
+
+
+def _by_device(sections: Mapping[str, Section], kind: str) -> dict[str, Section]:
+    """Device -> section, of the sections "KIND DEVICE"."""
+    return {name[len(kind) + 1 :]: section for name, section in sections.items() if name.startswith(f"{kind} ")}
+
+
+def _dice_columns(labels: Iterable[str]) -> list[str]:
+    return [*(f"Dice {label.replace('_', ' ')}" for label in labels), "mean"]
+
+
+def _dice_cells(dice: Mapping[str, float]) -> list[str]:
+    return [f"{score:.3f}" for score in (*dice.values(), sum(dice.values()) / len(dice))]
+
+
+def _time_and_memory(row: Mapping[str, Any]) -> str:
+    times, peak, change = row["milliseconds"], row.get("peak_mib"), row.get("change")
+    text = f"{median(times):.1f} ms ({min(times):.1f} to {max(times):.1f})"
+    text += "" if peak is None else f", {peak:.0f} MiB"
+    return text + ("" if change is None else f", output changed by {100 * change:.1f} %")
+
+
+def _ratio(peer: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    text = f"{peer['contender']} **{median(peer['milliseconds']) / median(ours['milliseconds']):.2f}**"
+    if not ours.get("peak_mib") or peer.get("peak_mib") is None:
+        return text
+    return f"{text} ({peer['peak_mib'] / ours['peak_mib']:.1f})"
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _outcome(dims: Mapping[str, Mapping[str, str] | None], way: str) -> str:
+    outcomes = {key: ways[way] for key, ways in dims.items() if ways is not None}
+    if len(set(outcomes.values())) == 1:
+        return next(iter(outcomes.values()))
+    return ", ".join(f"{key} {outcome}" for key, outcome in outcomes.items())
+
+
+def _millions(count: int | None) -> str:
+    return "-" if count is None else f"{count / 1e6:.2f}"
