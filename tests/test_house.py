@@ -27,7 +27,7 @@ ARROWS = {
     "explain": {"networks", "mixers", "layers"},
     "study": {"networks", "mixers", "layers"},
     "tasks": {"files"},
-    "bundling": {"tasks", "datasets"},
+    "bundling": {"tasks", "datasets", "results"},
     "datasets": {"tasks"},
     "files": set(),
     "registry": set(),

@@ -1,6 +1,7 @@
 """Figures as data. measured.json: what this project measured, with commit, versions, machine and date. No torch here.
 
 networks.json: what every network counts and how it exports, written by scripts/record_networks.py.
+tested.json: the versions of the dependencies that the whole suite passed on, written by scripts/test.sh --record.
 
 Published and measured figures never mix; a figure that was not measured is absent. What the papers print is read by
 :mod:`medmixers.results.published`.
@@ -22,6 +23,7 @@ from medmixers.files import written_whole
 
 MEASURED = Path(__file__).with_name("measured.json")
 NETWORK_FACTS = Path(__file__).with_name("networks.json")
+TESTED = Path(__file__).with_name("tested.json")
 RUN_FILE = "run.json"  # beside what a run wrote: when, where and from which commit
 CODE = ("plugin", "bundles", "scripts", "pyproject.toml")  # the parts of the checkout that a run depends on
 
@@ -34,6 +36,18 @@ def measured() -> dict[str, Any]:
 def network_facts() -> dict[str, Any]:
     """``parameters``: of every network in "2D" and "3D", null without such a form; ``exports``: how it exports."""
     return json.loads(NETWORK_FACTS.read_text())
+
+
+def versions_tested(side: str = "newest") -> dict[str, str]:
+    """Package, named as pip normalises names -> version that the whole suite passed on; "newest" or "oldest"."""
+    return json.loads(TESTED.read_text())[side]["packages"]
+
+
+def range_tested() -> str:
+    """The oldest and the newest tested versions of the packages that a model depends on, for the README."""
+    oldest, newest = versions_tested("oldest"), versions_tested("newest")
+    names = ("torch", "monai", "nnunetv2", "timm", "nibabel", "simpleitk", "numpy")
+    return ", ".join(f"{name} {oldest[name]} and {newest[name]}" for name in names)
 
 
 def describe_run(*, device: str, checkout: str | Path = ".") -> dict[str, Any]:
