@@ -1,20 +1,36 @@
 #!/usr/bin/env bash
-# Lint, types, generated files and tests. Arguments go to pytest: scripts/test.sh tests/mixers -k local
+# Lint, types, generated files and tests: scripts/test.sh [--oldest] [--record | pytest arguments]
+#   --oldest   use the oldest versions that pyproject.toml admits, in .venv-oldest
+#   --record   if all checks pass, write the versions to plugin/medmixers/results/tested.json
+# With pytest arguments, only those tests: scripts/test.sh tests/mixers -k local
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-make_environment dev
+side=newest record=
+if [ "${1:-}" = --oldest ]; then
+    side=oldest
+    shift
+fi
+if [ "$*" = --record ]; then
+    record=yes
+    shift
+fi
+if [ "$side" = oldest ]; then make_environment dev oldest; else make_environment dev; fi
 
 if [ $# -eq 0 ]; then
     ruff check .
     ruff format --check .
-    mypy
+    # Types are checked against the newest torch only: its annotations differ from those of the oldest.
+    if [ "$side" = newest ]; then mypy; fi
     python scripts/generate_bundles.py --check
     python scripts/render_tables.py --check
     set -- -n 2 --dist loadfile --cov --cov-report=  # a file's fixtures, trainings among them, run once
     total='python -m coverage report --format=total'
+    # What is about to be recorded cannot be right before.
+    if [ -n "$record" ]; then set -- "$@" --ignore tests/results/test_tested.py; fi
 fi
-# One thread a process: two workers with two threads each would fight over two cores.
+# One thread per process: two workers with two threads each would compete for two cores.
 OMP_NUM_THREADS=1 python -m pytest "$@"
 if [ -n "${total:-}" ]; then
     echo "Coverage of plugin/ by lines and branches, without what tests run in other processes: $($total) %"
 fi
+if [ -n "$record" ]; then python scripts/versions.py record "$side"; fi

@@ -148,7 +148,7 @@ def test_compiles_exports_and_runs_in_bfloat16(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_folder_of_transformers(name, tmp_path):
-    transformers = pytest.importorskip("transformers", reason="needs medmixers[rad_dino]")
+    transformers = pytest.importorskip("transformers", reason="needs medmixers[rad-dino]")
     torch.manual_seed(0)
     config = transformers.Dinov2Config(
         hidden_size=24, num_attention_heads=3, num_hidden_layers=6, image_size=70, layerscale_value=0.5
@@ -176,7 +176,7 @@ def test_a_folder_of_transformers(name, tmp_path):
 
 def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"needed to load 'microsoft/rad-dino': pip install 'medmixers\[rad_dino\]'"):
+    with pytest.raises(ImportError, match=r"needed to load 'microsoft/rad-dino': pip install 'medmixers\[rad-dino\]'"):
         RadDinoClassifier(2, 1, 2)
 
     def fail(source):

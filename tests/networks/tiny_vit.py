@@ -1,9 +1,15 @@
 """A small random ViT with the interface of transformers' Dinov2Model, for networks over a frozen encoder."""
 
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+
+class Output(NamedTuple):  # torch.compile traces a named tuple; a SimpleNamespace it refuses
+    last_hidden_state: Tensor
+    hidden_states: tuple[Tensor, ...] | None
 
 
 class TinyViT(nn.Module):
@@ -29,4 +35,4 @@ class TinyViT(nn.Module):
         for layer in self.layers:
             states.append(layer(states[-1]))
         hidden = tuple(states) if output_hidden_states else None
-        return SimpleNamespace(last_hidden_state=self.layernorm(states[-1]), hidden_states=hidden)
+        return Output(self.layernorm(states[-1]), hidden)

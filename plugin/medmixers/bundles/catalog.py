@@ -11,23 +11,17 @@ from medmixers.errors import InputError
 from medmixers.factory import needs_input_size
 from medmixers.recipes import RECIPES, TrainingRecipe
 from medmixers.registry import Registry
+from medmixers.results import versions_tested
 from medmixers.tasks import TASKS, TaskSpec
 from medmixers.variants import NETWORKS
 
-# What the metadata of a bundle states: the versions that these bundles were generated and tested with.
-MONAI_VERSION, PYTORCH_VERSION, NUMPY_VERSION = "1.6.1", "2.15.0", "2.4.6"
-PACKAGE_VERSIONS = {
-    "nibabel": "5.4.2",
-    "pytorch-ignite": "0.5.5",
-    "fire": "0.7.1",
-    "tqdm": "4.70.1",
-}
-PICTURE_PACKAGES = {"pillow": "13.0.0"}
-OPTIONAL_PACKAGES = {  # training writes TensorBoard files, evaluation measures HD95, DICOM is read by pydicom
-    "tensorboard": "2.21.0",
-    "scipy": "1.17.1",
-    "pydicom": "3.0.2",
-}
+# Metadata of a bundle: the versions that the tests ran on.
+TESTED = versions_tested()
+MONAI_VERSION, PYTORCH_VERSION, NUMPY_VERSION = TESTED["monai"], TESTED["torch"], TESTED["numpy"]
+PACKAGE_VERSIONS = {name: TESTED[name] for name in ("nibabel", "pytorch-ignite", "fire", "tqdm")}
+PICTURE_PACKAGES = {"pillow": TESTED["pillow"]}
+# Training writes TensorBoard files, evaluation measures HD95, pydicom reads DICOM.
+OPTIONAL_PACKAGES = {name: TESTED[name] for name in ("tensorboard", "scipy", "pydicom")}
 FIRST_VERSION = {"0.1.0": "First version, without weights."}
 
 

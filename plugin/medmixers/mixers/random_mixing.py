@@ -52,6 +52,9 @@ class RandomMixing(nn.Module):
         """x: feature map, (B, C, *feature_size) -> the same shape. ValueError for another size."""
         check_feature_size(x, self.feature_size, "random_mixing")
         flat = x.flatten(2)
+        if torch.compiler.is_compiling():
+            # A copy: torch 2.14 takes what group_norm returns for contiguous, and then views what is channels-last.
+            flat = flat.clone(memory_format=torch.contiguous_format)
         if self.mixing is not None:
             mixed = F.linear(flat, self.mixing.to(x.dtype))
         elif x.requires_grad and torch.is_grad_enabled():

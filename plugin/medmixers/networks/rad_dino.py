@@ -34,7 +34,7 @@ def load_encoder(source: str) -> nn.Module:
         from transformers import AutoModel
     except ImportError as error:
         raise MissingPackageError(
-            f"transformers is needed to load {source!r}: pip install 'medmixers[rad_dino]', or give a module as encoder"
+            f"transformers is needed to load {source!r}: pip install 'medmixers[rad-dino]', or give a module as encoder"
         ) from error
     device = torch.get_default_device()
     try:

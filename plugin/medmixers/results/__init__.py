@@ -1,7 +1,8 @@
 """Figures as data: what this project measured, and what the papers print.
 
 measured.json holds the measured figures, each section with its commit, versions, machine and date. networks.json holds
-the parameters and the export support of every network; scripts/benchmarks/record_networks.py writes it. Published and
+the parameters and the export support of every network; scripts/benchmarks/record_networks.py writes it. tested.json
+holds the versions of the dependencies that the whole suite passed on; scripts/test.sh --record writes it. Published and
 measured figures never mix, and a figure that was not measured is absent. :mod:`medmixers.results.published` reads the
 papers' figures; :mod:`medmixers.results.tables` makes the tables of the README and the guides.
 """
@@ -23,6 +24,7 @@ from medmixers.files import written_whole
 
 MEASURED = Path(__file__).with_name("measured.json")
 NETWORK_FACTS = Path(__file__).with_name("networks.json")
+TESTED = Path(__file__).with_name("tested.json")
 RUN_FILE = "run.json"  # in the folder of a run: when, where and from which commit it was made
 CODE = ("plugin", "bundles", "scripts", "pyproject.toml")  # the parts of the checkout that a run depends on
 
@@ -35,6 +37,18 @@ def measured() -> dict[str, Any]:
 def network_facts() -> dict[str, Any]:
     """``parameters``: of every network in "2D" and "3D", null without such a form; ``exports``: how it exports."""
     return json.loads(NETWORK_FACTS.read_text())
+
+
+def versions_tested(side: str = "newest") -> dict[str, str]:
+    """Package, named as pip normalises names -> version that the whole suite passed on; "newest" or "oldest"."""
+    return json.loads(TESTED.read_text())[side]["packages"]
+
+
+def range_tested() -> str:
+    """The oldest and the newest tested versions of the packages that a model depends on, for the README."""
+    oldest, newest = versions_tested("oldest"), versions_tested("newest")
+    names = ("torch", "monai", "nnunetv2", "timm", "nibabel", "simpleitk", "numpy")
+    return ", ".join(f"{name} {oldest[name]} and {newest[name]}" for name in names)
 
 
 def describe_run(*, device: str, checkout: str | Path = ".") -> dict[str, Any]:
