@@ -7,6 +7,7 @@ are nested in entries: seed 0 of one entry has nothing in common with seed 0 of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -168,14 +169,25 @@ def retrained_difference(first: Array, second: Array) -> Difference:
     if n < 2:
         raise InputError(f"at least 2 cases with a score of every seed of both entries are needed, got {n}")
     first, second = first[:, common], second[:, common]
-    difference = first.mean(axis=0) - second.mean(axis=0)
-    parts = np.array(
-        [difference.var(ddof=1) / n, *(each.mean(axis=1).var(ddof=1) / len(each) for each in (first, second))]
-    )
+    of_cases = float((first.mean(axis=0) - second.mean(axis=0)).var(ddof=1) / n)
+    return difference_of_means(first.mean(axis=1), second.mean(axis=1), case_variance=of_cases, cases=n)
+
+
+def difference_of_means(first: Array, second: Array, *, case_variance: float, cases: int) -> Difference:
+    """As :func:`retrained_difference`, for a score of all cases together, such as AUROC.
+
+    Args:
+        first, second: score of each seed, (seeds,).
+        case_variance: variance of the difference of the seed-averaged scores when cases are drawn again, for example
+            over bootstrap draws.
+        cases: number of cases, or of groups.
+    """
+    parts = np.array([case_variance, first.var(ddof=1) / len(first), second.var(ddof=1) / len(second)])
     total = float(parts.sum())
-    freedom = np.array([n - 1, seeds[0] - 1, seeds[1] - 1])
+    freedom = np.array([cases - 1, len(first) - 1, len(second) - 1])
     df = total**2 / float((parts**2 / freedom).sum()) if total else float(freedom.sum())
-    return Difference(float(difference.mean()), float(np.sqrt(total)), df, n, seeds)
+    seeds = len(first), len(second)
+    return Difference(float(first.mean() - second.mean()), float(np.sqrt(total)), df, cases, seeds)
 
 
 def detectable_difference(error: float, df: float, *, alpha: float = 0.05, power: float = POWER) -> float:
@@ -298,17 +310,17 @@ def corrected_t_pvalue(differences: Array, *, test_share: float) -> float:
     return float(2 * t.sf(abs(differences.mean()) / np.sqrt(variance), folds - 1))
 
 
-def discriminability(scores: Array) -> float:
+def discriminability(scores: Sequence[Array]) -> float:
     """How far a data set can tell entries apart: sd between entries over sd within them (Isensee et al. 2024).
 
     Args:
-        scores: mean over cases of each entry and seed, (entries, seeds).
+        scores: of each entry, the mean over cases of each seed, (seeds,).
 
     Returns:
         The ratio; below 1 the seeds scatter more than the entries differ. Infinity where the seeds do not scatter.
     """
-    between = float(scores.mean(axis=1).std(ddof=1))
-    within = float(np.sqrt(scores.var(axis=1, ddof=1).mean()))
+    between = float(np.std([each.mean() for each in scores], ddof=1))
+    within = float(np.sqrt(np.mean([each.var(ddof=1) for each in scores])))
     return between / within if within else float("inf")
 
 
