@@ -126,11 +126,15 @@ def _one(comparison: Comparison) -> str:
     lines += ["", _table(("rank", "95 %", "entry", "mean", "sd of seeds", "points", "score"), _ranking(comparison))]
     lines += [
         "",
-        _table(("pair", "difference", "95 % interval", "p (Holm)", "detectable", "verdict"), _pairs(comparison)),
+        _table(
+            ("first - second", "difference", "95 % interval", "p (Holm)", "detectable", "verdict"), _pairs(comparison)
+        ),
+        "",
+        "A difference above 0 means that the first is better.",
     ]
     ratio = comparison.discriminability
     if np.isfinite(ratio):
-        lines += ["", f"sd between entries / sd between seeds: {ratio:.2f}"]
+        lines += [f"sd between entries / sd between seeds: {ratio:.2f}"]
     lines.append(
         f"Kendall's tau of the ranking when cases and seeds are drawn again: {comparison.stability.kendall_tau:.2f}"
     )
