@@ -36,8 +36,9 @@ ARROWS: dict[str, set[str]] = {
     "bundles": {"datasets", "images", "mixers"},
     "bundle_runtime": {"datasets", "images"},
     "datasets": {"images"},
+    "study": {"networks", "mixers", "datasets", "bundles", "nnunet"},
     "demo": {"bundles", "datasets", "explain"},
-    "cli": {"bundles", "datasets", "demo", "explain", "mixers", "nnunet", "profiling"},
+    "cli": {"bundles", "datasets", "demo", "explain", "mixers", "nnunet", "profiling", "study"},
 }
 # nnU-Net's plans and the configs of a bundle name functions by their dotted path
 NAMED_BY_OTHERS = {"architecture": {"nnunet"}, "strides": {"networks"}, "bundle": {"bundle_runtime"}}

@@ -1,0 +1,136 @@
+"""The long table of scores: one row per entry, seed, case and class, as CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmixers.errors import InputError, MissingFileError
+
+REQUIRED = ("entry", "seed", "case", "value")
+OPTIONAL = ("dataset", "fold", "group", "class", "metric")
+LOWER_IS_BETTER = ("hd95", "brier", "ece", "loss")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One metric on one data set.
+
+    Args:
+        dataset, metric: names; empty where the table has no such column.
+        entries: names, sorted.
+        seeds: of each entry, sorted.
+        cases: names, sorted.
+        groups: number of each case's group, (cases,); every case is its own group where the table has none.
+        values: of each entry, (seeds of the entry, cases), mean over classes and folds; NaN where there is no score.
+        lower_is_better: whether a smaller value is better.
+    """
+
+    dataset: str
+    metric: str
+    entries: tuple[str, ...]
+    seeds: tuple[tuple[str, ...], ...]
+    cases: tuple[str, ...]
+    groups: NDArray[np.int64]
+    values: tuple[NDArray[np.float64], ...]
+    lower_is_better: bool = False
+
+
+def read_scores(file: str | Path, *, lower_is_better: Sequence[str] = LOWER_IS_BETTER) -> list[Scores]:
+    """Read a CSV file with the columns entry, seed, case and value; dataset, fold, group, class and metric may follow.
+
+    An empty value or "nan" is a case without a score (a structure that is absent and was not predicted).
+
+    Args:
+        file: the CSV file.
+        lower_is_better: metrics of which a smaller value is better.
+
+    Returns:
+        One :class:`Scores` per data set and metric, sorted.
+
+    Raises:
+        MissingFileError: there is no such file.
+        InputError: a missing column, a value that is no number, a case in two groups, or the same score twice; the
+            message names the line.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise MissingFileError(f"there is no table {str(file)!r}")
+    with path.open(newline="", encoding="utf-8-sig") as content:
+        reader = csv.DictReader(content)
+        columns = tuple(reader.fieldnames or ())
+        missing = [name for name in REQUIRED if name not in columns]
+        if missing:
+            raise InputError(f"{path} lacks the column {', '.join(missing)}; it has {', '.join(columns) or 'none'}")
+        tables: dict[tuple[str, str], _Builder] = {}
+        for row in reader:
+            key = row.get("dataset") or "", row.get("metric") or ""
+            tables.setdefault(key, _Builder(path)).add(row, reader.line_num)
+    if not tables:
+        raise InputError(f"{path} holds no row")
+    return [
+        builder.build(*key, lower_is_better=key[1].lower() in lower_is_better)
+        for key, builder in sorted(tables.items())
+    ]
+
+
+class _Builder:
+    """Collect the rows of one data set and metric."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.values: dict[tuple[str, str, str], list[float]] = {}
+        self.seen: dict[tuple[str | None, ...], int] = {}
+        self.group_of: dict[str, str] = {}
+
+    def add(self, row: dict[str, str], line: int) -> None:
+        where = f"{self.path}, line {line}"
+        entry, seed, case = (str(row[name] or "").strip() for name in ("entry", "seed", "case"))
+        if not (entry and seed and case):
+            raise InputError(f"{where}: entry, seed and case must not be empty")
+        key = (entry, seed, case, row.get("fold"), row.get("class"))
+        if key in self.seen:
+            raise InputError(f"{where}: the score of {entry}, seed {seed}, case {case} is in line {self.seen[key]} too")
+        self.seen[key] = line
+        group = row.get("group") or case
+        if self.group_of.setdefault(case, group) != group:
+            raise InputError(f"{where}: case {case} is in the groups {self.group_of[case]} and {group}")
+        self.values.setdefault((entry, seed, case), []).append(_number(row["value"], where))
+
+    def build(self, dataset: str, metric: str, *, lower_is_better: bool) -> Scores:
+        entries = sorted({entry for entry, _, _ in self.values})
+        cases = sorted(self.group_of)
+        names = sorted(set(self.group_of.values()))
+        seeds = tuple(tuple(sorted({s for e, s, _ in self.values if e == entry}, key=_by_number)) for entry in entries)
+        values = tuple(
+            np.array([[_mean(self.values.get((entry, seed, case), [])) for case in cases] for seed in own])
+            for entry, own in zip(entries, seeds, strict=True)
+        )
+        groups = np.array([names.index(self.group_of[case]) for case in cases])
+        return Scores(dataset, metric, tuple(entries), seeds, tuple(cases), groups, values, lower_is_better)
+
+
+def _number(text: str | None, where: str) -> float:
+    if text is None or text.strip() in ("", "nan", "NaN"):
+        return float("nan")
+    try:
+        value = float(text)
+    except ValueError:
+        raise InputError(f"{where}: value must be a number, got {text!r}") from None
+    if not np.isfinite(value):
+        raise InputError(f"{where}: value must be finite, got {text!r}")
+    return value
+
+
+def _mean(values: list[float]) -> float:
+    known = [value for value in values if np.isfinite(value)]
+    return sum(known) / len(known) if known else float("nan")
+
+
+def _by_number(seed: str) -> tuple[int, str]:
+    return (int(seed), seed) if seed.isdigit() else (0, seed)

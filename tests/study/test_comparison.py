@@ -1,0 +1,146 @@
+"""From a table of scores to verdicts: simulated entries whose true differences are known."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+
+from medmixers.errors import InputError, MissingFileError
+from medmixers.study.comparison import compare
+from medmixers.study.statistics import retrained_difference
+from medmixers.study.summary import as_text, write_csv
+from medmixers.study.table import read_scores
+
+EFFECTS = {"pooling": 0.0, "same": 0.0, "good": 0.1, "bad": -0.1}
+
+
+def write_table(file, *, seeds=3, cases=40, effects=EFFECTS, sign=1.0, dataset="brain", spread=0.004, metric="dice"):
+    rng = np.random.default_rng(0)
+    easy = rng.normal(0.7, 0.08, cases)
+    rows = []
+    for entry, effect in effects.items():
+        for seed in range(seeds):
+            noise = rng.normal(0, spread / 4) + rng.normal(0, spread, cases)
+            rows += [
+                [entry, seed, f"case{c}", f"p{c // 2}", metric, dataset, 0.5 + sign * (value - 0.5)]
+                for c, value in enumerate(easy + effect + noise)
+            ]
+    with file.open("a" if file.exists() else "w", newline="") as out:
+        writer = csv.writer(out)
+        if out.tell() == 0:
+            writer.writerow(["entry", "seed", "case", "group", "metric", "dataset", "value"])
+        writer.writerows(rows)
+    return file
+
+
+def verdicts(comparison):
+    return {(pair.first, pair.second): pair.verdict for pair in comparison.pairs}
+
+
+def test_known_differences_get_their_verdicts(tmp_path):
+    (scores,) = read_scores(write_table(tmp_path / "t.csv"))
+    result = compare(scores, margin=0.01)
+    assert result.cases == 20  # groups of two
+    assert (result.ranking[0].entry, result.ranking[-1].entry) == ("good", "bad")
+    assert verdicts(result) == {
+        ("bad", "good"): "worse",
+        ("bad", "pooling"): "worse",
+        ("bad", "same"): "worse",
+        ("good", "pooling"): "better",
+        ("good", "same"): "better",
+        ("pooling", "same"): "equivalent",
+    }
+    assert result.stability.kendall_tau > 0.6
+    assert result.discriminability > 10
+    good = next(row for row in result.ranking if row.entry == "good")
+    assert (good.points, good.rank_low, good.rank_high) == (3, 1, 1)
+
+
+def test_a_pair_is_what_the_statistics_give_on_its_groups(tmp_path):
+    (scores,) = read_scores(write_table(tmp_path / "t.csv"))
+    pair = next(p for p in compare(scores, margin=0.01).pairs if {p.first, p.second} == {"good", "pooling"})
+    good, pooling = (scores.values[scores.entries.index(name)] for name in ("good", "pooling"))
+    names = [f"p{n}" for n in range(20)]
+    order = [[i for i, case in enumerate(scores.cases) if f"p{int(case[4:]) // 2}" == name] for name in names]
+    by_group = [np.stack([each[:, cases].mean(axis=1) for cases in order], axis=1) for each in (good, pooling)]
+    expected = retrained_difference(*by_group)
+    assert pair.retrained.mean == pytest.approx(expected.mean)
+    assert pair.retrained.error == pytest.approx(expected.error)
+
+
+def test_a_control_is_compared_with_every_other_entry(tmp_path):
+    (scores,) = read_scores(write_table(tmp_path / "t.csv"))
+    result = compare(scores, margin=0.01, control="pooling")
+    assert verdicts(result) == {
+        ("bad", "pooling"): "worse",
+        ("good", "pooling"): "better",
+        ("same", "pooling"): "equivalent",
+    }
+    with pytest.raises(InputError, match="unknown control 'poling'; valid: pooling, bad"):
+        compare(scores, margin=0.01, control="poling")
+
+
+def test_lower_is_better_turns_the_order(tmp_path):
+    (scores,) = read_scores(write_table(tmp_path / "t.csv", sign=-1.0, metric="hd95"))
+    result = compare(scores, margin=0.01)
+    assert scores.lower_is_better
+    assert result.ranking[0].entry == "good"
+    assert result.ranking[0].mean < result.ranking[-1].mean
+    assert verdicts(result)["good", "pooling"] == "better"
+
+
+def test_one_seed_is_underpowered(tmp_path):
+    (scores,) = read_scores(write_table(tmp_path / "t.csv", seeds=1))
+    result = compare(scores, margin=0.01)
+    assert set(verdicts(result).values()) == {"underpowered"}
+    assert all(pair.retrained is None for pair in result.pairs)
+    assert "fewer than 3 seeds per entry cannot tell" in as_text([result])
+
+
+def test_cases_without_a_score_are_left_out_and_counted(tmp_path):
+    file = write_table(tmp_path / "t.csv")
+    lines = file.read_text().splitlines()
+    lines[1] = lines[1].rpartition(",")[0] + ",nan"
+    lines[2] = lines[2].rpartition(",")[0] + ","
+    file.write_text("\n".join(lines))
+    result = compare(read_scores(file)[0], margin=0.01)
+    assert (result.cases, result.left_out) == (19, 1)
+    assert "19 groups, 1 left out" in as_text([result])
+
+
+def test_text_and_csv_say_the_same(tmp_path):
+    file = write_table(tmp_path / "t.csv")
+    write_table(file, dataset="heart")
+    comparisons = [compare(scores, margin=0.01) for scores in read_scores(file)]
+    text = as_text(comparisons)
+    assert "brain, dice: 20 groups; 3 seed(s) per entry" in text
+    assert "over data sets, rank scores as in Keuth et al. 2025" in text
+    ranking, tests = write_csv(comparisons, tmp_path / "out")
+    rows = list(csv.DictReader(tests.open()))
+    assert len(rows) == 2 * 6
+    for row in rows:
+        assert f"{float(row['difference']):+.4f}" in text
+        assert row["verdict"] in text
+    assert {row["entry"] for row in csv.DictReader(ranking.open())} == set(EFFECTS)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("entry,seed,case\n", "lacks the column value; it has entry, seed, case"),
+        ("entry,seed,case,value\n", "holds no row"),
+        ("entry,seed,case,value\na,0,c,x\n", "line 2: value must be a number, got 'x'"),
+        ("entry,seed,case,value\na,0,c,inf\n", "line 2: value must be finite"),
+        ("entry,seed,case,value\na,0,c,1\na,0,c,1\n", "line 3: the score of a, seed 0, case c is in line 2 too"),
+        ("entry,seed,case,value,group\na,0,c,1,g\na,1,c,1,h\n", "line 3: case c is in the groups g and h"),
+        ("entry,seed,case,value\na,,c,1\n", "line 2: entry, seed and case must not be empty"),
+    ],
+)
+def test_a_bad_table_is_refused_by_its_line(tmp_path, text, message):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_scores(tmp_path / "t.csv")
+    with pytest.raises(MissingFileError):
+        read_scores(tmp_path / "none.csv")
