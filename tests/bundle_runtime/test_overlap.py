@@ -91,7 +91,7 @@ def test_hd95_is_monais_in_mm_and_the_diagonal_where_one_side_is_empty():
 def test_an_engine_gets_the_mean_the_cases_and_the_counts(make, capsys):
     maps = label_maps()
     engine = Engine(lambda _, pair: ([one_hot(pair[1])], [one_hot(pair[0])]))
-    make(include_background=False, output_transform=lambda output: output).attach(engine, "val")
+    make(include_background=False, output_transform=lambda output: output, say_counts=True).attach(engine, "val")
     state = engine.run(maps)
     values = state.metric_details["val"].numpy()
     assert values.shape == (6, 3)

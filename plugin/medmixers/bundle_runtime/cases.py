@@ -25,10 +25,12 @@ from medmixers.datasets.raw_format import (
 from medmixers.datasets.readings import Files, listing
 from medmixers.datasets.split_rule import check_part, every_nth
 from medmixers.errors import InputError, MissingFileError
+from medmixers.images.dicom import is_dicom, series_in
+from medmixers.images.pictures import PICTURES
 
 Item = dict[str, Any]
 CHANNEL_FILE = re.compile(r"(.+)_(\d{4})\.nii(\.gz)?", re.IGNORECASE)
-IMAGE_ENDINGS = (*NIFTI, ".png", ".jpg", ".jpeg", ".bmp", ".dcm", ".nrrd")
+IMAGE_ENDINGS = (*NIFTI, *PICTURES, ".dcm", ".nrrd")
 
 
 def find_images(dataset_dir: str | Path, *, channels: int = 1, missing_ok: bool = False) -> list[Any]:
@@ -72,7 +74,7 @@ def _images(folder: Path, channels: int) -> list[Any]:
         if name.lower().endswith(IMAGE_ENDINGS) or (not is_file and _is_series(folder / name))
     ]
     slices = [folder / name for name, is_file in entries.items() if is_file and _may_be_slice(folder / name)]
-    if len(slices) > 1 and len(series := _series(slices)) < len(slices):
+    if len(slices) > 1 and len(series := series_in(slices)) < len(slices):
         if len(series) > 1 or set(found) - set(slices):
             raise InputError(f"{folder} holds slices of a DICOM series and other images; give each series a folder")
         return [str(folder)]
@@ -103,30 +105,31 @@ def _by_case(images: Sequence[Path], channels: int) -> list[Any]:
     return [*([file for _, file in files] for files in cases.values()), *others]
 
 
+def unread_files(dataset_dir: str | Path, images: Sequence[Any]) -> list[str]:
+    """Names in a folder of images that are none of ``images``: other formats, and folders without a DICOM series.
+
+    Empty for a data set with a description, whose images are listed, and for a folder that does not exist.
+    """
+    folder = Path(dataset_dir)
+    if not folder.is_dir() or any((folder / name).is_file() for name in ("dataset.json", LIST_FILE)):
+        return []
+    files = [Path(file) for entry in images for file in ([entry] if isinstance(entry, (str, Path)) else entry)]
+    read = {file.name for file in files if file.parent == folder}
+    if folder in files or not read:
+        return []
+    return sorted(name for name in listing(str(folder)) if name not in read and not name.startswith("."))
+
+
 def _is_series(path: Path) -> bool:
     """Whether this is a folder of DICOM files."""
     if not path.is_dir():
         return False
     first = next((file for file in sorted(path.iterdir()) if file.is_file()), None)
-    return first is not None and _is_dicom(first)
-
-
-def _is_dicom(file: Path) -> bool:
-    """Whether "DICM" follows the preamble of 128 bytes."""
-    with open(file, "rb") as content:
-        return content.read(132)[128:] == b"DICM"
+    return first is not None and is_dicom(first)
 
 
 def _may_be_slice(file: Path) -> bool:
-    return not file.name.lower().endswith(tuple(set(IMAGE_ENDINGS) - {".dcm"})) and _is_dicom(file)
-
-
-def _series(files: Sequence[Path]) -> set[str]:
-    """Identifiers of the series of DICOM files; an X-ray is commonly the only file of its series."""
-    from pydicom import dcmread  # MONAI reads DICOM through it too
-
-    tag = "SeriesInstanceUID"
-    return {str(dcmread(file, specific_tags=[tag]).get(tag, file)) for file in files}
+    return not file.name.lower().endswith(tuple(set(IMAGE_ENDINGS) - {".dcm"})) and is_dicom(file)
 
 
 def split(dataset_dir: str | Path, *, part: str, validation_every: int, fold: int = 0) -> list[Item]:

@@ -12,9 +12,18 @@ from monai.data import ImageReader, ITKReader, NibabelReader, NrrdReader
 from monai.utils import MetaKeys, SpaceKeys
 from numpy.typing import NDArray
 
-from medmixers.errors import InputError
-from medmixers.images.dicom import is_dicom, picture_affine, read_dicom_picture, read_volume
-from medmixers.images.pictures import PICTURES, Picture, read_picture
+from medmixers.datasets.image_files import read_image
+from medmixers.datasets.raw_format import NIFTI
+from medmixers.errors import InputError, MissingFileError
+from medmixers.images.dicom import (
+    check_series,
+    is_dicom,
+    picture_affine,
+    read_dicom_picture,
+    read_volume,
+    series_files,
+)
+from medmixers.images.pictures import PICTURES, Picture, picture_size, read_picture
 
 LOGGER = logging.getLogger("medmixers")
 
@@ -73,6 +82,49 @@ class BundleImageReader(ImageReader):
             raise InputError(f"the channels of {img[0]} have different shapes: {shapes}")
         return np.stack(arrays), {**metas[0], MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
 
+    def check(self, path: Path, *, whole: bool = True) -> int:
+        """Find one image file readable and of the network's dimensions, before anything is trained or predicted.
+
+        Args:
+            path: a file, or the folder of a DICOM series.
+            whole: read its voxels too, not only its headers.
+
+        Returns:
+            The channels that it gives to the network.
+
+        Raises:
+            MissingFileError: there is no such file or folder.
+            InputError: what reading it would raise; other dimensions; a NIfTI file of zeros or with NaN.
+        """
+        if not path.exists():
+            raise MissingFileError(f"there is no image {str(path)!r}")
+        if path.is_dir() or (path.is_file() and is_dicom(path)):
+            if self.spatial_dims == 2:
+                return _channels(self._load_dicom(path)[0]) if whole else self.channels
+            check_series(series_files(path, series_uid=self.series_uid))
+            return 1
+        if path.name.lower().endswith(PICTURES):
+            self._check_dims(path, 2, "is 2D")
+            return self._check_picture(path, whole=whole)
+        if not path.name.lower().endswith(NIFTI):
+            return self.channels
+        image = read_image(path, whole=whole)
+        self._check_dims(path, len(image.shape), f"has the shape {image.shape}")
+        if whole and not image.data.any():
+            raise InputError(f"{str(path)!r} is 0 in all of its {image.data.size} voxels")
+        return 1
+
+    def _check_picture(self, path: Path, *, whole: bool) -> int:
+        if whole:
+            pixels = read_picture(path, **self._colours()).pixels
+            return _channels(pixels)
+        _, channels = picture_size(path)
+        return self.channels if self.convert_colour and {channels, self.channels} <= {1, 3} else channels
+
+    def _check_dims(self, path: Path, dims: int, what: str) -> None:
+        if dims != self.spatial_dims:
+            raise InputError(f"{str(path)!r} {what}; the network takes {self.spatial_dims}D images")
+
     def _load(self, path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
         if path.is_dir() or (path.is_file() and is_dicom(path)):
             return self._load_dicom(path)
@@ -107,6 +159,10 @@ class BundleImageReader(ImageReader):
 
     def _colours(self) -> dict[str, Any]:
         return {"channels": self.channels if self.channels in (1, 3) else None, "convert": self.convert_colour}
+
+
+def _channels(pixels: NDArray[Any]) -> int:
+    return 1 if pixels.ndim == 2 else pixels.shape[-1]
 
 
 def _meta(shape: tuple[int, ...], affine: NDArray[np.float64], *, channel_dim: float) -> dict[str, Any]:

@@ -78,15 +78,16 @@ class HD95Metric(_PerClassMean):
 
 
 class _CountingHandler(IgniteMetricHandler):
-    """Say, at the end of an evaluation, how many structures the rule for empty ones touched."""
+    """Print, where asked, how many structures the rule for empty ones touched."""
 
-    def __init__(self, metric: _PerClassMean, output_transform: Callable[..., Any]) -> None:
+    def __init__(self, metric: _PerClassMean, output_transform: Callable[..., Any], say_counts: bool) -> None:
         super().__init__(metric_fn=metric, output_transform=output_transform, save_details=True)
+        self.say_counts = say_counts
 
     def compute(self) -> Any:
         result = super().compute()
         metric = self.metric_fn
-        if metric.left_out + metric.absent + metric.missed:
+        if self.say_counts and metric.left_out + metric.absent + metric.missed:
             print(
                 f"{self._name}: {metric.left_out} absent structures were not predicted and are left out, "
                 f"{metric.absent} were predicted, {metric.missed} present ones were not",
@@ -95,16 +96,21 @@ class _CountingHandler(IgniteMetricHandler):
         return result
 
 
-def mean_dice(*, include_background: bool, output_transform: Callable[..., Any]) -> IgniteMetricHandler:
+def mean_dice(
+    *, include_background: bool, output_transform: Callable[..., Any], say_counts: bool = False
+) -> IgniteMetricHandler:
     """An ignite metric of :class:`DiceMetric`.
 
     Args:
         include_background: whether channel 0 counts.
         output_transform: from the engine's output to predictions and labels, lists of (K, *spatial) of 0 and 1.
+        say_counts: print at the end how many structures were absent or missed.
     """
-    return _CountingHandler(DiceMetric(include_background=include_background), output_transform)
+    return _CountingHandler(DiceMetric(include_background=include_background), output_transform, say_counts)
 
 
-def hausdorff95_mm(*, include_background: bool, output_transform: Callable[..., Any]) -> IgniteMetricHandler:
+def hausdorff95_mm(
+    *, include_background: bool, output_transform: Callable[..., Any], say_counts: bool = False
+) -> IgniteMetricHandler:
     """An ignite metric of :class:`HD95Metric`. Args: as :func:`mean_dice`."""
-    return _CountingHandler(HD95Metric(include_background=include_background), output_transform)
+    return _CountingHandler(HD95Metric(include_background=include_background), output_transform, say_counts)

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from medmixers.bundle_runtime.cases import find_images, split
+from medmixers.bundle_runtime.cases import find_images, split, unread_files
 from medmixers.bundle_runtime.options import build
-from medmixers.bundle_runtime.preflight_files import check_folders, check_grid, check_image, check_listed_case
+from medmixers.bundle_runtime.preflight_files import check_folders, check_grid, check_listed_case
 from medmixers.bundle_runtime.preflight_weights import check_state
 from medmixers.checkpoints import read_weights
 from medmixers.datasets.datalist_format import FILE as LIST_FILE
 from medmixers.datasets.raw_checks import check_raw_dataset
 from medmixers.datasets.raw_format import label_names, read_description, stem_and_ending
 from medmixers.errors import InputError, one_line_errors
+
+if TYPE_CHECKING:
+    from medmixers.bundle_runtime.image_reader import BundleImageReader
 
 VOXELS_OF = 4  # cases whose voxels are read before a training or an evaluation; of the others, the headers
 SILENT_SECONDS = 5  # a check that takes longer shows a progress bar
@@ -139,6 +142,7 @@ def check_inference(
     load_pretrain: bool,
     spatial_dims: int,
     in_channels: int,
+    image_reader: BundleImageReader | None = None,
     writes_images: bool = False,
     folders: Sequence[str] = (),
 ) -> None:
@@ -152,6 +156,7 @@ def check_inference(
         load_pretrain: False predicts with random weights, on purpose.
         spatial_dims: of the images.
         in_channels: of the network.
+        image_reader: what will read the images; None takes one with its default options.
         writes_images: each prediction is a file named after its case, so no two cases may have one name.
         folders: as :func:`check_training` has it.
     """
@@ -163,16 +168,32 @@ def check_inference(
     if not images:
         find_images(dataset_dir)  # raises and says what is missing
         raise InputError("the datalist is empty: there is no image to predict")
+    _name_unread(dataset_dir, images)
+    reader = image_reader or _reader(spatial_dims, 1 if isinstance(images[0], list) else in_channels)
     first_of: dict[str, Any] = {}
     for entry in _with_progress(images):
         files = [Path(file) for file in ([entry] if isinstance(entry, (str, Path)) else entry)]
         other = first_of.setdefault(stem_and_ending(files[0])[0], files[0])
         if writes_images and other is not files[0]:
             raise InputError(f"the predictions of {str(other)!r} and {str(files[0])!r} would have one name; rename one")
-        channels = sum(check_image(file, spatial_dims) or in_channels for file in files)
+        channels = sum(reader.check(file) for file in files)
         if channels != in_channels:
             raise InputError(f"{str(files[0])!r} has {channels} channels; the network takes {in_channels}")
         check_grid(files)
+
+
+def _reader(spatial_dims: int, channels: int) -> BundleImageReader:
+    from medmixers.bundle_runtime.image_reader import BundleImageReader  # imports MONAI
+
+    return BundleImageReader(spatial_dims=spatial_dims, channels=channels)
+
+
+def _name_unread(dataset_dir: str, images: Sequence[Any]) -> None:
+    """Name the files of a folder of images that are not predicted."""
+    unread = unread_files(dataset_dir, images)
+    if unread:
+        more = f" and {len(unread) - 5} more" if len(unread) > 5 else ""
+        print(f"medmixers: note: {dataset_dir} holds what is not read: {', '.join(unread[:5])}{more}", flush=True)
 
 
 def _built(network: Any) -> Any:
@@ -211,9 +232,9 @@ def _check_cases(
     listed: dict[str, int],
 ) -> None:
     if not label_values:
+        reader = _reader(spatial_dims, in_channels)
         for index, case in enumerate(_with_progress(cases)):
-            expected = {"spatial_dims": spatial_dims, "in_channels": in_channels, **listed}
-            check_listed_case(case, **expected, whole=index < VOXELS_OF)
+            check_listed_case(case, reader=reader, **listed, whole=index < VOXELS_OF)
         return
     axes = check_raw_dataset(dataset_dir, parts=(part,), voxels_of=VOXELS_OF, progress=_with_progress)
     if axes != spatial_dims:

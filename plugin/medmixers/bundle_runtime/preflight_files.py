@@ -1,15 +1,19 @@
-"""Whether the image files of a case can be read and are of the kind that a network takes. No torch here."""
+"""Check the image files of a case before a start."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from medmixers.datasets.image_files import PICTURES, check_geometry, read_image
+from medmixers.datasets.image_files import PILLOW_ENDINGS, check_geometry, read_image
 from medmixers.datasets.raw_format import NIFTI
-from medmixers.errors import InputError, MissingFileError
+from medmixers.errors import InputError
+from medmixers.images.pictures import PICTURES, picture_size
+
+if TYPE_CHECKING:
+    from medmixers.bundle_runtime.image_reader import BundleImageReader
 
 
 def check_folders(folders: Sequence[str]) -> None:
@@ -25,43 +29,16 @@ def check_folders(folders: Sequence[str]) -> None:
 
 def check_grid(files: Sequence[Path]) -> None:
     """Raise ValueError where the files of one case, NIfTI or pictures, do not lie on one voxel grid."""
-    known = [file for file in files if file.name.lower().endswith((*NIFTI, *PICTURES))]
+    known = [file for file in files if file.name.lower().endswith((*NIFTI, *PILLOW_ENDINGS))]
     grids = [read_image(file, whole=False) for file in known] if len(known) > 1 else []
     for file, grid in zip(known, grids, strict=False):
         check_geometry(file, grid, known[0], grids[0])
 
 
-def check_image(path: Path, spatial_dims: int, *, whole: bool = True) -> int | None:
-    """Channels of a picture (PNG, JPEG) or of a NIfTI file, after it is found sound; None where MONAI is to see.
-
-    Args:
-        path: a file, or the folder of a DICOM series.
-        spatial_dims: of the network.
-        whole: look at its voxels too, not only at its header.
-
-    Raises:
-        FileNotFoundError: there is no such file or folder.
-        ValueError: the file is damaged, of other dimensions, or a NIfTI file of zeros or with NaN.
-    """
-    if not path.exists():
-        raise MissingFileError(f"there is no image {str(path)!r}")
-    if path.name.lower().endswith(PICTURES):
-        _check_dims(path, 2, spatial_dims)
-        return _picture_channels(path, whole=whole)
-    if not path.name.lower().endswith(NIFTI):
-        return None
-    image = read_image(path, whole=whole)
-    _check_dims(path, len(image.shape), spatial_dims, f"has the shape {image.shape}")
-    if whole and not image.data.any():
-        raise InputError(f"{str(path)!r} is 0 in all of its {image.data.size} voxels")
-    return 1
-
-
 def check_listed_case(
     case: Mapping[str, Any],
     *,
-    spatial_dims: int,
-    in_channels: int,
+    reader: BundleImageReader,
     classes: int = 0,
     masks: int = 0,
     whole: bool = True,
@@ -73,9 +50,9 @@ def check_listed_case(
     Raises:
         FileNotFoundError, ValueError: with the file or the value that does not fit.
     """
-    channels, label = check_image(Path(case["image"]), spatial_dims, whole=whole), case["label"]
-    if channels is not None and channels != in_channels:
-        raise InputError(f"{case['image']!r} has {channels} channels; the network takes {in_channels}")
+    channels, label = reader.check(Path(case["image"]), whole=whole), case["label"]
+    if channels != reader.channels:
+        raise InputError(f"{case['image']!r} has {channels} channels; the network takes {reader.channels}")
     if classes:
         if not isinstance(label, int) or not 0 <= label < classes:
             raise InputError(f"{case['image']!r} has the class {label}; the network has 0 to {classes - 1}")
@@ -87,28 +64,7 @@ def check_listed_case(
         raise InputError(f"{case['image']!r} and its masks have different sizes: {sorted(sizes)}")
 
 
-def _check_dims(path: Path, dims: int, spatial_dims: int, what: str = "is 2D") -> None:
-    if dims != spatial_dims:
-        raise InputError(f"{str(path)!r} {what}; the network takes {spatial_dims}D images")
-
-
-def _picture_channels(path: Path, *, whole: bool) -> int:
-    from PIL import Image, UnidentifiedImageError  # only here: a packed bundle of volumes does without
-
-    try:
-        with Image.open(path) as picture:
-            bands = len(picture.getbands())
-            if whole:
-                picture.verify()  # the checksums
-            return bands
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        raise InputError(f"{str(path)!r} cannot be read: {error}") from error
-
-
 def _size(path: Path) -> tuple[int, ...]:
     if path.name.lower().endswith(PICTURES):
-        from PIL import Image
-
-        with Image.open(path) as picture:
-            return picture.size
+        return picture_size(path)[0]
     return tuple(read_image(path, whole=False).shape)

@@ -14,6 +14,7 @@ from medmixers.datasets.datalist_format import Item, read_datalist
 from medmixers.datasets.image_files import Volume, read_image
 from medmixers.datasets.split_rule import PARTS
 from medmixers.errors import InputError
+from medmixers.images.pictures import PICTURES, read_picture
 from medmixers.progress import progress
 
 
@@ -74,7 +75,7 @@ def audit_datalist(folder: str | Path) -> DatalistReport:
     for item in progress(listed, "check"):
         if _kind(item) != kind:
             raise InputError(f"{item['image']} has the label {item['label']}, {first['image']} has {first['label']}")
-        image = read_image(Path(item["image"]))
+        image = _read_listed(Path(item["image"]))
         channels, axes = channels or image.components, axes or len(image.shape)
         if (image.components, len(image.shape)) != (channels, axes):
             raise InputError(
@@ -95,6 +96,14 @@ def audit_datalist(folder: str | Path) -> DatalistReport:
         extremes(shapes),
         tuple(_notes(items, counts)),
     )
+
+
+def _read_listed(path: Path) -> Volume:
+    """An image as bundles read it: a picture by its own depth and colour model."""
+    if not path.name.lower().endswith(PICTURES):
+        return read_image(path)
+    pixels = read_picture(path).pixels
+    return Volume(pixels.shape[1::-1], np.eye(3), 1 if pixels.ndim == 2 else 3, pixels)
 
 
 def _kind(item: Item) -> int:

@@ -99,12 +99,9 @@ def _masks(element: Any, shape: tuple[int, ...], channels: dict[str, int], stem:
 
 
 def _grey(path: Path) -> NDArray[Any]:
-    """8 bits, (height, width). The 16 bits of the distributed files are scaled from their minimum to their maximum."""
+    """(height, width), with the depth of the file: 16 bits stay 16, since bundles scale each picture by its own."""
     image = read_picture(path)
-    if image.dtype == np.uint8:
-        return read_picture(path, "L")
-    low, high = int(image.min()), int(image.max())
-    return np.round((image.astype(float) - low) * (255 / max(high - low, 1))).astype(np.uint8)
+    return image if image.dtype == np.uint16 and image.ndim == 2 else read_picture(path, "L")
 
 
 def _is_right(row: dict[str, str], table: Path) -> bool:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from medmixers.datasets.raw_format import NIFTI
 from medmixers.errors import InputError, first_line
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
+PILLOW_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp")
 # Grids may differ by rounding in their headers: by this part of a voxel's edge, at the volume's corners.
 GEOMETRY_TOLERANCE = 0.1
 GZIP_RATIO = 1032  # deflate's highest: bytes that one byte of a .gz file can unpack to
@@ -65,7 +65,7 @@ def read_any(path: Path, *, whole: bool = True) -> Volume:
         if path.name.lower().endswith(NIFTI):
             volume = _read_nifti(path, whole=whole)
         else:
-            read = _read_picture if path.suffix.lower() in PICTURES else _read_itk
+            read = _read_picture if path.suffix.lower() in PILLOW_ENDINGS else _read_itk
             volume = read(path, whole=whole)
     except InputError:
         raise

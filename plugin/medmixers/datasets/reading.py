@@ -16,6 +16,7 @@ from skimage.draw import polygon2mask
 from medmixers.datasets.image_files import read_any
 from medmixers.datasets.raw_format import NIFTI
 from medmixers.errors import InputError, MissingFileError, first_line
+from medmixers.images import pictures
 
 Array = NDArray[Any]
 
@@ -71,11 +72,17 @@ def read_label_file(path: Path, *, valid: Collection[int]) -> Array:
 
 
 def read_picture(path: Path, mode: str | None = None) -> Array:
-    """A PNG, JPEG, GIF ... as (height, width[, 3]), converted to PIL's ``mode`` ("L", "RGB") if one is given."""
+    """A PNG, JPEG, GIF ... as (height, width[, 3]).
+
+    With ``mode`` "L" or "RGB", black to white of its own depth as 0 to 255, as bundles read it (uint8); without, the
+    numbers of the file, for masks.
+    """
     existing(path, "an image")
+    if mode is not None:
+        return np.rint(pictures.read_picture(path, channels={"L": 1, "RGB": 3}[mode]).pixels).astype(np.uint8)
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert(mode) if mode else image)
+            return np.asarray(image)
     except UnidentifiedImageError:
         raise InputError(f"{path} cannot be read: it is no image that Pillow knows") from None
     except (OSError, SyntaxError, ValueError) as error:  # a broken PNG raises SyntaxError

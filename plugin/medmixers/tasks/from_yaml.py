@@ -150,6 +150,7 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "channels": _many(_text),
     "labels": _labels,
     "multi_label": _truth,
+    "voi_window": _truth,
     "ignore_label": _whole,
     "regions": _regions,
     "spacing": _many(_number),

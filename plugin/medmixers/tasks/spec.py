@@ -43,8 +43,10 @@ class TaskSpec:
             then height, as MONAI loads it; instead of ``spacing``. Images keep their own pixels where neither
             is given.
         intensity: "zscore" (each image to mean 0, standard deviation 1), "zscore_nonzero" (the same over the
-            voxels that are not 0, and the others stay 0), "unit" (8-bit values to 0..1) or "window".
+            voxels that are not 0, and the others stay 0), "unit" (black to white, whatever the depth, to 0..1) or
+            "window".
         window: with intensity "window", the two values that clip the image and become 0 and 1.
+        voi_window: apply the VOI LUT or window of a DICOM picture; 2D only.
         validation_every: where the data set names no validation part, every n-th of the sorted groups validates,
             starting with the first.
         group_by: what must never lie on two sides of a split ("patient"), in one word; None where each image is
@@ -70,6 +72,7 @@ class TaskSpec:
     image_size: tuple[int, ...] | None = None
     intensity: str
     window: tuple[float, float] | None = None
+    voi_window: bool = False
     validation_every: int = 5
     group_by: str | None = None
     licence: str
@@ -86,6 +89,8 @@ class TaskSpec:
             raise InputError(f"spatial_dims must be 2 or 3, got {self.spatial_dims}")
         if not self.channels:
             raise InputError("channels must name at least one image channel, got none")
+        if self.voi_window and self.spatial_dims != 2:
+            raise InputError("voi_window is for 2D tasks: volumes keep the modality's units")
         if self.validation_every < 2:
             raise InputError(f"validation_every must be at least 2, got {self.validation_every}")
         self._check_grid_and_window()

@@ -104,16 +104,26 @@ def network_keys(row: BundleRow) -> Config:
     }
 
 
-def load_files(keys: Any) -> list[Config]:
+def image_reader(row: BundleRow) -> Config:
+    """The reader of the images, the same in training and inference."""
+    task = row.task_spec
+    options = {"convert_colour": True, "voi_window": task.voi_window, "series_uid": None}
+    arguments = {"spatial_dims": task.spatial_dims, "channels": len(task.channels), **options}
+    return {"image_reader": ours("image_reader.BundleImageReader", **arguments)}
+
+
+def load_files(*keys: str) -> list[Config]:
     """Files to arrays with the channel first: two transforms, since MONAI Deploy replaces the first by its own."""
-    return [{"_target_": "LoadImaged", "keys": keys}, {"_target_": "EnsureChannelFirstd", "keys": keys}]
+    reader = {"image": {"reader": "@image_reader"}}
+    loaders = [{"_target_": "LoadImaged", "keys": key, **reader.get(key, {})} for key in keys]
+    return [*loaders, {"_target_": "EnsureChannelFirstd", "keys": keys[0] if len(keys) == 1 else list(keys)}]
 
 
 def deterministic_transforms(row: BundleRow, *, with_label: bool) -> list[Config]:
     """Loading, orientation, grid and intensity; of the image alone, or of image and label file."""
     task = row.task_spec
     keys: Any = ["image", "label"] if with_label else "image"
-    transforms = load_files(keys)
+    transforms = load_files("image", "label") if with_label else load_files("image")
     if task.spatial_dims == 3:
         transforms.append({"_target_": "Orientationd", "keys": keys, "axcodes": "RAS", "labels": None})
     if task.intensity == "zscore_nonzero":
@@ -136,7 +146,7 @@ def _intensity(row: BundleRow) -> Config:
     if task.intensity in ("zscore", "zscore_nonzero"):
         nonzero = task.intensity == "zscore_nonzero"
         return {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": nonzero, "channel_wise": True}
-    low, high = task.window or (0.0, 255.0)  # "unit" is the window of 8-bit images
+    low, high = task.window or (0.0, 255.0)  # "unit": the reader gives pictures of every depth as 0 to 255
     window = {"a_min": low, "a_max": high, "b_min": 0.0, "b_max": 1.0, "clip": True}
     return {"_target_": "ScaleIntensityRanged", "keys": "image", **window}
 

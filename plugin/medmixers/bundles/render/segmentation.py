@@ -179,7 +179,7 @@ class SegmentationKind(BundleKind):
 
     def _mean_dice(self) -> Config:
         overlapping = self.task.multi_label
-        return {"_target_": "MeanDice", "include_background": overlapping, "output_transform": PREDICTED_AND_TRUE}
+        return ours("overlap.mean_dice", include_background=overlapping, output_transform=PREDICTED_AND_TRUE)
 
     def training_metrics(self) -> Config:
         return {"train_mean_dice": self._mean_dice()}
@@ -190,9 +190,10 @@ class SegmentationKind(BundleKind):
     def evaluation_keys(self) -> Config:
         """HD95 in addition to Dice, and a table of every case."""
         hausdorff = ours(
-            "metrics.hausdorff95_mm",
+            "overlap.hausdorff95_mm",
             include_background=self.task.multi_label,
             output_transform=PREDICTED_AND_TRUE,
+            say_counts=True,
         )
         tables = {
             "_target_": "MetricsSaver",
