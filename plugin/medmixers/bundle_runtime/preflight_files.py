@@ -1,4 +1,4 @@
-"""Whether the image files of a case can be read and are of the kind that a network takes. No torch here."""
+"""Whether the image files of a case can be read and are of the kind that a network takes."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from medmixers.datasets.raw_format import NIFTI, Case, held_out_cases, read_description, training_cases
-from medmixers.errors import InputError, MissingFileError, first_line
+from medmixers.errors import InputError, MissingFileError, MissingPackageError, first_line, joined_lines
 
 PARTS = ("training", "test")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
@@ -281,7 +281,10 @@ def _read_picture(path: Path, *, whole: bool) -> Volume:
 
 
 def _read_itk(path: Path, *, whole: bool) -> Volume:
-    import SimpleITK as sitk
+    try:
+        import SimpleITK as sitk
+    except ImportError as error:
+        raise MissingPackageError(f"reading {path} needs the package SimpleITK: {joined_lines(error)}") from error
 
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
