@@ -108,7 +108,7 @@ def run_here(*configs: str, bundle: str, **overrides: Any) -> None:
     """The same within this process, which saves the seconds of the imports; overrides are values, not words."""
     root = ROOT / "bundles" / bundle
     files = [str(root / "configs" / f"{name}.json") for name in configs]
-    monai.bundle.run(config_file=files, bundle_root=str(root), **small_options(BUNDLES[bundle]), **overrides)
+    monai.bundle.run(config_file=files, bundle_root=str(root), **{**small_options(BUNDLES[bundle]), **overrides})
 
 
 def small_options(row: BundleRow) -> dict[str, Any]:

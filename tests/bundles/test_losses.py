@@ -111,7 +111,9 @@ def test_regions_and_values() -> None:
     assert regions_to_ids(masks, REGIONS).tolist() == [[0, 1, 2, 3]]
     alone = torch.tensor([[0, 1], [0, 0], [1, 0]])  # the innermost region without the others paints all the same
     assert regions_to_ids(alone, REGIONS).tolist() == [[3, 2]]
-    with pytest.raises(ValueError, match=r"region 0 of .* has no value of its own"):
+    with pytest.raises(
+        ValueError, match=r"region \(1,\) must add one label value to the regions after it, it adds \[\]"
+    ):
         regions_to_ids(masks[:2], [(1,), (1, 2)])
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from medmixers.bundle_runtime.stack import calling
 from medmixers.errors import InputError, is_input_error, one_line_errors
-from medmixers.registry import valid_names
 
 # option -> its smallest value
 WHOLE_NUMBERS = {
@@ -67,9 +67,15 @@ def check_names(config: Mapping[str, Any], written: Mapping[str, Any]) -> None:
     for name, value in config.items():
         if name in written or name in referred or name.startswith("_") or not _is_plain(value):
             continue
-        options = {key for key, default in written.items() if not isinstance(default, dict)} - NO_OPTIONS
-        valid = valid_names(name, options, listing="configs/*.json of the bundle")
-        raise InputError(f"this bundle has no option --{name}; valid: {valid}")
+        near = ", ".join(f"--{key}" for key in get_close_matches(name, option_names(written), n=3))
+        nearest = f"nearest: {near}; " if near else ""
+        raise InputError(f"this bundle has no option --{name}; {nearest}options are the top-level keys of its configs")
+
+
+def option_names(written: Mapping[str, Any]) -> list[str]:
+    """Names of the top-level keys that a person sets to a value, sorted."""
+    parts = {name for name, value in written.items() if any(isinstance(item, dict) for item in _listed(value))}
+    return sorted(name for name in written.keys() - parts - NO_OPTIONS if "::" not in name)
 
 
 def check_value(name: str, value: Any, default: Any = None) -> None:
@@ -133,8 +139,11 @@ def _is_expression(value: Any) -> bool:
 
 def _is_plain(value: Any) -> bool:
     """Whether this is what a person writes after an option, and no part of a config."""
-    items = value if isinstance(value, list) else [value]
-    return not any(isinstance(item, dict) or _is_expression(item) for item in items)
+    return not any(isinstance(item, dict) or _is_expression(item) for item in _listed(value))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _is_size(value: Any, default: Any) -> bool:

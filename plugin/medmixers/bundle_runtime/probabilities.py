@@ -1,4 +1,4 @@
-"""A table of class probabilities, a row a case. No torch here."""
+"""A table of class probabilities, one row per case."""
 
 from __future__ import annotations
 

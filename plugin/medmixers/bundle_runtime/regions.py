@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def ids_to_regions(label: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:
-    """label: values of a file, (1, *spatial) -> one channel of 0 and 1 a region, (K, *spatial)."""
+    """label: values of a file, (1, *spatial) -> one channel of 0 and 1 per region, (K, *spatial)."""
     import torch
 
     channels = [sum((label == value).float() for value in values) for values in regions]
@@ -20,7 +20,7 @@ def ids_to_regions(label: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:
 
 
 def regions_to_ids(pred: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:
-    """pred: one channel of 0 and 1 a region, (K, *spatial), the outermost first -> values, (1, *spatial).
+    """pred: one channel of 0 and 1 per region, (K, *spatial), the outermost first -> values, (1, *spatial).
 
     A later region overwrites an earlier one (nnU-Net's ``regions_class_order``): each writes the value that it has
     and no later one does.

@@ -1,4 +1,4 @@
-"""A bundle of a user's own task, network and token mixer. No torch here."""
+"""A bundle of a user's own task, network and token mixer."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmixers.datasets.raw_format import NIFTI
-from medmixers.errors import InputError, first_line
+from medmixers.errors import InputError, MissingPackageError, first_line, joined_lines
 
 PILLOW_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp")
 # Grids may differ by rounding in their headers: by this part of a voxel's edge, at the volume's corners.
@@ -127,8 +127,10 @@ def _read_picture(path: Path, *, whole: bool) -> Volume:
 
 
 def _read_itk(path: Path, *, whole: bool) -> Volume:
-    import SimpleITK as sitk
-
+    try:
+        import SimpleITK as sitk
+    except ImportError as error:
+        raise MissingPackageError(f"reading {path} needs the package SimpleITK: {joined_lines(error)}") from error
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
