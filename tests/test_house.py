@@ -72,7 +72,7 @@ def imports(path, *, top_level_only=False):
 
 def allowed_rooms(room):
     if room in TABLES:  # the ground floor; the table of mixers is read where networks are made by name
-        return TABLES | {"mixers", "networks", "layers"} if room == "factory" else TABLES - {"factory"}
+        return TABLES | {"mixers", "networks", "layers", "kernels"} if room == "factory" else TABLES - {"factory"}
     return ARROWS[room] | {room} | TABLES
 
 

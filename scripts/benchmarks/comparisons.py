@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from medmixers.factory import create_network
-from medmixers.kernels.depthwise import plain_depthwise_conv, under_autocast
+from medmixers.kernels.plain_depthwise import plain_depthwise_conv, under_autocast
 from medmixers.layers.conv import conv_nd
 from medmixers.mixers.build import create_mixer
 from medmixers.mixers.grouped_conv import GroupedConv

@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from medmixers.errors import InputError
 from medmixers.factory import create_network
+from medmixers.kernels.average_pool import plain_local_average
 from medmixers.kernels.eager import CHANNELS_LAST
 from medmixers.mixers.local_attention import LocalAttention
-from medmixers.mixers.pooling import Pooling, average_pool
+from medmixers.mixers.pooling import Pooling
 
 AVERAGE_POOLS: dict[int, Any] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
@@ -34,7 +35,7 @@ class AveragePooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: feature map, (B, C, *spatial) -> the same shape."""
         if x.ndim == 5 and min(x.shape[2:]) < self.kernel_size:
-            return average_pool(x, self.kernel_size) - x
+            return plain_local_average(x, self.kernel_size) - x
         return self.pool(x) - x
 
 
@@ -109,7 +110,7 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> Tenso
 
 @cache
 @torch.inference_mode(False)
-def block_mask(spatial: tuple[int, ...], kernel_size: int, device: torch.device) -> Any:
+def row_major_block_mask(spatial: tuple[int, ...], kernel_size: int, device: torch.device) -> Any:
     """FlexAttention's mask of a neighbourhood over tokens in row-major order."""
     from torch.nn.attention.flex_attention import create_block_mask
 
@@ -134,7 +135,7 @@ def compiled_flex_attention() -> Any:
 
 def row_major_flex_attention(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> Tensor:
     """FlexAttention over tokens in row-major order, as Keuth et al. ran it."""
-    mask = block_mask(tuple(q.shape[2:-1]), kernel_size, q.device)
+    mask = row_major_block_mask(tuple(q.shape[2:-1]), kernel_size, q.device)
     flat = (part.flatten(2, -2).contiguous() for part in (q, k, v))
     return compiled_flex_attention()(*flat, block_mask=mask).view_as(q)
 

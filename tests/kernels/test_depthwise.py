@@ -1,4 +1,4 @@
-"""The depthwise convolution that lays its tensors out anew against torch's own."""
+"""The depthwise convolution that changes the layout of its tensors against torch's own."""
 
 import sys
 from contextlib import nullcontext
@@ -9,7 +9,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from medmixers import layers
+from medmixers import kernels
 from medmixers.kernels import depthwise
 from medmixers.kernels.depthwise import depthwise_conv
 
@@ -129,7 +129,7 @@ def test_gpu_candidates_are_torchs_own_alone_where_triton_is_absent_or_cannot(mo
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "triton", None)
         without.delitem(sys.modules, "medmixers.kernels.depthwise_triton", raising=False)
-        without.delattr(layers, "depthwise_triton", raising=False)
+        without.delattr(kernels, "depthwise_triton", raising=False)
         assert depthwise.gpu_candidates(torch.float32, 3) == own
     depthwise.gpu_candidates.cache_clear()
     pytest.importorskip("triton", reason="Triton is not installed")

@@ -68,32 +68,4 @@ def test_shortcuts_pool_project_and_interpolate(size, stride, project):
 
 def test_pooling_needs_blocks_that_fill_the_map():
     with pytest.raises(RuntimeError):
-        slabs.average_pool(torch.randn(1, 4, 5, 3), (2, 2))
-
-
-def test_only_eager_inference_on_a_cpu_runs_in_slabs():
-    x = torch.randn(1, 3, 4, 4)
-    assert slabs.runs_in_slabs(x, (), ())
-    assert not slabs.runs_in_slabs(x.to("meta"), (), ())
-    with torch.enable_grad():
-        assert not slabs.runs_in_slabs(x, (), ())
-    seen = []
-    torch.jit.trace(lambda y: (seen.append(slabs.runs_in_slabs(y, (), ())), y + 1)[1], x, check_trace=False)
-    assert seen == [False]
-
-
-def test_modules_that_were_replaced_or_are_listened_to_are_called():
-    x, norm, act = torch.randn(1, 3, 4, 4), nn.InstanceNorm2d(3), nn.GELU()
-    as_built = slabs.described((norm, act))
-    assert slabs.runs_in_slabs(x, (norm, act), as_built)
-    for other in (nn.InstanceNorm2d(3, affine=True), nn.BatchNorm2d(3)):
-        assert not slabs.runs_in_slabs(x, (other, act), as_built)
-    assert not slabs.runs_in_slabs(x, (norm, nn.GELU(approximate="tanh")), as_built)
-    for listen in (act.register_forward_hook, act.register_forward_pre_hook):
-        handle = listen(lambda *_: None)
-        assert not slabs.runs_in_slabs(x, (norm, act), as_built)
-        handle.remove()
-    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
-    assert not slabs.runs_in_slabs(x, (norm, act), as_built)
-    handle.remove()
-    assert slabs.runs_in_slabs(x, (norm, act), as_built)
+        slabs.block_means(torch.randn(1, 4, 5, 3), (2, 2))

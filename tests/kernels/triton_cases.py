@@ -8,8 +8,8 @@ from comparisons import COMPARISONS
 from monai.data import MetaTensor
 from torch import nn
 
-from medmixers.kernels.depthwise_triton import triton_depthwise_conv
-from medmixers.layers import depthwise, fastest
+from medmixers.kernels import depthwise, fastest
+from medmixers.kernels.depthwise_triton import convolve, triton_depthwise_conv, weight_gradient
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "run test_depthwise_triton.py, which sets TRITON_INTERPRET"
 
@@ -70,6 +70,15 @@ def test_gradients_of_gradients(size):
         results.append(torch.autograd.grad(penalty, [leaf, *conv.parameters()]))
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+def test_registered_as_operators_of_torch():
+    """Schema, autograd, fake tensors and tracing of ahead-of-time autograd."""
+    weight, bias = torch.randn(2, 1, 3, 3, 3, requires_grad=True), torch.randn(2, requires_grad=True)
+    x, grad = (torch.randn(2, 2, 2, 3, 2, requires_grad=True) for _ in range(2))
+    torch.library.opcheck(convolve, (x, weight, bias))
+    torch.library.opcheck(convolve, (x.mT.contiguous().mT, weight, None))
+    torch.library.opcheck(weight_gradient, (x, grad, [3, 3, 3]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

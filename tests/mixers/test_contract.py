@@ -9,10 +9,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from medmixers import list_mixers
+from medmixers.mixers import TOKEN_MIXERS
 from medmixers.mixers.build import create_mixer, mixer_option_names
 
 SIZES = {2: (9, 13), 3: (5, 9, 6)}
-TOKENS_SQUARED = {"random_mixing", "spatial_fc", "global_attention"}
 DIM = 32
 
 every_mixer = pytest.mark.parametrize("name", list_mixers())
@@ -22,7 +22,7 @@ both_dims = pytest.mark.parametrize("spatial_dims", [2, 3])
 def build(name, spatial_dims, size):
     torch.manual_seed(0)
     options = {}
-    if "feature_size" in mixer_option_names(name) and name != "global_attention":
+    if TOKEN_MIXERS[name].size_bound:
         options["feature_size"] = size
     return create_mixer(name, DIM, spatial_dims=spatial_dims, **options)
 
@@ -190,7 +190,7 @@ def largest_tensor(name, spatial_dims, size):
     return largest.elements
 
 
-@pytest.mark.parametrize("name", sorted(set(list_mixers()) - TOKENS_SQUARED))
+@pytest.mark.parametrize("name", [name for name, row in TOKEN_MIXERS.items() if not row.pairwise])
 @both_dims
 def test_memory_grows_with_tokens_not_tokens_squared(name, spatial_dims):
     edge = {2: 24, 3: 10}[spatial_dims]
@@ -199,7 +199,7 @@ def test_memory_grows_with_tokens_not_tokens_squared(name, spatial_dims):
     assert large <= 1.1 * 2**spatial_dims * small
 
 
-@pytest.mark.parametrize("name", ["random_mixing", "spatial_fc", "global_attention"])
+@pytest.mark.parametrize("name", [name for name, row in TOKEN_MIXERS.items() if row.size_bound or row.takes_position])
 def test_size_bound_mixer_names_both_sizes(name):
     mixer = create_mixer(name, DIM, spatial_dims=2, feature_size=(6, 7))
     with pytest.raises(ValueError, match=r"\(6, 7\).*\(7, 6\)"):
@@ -215,7 +215,7 @@ def test_kernel_must_be_odd(name, kernel_size):
 
 @every_mixer
 def test_dimension_must_be_2_or_3(name):
-    options = {"feature_size": (4,)} if name in ("random_mixing", "spatial_fc") else {}
+    options = {"feature_size": (4,)} if TOKEN_MIXERS[name].size_bound else {}
     with pytest.raises(ValueError, match="spatial_dims must be 2 or 3, got 1"):
         create_mixer(name, DIM, spatial_dims=1, **options)
 

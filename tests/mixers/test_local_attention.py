@@ -5,7 +5,7 @@ import torch
 from peers import Neighbourhoods, masked_attention, unfold_attention
 
 from medmixers.kernels import tile_attention as tiles
-from medmixers.kernels.flex_attention import block_mask
+from medmixers.kernels.flex_attention import tile_block_mask
 from medmixers.mixers.local_attention import LocalAttention
 
 
@@ -74,7 +74,7 @@ def test_flex_backend_equals_tiles(size, kernel_size):
 
 @pytest.mark.parametrize(("size", "kernel_size"), [((40, 50), 7), ((64, 48), 35), ((9, 8, 17), 3), ((20, 4, 40), 9)])
 def test_flex_mask_lists_just_the_tiles_in_reach(size, kernel_size):
-    mask = block_mask(size, kernel_size, torch.device("cpu"))
+    mask = tile_block_mask(size, kernel_size, torch.device("cpu"))
     tokens = torch.arange(mask.shape[-1])
     seen = mask.mask_mod(0, 0, tokens.unsqueeze(1), tokens)
     assert seen.any(-1).all()  # an empty softmax is NaN

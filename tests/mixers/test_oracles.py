@@ -6,7 +6,7 @@ from timm.models.metaformer import Attention as TimmAttention
 from timm.models.metaformer import SepConv as TimmSepConv
 from torch import nn
 
-from medmixers.mixers import pooling
+from medmixers.kernels import average_pool as pooling
 from medmixers.mixers.build import create_mixer
 
 CASES = [((9, 13), nn.AvgPool2d, nn.Conv2d), ((7, 9, 8), nn.AvgPool3d, nn.Conv3d)]
@@ -32,7 +32,7 @@ def test_pooling_is_the_average_inside_the_image_minus_the_input(size, pool, con
     reference = pool(kernel_size, stride=1, padding=kernel_size // 2, count_include_pad=False)
     mixer = create_mixer("pooling", 8, spatial_dims=len(size), kernel_size=kernel_size)
     results = []
-    for function in (lambda t: reference(t) - t, mixer, lambda t: pooling.average_pool(t, kernel_size) - t):
+    for function in (lambda t: reference(t) - t, mixer, lambda t: pooling.plain_local_average(t, kernel_size) - t):
         leaf = x.clone().requires_grad_()
         y = function(leaf)
         y.backward(probe)

@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 
-from medmixers.mixers import random_mixing
+from medmixers.kernels import random_rows as kernel
+from medmixers.kernels.random_rows import random_rows
 from medmixers.mixers.build import create_mixer
-from medmixers.mixers.random_mixing import mixing_rows
 from medmixers.profiling import in_fresh_process, peak_bytes
 
 
@@ -33,7 +33,7 @@ def wellons_hash(x):
 @pytest.mark.parametrize("seed", [0, 5, 2**31 - 1])
 @pytest.mark.parametrize("cached", [1, 30, 2**18])  # row by row, two rows and a rest, all at once
 def test_rows_are_softmaxes_of_hashed_numbers(seed, cached, monkeypatch):
-    monkeypatch.setattr(random_mixing, "CACHED_NUMBERS", cached)
+    monkeypatch.setattr(kernel, "CACHED_NUMBERS", cached)
     tokens = 11
     expected = []
     for row in range(3, 8):
@@ -41,12 +41,12 @@ def test_rows_are_softmaxes_of_hashed_numbers(seed, cached, monkeypatch):
         bits = [wellons_hash((column * (wellons_hash(key) | 1) + key) % 2**32) for column in range(tokens)]
         powers = [math.exp((number >> 8) / 2**24) for number in bits]
         expected.append([power / sum(powers) for power in powers])
-    torch.testing.assert_close(mixing_rows(torch.tensor(seed), 3, 8, tokens), torch.tensor(expected))
+    torch.testing.assert_close(random_rows(torch.tensor(seed), 3, 8, tokens), torch.tensor(expected))
 
 
 def test_numbers_are_uniform_and_rows_and_columns_independent():
     rows, columns = 1000, 2000
-    powers = mixing_rows(torch.tensor(1), 0, rows, columns).double().log()
+    powers = random_rows(torch.tensor(1), 0, rows, columns).double().log()
     numbers = powers - powers.amin(dim=1, keepdim=True)  # back from the softmax, up to a row's smallest number
     assert numbers.mean() == pytest.approx(0.5, abs=0.002)
     assert numbers.var() == pytest.approx(1 / 12, abs=0.0005)
@@ -61,7 +61,7 @@ def test_numbers_are_uniform_and_rows_and_columns_independent():
 @pytest.mark.parametrize("size", [(9, 13), (3, 5, 4)])
 @pytest.mark.parametrize("block", [1, 100, 2**22])
 def test_streamed_equals_stored_in_values_and_gradients(size, block, monkeypatch):
-    monkeypatch.setattr(random_mixing, "BLOCK_NUMBERS", block)
+    monkeypatch.setattr(kernel, "BLOCK_NUMBERS", block)
     stored, streamed = pair(size)
     assert streamed.mixing is None
     x, probe = torch.randn(2, 2, 8, *size)

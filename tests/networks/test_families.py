@@ -154,7 +154,7 @@ def test_norm_eps_reaches_the_blocks():
     [
         ({"stem": "patchy"}, "stem must be one of"),
         ({"stem": "convolutional", "stem_stride": 12}, "power of 2"),
-        ({"stem_stride": 0}, "stem_stride must be an integer >= 1, or one an axis .2., got 0"),
+        ({"stem_stride": 0}, "stem_stride must be an integer >= 1, or one per axis .2., got 0"),
         ({"head": "deep"}, "head must be one of"),
         ({"dropout": 0.1}, "dropout belongs to head='mlp'"),
     ],

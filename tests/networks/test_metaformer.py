@@ -199,7 +199,7 @@ def test_size_bound_mixers_need_and_keep_one_size():
     ("options", "message"),
     [
         ({"mixer": "poling"}, "unknown token mixer 'poling'; valid: conv, global_attention"),
-        ({"mixer": ("pooling", "conv")}, "mixer must be one value or 4, one a stage; got"),
+        ({"mixer": ("pooling", "conv")}, "mixer must be one value or 4, one per stage; got"),
         (
             {"mixer": "identity", "kernel_size": 3},
             "token mixer identity has no option kernel_size; valid: none",
@@ -212,7 +212,7 @@ def test_size_bound_mixers_need_and_keep_one_size():
         ({"norm": "instance"}, "unknown norm 'instance'; valid: batch_norm, group_norm, layer_norm, none"),
         ({"activation": "tanh"}, "unknown activation 'tanh'; valid: gelu"),
         ({"head_order": "pool"}, "head_order must be one of"),
-        ({"depths": (1, 1)}, "depths and dims must have one entry a stage each"),
+        ({"depths": (1, 1)}, "depths and dims must have one entry per stage each"),
         ({"drop_path_rate": 1.0}, r"drop_path_rate must be in \[0, 1\), got 1.0"),
         ({"drop_path_schedule": "cosine"}, "drop_path_schedule must be one of"),
         ({"positional_embedding": True}, "positional_embedding belongs to token mixer global_attention, got pooling"),
@@ -220,7 +220,7 @@ def test_size_bound_mixers_need_and_keep_one_size():
         ({"out_channels": 0}, "out_channels must be an integer >= 1, got 0"),
         ({"dims": (16, 0, 48, 64)}, r"dims\[1\] must be an integer >= 1, got 0"),
         ({"dims": (16, True, 48, 64)}, r"dims\[1\] must be an integer >= 1, got True"),
-        ({"dims": 16}, r"depths and dims must have one entry a stage each, got depths=.*, dims=16"),
+        ({"dims": 16}, r"depths and dims must have one entry per stage each, got depths=.*, dims=16"),
         ({"depths": (1, -1, 2, 1)}, r"depths must be integers >= 0, not all of them 0, got \(1, -1, 2, 1\)"),
         ({"depths": (0, 0, 0, 0)}, r"depths must be integers >= 0, not all of them 0, got \(0, 0, 0, 0\)"),
         ({"depths": (1, 1, 2.0, 1)}, r"depths must be integers >= 0, not all of them 0, got \(1, 1, 2\.0, 1\)"),

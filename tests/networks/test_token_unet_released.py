@@ -5,9 +5,12 @@ from functools import partial
 import pytest
 import torch
 from network_checks import Doubled, check_change, check_segmentation, check_slabs
+from torch import nn
 from torch.nn import functional as F
 
 from medmixers import create_network
+from medmixers.kernels.fast_module import install
+from medmixers.networks.fast_token_unet import FastGatedBlock
 from medmixers.networks.token_unet import TokenSpreading
 from medmixers.networks.token_unet_released import (
     AttentionLayer,
@@ -97,7 +100,7 @@ def test_block_written_out(resample, size):
     n = len(size)
     conv, up = {2: (F.conv2d, F.conv_transpose2d), 3: (F.conv3d, F.conv_transpose3d)}[n]
     pool, mode = {2: (F.avg_pool2d, "bilinear"), 3: (F.avg_pool3d, "trilinear")}[n]
-    block = randomise(GatedBlock(6, 4, spatial_dims=n, resample=resample))
+    block = install(nn.Sequential(randomise(GatedBlock(6, 4, spatial_dims=n, resample=resample))), [FastGatedBlock])[0]
     x = torch.randn(2, 6, *size)
 
     def norm(y):

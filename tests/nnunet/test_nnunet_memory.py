@@ -50,7 +50,7 @@ def test_the_count_agrees_with_nnunets_for_its_own_network(size, stages, batch_s
     ],
 )
 def test_the_meta_device_counts_what_a_step_keeps(name, options, monkeypatch):
-    monkeypatch.setattr(tiles, "is_eager_on_cpu", lambda x: False)  # all windows at once, as on a GPU
+    monkeypatch.setattr(tiles, "is_eager_on_cpu", lambda *tensors: False)  # all windows at once, as on a GPU
 
     def build():
         return create_network(name, spatial_dims=3, in_channels=1, out_channels=3, **options)

@@ -1,1 +1,1 @@
-"""Fast implementations of the mixers' operations, each with its plain reference."""
+"""Fast ways to compute what torch's operators compute, each with its plain reference."""

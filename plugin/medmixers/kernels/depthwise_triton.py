@@ -1,9 +1,11 @@
-"""Depthwise convolution on a GPU by two Triton kernels. Equal to torch's own; their speed is not measured yet.
+"""Depthwise convolution on a GPU by two Triton kernels, as custom operators of torch.
 
-torch's kernels (ATen's DepthwiseConv3d.cu) load a voxel anew for every tap. Here what a thread loads serves several
-taps: its sums for neighbouring planes of the volume lie in registers. Threads that run side by side take neighbouring
-voxels of a plane in memory's order, so that loads and stores are coalesced whatever the plane's size. Sums are in
-float32 and in a fixed order, without atomics: the same input gives the same bits.
+They compute what torch's own operators compute. Their speed is not measured yet.
+
+torch's kernels (ATen's DepthwiseConv3d.cu) load a voxel once per tap. Here a loaded voxel serves several taps: the
+sums of neighbouring planes stay in registers. Neighbouring threads take neighbouring voxels of a plane in memory
+order, so loads and stores are coalesced for every plane size. Sums are in float32 and in a fixed order, without
+atomics: the same input gives the same bits.
 """
 
 from __future__ import annotations
@@ -16,21 +18,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from medmixers.kernels.depthwise import plain_weight_gradient
-
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-MAX_KERNEL_SIZE = 9  # of the sizes that are tested; a larger one would spill its sums out of the registers
+MAX_KERNEL_SIZE = 9  # largest tested size; the sums of larger kernels would spill from the registers
 SIZES = ("channels", "depth", "height", "width")  # not specialised: a new size must not compile again
-POSITIONS = 512  # voxels of a plane for each program of the convolution, four for each of its 128 threads
-SUMS, SUM_POSITIONS = 64, 128  # of the weight gradient: sums in a thread's registers, voxels of a plane at a time
-PROGRAMS = 4096  # of the weight gradient, about; not by the GPU, which would change the order of its sums
+POSITIONS = 512  # voxels of a plane per program of the convolution, four per thread of 128
+SUMS, SUM_POSITIONS = 64, 128  # weight gradient: sums per thread, and voxels of a plane at a time
+PROGRAMS = 4096  # weight gradient: about this many programs on every GPU, so that the order of its sums is fixed
 
 
 def triton_depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """:func:`medmixers.kernels.depthwise.depthwise_conv` by Triton.
+    """Depthwise convolution of stride 1 that keeps the size, by Triton.
 
-    A voxel that is not finite reaches up to 7 planes further than by torch's own: taps beyond a plane's reach are
-    multiplied as zeros.
+    Reference: :func:`medmixers.kernels.plain_depthwise.plain_depthwise_conv`. A voxel that is not finite can reach up
+    to 7 planes further than in the reference: the kernel multiplies taps outside a plane's reach by zero.
 
     Args:
         x: feature map, (B, C, *spatial) in 2D or 3D, of DTYPES; computed contiguous.
@@ -39,29 +39,15 @@ def triton_depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Ten
     """
     if x.ndim == 4:
         return triton_depthwise_conv(x.unsqueeze(2), weight.unsqueeze(2), bias).squeeze(2)
-    return _Depthwise.apply(x.contiguous(), weight.contiguous(), bias)
+    return convolve(x, weight, bias)
 
 
-class _Depthwise(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return _convolved(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        grad = grad.contiguous()
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        weight_gradient = plain_weight_gradient if torch.is_grad_enabled() else _weight_gradient  # differentiated again
-        return (
-            _Depthwise.apply(grad, weight.flip(2, 3, 4), None) if needs_x else None,
-            weight_gradient(x, weight, grad) if needs_weight else None,
-            grad.sum((0, 2, 3, 4)) if needs_bias else None,
-        )
-
-
-def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+@torch.library.custom_op(
+    "medmixers::depthwise_conv", mutates_args=(), schema="(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
+)
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x: (B, C, D, H, W), weight: (C, 1, *kernel) -> (B, C, D, H, W)."""
+    x, weight = x.contiguous(), weight.contiguous()
     batch, channels, depth, height, width = x.shape
     planes = 1 if depth == 1 else 4 if weight.shape[2] <= 5 else 8
     positions = min(POSITIONS, triton.next_power_of_2(height * width))
@@ -71,28 +57,82 @@ def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out
 
 
-def _weight_gradient(x: Tensor, weight: Tensor, grad: Tensor) -> Tensor:
+@torch.library.custom_op(
+    "medmixers::depthwise_weight_gradient",
+    mutates_args=(),
+    schema="(Tensor x, Tensor grad, SymInt[] kernel) -> Tensor",
+)
+def weight_gradient(x: Tensor, grad: Tensor, kernel: Sequence[int]) -> Tensor:
+    """x and the output's gradient, each (B, C, D, H, W) -> the weight's gradient, (C, 1, *kernel)."""
+    x, grad = x.contiguous(), grad.contiguous()
     batch, channels, _, height, width = x.shape
-    kernel = weight.shape[2:]
     planes, columns = (triton.next_power_of_2(extent) for extent in (kernel[0], kernel[2]))
     columns = min(columns, SUMS // planes)
     positions = min(SUM_POSITIONS, triton.next_power_of_2(height * width))
     work = channels * kernel[1] * triton.cdiv(kernel[2], columns)
     parts = max(1, min(batch * triton.cdiv(height * width, positions), triton.cdiv(PROGRAMS, work)))
-    partial = torch.empty(parts, *weight.shape, dtype=torch.float32, device=x.device)
+    partial = torch.empty(parts, channels, 1, *kernel, dtype=torch.float32, device=x.device)
     sizes = (batch, parts, *x.shape[1:], *kernel, planes, columns, positions)
     _run(_correlate, work * parts, (x, grad, partial), sizes)
-    return partial.sum(0).to(weight.dtype)
+    return partial.sum(0).to(x.dtype)
+
+
+@convolve.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@weight_gradient.register_fake
+def _(x: Tensor, grad: Tensor, kernel: Sequence[int]) -> Tensor:
+    return x.new_empty(x.shape[1], 1, *kernel)
+
+
+def _mirrored(weight: Tensor) -> Tensor:
+    return weight.flip(2, 3, 4)
+
+
+def _keep_of_convolve(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, _ = inputs
+    ctx.save_for_backward(x, weight)
+
+
+def _gradients_of_convolve(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight = ctx.saved_tensors
+    needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+    return (
+        convolve(grad, _mirrored(weight), None) if needs_x else None,
+        weight_gradient(x, grad, weight.shape[2:]) if needs_weight else None,
+        grad.sum((0, 2, 3, 4)) if needs_bias else None,
+    )
+
+
+def _keep_of_weight_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _gradients_of_weight_gradient(ctx: Any, change: Tensor) -> tuple[Tensor | None, ...]:
+    """The weight gradient is linear in ``x`` and in ``grad``; ``change`` has the shape of the weight."""
+    x, grad = ctx.saved_tensors
+    needs_x, needs_grad, *_ = ctx.needs_input_grad
+    return (
+        convolve(grad, _mirrored(change), None) if needs_x else None,
+        convolve(x, change, None) if needs_grad else None,
+        None,
+    )
+
+
+convolve.register_autograd(_gradients_of_convolve, setup_context=_keep_of_convolve)
+weight_gradient.register_autograd(_gradients_of_weight_gradient, setup_context=_keep_of_weight_gradient)
 
 
 def _run(kernel: Any, programs: int, tensors: Sequence[Tensor | None], numbers: Sequence[int]) -> None:
-    plain = [t if t is None else t.as_subclass(Tensor) for t in tensors]  # of MONAI's MetaTensor too
+    plain = [t if t is None else t.as_subclass(Tensor) for t in tensors]  # Triton does not take MONAI's MetaTensor
     with torch.cuda.device_of(tensors[0]):
-        # Multiply and add in one instruction, which Triton means to stop doing by default.
+        # Fused multiply-add: Triton plans to turn it off by default.
         kernel[programs,](*plain, *numbers, enable_fp_fusion=True)
 
 
-# Sizes of a plane fit 32 bits; where a plane starts in a batch of volumes may not.
+# 32 bits hold the size of a plane; the offset of a plane in a batch of volumes needs 64.
 @triton.jit(do_not_specialize=SIZES)
 def _convolve(
     x: tl.tensor,
@@ -123,7 +163,7 @@ def _convolve(
 
     total = tl.zeros((PLANES, POSITIONS), tl.float32)
     for plane in range(tl.maximum(first - KZ // 2, 0), tl.minimum(first + PLANES + KZ // 2, depth)):
-        kz = plane - z + KZ // 2  # by which tap every output plane sees this one, if by any
+        kz = plane - z + KZ // 2  # the tap by which each output plane sees this plane
         reached = (kz >= 0) & (kz < KZ)
         voxels = x + start + tl.cast(plane, tl.int64) * area + position
         for ky in range(KY):
@@ -161,7 +201,7 @@ def _correlate(
     groups: tl.constexpr = (KX + COLUMNS - 1) // COLUMNS
     area = height * width
     blocks = tl.cdiv(area, POSITIONS)
-    program = tl.program_id(0)  # those that read the same voxels run side by side
+    program = tl.program_id(0)  # neighbouring programs read the same voxels
     ky = program // groups % KY
     part = program // (groups * KY) % parts
     channel = program // (groups * KY) // parts
@@ -176,7 +216,7 @@ def _correlate(
         inside = (position < area) & (y >= 0) & (y < height) & (x_at >= 0) & (x_at < width) & (kx < KX)
         voxels = x + start + position + (ky - KY // 2) * width + kx - KX // 2
         for plane in range(depth):
-            z = plane - kz + KZ // 2  # the output plane that sees this one by tap kz
+            z = plane - kz + KZ // 2  # the output plane that sees this plane by tap kz
             seen = (z >= 0) & (z < depth) & (kz < KZ) & (position < area)
             value = tl.load(voxels + tl.cast(plane, tl.int64) * area, inside, 0.0)
             change = tl.load(grad + start + z.to(tl.int64) * area + position, seen, 0.0)

@@ -1,4 +1,4 @@
-"""When a layer may take a way of its own through a CPU's memory, and the layout that is fast there."""
+"""Conditions for a fast way: eager mode, and tensors that own their memory. Also the fast memory layout on a CPU."""
 
 from __future__ import annotations
 
@@ -6,19 +6,29 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the tensor's number of axes
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # keyed by the tensor's number of axes
 
 
-def is_eager() -> bool:
-    """Whether functions run as they are called: what is traced, compiled or exported holds torch's own operators.
+def is_eager(*tensors: Tensor | None) -> bool:
+    """Whether a fast way may compute with ``tensors``.
 
-    So does what torch.func or forward-mode differentiation transforms: functions with a backward pass of their own say
-    nothing about vmap or jvp.
+    It may not while a graph is compiled, exported or traced: the graph then holds torch's own operators.
+    It may not on tensors of torch.func or of forward-mode differentiation: fast ways have no rules for vmap and jvp.
     """
-    graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return not (graph or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    return all(tensor is None or _is_plain(tensor) for tensor in tensors)
 
 
-def is_eager_on_cpu(x: Tensor) -> bool:
-    """Whether ``x`` is computed on a CPU now."""
-    return x.device.type == "cpu" and is_eager()
+def is_eager_on_cpu(*tensors: Tensor | None) -> bool:
+    """Whether a fast way may compute with ``tensors`` on a CPU."""
+    return all(tensor is None or tensor.device.type == "cpu" for tensor in tensors) and is_eager(*tensors)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether the tensor has a storage, unlike torch.func's wrappers, and carries no forward-mode tangent."""
+    try:
+        tensor.untyped_storage()
+    except NotImplementedError:
+        return False
+    return forward_ad.unpack_dual(tensor).tangent is None

@@ -1,4 +1,4 @@
-"""The fastest of functions that compute the same, measured once for each kind of input, as cudnn.benchmark does."""
+"""The fastest of several functions that compute the same, measured once per kind of input as in cudnn.benchmark."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from torch.autograd.graph import saved_tensors_hooks
 Function = Callable[..., Tensor]
 REPEATS = 5
 CHOSEN: dict[tuple[Any, ...], Function] = {}
-FAILED: set[Function] = set()  # raised or disagreed once: said once, not tried again
+FAILED: set[Function] = set()  # failed or disagreed once: warned, never retried
 
 
 def fastest(candidates: Sequence[Function], *tensors: Tensor | None) -> Function:
     """The candidate to call with ``tensors``.
 
-    The first call for a device, dtype, shapes and wanted gradients runs the candidates in turn on these tensors, with
-    the backward pass where a gradient is wanted, outside the caller's graph.
+    The first call per device, dtype, shapes and requested gradients runs the candidates in turn on these tensors.
+    The trial includes the backward pass if a gradient is requested, and leaves no trace in the caller's graph.
 
     Args:
-        candidates: functions of ``tensors``; the first is the reference. A later one that raises or computes something
-            else is left out from then on, with a warning. Where there is no memory for a trial, or a first value
-            is not finite, the reference is kept.
-        tensors: what the function is to be called with.
+        candidates: functions of ``tensors``; the first is the reference. A later one that raises, or computes other
+            numbers, is never used again, and a warning says so. The reference is kept if memory does not suffice for
+            a trial, or if its result is not finite.
+        tensors: arguments of the function.
     """
     grad = torch.is_grad_enabled()
     kinds = (t if t is None else (t.device, t.dtype, t.shape, grad and t.requires_grad) for t in tensors)
@@ -46,7 +46,7 @@ def _equal_ones(candidates: Sequence[Function], tensors: Sequence[Tensor | None]
     reference, *others = candidates
     expected = _whole_pass(reference, tensors)
     if not all(value.isfinite().all() for value in expected):
-        return []  # nothing to compare with
+        return []  # no finite numbers to compare with
     return [each for each in others if each not in FAILED and _agrees(each, tensors, expected)]
 
 
@@ -58,7 +58,7 @@ def _agrees(candidate: Function, tensors: Sequence[Tensor | None], expected: Seq
         reason = "its numbers differ"
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # whatever a compiler or a driver raises: the reference computes the same
+    except Exception as error:  # compilers and drivers raise many kinds; the reference computes the same
         reason = f"{type(error).__name__}: {error}"
     FAILED.add(candidate)
     name = getattr(candidate, "__name__", candidate)
@@ -67,14 +67,14 @@ def _agrees(candidate: Function, tensors: Sequence[Tensor | None], expected: Seq
 
 
 def _near(result: Tensor, expected: Tensor) -> bool:
-    """Equal up to a few roundings of the largest number; in float32 up to TF32's, in which cuDNN may compute."""
+    """Equal up to a few roundings of the largest number. In float32 these are TF32's, because cuDNN may use TF32."""
     tolerance = max(1e-3, 8 * torch.finfo(expected.dtype).eps)
     scale = expected.abs().amax().item() if expected.numel() else 0.0
     return torch.allclose(result, expected, rtol=0.0, atol=tolerance * scale)
 
 
 def _first_to_end(candidates: Sequence[Function], tensors: Sequence[Tensor | None]) -> Function:
-    """By the median, in turn, so that what else the machine does befalls all."""
+    """Compare medians; candidates alternate, so that background load affects all."""
     times: dict[Function, list[float]] = {candidate: [] for candidate in candidates}
     for _ in range(REPEATS):
         for candidate, seconds in times.items():
@@ -96,11 +96,11 @@ def _wait(tensors: Sequence[Tensor | None]) -> None:
 
 
 def _whole_pass(function: Function, tensors: Sequence[Tensor | None]) -> list[Tensor]:
-    """Value and wanted gradients, without a trace in the caller's graph."""
+    """Value and requested gradients, without a trace in the caller's graph."""
     grad = torch.is_grad_enabled()
     leaves = [t if t is None else t.detach().requires_grad_(grad and t.requires_grad) for t in tensors]
     wanted = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
-    with saved_tensors_hooks(_same, _same):  # hides those of activation checkpointing, which count what is saved
+    with saved_tensors_hooks(_same, _same):  # hides activation checkpointing's hooks, which count saved tensors
         value = function(*leaves)
         if not wanted:
             return [value]

@@ -1,4 +1,4 @@
-"""Neighbourhood attention by FlexAttention over tokens in tile order, for GPUs. Not measured on one yet."""
+"""Neighbourhood attention by FlexAttention over tokens in tile order, for GPUs. Its speed is not measured yet."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch.nn import functional as F
 
 from medmixers.layers.sizes import crop
 
-# 128 tokens, a block of FlexAttention's sparse mask: a tile of neighbours sees few blocks, a row of the image many.
+# Tiles of 128 tokens, a block of FlexAttention's sparse mask. A tile of neighbours sees few blocks, an image row many.
 TILES: dict[int, tuple[int, ...]] = {2: (8, 16), 3: (4, 4, 8)}
 
 
 def flex_attention_by_tiles(qkv: Tensor, *, heads: int, kernel_size: int) -> Tensor:
-    """Every position attends to its neighbourhood, as in :func:`medmixers.kernels.tile_attention.tile_attention`.
+    """Neighbourhood attention. Reference: :func:`medmixers.kernels.tile_attention.whole_tile_attention`.
 
-    Compiled on a GPU. On a CPU it runs as FlexAttention's own reference, with memory of tokens squared and no gradient.
+    On a GPU it is compiled. On a CPU FlexAttention's own reference runs, with tokens squared memory and no gradient.
 
     Args:
         qkv: queries, keys and values side by side, (B, *spatial, 3 C).
-        heads: number of heads, each of C / heads channels; FlexAttention needs 16 at least on a GPU.
+        heads: number of heads, each of C / heads channels; on a GPU FlexAttention needs at least 16 channels per head.
         kernel_size: edge of the neighbourhood in voxels, odd.
 
     Returns:
@@ -44,7 +44,7 @@ def flex_attention_by_tiles(qkv: Tensor, *, heads: int, kernel_size: int) -> Ten
     q, k, v = parts.reshape(3, qkv.shape[0], heads, prod(grid), -1)
 
     attend = _compiled() if qkv.is_cuda else flex_attention
-    mixed = attend(q, k, v, block_mask=block_mask(spatial, kernel_size, qkv.device))
+    mixed = attend(q, k, v, block_mask=tile_block_mask(spatial, kernel_size, qkv.device))
 
     mixed = mixed.view(qkv.shape[0], heads, *counts, *tile, -1)
     order = [axis for d in range(dims) for axis in (2 + d, 2 + dims + d)]
@@ -60,9 +60,9 @@ def _compiled() -> Any:
 
 
 @lru_cache(maxsize=32)
-@torch.inference_mode(False)  # a mask first needed in inference serves training too
-def block_mask(spatial: tuple[int, ...], kernel_size: int, device: torch.device) -> Any:
-    """FlexAttention's mask: blocks are tiles, and only those within reach are listed; never tokens squared."""
+@torch.inference_mode(False)  # a mask that inference made must serve training too
+def tile_block_mask(spatial: tuple[int, ...], kernel_size: int, device: torch.device) -> Any:
+    """FlexAttention's mask with tiles as blocks. It lists the tiles within reach only, never tokens squared."""
     from torch.nn.attention.flex_attention import BlockMask
 
     tile, radius = TILES[len(spatial)], kernel_size // 2
@@ -75,7 +75,7 @@ def block_mask(spatial: tuple[int, ...], kernel_size: int, device: torch.device)
     def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         seen = query >= 0
         for size, at, of in zip(spatial, _voxels(query, counts, tile), _voxels(key, counts, tile), strict=True):
-            # A padded query sees padded keys, itself at least: it is cropped, and an empty softmax would be NaN.
+            # A padded query sees padded keys, at least itself: an empty softmax would be NaN. Cropping removes it.
             seen = seen & ((at - of).abs() <= radius) & ((of < size) | (at >= size))
         return seen
 

@@ -1,11 +1,9 @@
-"""Inference on a CPU without passes over memory: channels-last maps, changed in place, one slab after the other.
+"""Inference on a CPU in slabs: channels-last feature maps, changed in place, one slab after the other.
 
-A feature map at full resolution is larger than any cache, and at that size an addition or a GELU waits for memory, and
-a new tensor for the system's pages: together they took longer than the convolutions. Here a convolution's output is
-normalised, activated and summed a slab at a time, where it lies. Convolutions run channels-last, where oneDNN needs no
-copy into its own layout and back. What modules do plainly stays their forward; both are tested equal.
-Here norms, activations and pointwise convolutions are read, not called: where one was replaced, or has a hook, their
-module's plain forward runs.
+A feature map at full resolution is larger than any cache. Additions and activations then wait for memory, and new
+tensors wait for pages from the system; together they take longer than the convolutions. Here the output of a
+convolution is normalised, activated and summed one slab at a time, in place. Convolutions run channels-last, where
+oneDNN copies nothing into a layout of its own. The plain reference is the forward of the module; tests compare both.
 """
 
 from __future__ import annotations
@@ -17,42 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.module import _has_any_global_hook
 
-from medmixers.kernels.eager import CHANNELS_LAST, is_eager_on_cpu
+from medmixers.kernels.eager import CHANNELS_LAST
 from medmixers.layers.sizes import INTERPOLATIONS
 
-Where = tuple[int, slice]  # a sample, and a range of its first spatial axis
-SLAB = 2**18  # elements of a slab for each thread, 1 MiB: the size of a core's second cache
+Where = tuple[int, slice]  # index of a slab: a sample, and a range of its first spatial axis
+SLAB = 2**18  # elements per slab and thread, 1 MiB: the size of a core's second cache
 INTERPOLATIONS_OF_A_SLAB = {1: "linear", 2: "bilinear"}  # the first spatial axis counts as its batch
 
 
-def described(modules: Sequence[nn.Module]) -> tuple[str, ...]:
-    """What modules are: their classes and options, without weights."""
-    return tuple(map(repr, modules))
-
-
-def runs_in_slabs(x: Tensor, modules: Sequence[nn.Module], as_built: tuple[str, ...]) -> bool:
-    """Whether ``x`` is computed in slabs: on a CPU, without gradients, neither traced nor compiled.
-
-    Args:
-        modules: those that are read there instead of called. They must be what they were when they were built, and
-            nobody may listen to their forward by a hook.
-        as_built: their description of that time.
-    """
-    if not is_eager_on_cpu(x) or torch.is_grad_enabled() or described(modules) != as_built:
-        return False
-    parts = (part for module in modules for part in module.modules())
-    return not (_has_any_global_hook() or any(part._forward_hooks or part._forward_pre_hooks for part in parts))
-
-
 def as_rows(x: Tensor) -> Tensor:
-    """x: (B, C, *spatial) -> (B, *spatial, C), contiguous; a view where ``x`` is channels-last."""
+    """x: (B, C, *spatial) -> (B, *spatial, C), contiguous; a view if ``x`` is channels-last."""
     return x.contiguous(memory_format=CHANNELS_LAST[x.ndim]).movedim(1, -1)
 
 
 def slabs(rows: Tensor) -> Iterator[Where]:
-    """Indices of the parts of ``rows`` (B, *spatial, C) that fit a cache; one position of the first axis at least."""
+    """Indices of the parts of ``rows`` (B, *spatial, C) that fit a cache; at least one position of the first axis."""
     step = max(1, SLAB * torch.get_num_threads() // prod(rows.shape[2:]))
     for sample in range(len(rows)):
         for start in range(0, rows.shape[1], step):
@@ -60,7 +38,7 @@ def slabs(rows: Tensor) -> Iterator[Where]:
 
 
 def change_slabs(rows: Tensor, change: Callable[[Tensor, Where], object]) -> None:
-    """Let ``change`` alter each slab (n, C) of ``rows`` in place; those of half precision as float32."""
+    """Let ``change`` alter each slab (n, C) of ``rows`` in place; half precision is changed as float32."""
     for where in slabs(rows):
         part = rows[where].flatten(0, -2)
         wide = part.to(torch.promote_types(rows.dtype, torch.float32))
@@ -70,7 +48,7 @@ def change_slabs(rows: Tensor, change: Callable[[Tensor, Where], object]) -> Non
 
 
 def instance_norm_factors(rows: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Scale and shift, (B, C), that are instance norm: x scale + shift has mean 0 and variance 1 in each channel."""
+    """Scale and shift of instance norm, (B, C): x scale + shift has mean 0 and variance 1 in each channel."""
     dtype = torch.promote_types(rows.dtype, torch.float32)
     mean = rows.flatten(1, -2).mean(1, dtype=dtype)
     squares, centred = torch.zeros_like(mean), torch.empty(0, dtype=dtype)
@@ -95,12 +73,12 @@ def instance_norm_(rows: Tensor, eps: float) -> Tensor:
 
 
 def gelu_(x: Tensor) -> Tensor:
-    """GELU in place, which torch offers in no module."""
+    """GELU in place; torch has no module for it."""
     return torch.ops.aten.gelu_(x)
 
 
-def average_pool(rows: Tensor, stride: Sequence[int]) -> Tensor:
-    """Means of blocks of ``stride``, each 1 or 2: torch's own pooling is ten times slower channels-last."""
+def block_means(rows: Tensor, stride: Sequence[int]) -> Tensor:
+    """Means of blocks of ``stride``, each 1 or 2. torch's pooling of channels-last maps takes ten times as long."""
     extents = [size // step for size, step in zip(rows.shape[1:-1], stride, strict=True)]
     pooled = rows.new_empty(len(rows), *extents, rows.shape[-1])
     for sample in range(len(rows)):
@@ -115,9 +93,9 @@ def average_pool(rows: Tensor, stride: Sequence[int]) -> Tensor:
 
 
 def pointwise(rows: Tensor, layer: Any) -> Callable[[Where], Tensor]:
-    """rows: (B, *spatial, C) -> slabs (n, K) of the pointwise convolution ``layer``; the next call overwrites each."""
+    """rows: (B, *spatial, C) -> slabs (n, K) of the pointwise convolution ``layer``. Each call overwrites the last."""
     weight, bias = layer.weight.flatten(1).t().to(rows.dtype), layer.bias.to(rows.dtype)
-    buffer = rows.new_empty(0)  # one for all: new memory costs more than the product
+    buffer = rows.new_empty(0)  # one buffer for all slabs: new memory costs more than the product
 
     def at(where: Where) -> Tensor:
         part = rows[where].flatten(0, -2)
@@ -129,7 +107,7 @@ def pointwise(rows: Tensor, layer: Any) -> Callable[[Where], Tensor]:
 def upsampled(rows: Tensor, stride: Sequence[int]) -> Callable[[Where], Tensor]:
     """rows: (B, *spatial, C) -> slabs (n, C) of their linear interpolation to ``stride`` times the size.
 
-    Interpolation acts on each axis alone: the first is done here at once, the others as each slab needs them.
+    Interpolation acts on each axis alone. The first axis is interpolated at once, the others slab by slab.
     """
     first, *others = map(float, stride)
     mode = INTERPOLATIONS[rows.ndim - 2]
@@ -146,13 +124,13 @@ def upsampled(rows: Tensor, stride: Sequence[int]) -> Callable[[Where], Tensor]:
 
 
 def shortcut_slabs(rows: Tensor, project: Any, resample: str, stride: Sequence[int]) -> Callable[[Where], Tensor]:
-    """A residual block's shortcut as slabs (n, C): pooled before ``project`` ("down") or interpolated behind ("up").
+    """Shortcut of a residual block as slabs (n, C): pooled before ``project`` ("down"), or interpolated after ("up").
 
     Args:
         project: a pointwise convolution or the identity.
     """
     if resample == "down":
-        rows = average_pool(rows, stride)
+        rows = block_means(rows, stride)
     if resample == "up":
         if not isinstance(project, nn.Identity):
             rows = F.linear(rows, project.weight.flatten(1), project.bias)
@@ -166,8 +144,8 @@ def logits_of_slabs(rows: Tensor, features: Callable[[Where], Tensor], last: Any
     """The pointwise convolution ``last`` of slabs (n, C) -> logits, (B, K, *spatial), contiguous.
 
     Args:
-        rows: (B, *spatial, any), for its size.
-        features: a slab (n, C) of what ``last`` classifies.
+        rows: (B, *spatial, any); gives the size.
+        features: index of a slab -> the slab (n, C) that ``last`` classifies.
     """
     weight, bias = last.weight.flatten(1).to(rows.dtype), last.bias[:, None].to(rows.dtype)
     logits = rows.new_empty(len(rows), len(weight), *rows.shape[1:-1])

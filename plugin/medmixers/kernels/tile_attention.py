@@ -1,4 +1,4 @@
-"""Neighbourhood attention by tiles of queries: of the whole feature map at once, or block by block on a CPU."""
+"""Neighbourhood attention by tiles of queries: block by block on a CPU, or all tiles at once as the reference."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from medmixers.kernels.eager import is_eager_on_cpu
 from medmixers.layers.sizes import crop
 
-BLOCK_NUMBERS = 2**20  # of a block for each thread: 4 MiB in float32, within the caches
+BLOCK_NUMBERS = 2**20  # elements per block and thread: 4 MiB in float32, within the caches
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How queries are taken together.
+    """Heads, neighbourhood and tiles of neighbourhood attention.
 
     Args:
         heads: number of heads, each of C / heads channels.
@@ -46,8 +46,9 @@ class Tiling:
 def tile_attention(qkv: Tensor, tiling: Tiling) -> Tensor:
     """Neighbourhood attention: masked attention of each tile of queries to the keys of the tile and its halo.
 
-    On a CPU a block of tiles at a time, so that nothing of the size of all windows is allocated; a training step keeps
-    ``qkv`` alone and gathers each block's windows again in the backward pass. Elsewhere :func:`whole_tile_attention`.
+    A CPU computes one block of tiles at a time and never allocates all windows. A training step keeps ``qkv`` alone
+    and gathers the windows of each block again in the backward pass. Reference: :func:`whole_tile_attention`, which
+    also runs everywhere else.
 
     Args:
         qkv: queries, keys and values side by side, (B, *spatial, 3 C).
@@ -63,11 +64,11 @@ def tile_attention(qkv: Tensor, tiling: Tiling) -> Tensor:
 
 
 def whole_tile_attention(qkv: Tensor, tiling: Tiling) -> Tensor:
-    """:func:`tile_attention` of all tiles at once, its reference."""
+    """:func:`tile_attention` of all tiles at once."""
     spatial, tile = qkv.shape[1:-1], tiling.tile_size
-    counts: list[Any] = [(size + tile - 1) // tile for size in spatial]  # Any: exported, no int
+    counts: list[Any] = [(size + tile - 1) // tile for size in spatial]  # symbolic, not int, during an export
     if torch.compiler.is_exporting():
-        counts = [torch.sym_max(count, 2) for count in counts]  # an axis of one tile would need a program of its own
+        counts = [torch.sym_max(count, 2) for count in counts]  # else torch.export specialises on axes of one tile
     fill = [count * tile - size for size, count in zip(spatial, counts, strict=True)]
     q, kv = qkv.tensor_split((qkv.shape[-1] // 3,), dim=-1)
     q = _pad(q, [(0, extra) for extra in fill])
@@ -90,7 +91,7 @@ def _gather(q: Tensor, kv: Tensor, tiling: Tiling) -> tuple[Tensor, Tensor, Tens
 
 
 def _untile(tiles: Tensor, shape: Sequence[int], tiling: Tiling) -> Tensor:
-    """Tiles (tiles, B heads, tile voxels, D) where they belong: ``shape``, (B, *tiled), and C channels."""
+    """Put tiles (tiles, B heads, tile voxels, D) in place: ``shape``, (B, *tiled), and C channels."""
     (batch, *tiled), tile, dims = shape, tiling.tile_size, len(shape) - 1
     depth = tiles.shape[-1]
     tiles = tiles.reshape(*(size // tile for size in tiled), batch, tiling.heads, *(tile,) * dims, depth)
@@ -108,7 +109,7 @@ def _pad(x: Tensor, amounts: Sequence[tuple[int, int]]) -> Tensor:
 
 
 def _windows(x: Tensor, size: int, stride: int, split: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Windows of (B, *spatial, parts heads D), a tensor (tiles, B heads, size^dims, D) for each part."""
+    """Windows of (B, *spatial, parts heads D): one tensor (tiles, B heads, size^dims, D) per part."""
     dims = x.ndim - 2
     x = x.unflatten(-1, (*split, -1))
     for axis in range(1, dims + 1):
@@ -121,16 +122,16 @@ def _windows(x: Tensor, size: int, stride: int, split: tuple[int, int]) -> tuple
 
 
 def _near(size: int, count: int, tiling: Tiling, device: torch.device) -> Tensor:
-    """Which key of its window a query of each tile along one axis may see: bool, (count, tile, window)."""
+    """Mask along one axis, the keys of its window that a query may see: bool, (count, tile, window)."""
     start = tiling.tile_size * torch.arange(count, device=device).view(-1, 1, 1)
     query = start + torch.arange(tiling.tile_size, device=device).view(1, -1, 1)
     key = start - tiling.radius + torch.arange(tiling.window, device=device).view(1, 1, -1)
     near = ((query - key).abs() <= tiling.radius) & (key >= 0) & (key < size)
-    return near | (query >= size)  # a padded query sees all: it is cropped, and an empty softmax would be NaN
+    return near | (query >= size)  # a padded query sees all, else its softmax would be NaN; cropping removes it
 
 
 def _tile_mask(near: Sequence[Tensor]) -> Tensor:
-    """Which key of the window each query of a tile may see: bool, (tiles, 1, tile voxels, window voxels)."""
+    """Mask, the keys of the window that each query of a tile may see: bool, (tiles, 1, tile voxels, window voxels)."""
     dims = len(near)
     mask = torch.ones((), dtype=torch.bool, device=near[0].device)
     for axis, part in enumerate(near):
@@ -142,7 +143,7 @@ def _tile_mask(near: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class _Span:
-    """Neighbouring tiles along one axis: where queries and keys lie in the map, and what is missing beyond its ends."""
+    """Neighbouring tiles along one axis: the slices of queries and keys, and the padding beyond the map's ends."""
 
     queries: slice
     fill: tuple[int, int]
@@ -166,20 +167,21 @@ def _spans(size: int, near: Tensor, step: int, tiling: Tiling) -> Iterator[_Span
 
 
 def _blocks(qkv: Tensor, tiling: Tiling) -> Iterator[tuple[tuple[_Span, ...], Tensor]]:
-    """Blocks of tiles, a span for each axis, with their masks.
+    """Blocks of tiles, one span per axis, with their masks.
 
-    Queries, keys, values and mask of a block are about ``BLOCK_NUMBERS`` a thread, of one tile of all samples at least.
+    Queries, keys, values and mask of a block have about ``BLOCK_NUMBERS`` elements per thread. The smallest block is
+    one tile of all samples.
     """
     spatial, dims = qkv.shape[1:-1], qkv.ndim - 2
     steps = [-(-size // tiling.tile_size) for size in spatial]
     near = [_near(size, count, tiling, qkv.device) for size, count in zip(spatial, steps, strict=True)]
-    queries, keys = tiling.tile_size**dims, tiling.window**dims  # of a tile
+    queries, keys = tiling.tile_size**dims, tiling.window**dims  # per tile
     numbers = qkv.shape[0] * qkv.shape[-1] // 3 * (queries + 2 * keys) + queries * keys
     limit = BLOCK_NUMBERS * torch.get_num_threads()
     for axis, count in enumerate(steps):
         steps[axis] = min(count, max(1, limit * count // (numbers * prod(steps))))
     zero, never = (torch.tensor(value, dtype=qkv.dtype, device=qkv.device) for value in (0.0, -torch.inf))
-    masks: dict[Any, Tensor] = {}  # one for all blocks that touch no border
+    masks: dict[Any, Tensor] = {}  # blocks inside the map share one mask
     axes = [list(_spans(*axis, tiling)) for axis in zip(spatial, near, steps, strict=True)]
     for spans in product(*axes):
         key = tuple((len(span.near), span.fill, span.halo) for span in spans)
@@ -218,7 +220,7 @@ class _BlockAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (qkv,) = ctx.saved_tensors
-        if torch.is_grad_enabled():  # to be differentiated again, which torch's other attention kernels are not
+        if torch.is_grad_enabled():  # double backward: torch's other attention kernels do not support it
             with sdpa_kernel(SDPBackend.MATH):
                 mixed = whole_tile_attention(qkv, ctx.tiling)
             (grad_qkv,) = torch.autograd.grad(mixed, qkv, grad, create_graph=True)
@@ -237,7 +239,7 @@ class _BlockAttention(torch.autograd.Function):
 def _block_gradients(
     q: Tensor, kv: Tensor, grad: Tensor, spans: Sequence[_Span], mask: Tensor, tiling: Tiling
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of :func:`_attend_block` for ``q`` and ``kv``; autograd's own would undo the windows voxel by voxel."""
+    """Gradients of :func:`_attend_block` for ``q`` and ``kv``. Autograd would scatter the windows voxel by voxel."""
     fill, halo = [span.fill for span in spans], [span.halo for span in spans]
     tiled = _pad(q, fill)
     q_tiles, k, v = (windows.detach().requires_grad_() for windows in _gather(tiled, _pad(kv, halo), tiling))
@@ -252,19 +254,19 @@ def _block_gradients(
 
 
 def _sum_of_windows(parts: Sequence[Tensor], shape: Sequence[int], tiling: Tiling) -> Tensor:
-    """Keys' and values' windows, each (tiles, B heads, window voxels, D), added where they overlap.
+    """Sum of overlapping windows of keys and values, each (tiles, B heads, window voxels, D).
 
-    Windows are cut where tiles meet: of all windows, the pieces at one place of the window do not overlap.
+    Windows are cut into pieces where tiles meet. The pieces at the same place of all windows do not overlap.
 
     Args:
-        shape: of the queries, (B, *tiled).
+        shape: shape of the queries, (B, *tiled).
 
     Returns:
-        (B, *larger, 2 C): the tiles with their halo, and what fills the last tile behind it.
+        (B, *larger, 2 C): the tiles with their halo, padded to whole tiles at the end.
     """
     (batch, *tiled), tile, dims = shape, tiling.tile_size, len(shape) - 1
     counts = [size // tile for size in tiled]
-    pieces = -(-tiling.window // tile)  # of a window along an axis
+    pieces = -(-tiling.window // tile)  # pieces per window along an axis
     grid = [edge for count in counts for edge in (count + pieces - 1, tile)]
     total = parts[0].new_zeros(batch, *grid, len(parts), tiling.heads, parts[0].shape[-1])
     for index, part in enumerate(parts):

@@ -1,1 +1,1 @@
-"""Building blocks below the mixers, chosen once by ``spatial_dims``."""
+"""Building blocks of mixers and networks; ``spatial_dims`` chooses the class once."""

@@ -1,4 +1,4 @@
-"""Activations by name, those of Yu et al. 2023 among them."""
+"""Activations by name, including those of Yu et al. 2023."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class StarReLU(nn.Module):
     """scale * relu(x)^2 + bias with scalars shared by all channels (Yu et al. 2023, equation 15).
 
     Args:
-        scale: its value, or start value where it is learned.
-        bias: likewise.
+        scale: value of the scale, or its start value if it is learned.
+        bias: value of the bias, or its start value if it is learned.
         learn_scale: whether the scale is a parameter.
         learn_bias: whether the bias is a parameter.
     """
@@ -49,7 +49,7 @@ for _name, _activation in (
     ("relu", nn.ReLU),
     ("silu", nn.SiLU),
     ("squared_relu", SquaredReLU),
-    # The six variants of Table 8: learned both, scale alone, bias alone; fixed both, scale alone, bias alone.
+    # The six variants of Table 8: both learned, scale alone, bias alone; both fixed, scale alone, bias alone.
     ("star_relu", StarReLU),
     ("star_relu_scale", partial(StarReLU, learn_bias=False)),
     ("star_relu_bias", partial(StarReLU, learn_scale=False)),

@@ -1,4 +1,4 @@
-"""Activation checkpointing: a block keeps its input only and is computed again in the backward pass."""
+"""Activation checkpointing: a block keeps only its input, and the backward pass computes its activations again."""
 
 from __future__ import annotations
 
@@ -18,24 +18,30 @@ from medmixers.errors import InputError
 def checkpoint_blocks(network: nn.Module, classes: Sequence[type[nn.Module]]) -> nn.Module:
     """Let every block of ``network`` recompute its activations in training, and return the network.
 
-    Outputs, gradients, the random numbers of dropout and drop path, the statistics of batch norms and the keys of the
-    state dict stay the same. In eval mode, and where no gradient is asked for, nothing changes.
+    Outputs, gradients, random numbers of dropout and drop path, batch-norm statistics and keys of the state dict stay
+    the same. In eval mode or without gradients nothing changes.
 
     Args:
         network: changed in place.
-        classes: of the blocks; a block inside another is computed with it.
+        classes: classes of the blocks. A block inside another block is computed with the outer one.
 
     Raises:
-        ValueError: the network has no such block.
+        ValueError: the network has no block of these classes.
     """
     blocks = list(_outermost(network, tuple(classes)))
     if not blocks:
         names = ", ".join(sorted(each.__name__ for each in classes)) or "none named"
         raise InputError(f"{type(network).__name__} has no blocks to checkpoint: {names}")
     for block in blocks:
-        # On the instance, not in a wrapping module, whose name would stand in every key of the state dict.
+        # On the instance: the name of a wrapping module would appear in every key of the state dict.
         block.forward = partial(_checkpointed_forward, block)
     return network
+
+
+def is_checkpointed(module: nn.Module) -> bool:
+    """Whether :func:`checkpoint_blocks` changed the module's forward."""
+    forward = vars(module).get("forward")
+    return isinstance(forward, partial) and forward.func is _checkpointed_forward
 
 
 def _outermost(module: nn.Module, classes: tuple[type[nn.Module], ...]) -> Iterator[nn.Module]:
@@ -51,7 +57,7 @@ def _checkpointed_forward(block: nn.Module, *inputs: Any) -> Any:
     if not (block.training and torch.is_grad_enabled()):
         return forward(*inputs)
     norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
-    if norms and not torch.compiler.is_compiling():  # the compiler itself computes no update of statistics twice
+    if norms and not torch.compiler.is_compiling():  # the compiler itself updates statistics once
         return checkpoint(forward, *inputs, use_reentrant=False, context_fn=partial(_contexts, norms))
     return checkpoint(forward, *inputs, use_reentrant=False)
 
@@ -62,7 +68,7 @@ def _contexts(norms: Sequence[_BatchNorm]) -> tuple[AbstractContextManager[None]
 
 @contextmanager
 def _statistics_kept(norms: Sequence[_BatchNorm]) -> Iterator[None]:
-    """Running statistics, which the first pass updated, stay as they are."""
+    """Keep the running statistics: the first pass has updated them."""
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None

@@ -17,7 +17,7 @@ TRANSPOSED_CONVS: dict[int, ConvFactory] = {2: nn.ConvTranspose2d, 3: nn.ConvTra
 
 
 def is_integer(value: object) -> bool:
-    """Whether it is a whole number by its type: 2.0 and True are none."""
+    """Whether the value is an integer by type: 2.0 and True are not."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
@@ -40,14 +40,14 @@ def transposed_conv_nd(spatial_dims: int) -> ConvFactory:
 
 
 def check_kernel_size(kernel_size: int) -> int:
-    """Return ``kernel_size``; raise ValueError unless it is odd and positive, so that the output keeps its size."""
+    """Return ``kernel_size``. Raise ValueError unless it is odd and positive: the output must keep its size."""
     if not is_integer(kernel_size) or kernel_size < 1 or kernel_size % 2 == 0:
         raise InputError(f"kernel_size must be an odd integer >= 1, got {kernel_size!r}")
     return int(kernel_size)
 
 
 def check_positive(**values: int) -> None:
-    """Raise ValueError, naming it, for a value that is no integer of at least 1."""
+    """Raise ValueError, with the name, unless every value is an integer >= 1."""
     for name, value in values.items():
         if not is_integer(value) or value < 1:
             raise InputError(f"{name} must be an integer >= 1, got {value!r}")

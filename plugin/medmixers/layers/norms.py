@@ -1,4 +1,4 @@
-"""Normalisations of a feature map (B, C, *spatial), by name."""
+"""Normalisation layers of a feature map (B, C, *spatial), by name."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from medmixers.layers.conv import check_spatial_dims
 
 
 class ChannelLayerNorm(nn.Module):
-    """LayerNorm over the channels, at each position on its own (timm's LayerNorm2d, in any dimension).
+    """LayerNorm over the channels of each position (timm's LayerNorm2d, in any dimension).
 
     Args:
         dim: channels C.
-        bias: whether a bias is learned beside the weight.
+        bias: whether a bias is learned as well as the weight.
         eps: added to the variance; 1e-6 as in timm.
     """
 
@@ -36,17 +36,17 @@ BATCH_NORMS: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
 def create_norm(name: str, dim: int, *, spatial_dims: int, bias: bool = True, eps: float | None = None) -> nn.Module:
-    """A normalisation of ``dim`` channels.
+    """A normalisation layer of ``dim`` channels.
 
     Args:
-        name: "group_norm": one group, over all channels and positions; "layer_norm": the channels of a position;
-            "batch_norm"; "none".
+        name: "group_norm": one group of all channels and positions; "layer_norm": the channels of each position;
+            "batch_norm"; or "none".
         dim: channels C.
-        bias: whether a bias is learned beside the weight.
-        eps: added to the variance; None means 1e-6 for layer_norm and 1e-5 for the others.
+        bias: whether a bias is learned as well as the weight.
+        eps: added to the variance; None means 1e-6 for layer_norm and 1e-5 for the other norms.
 
     Raises:
-        ValueError: another name.
+        ValueError: an unknown name.
     """
     check_spatial_dims(spatial_dims)
     if name == "none":

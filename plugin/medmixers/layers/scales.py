@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 
 class ChannelScale(nn.Module):
-    """Multiply each channel by its own learnable factor.
+    """Multiply each channel by a learnable factor of its own.
 
-    On the output of a branch this is LayerScale (Touvron et al. 2021), on the shortcut ResScale (Shleifer et al. 2021).
+    On the output of a branch it is LayerScale (Touvron et al. 2021). On the shortcut it is ResScale (Shleifer et al.
+    2021).
 
     Args:
         dim: channels C.

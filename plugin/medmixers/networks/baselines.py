@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from medmixers.errors import InputError
 from medmixers.layers.conv import check_kernel_size, conv_nd
-from medmixers.layers.sizes import INTERPOLATIONS, check_image, crop, pad_for_instance_norm
+from medmixers.layers.sizes import INTERPOLATIONS, check_image_shape, crop, pad_for_instance_norm
 
 # Keuth et al. 2025: residual units of each kernel, so that the networks stay trainable.
 UNET_UNITS = {3: 2, 5: 1, 7: 1, 9: 1}
@@ -42,7 +42,7 @@ class AnySize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: image, (B, in_channels, *spatial) of any size -> logits, (B, K, *spatial)."""
-        check_image(x, self.spatial_dims, self.in_channels)
+        check_image_shape(x, self.spatial_dims, self.in_channels)
         return crop(self.network(pad_for_instance_norm(x, self.stride)), x.shape[2:])
 
 

@@ -1,17 +1,19 @@
-"""The parts of a MetaFormer encoder: channel MLP, block, stems (Yu et al. 2022, 2023)."""
+"""Parts of a MetaFormer encoder: channel MLP, block, stems (Yu et al. 2022, 2023)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from math import inf
 from numbers import Real
 
-from monai.networks.layers.drop_path import DropPath
 from torch import Tensor, nn
 
 from medmixers.errors import InputError
 from medmixers.layers.activations import ACTIVATIONS
 from medmixers.layers.conv import conv_nd
+from medmixers.layers.drop_path import DropPath
 from medmixers.layers.norms import create_norm
 from medmixers.layers.scales import create_scale
 from medmixers.layers.sizes import halvings, per_axis
@@ -19,16 +21,44 @@ from medmixers.layers.sizes import halvings, per_axis
 STEMS = ("overlapping", "patch", "convolutional")
 
 
-class ChannelMLP(nn.Sequential):
-    """Pointwise C -> ratio C, activation, ratio C -> C: the half of a block that mixes no positions."""
+@dataclass(frozen=True)
+class BlockOptions:
+    """Options of a :class:`MetaFormerBlock`, besides its channels, its mixer and its drop path.
 
-    def __init__(self, dim: int, *, spatial_dims: int, ratio: float, activation: str, bias: bool) -> None:
-        if not isinstance(ratio, Real) or not 1 <= ratio * dim < inf:  # written so that a NaN fails
+    Args:
+        norm, norm_bias, norm_eps: as of :func:`medmixers.layers.norms.create_norm`.
+        activation: activation of the channel MLP, a name of :data:`medmixers.layers.activations.ACTIVATIONS`.
+        mlp_ratio: width of the channel MLP over C.
+        mlp_bias: whether the two layers of the channel MLP have biases.
+        layer_scale_init: start value of the branches' LayerScale; None means no LayerScale.
+        res_scale_init: start value of the shortcuts' ResScale; None means no ResScale.
+        residual: False removes the shortcuts.
+        channel_mlp: False removes the channel MLP.
+    """
+
+    norm: str = "group_norm"
+    norm_bias: bool = True
+    norm_eps: float | None = None
+    activation: str = "gelu"
+    mlp_ratio: float = 4.0
+    mlp_bias: bool = True
+    layer_scale_init: float | None = 1e-5
+    res_scale_init: float | None = None
+    residual: bool = True
+    channel_mlp: bool = True
+
+
+class ChannelMLP(nn.Sequential):
+    """Pointwise C -> ratio C, activation, ratio C -> C: the half of a block that mixes channels only."""
+
+    def __init__(self, dim: int, options: BlockOptions, *, spatial_dims: int) -> None:
+        ratio, bias = options.mlp_ratio, options.mlp_bias
+        if not isinstance(ratio, Real) or not 1 <= ratio * dim < inf:  # this form of the condition refuses NaN
             raise InputError(f"mlp_ratio must be a number >= 1 / dim, got {ratio!r} at {dim=}")
         conv, width = conv_nd(spatial_dims), int(ratio * dim)
         super().__init__()
         self.fc1 = conv(dim, width, 1, bias=bias)
-        self.act = ACTIVATIONS[activation]()
+        self.act = ACTIVATIONS[options.activation]()
         self.fc2 = conv(width, dim, 1, bias=bias)
         for layer in (self.fc1, self.fc2):
             nn.init.trunc_normal_(layer.get_parameter("weight"), std=0.02)
@@ -37,20 +67,13 @@ class ChannelMLP(nn.Sequential):
 
 
 class MetaFormerBlock(nn.Module):
-    """x + scale1 * mixer(norm1 x), then x + scale2 * mlp(norm2 x), each branch under stochastic depth.
+    """x + scale1 * mixer(norm1 x), then x + scale2 * mlp(norm2 x), each branch with stochastic depth.
 
     Args:
         dim: channels C.
         mixer: token mixer, a module (B, C, *spatial) -> the same shape.
-        norm, norm_bias, norm_eps: as of :func:`medmixers.layers.norms.create_norm`.
-        activation: of the channel MLP.
-        mlp_ratio: its width over C.
-        mlp_bias: whether its two layers have biases.
-        layer_scale_init: start value of the branches' LayerScale; None leaves it out.
-        res_scale_init: start value of the shortcuts' ResScale; None leaves it out.
-        drop_path: probability of dropping a branch for a whole sample in training.
-        residual: False leaves the shortcuts out.
-        channel_mlp: False leaves the second half out.
+        options: norms, channel MLP, scales and shortcuts.
+        drop_path: probability of dropping a branch of a sample in training.
     """
 
     def __init__(
@@ -59,43 +82,38 @@ class MetaFormerBlock(nn.Module):
         *,
         spatial_dims: int,
         mixer: nn.Module,
-        norm: str = "group_norm",
-        norm_bias: bool = True,
-        norm_eps: float | None = None,
-        activation: str = "gelu",
-        mlp_ratio: float = 4.0,
-        mlp_bias: bool = True,
-        layer_scale_init: float | None = 1e-5,
-        res_scale_init: float | None = None,
+        options: BlockOptions = BlockOptions(),
         drop_path: float = 0.0,
-        residual: bool = True,
-        channel_mlp: bool = True,
     ) -> None:
         super().__init__()
-        self.residual, self.channel_mlp = residual, channel_mlp
-        self.norm1 = create_norm(norm, dim, spatial_dims=spatial_dims, bias=norm_bias, eps=norm_eps)
+        norm = partial(
+            create_norm, options.norm, dim, spatial_dims=spatial_dims, bias=options.norm_bias, eps=options.norm_eps
+        )
+        layer_scale = partial(create_scale, dim, spatial_dims=spatial_dims, init=options.layer_scale_init)
+        res_scale = partial(create_scale, dim, spatial_dims=spatial_dims, init=options.res_scale_init)
+        self.residual = options.residual
+        self.norm1 = norm()
         self.token_mixer = mixer
-        self.layer_scale1 = create_scale(dim, spatial_dims=spatial_dims, init=layer_scale_init)
-        self.res_scale1 = create_scale(dim, spatial_dims=spatial_dims, init=res_scale_init)
+        self.layer_scale1, self.res_scale1 = layer_scale(), res_scale()
         self.drop_path = DropPath(drop_path)
-        if channel_mlp:
-            self.norm2 = create_norm(norm, dim, spatial_dims=spatial_dims, bias=norm_bias, eps=norm_eps)
-            self.mlp = ChannelMLP(dim, spatial_dims=spatial_dims, ratio=mlp_ratio, activation=activation, bias=mlp_bias)
-            self.layer_scale2 = create_scale(dim, spatial_dims=spatial_dims, init=layer_scale_init)
-            self.res_scale2 = create_scale(dim, spatial_dims=spatial_dims, init=res_scale_init)
+        self.mlp: ChannelMLP | None = None
+        if options.channel_mlp:
+            self.norm2 = norm()
+            self.mlp = ChannelMLP(dim, options, spatial_dims=spatial_dims)
+            self.layer_scale2, self.res_scale2 = layer_scale(), res_scale()
 
     def forward(self, x: Tensor) -> Tensor:
         """x: feature map, (B, C, *spatial) -> the same shape."""
         branch = self.drop_path(self.layer_scale1(self.token_mixer(self.norm1(x))))
         x = self.res_scale1(x) + branch if self.residual else branch
-        if not self.channel_mlp:
-            return x
-        branch = self.drop_path(self.layer_scale2(self.mlp(self.norm2(x))))
-        return self.res_scale2(x) + branch if self.residual else branch
+        if self.mlp is not None:
+            branch = self.drop_path(self.layer_scale2(self.mlp(self.norm2(x))))
+            x = self.res_scale2(x) + branch if self.residual else branch
+        return x
 
 
 class MetaFormerStage(nn.Module):
-    """Downsampling (identity in the first stage), then the blocks."""
+    """Downsampling (identity in the first stage), followed by the blocks."""
 
     def __init__(self, downsample: nn.Module, blocks: list[MetaFormerBlock]) -> None:
         super().__init__()
@@ -108,9 +126,9 @@ class MetaFormerStage(nn.Module):
 
 
 class Stem(nn.Module):
-    """Overlapping strided convolution, then a norm or none.
+    """Overlapping strided convolution, followed by an optional norm.
 
-    Kernel 2 s - 1 and padding s / 2 give 7 and 2 at stride 4, as published, and 3 and 1 at stride 2, on each axis.
+    Kernel 2 s - 1 and padding s / 2 are 7 and 2 at stride 4, as published, and 3 and 1 at stride 2, on each axis.
     """
 
     def __init__(
@@ -127,7 +145,7 @@ class Stem(nn.Module):
 
 
 class Downsampling(nn.Module):
-    """A norm or none, then a convolution of kernel 3 and stride 2, or 1 on an axis that keeps its size."""
+    """Optional norm, then a convolution of kernel 3 and stride 2, or stride 1 on an axis that keeps its size."""
 
     def __init__(
         self, in_channels: int, dim: int, *, spatial_dims: int, norm: nn.Module, stride: int | Sequence[int] = 2
@@ -142,9 +160,9 @@ class Downsampling(nn.Module):
 
 
 class ConvolutionalStem(nn.Sequential):
-    """Convolutions of stride 2 that double the channels, the first of kernel 7, with GELU between (Xiao et al. 2021).
+    """Convolutions of stride 2 that double the channels, with GELU between them (Xiao et al. 2021).
 
-    Widths dim / 2^(n - 1) ... dim; for stride 16 and 384 channels 48, 96, 192, 384.
+    The first has kernel 7, the others kernel 3. Widths are dim / 2^(n - 1) ... dim, for example 48, 96, 192, 384.
     """
 
     def __init__(self, in_channels: int, dim: int, *, spatial_dims: int, stride: int) -> None:
@@ -165,7 +183,7 @@ class ConvolutionalStem(nn.Sequential):
 def create_stem(
     name: str, in_channels: int, dim: int, *, spatial_dims: int, stride: int | Sequence[int], norm: nn.Module
 ) -> nn.Module:
-    """The first downsampling: "overlapping", "patch" (kernel = stride, as in ViT) or "convolutional"."""
+    """First downsampling: "overlapping", "patch" (kernel = stride, as in ViT) or "convolutional"."""
     strides = per_axis(stride, spatial_dims, "stem_stride")
     if name == "overlapping":
         return Stem(in_channels, dim, spatial_dims=spatial_dims, stride=strides, norm=norm)

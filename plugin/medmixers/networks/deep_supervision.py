@@ -1,8 +1,8 @@
-"""Deep supervision in nnU-Net's form: logits at several scales, and heads that exist whether it is on or off.
+"""Deep supervision in nnU-Net's form: logits at several scales, from heads that exist whether it is on or off.
 
-nnU-Net switches ``network.decoder.deep_supervision``. On, a network returns a list, the image's size first; off, one
-tensor. The heads belong to the structure (``aux_heads``), the switch to the behaviour: the state dict does not change.
-Layers that depend on the class count lie under ``seg_layers``, the name that ``-pretrained_weights`` leaves out.
+nnU-Net switches ``network.decoder.deep_supervision``. If it is on, a network returns a list, logits of the image's
+size first. If it is off, the network returns one tensor. ``aux_heads`` builds the heads; the switch changes no state
+dict. Layers that depend on the class count lie under ``seg_layers``, the name that ``-pretrained_weights`` leaves out.
 """
 
 from __future__ import annotations
@@ -12,26 +12,27 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from medmixers.layers.conv import conv_nd
-from medmixers.layers.sizes import resize
+from medmixers.layers.sizes import Ints, resize
 
 
 def segmentation_layers(channels: Sequence[int], out_channels: int, *, spatial_dims: int) -> nn.ModuleList:
-    """Pointwise classifiers of feature maps with these channels; the first is the network's own."""
+    """Pointwise classifiers of feature maps with these channels. The first gives the network's own logits."""
     return nn.ModuleList(conv_nd(spatial_dims)(width, out_channels, 1) for width in channels)
 
 
-def at_scales(logits: Sequence[Tensor], size: Sequence[int], strides: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Logits in the sizes of nnU-Net's targets: ``size`` over the strides so far, rounded.
+def at_scales(logits: list[Tensor], size: Ints, strides: list[list[int]]) -> list[Tensor]:
+    """Logits in the sizes of nnU-Net's targets: ``size`` over the product of the strides so far, rounded.
 
-    Where the strides divide the image, as in our plans, nothing is resampled.
+    If the strides divide the image, as in our plans, nothing is resampled.
 
     Args:
-        logits: one a scale, (B, K, *spatial), finest first.
-        size: of the image in voxels.
-        strides: of each scale over the one before, an axis each; for the first scale over the image.
+        logits: one tensor per scale, (B, K, *spatial), finest first.
+        size: image size in voxels.
+        strides: per scale, its strides per axis over the scale before; those of the first scale are over the image.
     """
-    outputs, total = [], [1] * len(size)
-    for part, stride in zip(logits, strides, strict=True):
-        total = [t * s for t, s in zip(total, stride, strict=True)]
-        outputs.append(resize(part, [max(1, round(n / t)) for n, t in zip(size, total, strict=True)]))
+    outputs: list[Tensor] = []
+    total = [1] * len(size)
+    for part, stride in zip(logits, strides):  # noqa: B905  torch.jit.script knows no strict
+        total = [total[axis] * step for axis, step in enumerate(stride)]
+        outputs.append(resize(part, [max(1, int(round(n / total[axis]))) for axis, n in enumerate(size)]))  # noqa: RUF046
     return outputs

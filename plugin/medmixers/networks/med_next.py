@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmixers.layers.conv import conv_nd
-from medmixers.layers.sizes import check_image
+from medmixers.layers.sizes import check_image_shape
 from medmixers.networks.med_blocks import ConvNormAct, MEDBlock
 from medmixers.networks.metaformer import stage_sizes
 
@@ -72,7 +72,7 @@ class MedNeXt(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: image, (B, in_channels, *spatial) -> logits, (B, K)."""
-        check_image(x, self.spatial_dims, self.in_channels)
+        check_image_shape(x, self.spatial_dims, self.in_channels)
         x = MAX_POOLS[self.spatial_dims](self.stem(x), 3, stride=2, padding=1)
         for stage in self.stages:
             x = stage(x)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from medmixers.errors import InputError
 from medmixers.layers.conv import conv_nd, transposed_conv_nd
-from medmixers.layers.sizes import check_image, crop, pad_to_multiple, resize
+from medmixers.layers.sizes import check_image_shape, crop, pad_to_multiple, resize
 from medmixers.networks.deep_supervision import at_scales, segmentation_layers
 from medmixers.networks.med_blocks import ConvNormAct, MEDBlock
 from medmixers.networks.med_next import MAX_POOLS
@@ -140,7 +140,7 @@ class MedUNeXt(nn.Module):
 
         With deep supervision a list: these, the same before their upsampling, and those of each auxiliary head.
         """
-        check_image(x, self.spatial_dims, self.in_channels)
+        check_image_shape(x, self.spatial_dims, self.in_channels)
         size = x.shape[2:]
         padded = pad_to_multiple(x, STRIDE)
         x = MAX_POOLS[self.spatial_dims](padded, 2)
@@ -154,4 +154,5 @@ class MedUNeXt(nn.Module):
         logits = crop(resize(parts[0], padded.shape[2:]), size)
         if not self.decoder.deep_supervision:
             return logits
-        return [logits, *at_scales(parts, size, [(2,) * self.spatial_dims] * len(parts))]
+        strides = [[2] * self.spatial_dims] * len(parts)
+        return [logits] + at_scales(parts, size, strides)  # noqa: RUF005  not in TorchScript

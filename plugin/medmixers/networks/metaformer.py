@@ -1,8 +1,10 @@
-"""MetaFormer: block, stage and encoder (Yu et al. 2022, 2023; the study's form is Keuth et al. 2025, figure 2)."""
+"""MetaFormer encoder (Yu et al. 2022, 2023; Keuth et al. 2025, figure 2)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,50 +12,47 @@ from torch import Tensor, nn
 from medmixers.errors import InputError
 from medmixers.layers.conv import check_positive, check_spatial_dims, is_integer
 from medmixers.layers.norms import create_norm
-from medmixers.layers.sizes import check_image, level_strides, pad_to_multiple, per_axis
+from medmixers.layers.sizes import check_image_shape, level_strides, pad_to_multiple, per_axis
 from medmixers.mixers import TOKEN_MIXERS
 from medmixers.mixers.build import create_mixer, mixer_option_names
-from medmixers.networks.blocks import Downsampling, MetaFormerBlock, MetaFormerStage, create_stem
+from medmixers.networks.blocks import BlockOptions, Downsampling, MetaFormerBlock, MetaFormerStage, create_stem
 
 DROP_PATH_SCHEDULES = ("constant", "ramp")
 
 
 class MetaFormerEncoder(nn.Module):
-    """Stages of MetaFormer blocks, four as published, with a token mixer each; one stage is an isotropic network.
+    """Stages of MetaFormer blocks, four as published, each with its token mixer. One stage is an isotropic network.
 
-    An input whose size is no multiple of ``stem_stride`` is padded with zeros at the end of the axis, so that no
-    border voxel is dropped; further stages round up.
+    Zeros pad the end of each axis to a multiple of ``stem_stride``, so that no border voxel is dropped. Later stages
+    round sizes up.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
-        depths: blocks of each stage.
-        dims: channels of each stage.
-        mixer: name of the token mixer (``medmixers.list_mixers()``), or one name a stage for a hybrid.
-        kernel_size: kernel in voxels of the mixers that have one; None means each mixer's own default.
-        mixer_options: further options of the mixers. Each stage takes those that its mixer has; an option that no
+        depths: blocks per stage.
+        dims: channels per stage.
+        mixer: name of the token mixer (``medmixers.list_mixers()``), or one name per stage for a hybrid.
+        kernel_size: kernel of the mixers in voxels; None means each mixer's own default.
+        mixer_options: other options of the mixers. Each stage takes the options that its mixer has. An option that no
             stage's mixer has raises.
-        input_size: image size in voxels. Needed by mixers that are bound to a size (random_mixing, spatial_fc) and
-            by ``positional_embedding``; other image sizes then raise. The other mixers do not use it.
-        positional_embedding: learn one in the first block of each stage of global attention (the study's 2D
-            classification); or one choice a stage.
-        stem: "overlapping" convolution, "patch" embedding, or a "convolutional" stem (Yu et al. 2023, isotropic).
+        input_size: image size in voxels. Size-bound mixers and ``positional_embedding`` need it, and then other image
+            sizes raise. Other mixers do not use it.
+        positional_embedding: whether the first block of each stage of global attention learns one (2D classification
+            of Keuth et al. 2025); or one choice per stage.
+        stem: "overlapping" convolution, "patch" embedding, or "convolutional" stem (Yu et al. 2023, isotropic).
         stem_stride: downsampling of the stem: 4 as published, 2 or 1 for finer feature maps, 16 if isotropic; or one
-            an axis.
-        stage_strides: downsampling before each further stage: 2 as published; or one a stage, each 1 or 2 or a choice
-            an axis, as ((1, 2, 2), 2, 2).
-        norm: "group_norm" (one group), "layer_norm" (channels of a position), "batch_norm" or "none"; or one a stage.
-        norm_bias: whether the blocks' and the downsampling's norms have a bias.
-        norm_eps: added to the variance in the blocks' norms; None means the norm's own default.
+            per axis.
+        stage_strides: downsampling before each stage after the first: 2 as published; or one per stage, each 1, 2 or
+            one per axis, for example ((1, 2, 2), 2, 2).
+        norm: "group_norm" (one group), "layer_norm" (channels of each position), "batch_norm" or "none"; or one per
+            stage.
+        norm_bias: whether the norms of blocks and downsampling have a bias.
+        norm_eps, activation, mlp_ratio, mlp_bias, residual, channel_mlp: as of
+            :class:`medmixers.networks.blocks.BlockOptions`.
         downsample_norm: norm after the stem and before each downsampling; "none" in Keuth et al. 2025.
-        activation: of the channel MLP, a name of :data:`medmixers.layers.activations.ACTIVATIONS`.
-        mlp_ratio: width of the channel MLP over C.
-        mlp_bias: whether the channel MLP has biases.
-        layer_scale_init: start value of LayerScale, None without; or one a stage.
-        res_scale_init: start value of ResScale, None without; or one a stage. Both together are BranchScale.
-        residual: False leaves the blocks' shortcuts out.
-        channel_mlp: False leaves the blocks' channel MLPs out.
-        drop_path_rate: stochastic depth.
+        layer_scale_init: start value of LayerScale, or None; or one per stage.
+        res_scale_init: start value of ResScale, or None; or one per stage. With both it is BranchScale.
+        drop_path_rate: rate of stochastic depth.
         drop_path_schedule: "constant": the rate in every block (Keuth et al. 2025); "ramp": linear from 0 in the
             first block to the rate in the last (Yu et al. 2022).
 
@@ -95,29 +94,36 @@ class MetaFormerEncoder(nn.Module):
         check_stages(depths, dims)
         check_positive(in_channels=in_channels)
         stages = len(dims)
-        mixers: list[str] = per_stage(mixer, stages, "mixer")
-        norms: list[str] = per_stage(norm, stages, "norm")
-        embeddings: list[bool] = per_stage(positional_embedding, stages, "positional_embedding")
-        if any(embeddings) and not any(TOKEN_MIXERS[name].takes_position for name in mixers):
-            valid = ", ".join(name for name, row in TOKEN_MIXERS.items() if row.takes_position)
-            raise InputError(f"positional_embedding belongs to token mixer {valid}, got {', '.join(mixers)}")
-        layer_scales = per_stage(layer_scale_init, stages, "layer_scale_init")
-        res_scales = per_stage(res_scale_init, stages, "res_scale_init")
-        options = stage_mixer_options(mixers, kernel_size, mixer_options or {})
         strides = [
             per_axis(stem_stride, spatial_dims, "stem_stride"),
             *level_strides(stage_strides, stages - 1, spatial_dims, "stage_strides"),
         ]
-        sizes: Sequence[tuple[int, ...] | None] = [None] * stages
-        if input_size is not None:
-            sizes = stage_sizes(input_size, strides)
+        sizes = None if input_size is None else stage_sizes(input_size, strides)
+        options = BlockOptions(
+            norm_bias=norm_bias,
+            norm_eps=norm_eps,
+            activation=activation,
+            mlp_ratio=mlp_ratio,
+            mlp_bias=mlp_bias,
+            residual=residual,
+            channel_mlp=channel_mlp,
+        )
+        per_block = {
+            "norm": per_stage(norm, stages, "norm"),
+            "layer_scale_init": per_stage(layer_scale_init, stages, "layer_scale_init"),
+            "res_scale_init": per_stage(res_scale_init, stages, "res_scale_init"),
+        }
+        mixers = stage_mixers(
+            per_stage(mixer, stages, "mixer"),
+            per_stage(positional_embedding, stages, "positional_embedding"),
+            sizes,
+            kernel_size,
+            mixer_options or {},
+        )
         drop_paths = drop_path_rates(drop_path_rate, depths, drop_path_schedule)
+        downsampling_norm = partial(create_norm, downsample_norm, spatial_dims=spatial_dims, bias=norm_bias)
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
         self.dims, self.strides = tuple(dims), tuple(strides)
-
-        def downsampling_norm(dim: int) -> nn.Module:
-            return create_norm(downsample_norm, dim, spatial_dims=spatial_dims, bias=norm_bias)
-
         self.stem = create_stem(
             stem, in_channels, dims[0], spatial_dims=spatial_dims, stride=strides[0], norm=downsampling_norm(dims[0])
         )
@@ -127,24 +133,9 @@ class MetaFormerEncoder(nn.Module):
                 MetaFormerBlock(
                     dim,
                     spatial_dims=spatial_dims,
-                    mixer=create_mixer(
-                        mixers[i],
-                        dim,
-                        spatial_dims=spatial_dims,
-                        **options[i],
-                        **size_option(mixers[i], sizes[i], embeddings[i] and j == 0),
-                    ),
-                    norm=norms[i],
-                    norm_bias=norm_bias,
-                    norm_eps=norm_eps,
-                    activation=activation,
-                    mlp_ratio=mlp_ratio,
-                    mlp_bias=mlp_bias,
-                    layer_scale_init=layer_scales[i],
-                    res_scale_init=res_scales[i],
+                    mixer=mixers[i].build(dim, spatial_dims, is_first=j == 0),
+                    options=replace(options, **{name: values[i] for name, values in per_block.items()}),
                     drop_path=drop_paths[i][j],
-                    residual=residual,
-                    channel_mlp=channel_mlp,
                 )
                 for j in range(depths[i])
             ]
@@ -163,11 +154,11 @@ class MetaFormerEncoder(nn.Module):
             x: image, (B, in_channels, *spatial).
 
         Returns:
-            One (B, dims[i], *ceil(spatial / stride)) a stage, stride being the product of all up to it.
+            Per stage (B, dims[i], *ceil(spatial / stride)), with the product of the strides so far.
         """
-        check_image(x, self.spatial_dims, self.in_channels)
-        x = self.stem(pad_to_multiple(x, self.strides[0]))
-        features = []
+        check_image_shape(x, self.spatial_dims, self.in_channels)
+        x = self.stem(pad_to_multiple(x, list(self.strides[0])))
+        features: list[Tensor] = []
         for stage in self.stages:
             x = stage(x)
             features.append(x)
@@ -175,27 +166,27 @@ class MetaFormerEncoder(nn.Module):
 
 
 def check_stages(depths: Sequence[int], dims: Sequence[int]) -> None:
-    """Raise ValueError unless there is one entry a stage in each, blocks somewhere and channels everywhere."""
+    """Raise ValueError unless both have one entry per stage, with at least one block, and channels everywhere."""
     if not (isinstance(depths, Sequence) and isinstance(dims, Sequence) and 0 < len(dims) == len(depths)):
-        raise InputError(f"depths and dims must have one entry a stage each, got {depths=}, {dims=}")
+        raise InputError(f"depths and dims must have one entry per stage each, got {depths=}, {dims=}")
     if not all(is_integer(depth) and depth >= 0 for depth in depths) or not any(depths):
         raise InputError(f"depths must be integers >= 0, not all of them 0, got {depths!r}")
     check_positive(**{f"dims[{i}]": dim for i, dim in enumerate(dims)})
 
 
 def per_stage(value: Any, stages: int, name: str) -> list[Any]:
-    """``value`` for every stage, or its entries if it is a sequence of one a stage. Raises ValueError otherwise."""
+    """``value`` for every stage, or its entries, one per stage. Raises ValueError for another number of entries."""
     if isinstance(value, str) or not isinstance(value, Sequence):
         return [value] * stages
     if len(value) != stages:
-        raise InputError(f"{name} must be one value or {stages}, one a stage; got {list(value)!r}")
+        raise InputError(f"{name} must be one value or {stages}, one per stage; got {list(value)!r}")
     return list(value)
 
 
 def stage_mixer_options(
     mixers: Sequence[str], kernel_size: int | None, options: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """The part of the mixers' options that each stage's mixer takes. Raises ValueError for one that none takes."""
+    """Options of each stage's mixer. Raises ValueError for an option that no mixer has."""
     if kernel_size is not None:
         options = {"kernel_size": kernel_size, **options}
     valid = [set(mixer_option_names(mixer)) - {"feature_size"} for mixer in mixers]
@@ -208,9 +199,9 @@ def stage_mixer_options(
 
 
 def stage_sizes(input_size: Sequence[int], strides: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
-    """Spatial size of each stage's feature map for an image of ``input_size``, from the strides an axis of each stage.
+    """Spatial size of each stage's feature map for an image of ``input_size``, given each stage's strides per axis.
 
-    Raises ValueError for no image size.
+    Raises ValueError unless ``input_size`` is an image size.
     """
     size = tuple(input_size) if isinstance(input_size, Iterable) else ()
     if len(size) != len(strides[0]) or not all(is_integer(length) and length >= 1 for length in size):
@@ -222,18 +213,59 @@ def stage_sizes(input_size: Sequence[int], strides: Sequence[Sequence[int]]) -> 
     return sizes
 
 
-def size_option(mixer: str, size: tuple[int, ...] | None, positional_embedding: bool) -> dict[str, Any]:
-    """``feature_size`` for a mixer that needs it, nothing for the others. Raises ValueError if it is unknown."""
-    row = TOKEN_MIXERS[mixer]
-    if not (row.size_bound or (row.takes_position and positional_embedding)):
-        return {}
-    if size is None:
-        raise InputError(f"token mixer {mixer!r} is bound to one image size here: give input_size in voxels")
-    return {"feature_size": size}
+@dataclass(frozen=True)
+class StageMixer:
+    """Token mixer of one stage.
+
+    Args:
+        name: name in ``TOKEN_MIXERS``.
+        options: options of every block.
+        feature_size: spatial size of the stage's feature map; None if the image size is not known.
+        positional_embedding: whether the first block has one.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    feature_size: tuple[int, ...] | None
+    positional_embedding: bool
+
+    def build(self, dim: int, spatial_dims: int, *, is_first: bool) -> nn.Module:
+        """The mixer of one block. Raises ValueError if it needs the image size and the size is not known."""
+        row, options = TOKEN_MIXERS[self.name], dict(self.options)
+        if row.size_bound or (row.takes_position and self.positional_embedding and is_first):
+            if self.feature_size is None:
+                raise InputError(
+                    f"token mixer {self.name!r} is bound to one image size here: give input_size in voxels"
+                )
+            options["feature_size"] = self.feature_size
+        return create_mixer(self.name, dim, spatial_dims=spatial_dims, **options)
+
+
+def stage_mixers(
+    names: Sequence[str],
+    embeddings: Sequence[bool],
+    sizes: Sequence[tuple[int, ...]] | None,
+    kernel_size: int | None,
+    options: Mapping[str, Any],
+) -> list[StageMixer]:
+    """Token mixer of each stage.
+
+    Args:
+        names: one name per stage.
+        embeddings: whether each stage has a positional embedding.
+        sizes: sizes of the feature maps, if the image size is known.
+        kernel_size, options: as of :class:`MetaFormerEncoder`.
+    """
+    if any(embeddings) and not any(TOKEN_MIXERS[name].takes_position for name in names):
+        valid = ", ".join(name for name, row in TOKEN_MIXERS.items() if row.takes_position)
+        raise InputError(f"positional_embedding belongs to token mixer {valid}, got {', '.join(names)}")
+    each = stage_mixer_options(names, kernel_size, options)
+    feature_sizes = [None] * len(names) if sizes is None else sizes
+    return list(map(StageMixer, names, each, feature_sizes, embeddings))
 
 
 def drop_path_rates(rate: float, depths: Sequence[int], schedule: str) -> list[list[float]]:
-    """Stochastic-depth rate of every block, a list a stage."""
+    """Stochastic-depth rate of every block, one list per stage."""
     if schedule not in DROP_PATH_SCHEDULES:
         raise InputError(f"drop_path_schedule must be one of {DROP_PATH_SCHEDULES}, got {schedule!r}")
     if not 0 <= rate < 1:

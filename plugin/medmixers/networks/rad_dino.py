@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from medmixers.errors import InputError, MissingPackageError, first_line
-from medmixers.layers.sizes import check_image, crop, resize
+from medmixers.layers.sizes import check_image_shape, crop, resize
 from medmixers.networks.segformer import SegFormerDecoder
 
 HUB_NAME = "microsoft/rad-dino"
@@ -95,7 +95,7 @@ class FrozenViT(nn.Module):
 
         Zeros at the end make it square; bilinear, corners not aligned. Intensities stay as they are.
         """
-        check_image(x, self.spatial_dims, self.in_channels)
+        check_image_shape(x, self.spatial_dims, self.in_channels)
         height, width = x.shape[2:]
         side = max(height, width)
         square = F.pad(x, (0, side - width, 0, side - height))

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from medmixers.layers.conv import conv_nd
 from medmixers.layers.norms import create_norm
-from medmixers.layers.sizes import INTERPOLATIONS, crop, resize
+from medmixers.layers.sizes import crop, resize, upsample
 from medmixers.networks.deep_supervision import at_scales, segmentation_layers
 from medmixers.networks.metaformer import MetaFormerEncoder
 
@@ -21,10 +21,10 @@ class SegFormerDecoder(nn.Module):
         dims: channels of the feature maps, finest first.
         out_channels: channels K of the logits.
         channels: width of the decoder.
-        aux_heads: whether the projections of all maps but the finest and the coarsest have a classifier each.
+        aux_heads: whether the projection of each map between the finest and the coarsest has a classifier.
 
     Attributes:
-        deep_supervision: whether the network returns their logits too; nnU-Net sets it.
+        deep_supervision: whether the network also returns the logits of these classifiers; nnU-Net sets it.
     """
 
     def __init__(
@@ -46,33 +46,46 @@ class SegFormerDecoder(nn.Module):
         self.act = nn.GELU()
         heads = 1 + len(dims[1:-1]) if aux_heads else 1
         self.seg_layers = segmentation_layers([channels] * heads, out_channels, spatial_dims=spatial_dims)
-        self.pointwise = {2: F.conv2d, 3: F.conv3d}[spatial_dims]
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, features: list[Tensor]) -> Tensor:
         """features: (B, dims[i], *spatial_i), finest first -> logits, (B, K, *spatial_0)."""
-        # A pointwise convolution of concatenated, resized maps is the sum of its parts, and a part commutes with
-        # the interpolation (whose weights sum to one): fuse each map at its own resolution, exactly and far cheaper.
-        weights = self.fuse.get_parameter("weight").split(self.channels, dim=1)
-        fused = None
-        for feature, projection, weight in zip(features, self.projections, weights, strict=True):
-            part = resize(self.pointwise(projection(feature), weight), features[0].shape[2:])
+        # A pointwise convolution of concatenated, resized maps is the sum of its parts. Each part commutes with the
+        # interpolation, because its weights sum to one. So each map is fused at its own resolution: exact, far cheaper.
+        fused: Tensor | None = None
+        weights = self.fuse.weight.split(self.channels, dim=1)
+        for level, projection in enumerate(self.projections):
+            part = pointwise(projection(features[level]), weights[level])
+            part = resize(part, features[0].shape[2:])
             fused = part if fused is None else fused + part
+        assert fused is not None
         return self.seg_layers[0](self.act(self.norm(fused)))
 
-    def auxiliary(self, features: Sequence[Tensor]) -> list[Tensor]:
+    def auxiliary(self, features: list[Tensor]) -> list[Tensor]:
         """features: as of forward -> logits of the maps between the finest and the coarsest, each at its own size."""
-        maps = zip(self.seg_layers[1:], self.projections[1:-1], features[1:-1], strict=True)
-        return [head(projection(feature)) for head, projection, feature in maps]
+        maps = [features[0]]
+        for level, projection in enumerate(self.projections):
+            if 0 < level < len(features) - 1:
+                maps.append(projection(features[level]))
+        logits: list[Tensor] = []
+        for level, head in enumerate(self.seg_layers):
+            if level > 0:
+                logits.append(head(maps[level]))
+        return logits
+
+
+def pointwise(x: Tensor, weight: Tensor) -> Tensor:
+    """Convolution of (B, C, *spatial) with a weight of kernel 1."""
+    return F.conv2d(x, weight) if x.ndim == 4 else F.conv3d(x, weight)
 
 
 class MetaFormerSegFormer(nn.Module):
     """MetaFormer encoder, one GroupNorm(1) on each stage's output, SegFormer decoder.
 
     Args:
-        encoder: gives the feature maps.
+        encoder: makes the feature maps.
         out_channels: classes (or sigmoid channels) K.
         decoder_channels: width of the decoder.
-        aux_heads: classifiers for deep supervision, on all stages but the first and the last.
+        aux_heads: whether all stages but the first and the last have a classifier for deep supervision.
     """
 
     def __init__(
@@ -99,18 +112,20 @@ class MetaFormerSegFormer(nn.Module):
 
         Returns:
             (B, K, *spatial). With deep supervision a list: these, the same before their upsampling (if the stem
-            downsamples), and one of each auxiliary head.
+            downsamples), then the logits of each auxiliary head.
         """
-        features = [norm(feature) for norm, feature in zip(self.norms, self.encoder(x), strict=True)]
+        features: list[Tensor] = self.encoder(x)
+        for level, norm in enumerate(self.norms):
+            features[level] = norm(features[level])
         fine = logits = self.decoder(features)
-        stem = self.encoder.strides[0]
-        if max(stem) > 1:
-            scale = tuple(map(float, stem))
-            logits = F.interpolate(fine, scale_factor=scale, mode=INTERPOLATIONS[x.ndim - 2], align_corners=False)
+        strides = [list(stride) for stride in self.encoder.strides]
+        has_stem_stride = max(strides[0]) > 1
+        if has_stem_stride:
+            logits = upsample(fine, strides[0])
         logits = crop(logits, x.shape[2:])
         if not self.decoder.deep_supervision:
             return logits
-        coarser, strides = self.decoder.auxiliary(features), self.encoder.strides
-        if max(stem) > 1:
-            return [logits, *at_scales([fine, *coarser], x.shape[2:], strides[:-1])]
-        return [logits, *at_scales(coarser, x.shape[2:], strides[1:-1])]
+        coarser = self.decoder.auxiliary(features)
+        if has_stem_stride:
+            return [logits] + at_scales([fine] + coarser, x.shape[2:], strides[:-1])  # noqa: RUF005  not in TorchScript
+        return [logits] + at_scales(coarser, x.shape[2:], strides[1:-1])  # noqa: RUF005

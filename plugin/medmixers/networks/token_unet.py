@@ -7,58 +7,73 @@ from itertools import pairwise
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmixers.errors import InputError
 from medmixers.kernels.eager import is_eager
-from medmixers.kernels.slabs import (
-    Where,
-    affine_,
-    as_rows,
-    change_slabs,
-    described,
-    gelu_,
-    instance_norm_factors,
-    logits_of_slabs,
-    pointwise,
-    runs_in_slabs,
-    shortcut_slabs,
-)
 from medmixers.layers.conv import check_positive, check_spatial_dims, conv_nd, transposed_conv_nd
-from medmixers.layers.sizes import INTERPOLATIONS, check_image, crop, halvings, level_strides, pad_for_instance_norm
+from medmixers.layers.sizes import (
+    Ints,
+    check_image_shape,
+    crop,
+    halvings,
+    level_strides,
+    pad_for_instance_norm,
+    upsample,
+)
 from medmixers.networks.deep_supervision import at_scales, segmentation_layers
 
-AVG_POOLS = {2: F.avg_pool2d, 3: F.avg_pool3d}
 INSTANCE_NORMS: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 RESAMPLINGS = ("none", "down", "up")
 
 
-def resampled_shortcut(x: Tensor, project: nn.Module, resample: str, stride: Sequence[int]) -> Tensor:
-    """A block's shortcut: ``project``, pointwise, pooled before it ("down") or interpolated behind it ("up")."""
-    if resample == "down":
-        x = AVG_POOLS[x.ndim - 2](x, tuple(stride))
-    x = project(x)  # before the interpolation, which it commutes with: the same result, far cheaper
-    if resample == "up":
-        scale = tuple(map(float, stride))
-        x = F.interpolate(x, scale_factor=scale, mode=INTERPOLATIONS[x.ndim - 2], align_corners=False)
-    return x
-
-
-def check_resample(resample: str) -> None:
-    """Raise ValueError for a name that is not in ``RESAMPLINGS``."""
-    if resample not in RESAMPLINGS:
-        raise InputError(f"resample must be one of {RESAMPLINGS}, got {resample!r}")
-
-
-class ResBlock(nn.Module):
-    """Convolution, instance norm and GELU beside a shortcut; nothing after the sum (figure 2).
+class ResamplingBlock(nn.Module):
+    """A block with a shortcut that keeps, halves or doubles the size.
 
     Args:
-        in_channels, out_channels: a pointwise convolution joins the shortcut where they differ.
-        resample: "none"; "down": strided convolution and average pooling; "up": transposed convolution and
-            interpolation.
-        stride: of the resampling, 1 or 2, or one an axis.
+        resample: "none"; "down": average pooling before the pointwise shortcut; "up": interpolation after it.
+        stride: stride of the resampling, 1 or 2, or one per axis.
+
+    Attributes:
+        shortcut: pointwise; the subclass creates it.
+    """
+
+    shortcut: nn.Module
+
+    def __init__(self, *, spatial_dims: int, resample: str, stride: int | Sequence[int]) -> None:
+        super().__init__()
+        if resample not in RESAMPLINGS:
+            raise InputError(f"resample must be one of {RESAMPLINGS}, got {resample!r}")
+        self.resample = resample
+        self.stride = halvings(1 if resample == "none" else stride, spatial_dims)
+
+    def resampled_shortcut(self, x: Tensor) -> Tensor:
+        """x: (B, C_in, *spatial) -> (B, C_out, *spatial), the size over or times the stride."""
+        if self.resample == "down":
+            x = block_average(x, self.stride)
+        x = self.shortcut(x)  # before the interpolation, with which it commutes: the same result, far cheaper
+        return upsample(x, self.stride) if self.resample == "up" else x
+
+
+def create_shortcut(in_channels: int, out_channels: int, *, spatial_dims: int) -> nn.Module:
+    """The identity, or a pointwise convolution if the channels differ."""
+    return nn.Identity() if in_channels == out_channels else conv_nd(spatial_dims)(in_channels, out_channels, 1)
+
+
+def block_average(x: Tensor, stride: Ints) -> Tensor:
+    """Means of the blocks of ``stride`` voxels of a feature map, (B, C, *spatial)."""
+    return F.avg_pool2d(x, stride) if x.ndim == 4 else F.avg_pool3d(x, stride)
+
+
+class ResBlock(ResamplingBlock):
+    """Convolution, instance norm and GELU, plus a shortcut; nothing follows the sum (figure 2).
+
+    Args:
+        in_channels, out_channels: if they differ, the shortcut is a pointwise convolution.
+        resample: "none"; "down": strided convolution; "up": transposed convolution.
+        stride: stride of the resampling, 1 or 2, or one per axis.
     """
 
     def __init__(
@@ -70,68 +85,39 @@ class ResBlock(nn.Module):
         resample: str = "none",
         stride: int | Sequence[int] = 2,
     ) -> None:
-        super().__init__()
-        check_resample(resample)
-        conv = conv_nd(spatial_dims)
-        self.stride = halvings(1 if resample == "none" else stride, spatial_dims)
+        super().__init__(spatial_dims=spatial_dims, resample=resample, stride=stride)
         if resample == "up":
-            branch = transposed_conv_nd(spatial_dims)(
+            self.conv = transposed_conv_nd(spatial_dims)(
                 in_channels, out_channels, 3, stride=self.stride, padding=1,
                 output_padding=tuple(s - 1 for s in self.stride),
             )  # fmt: skip
         else:
-            branch = conv(in_channels, out_channels, 3, stride=self.stride, padding=1)
-        self.conv = branch
+            self.conv = conv_nd(spatial_dims)(in_channels, out_channels, 3, stride=self.stride, padding=1)
         self.norm: Any = INSTANCE_NORMS[spatial_dims](out_channels)
         self.act = nn.GELU()
-        self.shortcut = nn.Identity() if in_channels == out_channels else conv(in_channels, out_channels, 1)
-        self.resample = resample
-        self.as_built = described(self.read_in_slabs())
-
-    def read_in_slabs(self) -> tuple[nn.Module, ...]:
-        """What :meth:`in_slabs` reads instead of calling it."""
-        return self.norm, self.act, self.shortcut
+        self.shortcut = create_shortcut(in_channels, out_channels, spatial_dims=spatial_dims)
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         """x: (B, C_in, *spatial) -> (B, C_out, *spatial), the size over or times the stride; plus ``skip``, if any."""
-        if runs_in_slabs(x, self.read_in_slabs(), self.as_built):
-            return self.in_slabs(x, skip)
-        y = self.act(self.norm(self.conv(x))) + resampled_shortcut(x, self.shortcut, self.resample, self.stride)
+        y = self.act(self.norm(self.conv(x))) + self.resampled_shortcut(x)
         return y if skip is None else y + skip
-
-    def in_slabs(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
-        """The same without gradients, faster on a CPU (:mod:`medmixers.kernels.slabs`); channels-last."""
-        rows = as_rows(x)
-        shortcut = shortcut_slabs(rows, self.shortcut, self.resample, self.stride)
-        out = as_rows(self.conv(rows.movedim(-1, 1)))
-        scale, shift = instance_norm_factors(out, self.norm.eps)
-        skip = None if skip is None else as_rows(skip)
-
-        def finish(part: Tensor, where: Where) -> None:
-            gelu_(affine_(part, scale[where[0]], shift[where[0]])).add_(shortcut(where))
-            if skip is not None:
-                part.add_(skip[where].flatten(0, -2))
-
-        change_slabs(out, finish)
-        return out.movedim(-1, 1)
 
 
 class TokenMLP(nn.Sequential):
-    """LayerNorm, Linear, GELU, Linear: one score a token at each position."""
+    """LayerNorm, Linear, GELU, Linear: one score per token at each position."""
 
     def __init__(self, channels: int, num_tokens: int, *, width: int) -> None:
         super().__init__(nn.LayerNorm(channels), nn.Linear(channels, width), nn.GELU(), nn.Linear(width, num_tokens))
 
 
 class TokenPooling(nn.Module):
-    """Tokens as weighted means of a feature map's positions. Subclasses make the weights of the scores.
+    """Tokens as weighted means of a feature map's positions. Subclasses turn scores into weights.
 
     Args:
-        scores: (B, P, C) -> one score a token at each position, (B, P, N).
+        scores: (B, P, C) -> one score per token at each position, (B, P, N).
 
     Attributes:
-        attention: the weights of the last forward, (B, N, *grid), detached; None before the first, and after compiled,
-            exported or traced ones.
+        attention: weights of the last eager forward, (B, N, *grid), detached; None before it.
     """
 
     def __init__(self, scores: nn.Module) -> None:
@@ -145,11 +131,16 @@ class TokenPooling(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x: (B, C, *grid) -> tokens (B, N, C) and the attention (B, N, *grid), each map of sum 1."""
+        return self.pool(x)
+
+    def pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The forward of the base class: TorchScript has no ``super().forward``."""
         positions = x.flatten(2).transpose(1, 2)  # (B, P, C)
         attention = self.attend(positions)
         maps = attention.unflatten(-1, x.shape[2:])
-        if is_eager():
-            self.attention = maps.detach()
+        if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript skips nested statements only
+            if is_eager(maps):
+                self.attention = maps.detach()
         return attention @ positions, maps
 
 
@@ -193,7 +184,7 @@ class TokenSpreading(nn.Module):
 class TokenFuser(TokenSpreading):
     """Spread tokens back over a feature map and add them (equation 4).
 
-    Args: as of :class:`TokenLearner`.
+    Args: those of :class:`TokenLearner`.
     """
 
     def __init__(self, channels: int, num_tokens: int, *, width: int = 64) -> None:
@@ -204,14 +195,14 @@ class TokenUNetDecoder(nn.Module):
     """The levels up, each followed by the sum with its skip connection, and a pointwise classifier.
 
     Args:
-        channels: of the levels, finest first.
+        channels: channels of the levels, finest first.
         out_channels: classes K.
-        strides: of each level behind the first, an axis each.
+        strides: strides per axis of each level after the first.
         head_channels: hidden width of the classifier.
-        aux_heads: whether the levels between the finest and the coarsest have a classifier each.
+        aux_heads: whether each level between the finest and the coarsest has a classifier.
 
     Attributes:
-        deep_supervision: whether forward returns their logits too; nnU-Net sets it.
+        deep_supervision: whether forward also returns the logits of these classifiers; nnU-Net sets it.
     """
 
     def __init__(
@@ -226,7 +217,7 @@ class TokenUNetDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.deep_supervision = False
-        self.strides = tuple(map(tuple, strides))
+        self.strides = [list(stride) for stride in strides]
         levels = zip(pairwise(channels), strides, strict=True)
         self.blocks = nn.ModuleList(
             ResBlock(coarse, fine, spatial_dims=spatial_dims, resample="up", stride=stride)
@@ -235,55 +226,59 @@ class TokenUNetDecoder(nn.Module):
         self.hidden = nn.Sequential(conv_nd(spatial_dims)(channels[0], head_channels, 1), nn.GELU())
         widths = [head_channels, *(channels[1:-1] if aux_heads else ())]
         self.seg_layers = segmentation_layers(widths, out_channels, spatial_dims=spatial_dims)
-        self.as_built = described(self.read_in_slabs())
 
-    def read_in_slabs(self) -> tuple[nn.Module, ...]:
-        """What :meth:`classify_in_slabs` reads instead of calling it."""
-        return self.hidden, self.seg_layers[0]
+    def forward(self, x: Tensor, skips: list[Tensor], size: Ints) -> Tensor | list[Tensor]:
+        """x: bottleneck; skips: maps of the levels, finest first -> logits cropped to ``size``.
 
-    def forward(self, x: Tensor, skips: Sequence[Tensor], size: Sequence[int]) -> Tensor | list[Tensor]:
-        """x: bottleneck; skips: of the levels, finest first -> logits cropped to ``size``; a list when supervised."""
+        With deep supervision a list: these, then the logits of each auxiliary head.
+        """
+        maps = self.upsampled(x, skips)
+        return self.outputs(self.seg_layers[0](self.hidden(maps[0])), maps, size)
+
+    def upsampled(self, x: Tensor, skips: list[Tensor]) -> list[Tensor]:
+        """x: bottleneck; skips: maps of the levels, finest first -> maps of the levels up, finest first."""
         maps: list[Tensor] = []
-        for block, skip in zip(self.blocks, reversed(skips), strict=True):
-            x = block(x, skip)
+        for level, block in enumerate(self.blocks):
+            x = block(x, skips[-1 - level])
             maps.insert(0, x)
-        in_slabs = runs_in_slabs(x, self.read_in_slabs(), self.as_built)
-        logits = crop(self.classify_in_slabs(x) if in_slabs else self.seg_layers[0](self.hidden(x)), size)
+        return maps
+
+    def outputs(self, logits: Tensor, maps: list[Tensor], size: Ints) -> Tensor | list[Tensor]:
+        """The finest logits, and with deep supervision those of the coarser maps."""
+        logits = crop(logits, size)
         if not self.deep_supervision:
             return logits
-        coarser = [head(features) for head, features in zip(self.seg_layers[1:], maps[1:], strict=True)]
-        return [logits, *at_scales(coarser, size, self.strides[:-1])]
-
-    def classify_in_slabs(self, x: Tensor) -> Tensor:
-        """The finest logits without the map of the hidden width at full resolution, larger than all others."""
-        rows = as_rows(x)
-        hidden = pointwise(rows, self.hidden[0])
-        return logits_of_slabs(rows, lambda where: gelu_(hidden(where)), self.seg_layers[0])
+        coarser: list[Tensor] = []
+        for level, head in enumerate(self.seg_layers):
+            if level > 0:
+                coarser.append(head(maps[level]))
+        return [logits] + at_scales(coarser, size, self.strides[:-1])  # noqa: RUF005  not in TorchScript
 
 
 class TokenUNet(nn.Module):
     """UNet**, and Token-UNet without and with its Transformer.
 
-    Any input size: the end of each axis is padded to a multiple of the total stride (8 as published) and cropped again.
+    It takes images of any size: the end of each axis is padded to a multiple of the total stride (8 as published), and
+    the logits are cropped.
 
     Args:
         spatial_dims: 3 as published, or 2.
         in_channels: channels of the image.
         out_channels: classes (or sigmoid channels) K.
-        channels: of the levels, finest first.
-        strides: downsampling before each further level: 2 as published; or one a level, each 1 or 2 or a choice an
-            axis, as ((1, 2, 2), 2, 2).
-        num_tokens: tokens of the bottleneck; 0 leaves the bottleneck out (UNet**).
+        channels: channels of the levels, finest first.
+        strides: downsampling before each level after the first: 2 as published; or one per level, each 1, 2 or one per
+            axis, for example ((1, 2, 2), 2, 2).
+        num_tokens: tokens of the bottleneck; 0 removes the bottleneck (UNet**).
         token_mlp_channels: hidden width of TokenLearner's and TokenFuser's MLPs.
-        token_dim: width of the tokens in the Transformer, apart from the channels: a linear layer leads there and one
-            back ("decoupled"). None keeps the channels' width and has no such layers.
+        token_dim: width of the tokens in the Transformer. Linear layers map the channels to it and back
+            ("decoupled"). None keeps the width of the channels, without such layers.
         transformer_layers: pre-norm encoder layers over the tokens, without positional embedding.
-        transformer_heads: attention heads of each.
+        transformer_heads: attention heads per layer.
         head_channels: hidden width of the pointwise classifier.
-        aux_heads: classifiers for deep supervision, on all decoder levels but the finest.
+        aux_heads: whether all decoder levels but the finest have a classifier for deep supervision.
 
     Raises:
-        ValueError: a value out of range, a Transformer without tokens, or channels that the heads do not divide.
+        ValueError: a value out of range, a Transformer without tokens, or token widths that the heads do not divide.
     """
 
     def __init__(
@@ -351,12 +346,12 @@ class TokenUNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """x: image, (B, in_channels, *spatial) of any size -> logits, (B, K, *spatial).
 
-        With deep supervision a list: these, and those of each auxiliary head.
+        With deep supervision a list: these, then the logits of each auxiliary head.
         """
-        check_image(x, self.spatial_dims, self.in_channels)
+        check_image_shape(x, self.spatial_dims, self.in_channels)
         size = x.shape[2:]
-        x = self.stem(pad_for_instance_norm(x, self.stride))
-        skips = []
+        x = self.stem(pad_for_instance_norm(x, list(self.stride)))
+        skips: list[Tensor] = []
         for block in self.encoder:
             skips.append(x)
             x = block(x)

@@ -1,6 +1,6 @@
-"""Token-UNet as its authors released it: not the paper's network, but a gated U-Net with other tokens.
+"""Token-UNet as its authors released it: a gated U-Net with other tokens than the paper's network.
 
-Its facts are read from the authors' repository, MedMaxLab/tokenunet; the paper describes
+The source of its details is the authors' repository, MedMaxLab/tokenunet. The paper describes
 :mod:`medmixers.networks.token_unet`.
 """
 
@@ -8,37 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmixers.errors import InputError
-from medmixers.kernels.slabs import (
-    as_rows,
-    change_slabs,
-    described,
-    instance_norm_,
-    logits_of_slabs,
-    runs_in_slabs,
-    shortcut_slabs,
-)
 from medmixers.layers.conv import check_positive, conv_nd, transposed_conv_nd
-from medmixers.layers.sizes import check_image, crop, pad_for_instance_norm
+from medmixers.layers.sizes import check_image_shape, crop, pad_for_instance_norm
 from medmixers.networks.token_unet import (
     INSTANCE_NORMS,
+    ResamplingBlock,
     TokenPooling,
     TokenSpreading,
-    check_resample,
-    resampled_shortcut,
+    create_shortcut,
 )
 
 TOKEN_PROCESSORS = ("none", "mlp_mixer", "attention")
 
 
 def unit_rms(x: Tensor) -> Tensor:
-    """x: (..., C) -> the same shape, each vector of length sqrt(C): L2-normalised, so of root mean square 1."""
+    """x: (..., C) -> the same shape, each vector scaled to root mean square 1 (L2 norm sqrt(C))."""
     return F.normalize(x, dim=-1) * x.shape[-1] ** 0.5
 
 
@@ -50,7 +40,7 @@ class Gate(nn.Module):
         self.logit = nn.Parameter(torch.tensor([-2.5]))
 
     def forward(self, x: Tensor, branch: Tensor) -> Tensor:
-        """x and branch: of one shape, which the result has too."""
+        """x, branch: (..., C) -> the same shape."""
         a = self.logit.sigmoid()
         return (1 - a) * x + a * branch
 
@@ -58,7 +48,7 @@ class Gate(nn.Module):
 class UnitLinear(nn.Linear):
     """Linear layer without bias: weights of variance 1, scaled in the forward by gain / sqrt(fan in).
 
-    So its learning rate is relative to weights of that size, whatever the width.
+    The learning rate is therefore relative to weights of variance 1 at every width.
     """
 
     def __init__(self, in_features: int, out_features: int, *, gain: float = 1.0) -> None:
@@ -74,18 +64,17 @@ class UnitLinear(nn.Linear):
         return F.linear(x, self.weight * self.scale)
 
 
-class GatedBlock(nn.Module):
+class GatedBlock(ResamplingBlock):
     """Instance norm, convolution to twice the channels, leaky ReLU, instance norm, projection; gated with a shortcut.
 
     Args:
-        in_channels, out_channels: a pointwise convolution joins the shortcut where they differ.
-        resample: "none"; "down": stride 2 and average pooling; "up": the projection is a transposed convolution of
-            kernel and stride 2, the shortcut interpolates.
+        in_channels, out_channels: if they differ, the shortcut is a pointwise convolution.
+        resample: "none"; "down": the convolution has stride 2; "up": the projection is a transposed convolution of
+            kernel and stride 2.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, spatial_dims: int, resample: str = "none") -> None:
-        super().__init__()
-        check_resample(resample)
+        super().__init__(spatial_dims=spatial_dims, resample=resample, stride=2)
         conv, norm, width = conv_nd(spatial_dims), INSTANCE_NORMS[spatial_dims], 2 * in_channels
         expand = conv(in_channels, width, 3, stride=2 if resample == "down" else 1, padding=1)
         if resample == "up":
@@ -95,48 +84,24 @@ class GatedBlock(nn.Module):
         for layer in (expand, project):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         self.branch = nn.Sequential(norm(in_channels), expand, nn.LeakyReLU(0.1), norm(width), project)
-        self.shortcut = nn.Identity() if in_channels == out_channels else conv(in_channels, out_channels, 1)
+        self.shortcut = create_shortcut(in_channels, out_channels, spatial_dims=spatial_dims)
         self.gate = Gate()
-        self.resample = resample
-        self.as_built = described(self.read_in_slabs())
-
-    def read_in_slabs(self) -> tuple[nn.Module, ...]:
-        """What :meth:`in_slabs` reads instead of calling it, and the two convolutions of the branch, which it calls."""
-        return self.branch, self.shortcut, self.gate
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C_in, *spatial) -> (B, C_out, *spatial), halved or doubled."""
-        if runs_in_slabs(x, self.read_in_slabs(), self.as_built):
-            return self.in_slabs(x)
-        return self.gate(resampled_shortcut(x, self.shortcut, self.resample, (2,) * (x.ndim - 2)), self.branch(x))
-
-    def in_slabs(self, x: Tensor) -> Tensor:
-        """The same without gradients, faster on a CPU (:mod:`medmixers.kernels.slabs`); channels-last."""
-        layers: list[Any] = list(self.branch)
-        outer, expand, act, inner, project = layers
-        rows = as_rows(x)
-        shortcut = shortcut_slabs(rows, self.shortcut, self.resample, (2,) * (x.ndim - 2))
-        wide = as_rows(expand(instance_norm_(rows.clone(), outer.eps).movedim(-1, 1)))
-        instance_norm_(F.leaky_relu_(wide, act.negative_slope), inner.eps)
-        if self.resample == "up":
-            out = as_rows(project(wide.movedim(-1, 1)))
-        else:
-            out = F.linear(wide, project.weight.flatten(1), project.bias)
-        a = self.gate.logit.sigmoid().item()
-        change_slabs(out, lambda part, where: part.mul_(a).add_(shortcut(where), alpha=1 - a))
-        return out.movedim(-1, 1)
+        return self.gate(self.resampled_shortcut(x), self.branch(x))
 
 
 class TokenMasks(nn.Linear):
-    """Linear layer and sigmoid of the position's features at root mean square 1: masks that do not compete."""
+    """Linear layer and sigmoid of each position's features at root mean square 1: masks that do not compete."""
 
     def forward(self, positions: Tensor) -> Tensor:
         """positions: (B, P, C) -> (B, P, N), each in (0, 1)."""
-        return super().forward(unit_rms(positions)).sigmoid()
+        return F.linear(unit_rms(positions), self.weight, self.bias).sigmoid()
 
 
 class MaskedTokenLearner(TokenPooling):
-    """Tokens as means of the features under :class:`TokenMasks`, then a linear layer.
+    """Tokens as means of the features under :class:`TokenMasks`, followed by a linear layer.
 
     Args:
         channels: C.
@@ -154,7 +119,7 @@ class MaskedTokenLearner(TokenPooling):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x: (B, C, *grid) -> tokens (B, N, C) and the attention (B, N, *grid), each map of sum 1."""
-        tokens, maps = super().forward(x)
+        tokens, maps = self.pool(x)
         return self.project(tokens), maps
 
 
@@ -169,7 +134,7 @@ class GatedMLP(nn.Module):
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
         self.fc1 = UnitLinear(dim, width)
-        self.fc2 = UnitLinear(width, dim, gain=2**0.5)  # a ReLU lets half of the variance pass
+        self.fc2 = UnitLinear(width, dim, gain=2**0.5)  # a ReLU halves the variance
         self.gate = Gate()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -178,7 +143,7 @@ class GatedMLP(nn.Module):
 
 
 class MLPMixerLayer(nn.Module):
-    """An MLP over the tokens, then one over the channels.
+    """An MLP over the tokens, then an MLP over the channels.
 
     Args:
         dim: channels C of a token; both MLPs are 2 C wide.
@@ -200,7 +165,7 @@ class AttentionLayer(nn.Module):
 
     Args:
         dim: channels C of a token; the MLP is 2 C wide.
-        heads: attention heads; they divide C.
+        heads: attention heads; C must be a multiple of them.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -213,7 +178,7 @@ class AttentionLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: tokens, (B, N, C) -> the same shape."""
-        query, key, value = (part.transpose(1, 2) for part in self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2))
+        query, key, value = self.qkv(x).unflatten(-1, (3, self.heads, -1)).transpose(1, 3).unbind(2)
         mixed = F.scaled_dot_product_attention(unit_rms(query), unit_rms(key), value)  # (B, heads, N, C / heads)
         return self.mlp(self.gate(x, self.out(unit_rms(mixed.transpose(1, 2).flatten(2)))))
 
@@ -227,20 +192,20 @@ class UnitRMS(nn.Module):
 
 
 class TokenUNetReleased(nn.Module):
-    """The released Token-UNet, without tokens, with tokens, and with a processor of the tokens.
+    """The released Token-UNet: without tokens, with tokens, or with tokens and a processor.
 
-    Any input size: the end of each axis is padded to a multiple of the total stride (8) and cropped again. The finest
-    encoder map is no skip: the decoder adds one before each block, and none after its last.
+    It takes images of any size: the end of each axis is padded to a multiple of the total stride (8), and the logits
+    are cropped. The decoder adds a skip before each block and none after the last, so the finest map is not a skip.
 
     Args:
         spatial_dims: 3 as released, or 2.
         in_channels: channels of the image.
         out_channels: classes (or sigmoid channels) K.
-        channels: of the levels, finest first; each further level halves the resolution.
-        num_tokens: tokens of the bottleneck; 0 leaves them out.
+        channels: channels of the levels, finest first; each level halves the resolution.
+        num_tokens: tokens of the bottleneck; 0 means none.
         token_processor: "none", "mlp_mixer" or "attention".
         processor_layers: layers of the processor; the released "long" network has 8.
-        attention_heads: of each attention layer.
+        attention_heads: attention heads per layer.
 
     Raises:
         ValueError: a processor without tokens, or channels that the heads do not divide.
@@ -295,14 +260,13 @@ class TokenUNetReleased(nn.Module):
             GatedBlock(coarse, fine, spatial_dims=spatial_dims, resample="up") for fine, coarse in reversed(pairs)
         )
         self.head = conv(channels[0], out_channels, 1)
-        self.as_built = described([self.head])
 
     def forward(self, x: Tensor) -> Tensor:
         """x: image, (B, in_channels, *spatial) of any size -> logits, (B, K, *spatial)."""
-        check_image(x, self.spatial_dims, self.in_channels)
+        check_image_shape(x, self.spatial_dims, self.in_channels)
         size = x.shape[2:]
         x = self.stem(self.norm(pad_for_instance_norm(x, self.stride)))
-        skips = []
+        skips: list[Tensor] = []
         for block in self.encoder:
             x = block(x)
             skips.append(x)
@@ -310,12 +274,6 @@ class TokenUNetReleased(nn.Module):
         if self.token_learner is not None:
             tokens, _ = self.token_learner(x)
             x = self.token_fuser(x, self.token_processor(tokens))
-        for i, block in enumerate(self.decoder):
-            x = block(x + skips.pop() if i else x)
-        in_slabs = runs_in_slabs(x, [self.head], self.as_built)
-        return crop(self.classify_in_slabs(x) if in_slabs else self.head(x), size)
-
-    def classify_in_slabs(self, x: Tensor) -> Tensor:
-        """The head without a gradient, on a CPU, of a channels-last map."""
-        rows = as_rows(x)
-        return logits_of_slabs(rows, lambda where: rows[where].flatten(0, -2), self.head)
+        for level, block in enumerate(self.decoder):
+            x = block(x + skips.pop() if level > 0 else x)
+        return crop(self.head(x), size)
