@@ -142,6 +142,22 @@ def test_traces_to_a_file_that_loads(name, spatial_dims, tmp_path):
 
 @every_mixer
 @both_dims
+def test_scripts_to_the_plain_operators(name, spatial_dims):
+    mixer = build(name, spatial_dims, SIZES[spatial_dims])
+    scripted = torch.jit.script(mixer)
+    x = feature_map(SIZES[spatial_dims])
+    results = []
+    for function in (mixer, scripted):
+        leaf = x.clone().requires_grad_()
+        y = function(leaf)
+        y.square().sum().backward()
+        results.append((y, leaf.grad))
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4 * max(1, expected.abs().max().item()))
+
+
+@every_mixer
+@both_dims
 def test_batch_entries_do_not_mix(name, spatial_dims):
     mixer = build(name, spatial_dims, SIZES[spatial_dims]).eval()
     x = feature_map(SIZES[spatial_dims], batch=3)

@@ -1,6 +1,7 @@
 """What every network of the table must do, on a small instance of each family: sizes, training, layouts, exports."""
 
 import copy
+import io
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
@@ -174,6 +175,22 @@ def test_compiles_as_one_graph_and_traces(name):
     if name.startswith("swin_unetr"):
         expected["TorchScript"] = ONE_SIZE  # MONAI's windows are those of the traced size
     assert how_it_exports(network, ways=expected) == expected
+
+
+@every_form
+@torch.no_grad()
+def test_torch_jit_script_takes_any_size(name, dims):
+    """Scripted as MONAI's model zoo does it, saved and loaded: the plain forward, with its checks."""
+    network, buffer = build(name, dims).eval(), io.BytesIO()
+    if name.startswith("swin_unetr"):
+        pytest.skip("MONAI's SwinUNETR cannot be scripted")
+    torch.jit.save(torch.jit.script(network), buffer)
+    buffer.seek(0)
+    scripted = torch.jit.load(buffer)
+    for size in (SIZE[dims], *(() if is_bound(name) else OTHER_SIZES[dims])):
+        assert_near(scripted(images(*size)), network(images(*size)), 1e-4)
+    with pytest.raises(torch.jit.Error, match="spatial dimensions, 2 channel"):
+        scripted(torch.randn(1, 3, *SIZE[dims]))
 
 
 @pytest.mark.parametrize(

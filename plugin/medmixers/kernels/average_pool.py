@@ -25,7 +25,7 @@ def average_minus_input(x: Tensor, kernel_size: int) -> Tensor:
         kernel_size: edge of the window in voxels, odd.
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript skips nested statements only
+    if not torch.jit.is_scripting():
         if is_eager(wide):
             pool = _Pool.apply if wide.requires_grad and torch.is_grad_enabled() else _pool
             return pool(wide, kernel_size, False).to(x.dtype)

@@ -50,24 +50,31 @@ def plain_random_rows(seed: Tensor, start: int, stop: int, tokens: int) -> Tenso
 
 def _hash(x: Tensor) -> Tensor:
     """Mix the bits of int32 numbers: xor with shifts and products modulo 2^32 (Wellons' lowbias32)."""
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32)):
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B - (1 << 32))):
         x = _unsigned_shift(x, shift).bitwise_xor_(x).mul_(factor)
     return _unsigned_shift(x, 16).bitwise_xor_(x)
 
 
 def _unsigned_shift(x: Tensor, shift: int) -> Tensor:
-    return (x >> shift).bitwise_and_(2 ** (32 - shift) - 1)
+    return (x >> shift).bitwise_and_((1 << (32 - shift)) - 1)
 
 
 def mix_by_random_rows(x: Tensor, seed: Tensor) -> Tensor:
     """Multiply by the random matrix of ``seed``: (B, C, tokens) -> weighted mean of each row, (B, C, tokens).
 
-    The matrix is made block by block and never kept; a backward pass makes it again. Reference: ``F.linear`` with all
-    of :func:`random_rows`.
+    The matrix is made block by block and never kept; a backward pass makes it again. Reference:
+    :func:`plain_mix_by_random_rows`.
     """
-    if is_eager(x, seed) and x.requires_grad and torch.is_grad_enabled():
-        return _MixByRandomRows.apply(x, seed)
-    return _mix(x, seed)
+    if not torch.jit.is_scripting():
+        if x.requires_grad and torch.is_grad_enabled() and is_eager(x, seed):
+            return _MixByRandomRows.apply(x, seed)
+        return _mix(x, seed)
+    return plain_mix_by_random_rows(x, seed)
+
+
+def plain_mix_by_random_rows(x: Tensor, seed: Tensor) -> Tensor:
+    """:func:`mix_by_random_rows` with the whole matrix at once."""
+    return F.linear(x, plain_random_rows(seed, 0, x.shape[-1], x.shape[-1]).to(x.dtype))
 
 
 def _blocks(tokens: int) -> Iterator[tuple[int, int]]:

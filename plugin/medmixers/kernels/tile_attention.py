@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,13 +14,12 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from medmixers.kernels.eager import is_eager_on_cpu
-from medmixers.layers.sizes import crop
+from medmixers.layers.sizes import Ints, crop, product_of
 
 BLOCK_NUMBERS = 2**20  # elements per block and thread: 4 MiB in float32, within the caches
 
 
-@dataclass(frozen=True)
-class Tiling:
+class Tiling(NamedTuple):
     """Heads, neighbourhood and tiles of neighbourhood attention.
 
     Args:
@@ -32,15 +31,6 @@ class Tiling:
     heads: int
     kernel_size: int
     tile_size: int
-
-    @property
-    def radius(self) -> int:
-        return self.kernel_size // 2
-
-    @property
-    def window(self) -> int:
-        """Edge of a tile with its halo, in voxels."""
-        return self.tile_size + 2 * self.radius
 
 
 def tile_attention(qkv: Tensor, tiling: Tiling) -> Tensor:
@@ -56,25 +46,38 @@ def tile_attention(qkv: Tensor, tiling: Tiling) -> Tensor:
     Returns:
         Mixed values, (B, *spatial, C).
     """
-    if not is_eager_on_cpu(qkv):
-        return whole_tile_attention(qkv, tiling)
-    if qkv.requires_grad and torch.is_grad_enabled():
-        return _BlockAttention.apply(qkv, tiling)
-    return _attend_by_blocks(qkv, tiling)
+    if not torch.jit.is_scripting():
+        if is_eager_on_cpu(qkv):
+            attend = _BlockAttention.apply if qkv.requires_grad and torch.is_grad_enabled() else _attend_by_blocks
+            return attend(qkv, tiling)
+    return whole_tile_attention(qkv, tiling)
 
 
 def whole_tile_attention(qkv: Tensor, tiling: Tiling) -> Tensor:
     """:func:`tile_attention` of all tiles at once."""
-    spatial, tile = qkv.shape[1:-1], tiling.tile_size
-    counts: list[Any] = [(size + tile - 1) // tile for size in spatial]  # symbolic, not int, during an export
-    if torch.compiler.is_exporting():
-        counts = [torch.sym_max(count, 2) for count in counts]  # else torch.export specialises on axes of one tile
-    fill = [count * tile - size for size, count in zip(spatial, counts, strict=True)]
-    q, kv = qkv.tensor_split((qkv.shape[-1] // 3,), dim=-1)
-    q = _pad(q, [(0, extra) for extra in fill])
-    kv = _pad(kv, [(tiling.radius, extra + tiling.radius) for extra in fill])
-    near = [_near(size, count, tiling, qkv.device) for size, count in zip(spatial, counts, strict=True)]
-    return crop(_attend(q, kv, _tile_mask(near), tiling), spatial, first_axis=1)
+    tile, radius = tiling.tile_size, tiling.kernel_size // 2
+    of_queries: list[tuple[int, int]] = []
+    of_keys: list[tuple[int, int]] = []
+    near: list[Tensor] = []
+    for size in qkv.shape[1:-1]:
+        count = _tile_count(size, tile)
+        fill = count * tile - size
+        of_queries.append((0, fill))
+        of_keys.append((radius, fill + radius))
+        near.append(_near(size, count, tiling, qkv.device))
+    channels = qkv.shape[-1] // 3
+    q, kv = qkv.split([channels, 2 * channels], dim=-1)
+    mixed = _attend(_pad(q, of_queries), _pad(kv, of_keys), _tile_mask(near), tiling)
+    return crop(mixed, qkv.shape[1:-1], first_axis=1)
+
+
+def _tile_count(size: int, tile: int) -> int:
+    count = (size + tile - 1) // tile
+    if not torch.jit.is_scripting():
+        if torch.compiler.is_exporting():
+            # At least two tiles: torch.export would specialise on an axis of one tile.
+            count = torch.sym_max(count, 2)  # type: ignore[assignment]
+    return count
 
 
 def _attend(q: Tensor, kv: Tensor, mask: Tensor, tiling: Tiling) -> Tensor:
@@ -85,60 +88,71 @@ def _attend(q: Tensor, kv: Tensor, mask: Tensor, tiling: Tiling) -> Tensor:
 
 def _gather(q: Tensor, kv: Tensor, tiling: Tiling) -> tuple[Tensor, Tensor, Tensor]:
     """Queries of every tile, (tiles, B heads, tile voxels, D), and keys and values of its window."""
-    (q,) = _windows(q, tiling.tile_size, tiling.tile_size, (1, tiling.heads))
-    k, v = _windows(kv, tiling.window, tiling.tile_size, (2, tiling.heads))
-    return q, k, v
+    windows = _windows(kv, _window(tiling), tiling.tile_size, 2, tiling.heads)
+    return _windows(q, tiling.tile_size, tiling.tile_size, 1, tiling.heads)[0], windows[0], windows[1]
 
 
-def _untile(tiles: Tensor, shape: Sequence[int], tiling: Tiling) -> Tensor:
+def _window(tiling: Tiling) -> int:
+    """Edge of a tile with its halo, in voxels."""
+    return tiling.tile_size + 2 * (tiling.kernel_size // 2)
+
+
+def _untile(tiles: Tensor, shape: Ints, tiling: Tiling) -> Tensor:
     """Put tiles (tiles, B heads, tile voxels, D) in place: ``shape``, (B, *tiled), and C channels."""
-    (batch, *tiled), tile, dims = shape, tiling.tile_size, len(shape) - 1
-    depth = tiles.shape[-1]
-    tiles = tiles.reshape(*(size // tile for size in tiled), batch, tiling.heads, *(tile,) * dims, depth)
-    return tiles.permute(_in_place(dims)).reshape(*shape, tiling.heads * depth)
+    tile, dims, depth = tiling.tile_size, len(shape) - 1, tiles.shape[-1]
+    counts = [size // tile for size in shape[1:]]
+    tiles = tiles.reshape(counts + [shape[0], tiling.heads] + [tile] * dims + [depth])
+    return tiles.permute(_in_place(dims)).reshape(list(shape) + [tiling.heads * depth])
 
 
 def _in_place(dims: int) -> list[int]:
     """Order of axes that takes (n1, n2, B, heads, t1, t2, D) to (B, n1, t1, n2, t2, heads, D)."""
-    return [dims, *(axis for d in range(dims) for axis in (d, dims + 2 + d)), dims + 1, 2 * dims + 2]
+    order = [dims]
+    for d in range(dims):
+        order += [d, dims + 2 + d]
+    return order + [dims + 1, 2 * dims + 2]
 
 
-def _pad(x: Tensor, amounts: Sequence[tuple[int, int]]) -> Tensor:
+def _pad(x: Tensor, amounts: list[tuple[int, int]]) -> Tensor:
     """Zeros before and after each spatial axis of (B, *spatial, C)."""
-    return F.pad(x, [0, 0, *(amount for pair in reversed(amounts) for amount in pair)])
+    padding: list[int] = []  # torch expects the last axis first
+    for before, after in amounts:
+        padding = [before, after] + padding
+    return F.pad(x, [0, 0] + padding)
 
 
-def _windows(x: Tensor, size: int, stride: int, split: tuple[int, int]) -> tuple[Tensor, ...]:
+def _windows(x: Tensor, size: int, stride: int, parts: int, heads: int) -> list[Tensor]:
     """Windows of (B, *spatial, parts heads D): one tensor (tiles, B heads, size^dims, D) per part."""
     dims = x.ndim - 2
-    x = x.unflatten(-1, (*split, -1))
+    x = x.unflatten(-1, [parts, heads, -1])
     for axis in range(1, dims + 1):
         x = x.unfold(axis, size, stride)  # -> (B, n1, .., parts, heads, D, s1, ..)
-    parts, heads, depth = dims + 1, dims + 2, dims + 3
-    x = x.permute(parts, *range(1, dims + 1), 0, heads, *range(depth + 1, depth + 1 + dims), depth)
-    tiles = prod(x.shape[1 : dims + 1])
-    batch_heads = x.shape[dims + 1] * x.shape[dims + 2]
-    return x.reshape(split[0], tiles, batch_heads, size**dims, x.shape[-1]).unbind(0)
+    grid, inner = list(range(1, dims + 1)), list(range(dims + 4, 2 * dims + 4))
+    x = x.permute([dims + 1] + grid + [0, dims + 2] + inner + [dims + 3])
+    tiles, batch_heads = product_of(x.shape[1 : dims + 1]), x.shape[dims + 1] * x.shape[dims + 2]
+    return list(x.reshape([parts, tiles, batch_heads, product_of([size] * dims), x.shape[-1]]).unbind(0))
 
 
 def _near(size: int, count: int, tiling: Tiling, device: torch.device) -> Tensor:
     """Mask along one axis, the keys of its window that a query may see: bool, (count, tile, window)."""
+    radius = tiling.kernel_size // 2
     start = tiling.tile_size * torch.arange(count, device=device).view(-1, 1, 1)
     query = start + torch.arange(tiling.tile_size, device=device).view(1, -1, 1)
-    key = start - tiling.radius + torch.arange(tiling.window, device=device).view(1, 1, -1)
-    near = ((query - key).abs() <= tiling.radius) & (key >= 0) & (key < size)
+    key = start - radius + torch.arange(_window(tiling), device=device).view(1, 1, -1)
+    near = ((query - key).abs() <= radius) & (key >= 0) & (key < size)
     return near | (query >= size)  # a padded query sees all, else its softmax would be NaN; cropping removes it
 
 
-def _tile_mask(near: Sequence[Tensor]) -> Tensor:
+def _tile_mask(near: list[Tensor]) -> Tensor:
     """Mask, the keys of the window that each query of a tile may see: bool, (tiles, 1, tile voxels, window voxels)."""
     dims = len(near)
-    mask = torch.ones((), dtype=torch.bool, device=near[0].device)
+    mask = torch.ones([], dtype=torch.bool, device=near[0].device)
     for axis, part in enumerate(near):
         shape = [1] * (3 * dims)
-        shape[axis::dims] = part.shape
+        for kind, extent in enumerate(part.shape):
+            shape[axis + kind * dims] = extent
         mask = mask & part.view(shape)
-    return mask.reshape(prod(mask.shape[:dims]), 1, prod(mask.shape[dims : 2 * dims]), -1)
+    return mask.reshape([product_of(mask.shape[:dims]), 1, product_of(mask.shape[dims : 2 * dims]), -1])
 
 
 @dataclass(frozen=True)
@@ -154,7 +168,7 @@ class _Span:
 
 def _spans(size: int, near: Tensor, step: int, tiling: Tiling) -> Iterator[_Span]:
     """An axis of ``size`` voxels, ``step`` tiles at a time."""
-    tile, radius = tiling.tile_size, tiling.radius
+    tile, radius = tiling.tile_size, tiling.kernel_size // 2
     for first, part in zip(range(0, len(near), step), near.split(step), strict=True):
         start, stop = first * tile, (first + len(part)) * tile
         yield _Span(
@@ -175,7 +189,7 @@ def _blocks(qkv: Tensor, tiling: Tiling) -> Iterator[tuple[tuple[_Span, ...], Te
     spatial, dims = qkv.shape[1:-1], qkv.ndim - 2
     steps = [-(-size // tiling.tile_size) for size in spatial]
     near = [_near(size, count, tiling, qkv.device) for size, count in zip(spatial, steps, strict=True)]
-    queries, keys = tiling.tile_size**dims, tiling.window**dims  # per tile
+    queries, keys = tiling.tile_size**dims, _window(tiling) ** dims  # per tile
     numbers = qkv.shape[0] * qkv.shape[-1] // 3 * (queries + 2 * keys) + queries * keys
     limit = BLOCK_NUMBERS * torch.get_num_threads()
     for axis, count in enumerate(steps):
@@ -243,7 +257,7 @@ def _block_gradients(
     fill, halo = [span.fill for span in spans], [span.halo for span in spans]
     tiled = _pad(q, fill)
     q_tiles, k, v = (windows.detach().requires_grad_() for windows in _gather(tiled, _pad(kv, halo), tiling))
-    (grad_tiles,) = _windows(_pad(grad, fill), tiling.tile_size, tiling.tile_size, (1, tiling.heads))
+    (grad_tiles,) = _windows(_pad(grad, fill), tiling.tile_size, tiling.tile_size, 1, tiling.heads)
     with torch.enable_grad():
         mixed = F.scaled_dot_product_attention(q_tiles, k, v, attn_mask=mask)
     of_q, of_k, of_v = torch.autograd.grad(mixed, (q_tiles, k, v), grad_tiles)
@@ -266,16 +280,16 @@ def _sum_of_windows(parts: Sequence[Tensor], shape: Sequence[int], tiling: Tilin
     """
     (batch, *tiled), tile, dims = shape, tiling.tile_size, len(shape) - 1
     counts = [size // tile for size in tiled]
-    pieces = -(-tiling.window // tile)  # pieces per window along an axis
+    pieces = -(-_window(tiling) // tile)  # pieces per window along an axis
     grid = [edge for count in counts for edge in (count + pieces - 1, tile)]
     total = parts[0].new_zeros(batch, *grid, len(parts), tiling.heads, parts[0].shape[-1])
     for index, part in enumerate(parts):
-        windows = part.view(*counts, batch, tiling.heads, *(tiling.window,) * dims, part.shape[-1])
+        windows = part.view(*counts, batch, tiling.heads, *(_window(tiling),) * dims, part.shape[-1])
         windows = windows.permute(_in_place(dims))
         for place in product(range(pieces), repeat=dims):
             source, target = windows, total.select(-3, index)  # (B, n1, w1, n2, w2, heads, D), and w as t
             for d, piece in enumerate(place):
-                length = min(tile, tiling.window - piece * tile)
+                length = min(tile, _window(tiling) - piece * tile)
                 source = source.narrow(2 * d + 2, piece * tile, length)
                 target = target.narrow(2 * d + 1, piece, counts[d]).narrow(2 * d + 2, 0, length)
             target += source

@@ -50,6 +50,14 @@ def has_known_size(x: Tensor) -> bool:
     return True
 
 
+def product_of(sizes: Ints) -> int:
+    """Product of sizes: ``math.prod``, which TorchScript does not know."""
+    product = 1
+    for size in sizes:
+        product *= size
+    return product
+
+
 def per_axis(value: int | Sequence[int], spatial_dims: int, name: str) -> tuple[int, ...]:
     """``value`` for every axis, or its entries, one per axis. Raises ValueError unless all are integers >= 1."""
     values = (value,) * spatial_dims if isinstance(value, int) else tuple(value)
@@ -80,7 +88,7 @@ def pad_to_multiple(x: Tensor, multiple: int | Ints) -> Tensor:
     """Pad the end of each spatial axis of (B, C, *spatial) with zeros to the next multiple of ``multiple``."""
     padding: list[int] = []  # torch expects the last axis first
     for size, step in zip(x.shape[2:], _for_each_axis(multiple, x.ndim - 2)):  # noqa: B905  not in TorchScript
-        padding = [0, -size % step] + padding  # noqa: RUF005  not in TorchScript
+        padding = [0, -size % step] + padding
     if has_known_size(x) and max(padding) == 0:
         return x
     return F.pad(x, padding)
@@ -110,7 +118,7 @@ def crop(x: Tensor, size: Ints, first_axis: int = 2) -> Tensor:
 
 def _narrow(x: Tensor, axis: int, length: int) -> Tensor:
     # torch.export specialises on whether a view is contiguous, i.e. on whether padding was needed. A copy avoids that.
-    if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript skips nested statements only
+    if not torch.jit.is_scripting():
         if torch.compiler.is_exporting():
             return torch.narrow_copy(x, axis, 0, length)
     return torch.narrow(x, axis, 0, length)

@@ -69,5 +69,5 @@ def full_attention(qkv: Tensor, heads: int) -> Tensor:
         Mixed values, (B, N, C).
     """
     batch, count, width = qkv.shape
-    q, k, v = qkv.view(batch, count, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4)
+    q, k, v = qkv.view(batch, count, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4).unbind(0)
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, count, width // 3)

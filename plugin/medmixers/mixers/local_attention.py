@@ -1,5 +1,3 @@
-from math import prod
-
 import torch
 from torch import Tensor, nn
 
@@ -7,7 +5,7 @@ from medmixers.errors import InputError
 from medmixers.kernels.flex_attention import flex_attention_by_tiles
 from medmixers.kernels.tile_attention import Tiling, tile_attention
 from medmixers.layers.conv import check_kernel_size, check_spatial_dims
-from medmixers.layers.sizes import has_known_size
+from medmixers.layers.sizes import has_known_size, product_of
 from medmixers.mixers.global_attention import full_attention, head_count
 
 BACKENDS = ("auto", "tiles", "flex")
@@ -17,20 +15,20 @@ TILE_SIZE = 4  # edge of a query tile in voxels: the fastest measured on a CPU, 
 class LocalAttention(nn.Module):
     """Self-attention of every position to its neighbourhood (Keuth et al. 2025, equation 8).
 
-    A query attends to the keys inside the image whose offset is at most ``kernel_size // 2`` on every axis. Computed
-    exactly and without compilation: queries are taken in tiles, each with the keys of the tile and a halo around it.
-    Memory grows with tokens times window, on a CPU, where a few tiles are computed at a time, with tokens alone.
+    A query attends to the keys inside the image with an offset of at most ``kernel_size // 2`` on every axis. It is
+    computed exactly, in tiles of queries, each with the keys of the tile and a halo around it. Memory grows with tokens
+    times window. On a CPU it grows with tokens alone, because a few tiles are computed at a time.
 
     Args:
         dim: channels C, a multiple of ``head_dim``.
         spatial_dims: 2 or 3.
         kernel_size: edge of the neighbourhood in voxels, odd.
         head_dim: channels of one head.
-        full_attention_tokens: feature maps of at most this many positions attend globally instead, as in the
-            study's code; 0 keeps every map local.
-        backend: how it is computed, not what. "tiles": as said above. "flex": by compiled FlexAttention over tokens in
-            tile order, for GPUs; on a CPU it is slow and cannot be trained, and a trace or an export takes tiles.
-            "auto": tiles everywhere, until flex has been measured on a GPU.
+        full_attention_tokens: feature maps of at most this many positions attend globally, as in the code of Keuth et
+            al.; 0 keeps every map local.
+        backend: changes the speed, not the result. "tiles": as described above. "flex": compiled FlexAttention over
+            tokens in tile order, for GPUs; on a CPU it is slow and cannot be trained, and graphs contain tiles.
+            "auto": tiles on every device, until flex has been measured on a GPU.
     """
 
     def __init__(
@@ -58,18 +56,25 @@ class LocalAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: feature map, (B, C, *spatial) -> the same shape."""
         qkv = self.qkv(x.movedim(1, -1))  # (B, *spatial, 3 C)
-        is_small = prod(x.shape[2:]) <= self.full_attention_tokens
-        if torch.compiler.is_exporting() and not has_known_size(x):  # the program takes images on either side
-            mixed = torch.cond(is_small, self._full, self._tiled, (qkv,))
-        elif is_small:
-            mixed = self._full(qkv)
-        elif self.backend == "flex" and not (torch.compiler.is_exporting() or torch.jit.is_tracing()):
-            mixed = flex_attention_by_tiles(qkv, heads=self.heads, kernel_size=self.kernel_size)
+        is_small = product_of(x.shape[2:]) <= self.full_attention_tokens
+        if torch.jit.is_scripting():
+            mixed = self._full(qkv) if is_small else self._tiled(qkv)
         else:
-            mixed = self._tiled(qkv)
-        return self.proj(mixed.view(*qkv.shape[:-1], self.proj.in_features)).movedim(-1, 1)
+            mixed = self._by_backend(qkv, is_small)
+        shape = list(qkv.shape[:-1]) + [self.proj.in_features]
+        return self.proj(mixed.view(shape)).movedim(-1, 1)
 
-    # Both give their numbers flat, (B N C): torch.cond cannot compare other strides of open sizes.
+    def _by_backend(self, qkv: Tensor, is_small: bool) -> Tensor:
+        is_exporting = torch.compiler.is_exporting()
+        if is_exporting and not has_known_size(qkv):  # the exported program takes small and large images
+            return torch.cond(is_small, self._full, self._tiled, (qkv,))
+        if is_small:
+            return self._full(qkv)
+        if self.backend == "flex" and not (is_exporting or torch.jit.is_tracing()):
+            return flex_attention_by_tiles(qkv, heads=self.heads, kernel_size=self.kernel_size)
+        return self._tiled(qkv)
+
+    # Both return a flat tensor: torch.cond requires equal strides, which it cannot prove for symbolic sizes.
     def _full(self, qkv: Tensor) -> Tensor:
         return full_attention(qkv.flatten(1, -2), self.heads).flatten()
 

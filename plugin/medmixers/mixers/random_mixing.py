@@ -50,10 +50,8 @@ class RandomMixing(nn.Module):
         """x: feature map, (B, C, *feature_size) -> the same shape. ValueError for another size."""
         check_feature_size(x, self.feature_size, "random_mixing")
         tokens = x.flatten(2)
-        if self.mixing is None:
-            mixed = mix_by_random_rows(tokens, self.seed)
-        else:
-            mixed = F.linear(tokens, self.mixing.to(x.dtype))
+        matrix = self.mixing
+        mixed = mix_by_random_rows(tokens, self.seed) if matrix is None else F.linear(tokens, matrix.to(x.dtype))
         return mixed.reshape(x.shape)
 
     def _load_from_state_dict(

@@ -1,9 +1,8 @@
-"""LAFFN, SEM and SDFFN of Xue et al. 2026, and the MED block that they make. The 3D forms are ours."""
+"""LAFFN, SEM, SDFFN and MED block of Xue et al. 2026. The 3D forms are ours."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +16,11 @@ from medmixers.layers.sizes import resize
 class LAFFN(nn.Module):
     """Linear attention as a feed-forward network: (softmax_C(x W1) * softmax_N(x W2)) W3 (equation 9).
 
-    Literally, each entry of the product is about 1 / (C N), so the branch is nearly dead at the start.
+    As published, each entry of the product is about 1 / (C N), so the branch contributes almost nothing at the start.
 
     Args:
         dim: channels C.
-        rescale: multiply the product by C N, which brings it to about 1; not in the paper.
+        rescale: multiply the product by C N, so that its entries are about 1; not in the paper.
     """
 
     def __init__(self, dim: int, *, spatial_dims: int, rescale: bool = False) -> None:
@@ -38,20 +37,19 @@ class LAFFN(nn.Module):
         positions = self.key(x).flatten(2).softmax(dim=-1).view_as(x)
         product = channels * positions
         if self.rescale:
-            product = product * (x.shape[1] * prod(x.shape[2:]))
+            product = product * x[0].numel()
         return self.out(product)
 
 
 class SEM(nn.Module):
     """Spatial encoding module (equation 12): a map of weights from strips and axes, times a projection of the input.
 
-    z = W_l x; Z0 and Z1 are sums of depthwise strip convolutions of z, one an axis; Z2 joins a linear layer along each
-    axis of z; a = conv [Z0, Z1, Z2]; the output is W_o (a * W_r x).
+    z = W_l x. Z0 and Z1 are sums of depthwise strip convolutions of z, one per axis. Z2 joins one linear layer along
+    each axis of z. With a = conv [Z0, Z1, Z2] the output is W_o (a * W_r x).
 
     Args:
         dim: channels C.
-        feature_size: spatial size that the axes' linear layers are made for. At another size the axis is resampled to
-            it and back.
+        feature_size: spatial size of the linear layers. At another size the axis is resampled to it and back.
         kernel_sizes: lengths of the strips of Z0 and Z1. 7 and 11 are inferred from the published counts.
     """
 
@@ -62,6 +60,7 @@ class SEM(nn.Module):
         conv = conv_nd(spatial_dims)
         if len(feature_size) != spatial_dims:
             raise InputError(f"feature_size must have {spatial_dims} values, got {tuple(feature_size)}")
+        self.feature_size = list(feature_size)
         self.left, self.right, self.out = (conv(dim, dim, 1, bias=False) for _ in range(3))
         self.near, self.far = (
             nn.ModuleList(_strip(dim, spatial_dims, axis, check_kernel_size(k)) for axis in range(spatial_dims))
@@ -74,10 +73,20 @@ class SEM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: feature map, (B, C, *spatial) -> the same shape."""
         z = self.left(x)
-        near, far = (torch.stack([strip(z) for strip in strips]).sum(0) for strips in (self.near, self.far))
-        lines = [_mix_axis(z, axis, linear) for axis, linear in enumerate(self.axes, start=2)]
-        weights = self.weigh(torch.cat([near, far, self.join(torch.cat(lines, 1))], 1))
-        return self.out(weights * self.right(x))
+        near: list[Tensor] = []
+        far: list[Tensor] = []
+        lines: list[Tensor] = []
+        for strip in self.near:
+            near.append(strip(z))
+        for strip in self.far:
+            far.append(strip(z))
+        for axis, linear in enumerate(self.axes):
+            size = list(x.shape[2:])
+            size[axis] = self.feature_size[axis]
+            mixed = linear(resize(z, size).movedim(axis + 2, -1)).movedim(-1, axis + 2)
+            lines.append(resize(mixed, x.shape[2:]))
+        parts = [torch.stack(near).sum(0), torch.stack(far).sum(0), self.join(torch.cat(lines, 1))]
+        return self.out(self.weigh(torch.cat(parts, 1)) * self.right(x))
 
 
 def _strip(dim: int, spatial_dims: int, axis: int, length: int) -> nn.Module:
@@ -85,14 +94,6 @@ def _strip(dim: int, spatial_dims: int, axis: int, length: int) -> nn.Module:
     kernel, padding = [1] * spatial_dims, [0] * spatial_dims
     kernel[axis], padding[axis] = length, length // 2
     return conv_nd(spatial_dims)(dim, dim, tuple(kernel), padding=tuple(padding), groups=dim, bias=False)
-
-
-def _mix_axis(x: Tensor, axis: int, linear: nn.Module) -> Tensor:
-    """Apply ``linear`` along one axis, at the length that it was made for."""
-    size = list(x.shape[2:])
-    size[axis - 2] = linear.get_parameter("weight").shape[0]
-    mixed = linear(resize(x, size).movedim(axis, -1)).movedim(-1, axis)
-    return resize(mixed, x.shape[2:])
 
 
 class SDFFN(nn.Module):
@@ -134,13 +135,13 @@ class MEDBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: feature map, (B, C, *spatial) -> the same shape."""
-        for norm, branch in zip(self.norms, (self.laffn, self.sem, self.sdffn), strict=True):
-            x = x + branch(norm(x))
-        return x
+        x = x + self.laffn(self.norms[0](x))
+        x = x + self.sem(self.norms[1](x))
+        return x + self.sdffn(self.norms[2](x))
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution of kernel 3, ReLU, BatchNorm in the given order of the last two."""
+    """Convolution of kernel 3, then BatchNorm and ReLU, or ReLU and BatchNorm (``norm_last``)."""
 
     def __init__(
         self, in_channels: int, out_channels: int, *, spatial_dims: int, stride: int = 1, norm_last: bool = False

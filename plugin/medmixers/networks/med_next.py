@@ -1,4 +1,4 @@
-"""MedNeXt of Xue et al. 2026: a classifier of LAFFN, SEM and SDFFN. Not the MedNeXt of Roy et al. 2023 (MONAI's)."""
+"""MedNeXt of Xue et al. 2026: a classifier of LAFFN, SEM and SDFFN. MONAI's MedNeXt is that of Roy et al. 2023."""
 
 from __future__ import annotations
 
@@ -12,23 +12,28 @@ from medmixers.layers.sizes import check_image_shape
 from medmixers.networks.med_blocks import ConvNormAct, MEDBlock
 from medmixers.networks.metaformer import stage_sizes
 
-MAX_POOLS = {2: F.max_pool2d, 3: F.max_pool3d}
+
+def max_pool(x: Tensor, kernel_size: int, stride: int, padding: int) -> Tensor:
+    """Maximum over windows of a feature map, (B, C, *spatial)."""
+    if x.ndim == 4:
+        return F.max_pool2d(x, kernel_size, stride, padding)
+    return F.max_pool3d(x, kernel_size, stride, padding)
 
 
 class MedNeXt(nn.Module):
     """Convolutional stem, four stages of MED blocks, global average pooling, linear head.
 
-    Widths of the stem, kernels and the strided convolutions between stages are inferred from the published counts.
+    The stem's widths, the kernels and the strided convolutions between stages are inferred from published counts.
 
     Args:
         spatial_dims: 2 as published, or 3 (our extension).
         in_channels: channels of the image.
         out_channels: classes K.
-        input_size: image size in voxels that SEM's linear layers are made for; other sizes are resampled inside.
-        depths: MED blocks of each stage.
-        dims: channels of each stage.
-        kernel_sizes: of SEM's strips.
-        rescale: of LAFFN; not in the paper.
+        input_size: image size in voxels that SEM's linear layers fit; the network resamples other sizes.
+        depths: MED blocks per stage.
+        dims: channels per stage.
+        kernel_sizes: lengths of SEM's strips.
+        rescale: as of LAFFN; not in the paper.
     """
 
     def __init__(
@@ -73,7 +78,7 @@ class MedNeXt(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: image, (B, in_channels, *spatial) -> logits, (B, K)."""
         check_image_shape(x, self.spatial_dims, self.in_channels)
-        x = MAX_POOLS[self.spatial_dims](self.stem(x), 3, stride=2, padding=1)
+        x = max_pool(self.stem(x), 3, stride=2, padding=1)
         for stage in self.stages:
             x = stage(x)
         return self.head(x.flatten(2).mean(-1))

@@ -12,7 +12,7 @@ from medmixers.layers.conv import conv_nd, transposed_conv_nd
 from medmixers.layers.sizes import check_image_shape, crop, pad_to_multiple, resize
 from medmixers.networks.deep_supervision import at_scales, segmentation_layers
 from medmixers.networks.med_blocks import ConvNormAct, MEDBlock
-from medmixers.networks.med_next import MAX_POOLS
+from medmixers.networks.med_next import max_pool
 
 STRIDE = 32  # max-pooling and four strided convolutions
 
@@ -21,13 +21,13 @@ class MedUNeXtDecoder(nn.Module):
     """The levels up: transposed convolution, skip added at the MED level and concatenated elsewhere, then the level.
 
     Args:
-        levels: coarsest first.
-        channels: of the five levels of the encoder, finest first.
+        levels: modules of the levels, coarsest first.
+        channels: channels of the encoder's five levels, finest first.
         out_channels: classes K.
         aux_heads: whether all levels but the finest have a classifier.
 
     Attributes:
-        deep_supervision: whether forward returns their logits too; nnU-Net sets it.
+        deep_supervision: whether forward also returns the logits of these classifiers; nnU-Net sets it.
     """
 
     def __init__(
@@ -49,34 +49,37 @@ class MedUNeXtDecoder(nn.Module):
         widths = [channels[0], *(channels[1:4] if aux_heads else ())]
         self.seg_layers = segmentation_layers(widths, out_channels, spatial_dims=spatial_dims)
 
-    def forward(self, x: Tensor, skips: Sequence[Tensor]) -> list[Tensor]:
-        """x: the coarsest map; skips: finest first -> logits of each level with a head that is on, finest first."""
+    def forward(self, x: Tensor, skips: list[Tensor]) -> list[Tensor]:
+        """x: the coarsest map; skips: finest first -> the finest logits, then those of each active auxiliary head."""
         maps: list[Tensor] = []
-        for i, (upsampling, level) in enumerate(zip(self.upsamplings, self.levels, strict=True)):
-            x, skip = upsampling(x), skips[-1 - i]
-            x = level(x + skip if i == 0 else torch.cat([x, skip], 1))
+        for upsampling, level in zip(self.upsamplings, self.levels):  # noqa: B905  not in TorchScript
+            x, skip = upsampling(x), skips[-1 - len(maps)]
+            x = level(torch.cat([x, skip], 1) if maps else x + skip)
             maps.insert(0, x)
-        count = len(maps) if self.deep_supervision else 1
-        return [head(features) for head, features in zip(self.seg_layers, maps[:count], strict=False)]
+        logits: list[Tensor] = []
+        for i, head in enumerate(self.seg_layers):
+            if i == 0 or self.deep_supervision:
+                logits.append(head(maps[i]))
+        return logits
 
 
 class MedUNeXt(nn.Module):
     """Max-pooling, three convolution and two MED levels down, the mirrored levels up, bilinear to the image.
 
-    The paper does not give widths and depths. Those here, with skips concatenated at the convolution levels and added
-    at the MED level, meet the published count at 512 x 512: a parameter-matched reconstruction.
+    The paper gives neither widths nor depths. Our values match the published parameter count at 512 x 512, with skips
+    concatenated at the convolution levels and added at the MED level.
 
     Args:
         spatial_dims: 2 as published, or 3 (our extension).
         in_channels: channels of the image.
         out_channels: classes (or sigmoid channels) K.
-        input_size: image size in voxels that SEM's linear layers are made for; other sizes are resampled inside.
-            None means 512 on each axis in 2D, 128 in 3D.
-        channels: of the five levels, finest first; the last two are equal.
-        med_depth: MED blocks of a level.
-        kernel_sizes: of SEM's strips.
-        rescale: of LAFFN; not in the paper.
-        aux_heads: classifiers for deep supervision, on all decoder levels but the finest.
+        input_size: image size in voxels that SEM's linear layers fit; the network resamples other sizes. None means
+            512 on each axis in 2D, 128 in 3D.
+        channels: channels of the five levels, finest first; the last two are equal.
+        med_depth: MED blocks per level.
+        kernel_sizes: lengths of SEM's strips.
+        rescale: as of LAFFN; not in the paper.
+        aux_heads: whether all decoder levels but the finest have a classifier for deep supervision.
     """
 
     def __init__(
@@ -96,7 +99,7 @@ class MedUNeXt(nn.Module):
         conv = conv_nd(spatial_dims)
         if len(channels) != 5 or channels[3] != channels[4]:
             raise InputError(f"channels must be five levels, the last two equal; got {tuple(channels)}")
-        self.spatial_dims, self.in_channels = spatial_dims, in_channels
+        self.spatial_dims, self.in_channels, self.stride = spatial_dims, in_channels, STRIDE
         image = input_size or ({2: 512, 3: 128}[spatial_dims],) * spatial_dims
         padded = [-(-axis // STRIDE) * STRIDE for axis in image]
 
@@ -126,7 +129,7 @@ class MedUNeXt(nn.Module):
             level(before, width) for before, width in zip((in_channels, *fine), fine, strict=False)
         )
         self.encoder.extend([med_level(deep, 16), med_level(deep, 32)])
-        # Below a convolution level the next one changes the width; a MED level cannot, so its downsampling does.
+        # After a convolution level the next level changes the width. A MED level cannot, so its downsampling does.
         widths = (*fine[:2], deep, deep)
         self.downsamplings = nn.ModuleList(
             conv(before, after, 3, stride=2, padding=1, bias=False)
@@ -138,14 +141,14 @@ class MedUNeXt(nn.Module):
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """x: image, (B, in_channels, *spatial) of any size -> logits, (B, K, *spatial).
 
-        With deep supervision a list: these, the same before their upsampling, and those of each auxiliary head.
+        With deep supervision a list: these, the same before their upsampling, then the logits of each auxiliary head.
         """
         check_image_shape(x, self.spatial_dims, self.in_channels)
         size = x.shape[2:]
-        padded = pad_to_multiple(x, STRIDE)
-        x = MAX_POOLS[self.spatial_dims](padded, 2)
-        skips = []
-        for level, downsampling in zip(self.encoder, self.downsamplings, strict=False):
+        padded = pad_to_multiple(x, self.stride)
+        x = max_pool(padded, 2, stride=2, padding=0)
+        skips: list[Tensor] = []
+        for level, downsampling in zip(self.encoder, self.downsamplings):  # noqa: B905  not in TorchScript
             x = level(x)
             skips.append(x)
             x = downsampling(x)
@@ -155,4 +158,4 @@ class MedUNeXt(nn.Module):
         if not self.decoder.deep_supervision:
             return logits
         strides = [[2] * self.spatial_dims] * len(parts)
-        return [logits] + at_scales(parts, size, strides)  # noqa: RUF005  not in TorchScript
+        return [logits] + at_scales(parts, size, strides)

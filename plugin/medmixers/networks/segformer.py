@@ -127,5 +127,5 @@ class MetaFormerSegFormer(nn.Module):
             return logits
         coarser = self.decoder.auxiliary(features)
         if has_stem_stride:
-            return [logits] + at_scales([fine] + coarser, x.shape[2:], strides[:-1])  # noqa: RUF005  not in TorchScript
-        return [logits] + at_scales(coarser, x.shape[2:], strides[1:-1])  # noqa: RUF005
+            return [logits] + at_scales([fine] + coarser, x.shape[2:], strides[:-1])
+        return [logits] + at_scales(coarser, x.shape[2:], strides[1:-1])

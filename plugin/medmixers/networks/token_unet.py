@@ -62,7 +62,7 @@ def create_shortcut(in_channels: int, out_channels: int, *, spatial_dims: int) -
     return nn.Identity() if in_channels == out_channels else conv_nd(spatial_dims)(in_channels, out_channels, 1)
 
 
-def block_average(x: Tensor, stride: Ints) -> Tensor:
+def block_average(x: Tensor, stride: tuple[int, ...]) -> Tensor:
     """Means of the blocks of ``stride`` voxels of a feature map, (B, C, *spatial)."""
     return F.avg_pool2d(x, stride) if x.ndim == 4 else F.avg_pool3d(x, stride)
 
@@ -138,7 +138,7 @@ class TokenPooling(nn.Module):
         positions = x.flatten(2).transpose(1, 2)  # (B, P, C)
         attention = self.attend(positions)
         maps = attention.unflatten(-1, x.shape[2:])
-        if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript skips nested statements only
+        if not torch.jit.is_scripting():
             if is_eager(maps):
                 self.attention = maps.detach()
         return attention @ positions, maps
@@ -252,7 +252,7 @@ class TokenUNetDecoder(nn.Module):
         for level, head in enumerate(self.seg_layers):
             if level > 0:
                 coarser.append(head(maps[level]))
-        return [logits] + at_scales(coarser, size, self.strides[:-1])  # noqa: RUF005  not in TorchScript
+        return [logits] + at_scales(coarser, size, self.strides[:-1])
 
 
 class TokenUNet(nn.Module):
