@@ -1,4 +1,4 @@
-"""What the benchmark compares: ours and its peers on one input, by name."""
+"""Comparisons of the benchmark: ours and its peers on one input, by name."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Comparison:
     """Ours and its peers on one input.
 
     Args:
-        size: of the input, (B, C, *spatial), float32, contiguous.
-        contenders: label -> what builds it; the first is "ours".
+        size: input size, (B, C, *spatial), float32, contiguous.
+        contenders: label -> function that builds the contender; the first label is "ours".
         passes: FORWARD (eval mode, no gradient), TRAINING (train mode, gradients of input and weights), or either in
-            bfloat16, which is left out where the processor has none.
-        threads: of a CPU.
+            bfloat16, if the processor supports it.
+        threads: number of CPU threads.
         quick: whether ``--quick`` runs it.
         gpu: whether it is too large for a CPU.
     """
@@ -64,7 +64,7 @@ def _local_attention(size: tuple[int, ...], kernel_size: int, *, gpu: bool) -> C
 
     others: dict[str, Callable[[], nn.Module]] = {"ours, backend flex": partial(build, "flex")} if gpu else {}
     others |= {"unfold": by(peers.unfold_attention), "NATTEN": by(peers.natten_attention)}
-    if gpu or len(size) == 4:  # on a CPU its mask is made whole: tokens squared
+    if gpu or len(size) == 4:  # on a CPU its mask is dense: tokens squared
         others["FlexAttention"] = by(peers.row_major_flex_attention)
     if len(size) == 4:
         others["masked SDPA"] = by(peers.masked_attention)
@@ -138,7 +138,7 @@ for _size, _kernel in (((56, 56), 7), ((24, 24, 24), 3), ((24, 24, 24), 7)):
 
 
 def _every_depthwise(build: Callable[[], nn.Module], function: Callable[..., torch.Tensor]) -> nn.Module:
-    """A module whose grouped convolutions run by ``function`` of x, weight and bias."""
+    """A module with ``function`` of x, weight and bias in place of its grouped convolutions."""
     network = build()
     for module in network.modules():
         if isinstance(module, GroupedConv):
@@ -147,7 +147,7 @@ def _every_depthwise(build: Callable[[], nn.Module], function: Callable[..., tor
 
 
 def _by_triton(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    from medmixers.kernels.depthwise_triton import triton_depthwise_conv  # Triton is not everywhere
+    from medmixers.kernels.depthwise_triton import triton_depthwise_conv  # Triton may not be installed
 
     return triton_depthwise_conv(*under_autocast(x, weight, bias))
 

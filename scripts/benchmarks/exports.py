@@ -1,7 +1,7 @@
-"""How each network leaves Python: torch.compile, torch.export, TorchScript, ONNX; at any image size or at one.
+"""Export support of each network: torch.compile, torch.export, TorchScript, ONNX; at any image size or at one.
 
-Every claim is measured: the exported network must give the eager logits at the size that it was exported at, and, to
-count as "any size", at another that no stride divides. An answer that takes longer than ``LIMIT_SECONDS`` is none.
+Every claim is measured. The exported network must give the eager logits at the size of its export. To count as "any
+size" it must also give them at another size that no stride divides. After ``LIMIT_SECONDS`` an export counts as failed.
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ from medmixers.errors import first_line
 from medmixers.mixers import TOKEN_MIXERS
 
 ANY_SIZE, ONE_SIZE, NO = "any size", "one size", "no"
-LIMIT_SECONDS = 300  # the slowest that ends takes about one minute
-# The first exports the network, the second asks: odd, with other feature maps down to stride 32, one of them beyond the
-# size up to which local attention is global. No axis of a map is one voxel long: to torch.export a program of its own.
+LIMIT_SECONDS = 300  # the slowest successful export takes about one minute
+# The network is exported at the first size and checked at the second: odd sizes, with other feature maps down to stride
+# 32, one of them too large for global attention in place of local. No axis of a map has one voxel, because torch.export
+# specialises on that.
 SIZES = {2: ((40, 52), (75, 67)), 3: ((40, 36, 44), (37, 70, 67))}
 Run = Callable[[Tensor], Tensor]
 Program = Callable[[], torch.export.ExportedProgram]
 
 
 def compiled(network: nn.Module) -> Run:
-    """torch.compile in one graph, without code generation; each size is compiled for itself."""
+    """torch.compile in one graph, without code generation and with a new graph for each size."""
     torch._dynamo.reset()
     return torch.compile(network, fullgraph=True, backend="aot_eager", dynamic=False)
 
 
 def exported(network: nn.Module, image: Tensor, *, any_size: bool) -> torch.export.ExportedProgram:
-    """torch.export, with the batch and each axis free unless the network itself binds them; or as they are."""
+    """torch.export, with symbolic batch and axes unless the network fixes them; or with fixed sizes."""
     free = dict.fromkeys((0, *range(2, image.ndim)), torch.export.Dim.AUTO)
-    image = image.clone()  # an export that is interrupted leaves its axes marked as free
+    image = image.clone()  # an interrupted export leaves the tensor's axes marked as dynamic
     return torch.export.export(network, (image,), dynamic_shapes=(free,) if any_size else None)
 
 
@@ -56,9 +57,9 @@ def as_onnx(program: torch.export.ExportedProgram) -> Run:
     import onnxruntime
 
     model = torch.onnx.export(program, (), verbose=False)
-    assert model is not None  # it would be, were a file asked for
+    assert model is not None  # torch returns None only when it writes a file
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # a size that it refuses raises; the log would say it again
+    options.log_severity_level = 4  # an unsupported size raises; the log would repeat it
     session = onnxruntime.InferenceSession(
         model.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
@@ -76,13 +77,13 @@ WAYS: Mapping[str, Callable[[nn.Module, Tensor, Program], Run]] = {
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in the body that takes longer; by the alarm clock of a process, which it leaves unset."""
+    """Raise TimeoutError if the body takes longer, by the alarm of the process. The alarm is unset afterwards."""
 
     def stop(*_: Any) -> None:
         raise TimeoutError(f"not done in {seconds:g} seconds")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1)  # again each second, should a tracer take it for an error
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)  # again each second, because a tracer may swallow the error
     try:
         yield
     finally:
@@ -92,14 +93,14 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 @torch.no_grad()
 def how_it_exports(network: nn.Module, *, ways: Iterable[str] = WAYS) -> dict[str, str]:
-    """The outcome of each way: "any size", "one size", or "no: " and the reason.
+    """Outcome per way: "any size", "one size", or "no: " and the reason.
 
     Args:
-        network: of 2 input channels, in eval mode; one that is bound to an image size, to ``SIZES[spatial_dims][0]``.
-        ways: of ``WAYS``.
+        network: in eval mode, with 2 input channels; a size-bound one is built for ``SIZES[spatial_dims][0]``.
+        ways: names in ``WAYS``.
 
     Raises:
-        RuntimeError: outside the main thread, or where a process has no alarm clock (Windows).
+        RuntimeError: outside the main thread, or if the system has no alarm (Windows).
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         raise RuntimeError("how_it_exports needs the main thread and a POSIX system: its time limit is an alarm")
@@ -113,7 +114,7 @@ def how_it_exports(network: nn.Module, *, ways: Iterable[str] = WAYS) -> dict[st
             with time_limit(LIMIT_SECONDS):
                 if _agrees(eager, WAYS[way](network, images[0], any_size), images):
                     return ANY_SIZE
-        except Exception:  # whatever a tracer raises, the next question is the one size
+        except Exception:  # tracers raise many kinds of errors; one size is tried next
             pass
         try:
             with time_limit(LIMIT_SECONDS):
@@ -127,7 +128,7 @@ def how_it_exports(network: nn.Module, *, ways: Iterable[str] = WAYS) -> dict[st
 
 
 def _once(trace: Program) -> Program:
-    """``trace``, which runs once, whatever comes of it: its error is raised again."""
+    """Run ``trace`` once and remember its result or its error; the error is raised at each call."""
 
     @cache
     def attempt() -> torch.export.ExportedProgram | Exception:
@@ -154,15 +155,15 @@ def _agrees(eager: Run, run: Run, images: Iterable[Tensor]) -> bool:
 
 
 def sampled_networks() -> dict[str, tuple[str, dict[str, Any]]]:
-    """Label -> name and options of what the table shows: each family, then each mixer in a segmentation network."""
+    """Label -> name and options of each row of the table: each family, then each mixer in a segmentation network."""
     rows: dict[str, tuple[str, dict[str, Any]]] = {pattern: (names[0], {}) for pattern, names in families().items()}
-    for mixer in TOKEN_MIXERS:  # a branch scale of 1e-5 would hide in the logits what the mixer did
+    for mixer in TOKEN_MIXERS:  # a branch scale of 1e-5 would hide the mixer's errors in the logits
         rows[f"mixer={mixer}"] = ("metaformer_segformer_s12", {"mixer": mixer, "layer_scale_init": 1.0})
     return rows
 
 
 def measure_exports(label: str, spatial_dims: int) -> dict[str, str] | None:
-    """Outcome of every way for one entry of :func:`sampled_networks`, small; None without such a form."""
+    """Outcome of every way for one entry of :func:`sampled_networks`, as a small network; None if it does not exist."""
     name, options = sampled_networks()[label]
     torch.manual_seed(0)
     try:
@@ -173,7 +174,7 @@ def measure_exports(label: str, spatial_dims: int) -> dict[str, str] | None:
 
 
 def exports_table(exports: Mapping[str, Mapping[str, Mapping[str, str] | None]]) -> str:
-    """Markdown; networks with the same outcomes share a row.
+    """Markdown table; networks with the same outcomes share a row.
 
     Args:
         exports: label -> "2D" and "3D" -> way -> outcome, as ``results.network_facts()["exports"]``.

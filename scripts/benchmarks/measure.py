@@ -1,4 +1,4 @@
-"""Time and memory of mixers and networks beside their peers, in one run."""
+"""Time and memory of mixers, networks and their peers, in one run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from medmixers.errors import first_line
 from medmixers.profiling import in_fresh_process, peak_bytes
 
-MIN_REPEATS, MAX_REPEATS, SECONDS = 3, 9, 5.0  # repeats of one pass of a comparison end after this time
+MIN_REPEATS, MAX_REPEATS, SECONDS = 3, 9, 5.0  # no further repeat of a pass starts after these seconds
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Measurement:
     """One contender in one pass.
 
     Args:
-        comparison: its name.
-        run: the pass.
-        contender: its label.
-        milliseconds: of each repeat, after one warm-up.
-        peak_mib: highest memory above weights and input.
-        change: of a pass in bfloat16, how far its output is from float32's: the difference's norm over the output's.
-        error: why there are no figures.
+        comparison: name of the comparison.
+        run: name of the pass.
+        contender: label of the contender.
+        milliseconds: time of each repeat, after one warm-up.
+        peak_mib: peak memory above weights and input.
+        change: for a pass in bfloat16, norm of the difference to float32's output, over the norm of that output.
+        error: reason for missing figures.
     """
 
     comparison: str
@@ -42,22 +42,22 @@ class Measurement:
 
 
 def has_bfloat16(device: str) -> bool:
-    """Whether the device computes in bfloat16 itself: GPUs do, processors with AVX-512 BF16, AMX or Arm's."""
+    """Whether the device supports bfloat16 in hardware: GPUs, and CPUs with AVX-512 BF16, AMX or Arm's BF16."""
     if torch.device(device).type != "cpu":
         return True
     return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def compare(name: str, *, device: str = "cpu", memory: bool = True) -> list[Measurement]:
-    """Measure one comparison, its contenders in turn within each repeat.
+    """Measure one comparison; contenders alternate within each repeat.
 
     Args:
-        name: in COMPARISONS.
-        device: as torch names it.
-        memory: measure peaks too, every contender in a process of its own.
+        name: name in COMPARISONS.
+        device: name of the device in torch.
+        memory: whether to measure peak memory too, each contender in a process of its own.
 
     Returns:
-        One measurement a pass and contender. A contender that cannot run here has its error instead of times.
+        One measurement per pass and contender. A contender that cannot run here has an error instead of times.
     """
     comparison = COMPARISONS[name]
     passes = [run for run in comparison.passes if run not in (HALF, HALF_TRAINING) or has_bfloat16(device)]
@@ -81,7 +81,7 @@ def _timed(name: str, run: str, device: str) -> list[Measurement]:
                 expected = _step(name, label, FORWARD, device)()
                 rows[label] = replace(rows[label], change=((output - expected).norm() / expected.norm()).item())
             steps[label] = step
-        except Exception as error:  # whatever a peer raises where it cannot run: it is reported, the rest goes on
+        except Exception as error:  # a peer that cannot run here is reported; the others go on
             if label == OURS:
                 raise
             rows[label] = replace(rows[label], error=first_line(error))
@@ -96,7 +96,7 @@ def _timed(name: str, run: str, device: str) -> list[Measurement]:
 
 
 def _step(name: str, contender: str, run: str, device: str) -> Callable[[], Tensor]:
-    """One pass of a contender over the comparison's input, with weights and input of one seed."""
+    """One pass of a contender over the comparison's input; a fixed seed makes weights and input."""
     comparison, training = COMPARISONS[name], run in (TRAINING, HALF_TRAINING)
     torch.manual_seed(0)
     module = comparison.contenders[contender]().to(device).train(training)
@@ -134,12 +134,12 @@ def _with_peaks(rows: list[Measurement], device: str) -> list[Measurement]:
             return row
         return replace(row, peak_mib=in_fresh_process(peak_mib, row.comparison, row.contender, row.run, device))
 
-    with ThreadPoolExecutor(2 if torch.device(device).type == "cpu" else 1) as pool:  # most of their time is imports
+    with ThreadPoolExecutor(2 if torch.device(device).type == "cpu" else 1) as pool:  # imports take most of their time
         return list(pool.map(measured, rows))
 
 
 def peak_mib(name: str, contender: str, run: str, device: str) -> float | None:
-    """Highest memory of a few passes above what weights and input take, in MiB; right in a fresh process only."""
+    """Peak memory of a few passes above weights and input, in MiB; correct in a fresh process only."""
     torch.set_num_threads(COMPARISONS[name].threads)
     step = _step(name, contender, run, device)
     before = peak_bytes(device, reset=True)
@@ -150,8 +150,8 @@ def peak_mib(name: str, contender: str, run: str, device: str) -> float | None:
 
 
 def table(rows: list[Measurement]) -> str:
-    """A Markdown table, a line a comparison and pass: ours, and how many times its time and memory each peer takes."""
-    lines = ["| comparison | pass | ours | time (memory) of the peers, in ours |", "|" + "---|" * 4]
+    """A Markdown table with one line per comparison and pass: ours, and time and memory of each peer over ours."""
+    lines = ["| comparison | pass | ours | peer / ours: time (memory) |", "|" + "---|" * 4]
     for base in (row for row in rows if row.contender == OURS):
         peers = [row for row in rows if (row.comparison, row.run) == (base.comparison, base.run) and row is not base]
         ratios = "; ".join(_ratio(peer, base) for peer in peers if not peer.error)

@@ -1,6 +1,6 @@
-"""What the networks and mixers are compared with: the same operation as others write it.
+"""Peers in the benchmark: the operations of our networks and mixers as others write them.
 
-Every peer is a module of the input that ours takes. A peer that needs what is not installed raises ImportError.
+Every peer is a module with the same input as ours. A peer raises ImportError if its package is not installed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ AVERAGE_POOLS: dict[int, Any] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
 
 class AveragePooling(nn.Module):
-    """PoolFormer's token mixer as its authors and timm write it; maps that nn.AvgPool3d refuses are pooled in 2D."""
+    """PoolFormer's token mixer as its authors and timm write it. 2D pooling replaces nn.AvgPool3d on small maps."""
 
     def __init__(self, *, spatial_dims: int, kernel_size: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class AveragePooling(nn.Module):
 
 
 class ChannelsLast(nn.Module):
-    """A module and its input in the channels-last layout."""
+    """A module that runs in the channels-last layout, with its input."""
 
     def __init__(self, module: nn.Module, *, spatial_dims: int) -> None:
         super().__init__()
@@ -53,11 +53,11 @@ class ChannelsLast(nn.Module):
 
 
 class Neighbourhoods(nn.Module):
-    """Local attention of the same weights by another function of queries, keys and values.
+    """Local attention with the same weights by another function of queries, keys and values.
 
     Args:
-        mixer: where heads, kernel size and weights come from.
-        attention: of q, k, v (B, heads, *spatial, D) and the kernel size -> (B, heads, *spatial, D).
+        mixer: source of heads, kernel size and weights.
+        attention: q, k, v (B, heads, *spatial, D) and the kernel size -> (B, heads, *spatial, D).
     """
 
     def __init__(self, mixer: LocalAttention, attention: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -> None:
@@ -73,14 +73,14 @@ class Neighbourhoods(nn.Module):
 
 
 def unfold_attention(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> Tensor:
-    """Every query's neighbourhood is gathered: memory of tokens x window x channels."""
+    """Gather the neighbourhood of every query: memory of tokens x window x channels."""
     spatial, dims = q.shape[2:-1], q.ndim - 3
     window = kernel_size**dims
 
     def neighbourhoods(x: Tensor) -> Tensor:  # (B, heads, *spatial, D) -> (B, heads, tokens, window, D)
         x = F.pad(x, [0, 0, *([kernel_size // 2] * (2 * dims))])
         for axis in range(2, 2 + dims):
-            x = x.unfold(axis, kernel_size, 1)  # the window's axes come last
+            x = x.unfold(axis, kernel_size, 1)  # the axes of the window come last
         return x.movedim(2 + dims, -1).reshape(*x.shape[:2], prod(spatial), window, -1)
 
     inside = neighbourhoods(q.new_ones(1, 1, *spatial, 1)).squeeze(-1) > 0
@@ -89,10 +89,10 @@ def unfold_attention(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> Tenso
     return (weights.unsqueeze(-1) * neighbourhoods(v)).sum(-2).view_as(q)
 
 
-@cache  # as a network that runs at one size would keep it
-@torch.inference_mode(False)  # for inference and training
+@cache  # a network that runs at one size would keep it
+@torch.inference_mode(False)  # inference and training share it
 def near(spatial: tuple[int, ...], kernel_size: int, device: torch.device) -> Tensor:
-    """Which token may see which, bool (tokens, tokens)."""
+    """Mask of neighbours, bool (tokens, tokens)."""
     axes = torch.meshgrid(*(torch.arange(size, device=device) for size in spatial), indexing="ij")
     mask = torch.ones((), dtype=torch.bool, device=device)
     for axis in axes:
@@ -102,7 +102,7 @@ def near(spatial: tuple[int, ...], kernel_size: int, device: torch.device) -> Te
 
 
 def masked_attention(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> Tensor:
-    """Full attention under a mask: tokens squared."""
+    """Full attention with a mask: memory of tokens squared."""
     mask = near(tuple(q.shape[2:-1]), kernel_size, q.device)
     mixed = F.scaled_dot_product_attention(q.flatten(2, -2), k.flatten(2, -2), v.flatten(2, -2), attn_mask=mask)
     return mixed.view_as(q)
@@ -127,7 +127,7 @@ def row_major_block_mask(spatial: tuple[int, ...], kernel_size: int, device: tor
 
 @cache
 def compiled_flex_attention() -> Any:
-    """FlexAttention, which is fast when compiled only."""
+    """FlexAttention, compiled: it is slow otherwise."""
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention)
@@ -141,7 +141,7 @@ def row_major_flex_attention(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) 
 
 
 def natten_attention(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> Tensor:
-    """NATTEN. At the border its windows shift inwards and keep their size: other results there, like cost."""
+    """NATTEN. Its windows shift inwards at the border and keep their size: other results there, at a similar cost."""
     import natten
 
     attention = {2: natten.na2d, 3: natten.na3d}[q.ndim - 3]
@@ -150,7 +150,7 @@ def natten_attention(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> Tenso
 
 
 def naive_metaformer(name: str, *, kernel_size: int, **options: Any) -> nn.Module:
-    """Our network with pooling by nn.AvgPool: torch's own operators throughout."""
+    """Our network with pooling by nn.AvgPool: torch's own operators only."""
     network = create_network(name, kernel_size=kernel_size, mixer="pooling", **options)
     for module in network.modules():
         for key, child in module.named_children():
@@ -168,7 +168,7 @@ def timm_network(name: str) -> nn.Module:
 
 
 def nnunet_network(kind: str, *, in_channels: int, out_channels: int) -> nn.Module:
-    """nnU-Net's 3D networks of six stages, as its planner makes them for a large patch."""
+    """nnU-Net's 3D networks of six stages, as its planner builds them for a large patch."""
     from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 
     shared: dict[str, Any] = {

@@ -245,5 +245,5 @@ def test_heads_must_divide_the_channels(name):
 def test_misspelled_name_and_option_list_the_valid_ones():
     with pytest.raises(ValueError, match=r"unknown token mixer 'poling'; valid: .*pooling"):
         create_mixer("poling", DIM, spatial_dims=2)
-    with pytest.raises(ValueError, match="has no option 'kernal_size'; valid: activation, bias, kernel_size"):
+    with pytest.raises(ValueError, match="has no option 'kernal_size'; valid: kernel_size, activation, bias"):
         create_mixer("sep_conv", DIM, spatial_dims=2, kernal_size=3)

@@ -17,8 +17,8 @@ CACHED_NUMBERS = 2**18  # elements that one core pools at a time, 1 MiB in float
 def average_minus_input(x: Tensor, kernel_size: int) -> Tensor:
     """The average of the window around each position, inside the image only, minus ``x``.
 
-    Computed in float32 at least and rounded once. Reference: :func:`plain_local_average`, which also runs wherever a
-    graph is compiled, exported, traced or scripted.
+    It computes in float32 at least and rounds once. Reference: :func:`plain_local_average`. Graphs (compiled, exported,
+    traced or scripted) hold the reference.
 
     Args:
         x: feature map, (B, C, *spatial).

@@ -16,8 +16,8 @@ from medmixers.layers.checkpointing import is_checkpointed
 class FastModule(nn.Module):
     """Base of a module with a fast way for inference on a CPU.
 
-    A subclass also inherits from ``plain``, whose ``forward`` stays the reference. The reference is what is traced,
-    compiled, exported, scripted and trained. It also runs if a module that the fast way reads was changed.
+    A subclass also inherits from ``plain``. The ``forward`` of ``plain`` stays the reference: it is traced, compiled,
+    exported, scripted and trained. It also runs if someone changed a module that the fast way reads.
     """
 
     plain: ClassVar[type[nn.Module]]

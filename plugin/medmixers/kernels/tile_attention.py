@@ -37,8 +37,8 @@ def tile_attention(qkv: Tensor, tiling: Tiling) -> Tensor:
     """Neighbourhood attention: masked attention of each tile of queries to the keys of the tile and its halo.
 
     A CPU computes one block of tiles at a time and never allocates all windows. A training step keeps ``qkv`` alone
-    and gathers the windows of each block again in the backward pass. Reference: :func:`whole_tile_attention`, which
-    also runs everywhere else.
+    and gathers the windows of each block again in the backward pass. Reference: :func:`whole_tile_attention`. GPUs and
+    graphs use the reference.
 
     Args:
         qkv: queries, keys and values side by side, (B, *spatial, 3 C).

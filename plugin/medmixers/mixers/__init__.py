@@ -1,6 +1,6 @@
 """Token mixers: modules that map a feature map (B, C, *spatial) to the same shape.
 
-The table holds dotted paths, so listing it imports no torch; :mod:`medmixers.mixers.build` makes the modules.
+The table holds dotted paths, so that listing it imports no torch. :mod:`medmixers.mixers.build` builds the modules.
 """
 
 from typing import NamedTuple
@@ -13,10 +13,10 @@ class MixerRow(NamedTuple):
 
     Args:
         target: dotted path of its class.
-        summary: what it does, in one line.
-        pairwise: whether it relates all pairs of positions: its cost grows with positions squared.
-        size_bound: whether it is built for one image size, and takes it as ``feature_size``.
-        takes_position: whether it can have a positional embedding, and then takes ``feature_size``.
+        summary: one line for ``medmixers list mixers``.
+        pairwise: whether it relates all pairs of positions, at a cost of positions squared.
+        size_bound: whether it is built for one feature map size, its option ``feature_size``.
+        takes_position: whether it can have a positional embedding, of its option ``feature_size``.
     """
 
     target: str

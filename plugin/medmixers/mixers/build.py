@@ -1,4 +1,4 @@
-"""Make a token mixer by its name."""
+"""Build a token mixer by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medmixers.registry import check_options, locate, option_names
 
 
 def mixer_option_names(name: str) -> list[str]:
-    """Options that the token mixer ``name`` takes beside its dimension."""
+    """Options of the token mixer ``name``, without ``spatial_dims``."""
     return [option for option in option_names(locate(TOKEN_MIXERS[name].target)) if option != "spatial_dims"]
 
 
@@ -19,7 +19,7 @@ def create_mixer(name: str, dim: int, *, spatial_dims: int, **options: Any) -> n
     """Build the token mixer ``name`` for ``dim`` channels.
 
     Raises:
-        ValueError: an unknown name or option (the valid ones are listed), or a value out of range.
+        ValueError: an unknown name or option (the message lists the valid ones), or a value out of range.
     """
     check_options(f"token mixer {name!r}", options, mixer_option_names(name))
     return locate(TOKEN_MIXERS[name].target)(dim, spatial_dims=spatial_dims, **options)

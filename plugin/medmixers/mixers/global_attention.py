@@ -10,7 +10,7 @@ from medmixers.layers.sizes import check_feature_size
 
 
 def head_count(dim: int, head_dim: int) -> int:
-    """Heads of ``head_dim`` channels in ``dim``. Raises ValueError if they do not fit."""
+    """Number of heads of ``head_dim`` channels in ``dim``. Raises ValueError unless ``head_dim`` divides ``dim``."""
     if head_dim < 1 or dim % head_dim:
         raise InputError(f"dim must be divisible by head_dim, got {dim=}, {head_dim=}")
     return dim // head_dim
@@ -22,11 +22,11 @@ class GlobalAttention(nn.Module):
     Args:
         dim: channels C, a multiple of ``head_dim``.
         spatial_dims: 2 or 3.
-        head_dim: channels of one head; 16 in Keuth et al. 2025, 32 in Yu et al. 2022 and 2023.
+        head_dim: channels per head; 16 in Keuth et al. 2025, 32 in Yu et al. 2022 and 2023.
         qkv_bias: whether queries, keys and values have a bias.
-        proj_bias: whether the output projection has one; not so in Yu et al. 2023.
-        feature_size: if given, a zero-initialised positional embedding of this size is learned and added to the
-            input, and other sizes raise; None means no embedding and any size.
+        proj_bias: whether the output projection has a bias; False in Yu et al. 2023.
+        feature_size: size of a learned positional embedding, zero at the start and added to the input; other sizes
+            then raise. None means no embedding and any size.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ from medmixers.layers.conv import check_kernel_size, conv_nd
 
 
 class GroupedConv(nn.Module):
-    """Depthwise convolution: one group a channel (Keuth et al. 2025, equation 4), with bias.
+    """Depthwise convolution: one group per channel (Keuth et al. 2025, equation 4), with bias.
 
     Args:
         dim: channels C.

@@ -4,7 +4,7 @@ from medmixers.layers.conv import check_spatial_dims
 
 
 class Identity(nn.Module):
-    """No mixing: returns its input (IdentityFormer, Yu et al. 2023; the lower baseline of Keuth et al. 2025)."""
+    """No mixing: return the input (IdentityFormer, Yu et al. 2023; the lower baseline of Keuth et al. 2025)."""
 
     def __init__(self, dim: int, *, spatial_dims: int) -> None:
         super().__init__()

@@ -8,14 +8,14 @@ from medmixers.layers.conv import check_kernel_size, conv_nd
 class SepConv(nn.Module):
     """Inverted separable convolution of ConvFormer (Yu et al. 2023, equation 8).
 
-    Pointwise to twice the channels, activation, depthwise, pointwise back.
+    Pointwise convolution to twice the channels, activation, depthwise convolution, pointwise convolution back.
 
     Args:
         dim: channels C.
         spatial_dims: 2 or 3.
         kernel_size: edge of the depthwise kernel in voxels, odd.
-        activation: a name of :data:`medmixers.layers.activations.ACTIVATIONS`.
-        bias: whether the three convolutions have biases; not so as published.
+        activation: name in :data:`medmixers.layers.activations.ACTIVATIONS`.
+        bias: whether the three convolutions have biases; False as published.
     """
 
     def __init__(

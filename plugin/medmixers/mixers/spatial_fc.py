@@ -11,9 +11,9 @@ class SpatialFC(nn.Module):
     """One learned matrix over the positions, shared by the channels, without bias (Yu et al. 2022, Table 5).
 
     Args:
-        dim: channels C (any; the matrix does not see them).
+        dim: channels C; any number, because the matrix does not depend on them.
         spatial_dims: 2 or 3.
-        feature_size: spatial size that the matrix is made for; memory is its product squared.
+        feature_size: spatial size of the feature map; the matrix has the square of its positions.
     """
 
     def __init__(self, dim: int, *, spatial_dims: int, feature_size: Sequence[int]) -> None:

@@ -1,1 +1,1 @@
-"""Whole networks, each of them reachable by name through ``medmixers.create_network``."""
+"""Networks that ``medmixers.create_network`` builds by name."""

@@ -1,6 +1,6 @@
-"""The networks that the papers compare with: thin factories over MONAI's, which stay MONAI's.
+"""Baselines of the papers: thin factories over MONAI's networks.
 
-MONAI's U-Nets take sizes that their strides divide; they are wrapped to take any size, like ours.
+MONAI's U-Nets take sizes that their strides divide. A wrapper lets them take any size.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from medmixers.errors import InputError
 from medmixers.layers.conv import check_kernel_size, conv_nd
 from medmixers.layers.sizes import INTERPOLATIONS, check_image_shape, crop, pad_for_instance_norm
 
-# Keuth et al. 2025: residual units of each kernel, so that the networks stay trainable.
+# Residual units per kernel size in Keuth et al. 2025: fewer at larger kernels, to keep the networks trainable.
 UNET_UNITS = {3: 2, 5: 1, 7: 1, 9: 1}
 PATCH_EMBEDDING_UNITS = {3: 6, 5: 4, 7: 4, 9: 3}
 STUDY_UNET: dict[str, Any] = {
@@ -32,7 +32,7 @@ class AnySize(nn.Module):
 
     Args:
         network: images (B, in_channels, *spatial) to logits of the same size.
-        stride: what its input must be a multiple of; its norms are instance norms.
+        stride: multiple that the network's input sizes need; its norms are instance norms.
     """
 
     def __init__(self, network: nn.Module, *, spatial_dims: int, in_channels: int, stride: int) -> None:
@@ -50,7 +50,7 @@ def study_unet(spatial_dims: int, in_channels: int, out_channels: int, *, kernel
     """U-Net of Keuth et al. 2025 from MONAI's blocks; 2D and 3D.
 
     Args:
-        kernel_size: 3, 5, 7 or 9, of all convolutions.
+        kernel_size: kernel of all convolutions: 3, 5, 7 or 9.
     """
     network = UNet(
         spatial_dims,
@@ -69,10 +69,10 @@ def study_unet(spatial_dims: int, in_channels: int, out_channels: int, *, kernel
 def study_unet_patch_embedding(
     spatial_dims: int, in_channels: int, out_channels: int, *, kernel_size: int = 3
 ) -> nn.Module:
-    """UNet@PatchEmb of Keuth et al. 2025: the MetaFormer's stem before a U-Net, fourfold upsampling behind it.
+    """UNet@PatchEmb of Keuth et al. 2025: the MetaFormer's stem, a U-Net, and fourfold upsampling.
 
     Args:
-        kernel_size: 3, 5, 7 or 9, of the U-Net's convolutions.
+        kernel_size: kernel of the U-Net's convolutions: 3, 5, 7 or 9.
     """
     network = nn.Sequential(
         conv_nd(spatial_dims)(in_channels, 64, 7, stride=4, padding=2),
@@ -107,16 +107,16 @@ def token_unet_paper_unet(spatial_dims: int, in_channels: int, out_channels: int
 
 class _SwinUNETR(SwinUNETR):
     def _check_input_size(self, spatial_shape: Any) -> None:
-        """AnySize has padded the image; MONAI's check by NumPy would end a compiled graph."""
+        """Skip MONAI's check by NumPy: it would break a compiled graph, and AnySize has padded the image."""
 
 
 def swin_unetr(spatial_dims: int, in_channels: int, out_channels: int, *, feature_size: int = 24) -> nn.Module:
-    """MONAI's SwinUNETR, with 24 features that of Tshimanga et al. 2026.
+    """MONAI's SwinUNETR; Tshimanga et al. 2026 use 24 features.
 
     Args:
         feature_size: width of the first stage, a multiple of 12.
     """
-    with torch.device("cpu"):  # MONAI reads numbers of tensors as it builds, which the meta device does not have
+    with torch.device("cpu"):  # MONAI reads values of tensors; the meta device has none
         network = _SwinUNETR(in_channels, out_channels, feature_size=feature_size, spatial_dims=spatial_dims)
     network.to(torch.get_default_device())
     return AnySize(network, spatial_dims=spatial_dims, in_channels=in_channels, stride=32)
@@ -126,7 +126,7 @@ def study_resnet18(spatial_dims: int, in_channels: int, out_channels: int, *, ke
     """ResNet18 of Keuth et al. 2025: the convolutions of every basic block widened, the stem kept at 7.
 
     Args:
-        kernel_size: odd, of the blocks' convolutions.
+        kernel_size: kernel of the blocks' convolutions, odd.
     """
     padding = check_kernel_size(kernel_size) // 2
     network = resnet18(

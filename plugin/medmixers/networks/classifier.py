@@ -14,7 +14,7 @@ HEADS = ("linear", "mlp")
 
 
 class MLPHead(nn.Module):
-    """Linear C -> 4 C, squared ReLU, LayerNorm, dropout, Linear: the head of ConvFormer and CAFormer.
+    """Linear C -> 4 C, squared ReLU, LayerNorm, dropout, linear: the head of ConvFormer and CAFormer.
 
     Args:
         dim: channels C.
@@ -36,15 +36,15 @@ class MLPHead(nn.Module):
 
 
 class MetaFormerClassifier(nn.Module):
-    """Encoder, norm and global average pooling in either order, head.
+    """Encoder, norm and global average pooling in either order, and a head.
 
     Args:
-        encoder: its last feature map is classified.
+        encoder: makes the feature maps; the last one is classified.
         out_channels: classes K.
         head_order: "norm_pool": GroupNorm(1), then the mean over the positions (Keuth et al. 2025);
             "pool_norm": the mean, then LayerNorm (timm, and Yu et al. 2023).
         head: "linear" or "mlp" (:class:`MLPHead`).
-        dropout: of the mlp head.
+        dropout: probability in the mlp head, in training.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""MedUNeXt of Xue et al. 2026: a U-Net whose two coarsest levels are MED blocks."""
+"""MedUNeXt of Xue et al. 2026: a U-Net with MED blocks at its two coarsest levels."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""RAD-DINO as a 2D baseline: a frozen ViT-B/14 under a trained head (Keuth et al. 2025, sections 4.1.4 and 4.2.3).
+"""RAD-DINO as a 2D baseline: a frozen ViT-B/14 with a trained head (Keuth et al. 2025, sections 4.1.4 and 4.2.3).
 
-The encoder is Pérez-García et al. 2025's, ``microsoft/rad-dino`` on the Hugging Face hub, or one that the caller gives.
+The encoder is ``microsoft/rad-dino`` on the Hugging Face hub (Pérez-García et al. 2025), or a module of the caller.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from medmixers.layers.sizes import check_image_shape, crop, resize
 from medmixers.networks.segformer import SegFormerDecoder
 
 HUB_NAME = "microsoft/rad-dino"
-DECODED_LAYERS = 4  # the last ones; 8 to 11 of ViT-B
+DECODED_LAYERS = 4  # the last four layers, 8 to 11 of ViT-B
 
 
 def load_encoder(source: str) -> nn.Module:
-    """A model that ``transformers`` loads.
+    """Load a model by ``transformers``.
 
     Args:
-        source: its name on the hub, downloaded and cached there, or a folder that ``save_pretrained`` wrote.
+        source: name on the hub, from where transformers downloads it, or a folder that ``save_pretrained`` wrote.
 
     Raises:
         ImportError: transformers is not installed.
-        OSError: it could not load the model.
+        OSError: transformers could not load the model.
     """
     try:
         from transformers import AutoModel
@@ -38,31 +38,30 @@ def load_encoder(source: str) -> nn.Module:
         ) from error
     device = torch.get_default_device()
     try:
-        with torch.device("cpu"):  # it refuses to load where the caller builds on the meta device
+        with torch.device("cpu"):  # transformers refuses to load on the meta device
             return AutoModel.from_pretrained(source).to(device)
-    except Exception as error:  # the hub's client raises many kinds; all mean that there is no encoder
+    except Exception as error:  # the hub's client raises many kinds of errors
         raise OSError(
             f"transformers could not load {source!r} ({first_line(error)}); fetch it elsewhere and give its folder"
         ) from error
 
 
 class FrozenViT(nn.Module):
-    """The part that both networks share: a ViT in eval mode, without gradients, and images as it takes them.
+    """Base of both networks: a ViT in eval mode without gradients, and the preparation of its images.
 
-    The state dict holds the encoder too. A checkpoint (346 MB for ViT-B) then predicts what was trained whatever the
-    hub holds later, and nnU-Net's, MONAI's and torch's own loading, all strict, need no exception.
+    The state dict also holds the encoder. So a checkpoint (346 MB for ViT-B) does not depend on what the hub holds
+    later, and the strict loading of nnU-Net, MONAI and torch needs no exception.
 
     Args:
         spatial_dims: 2.
         in_channels: channels of the image: 1, repeated to 3, or 3.
-        encoder: a ``Dinov2Model`` of transformers or a module that has of it: ``config`` with ``hidden_size``,
-            ``image_size``, ``patch_size``, ``num_hidden_layers``; ``layernorm``; and a forward that takes
-            ``pixel_values`` and ``output_hidden_states`` and returns ``last_hidden_state`` and ``hidden_states``, the
-            patches last in each.
-            Or what :func:`load_encoder` takes.
+        encoder: a source for :func:`load_encoder`; or a ``Dinov2Model`` of transformers; or a module with these of its
+            attributes: ``config`` with ``hidden_size``, ``image_size``, ``patch_size``, ``num_hidden_layers``;
+            ``layernorm``; and a forward that takes ``pixel_values`` and ``output_hidden_states`` and returns
+            ``last_hidden_state`` and ``hidden_states``, with the patches last in each.
 
     Raises:
-        ValueError: 3D, other channels, or an encoder without those attributes.
+        ValueError: 3D, other channels, or an encoder without these attributes.
     """
 
     def __init__(self, spatial_dims: int, in_channels: int, *, encoder: nn.Module | str) -> None:
@@ -85,7 +84,7 @@ class FrozenViT(nn.Module):
         self.grid = config.image_size // config.patch_size
 
     def train(self, mode: bool = True) -> FrozenViT:
-        """Set the head's mode; the encoder stays in eval mode."""
+        """Set the mode of the head; the encoder stays in eval mode."""
         super().train(mode)
         self.encoder.eval()
         return self
@@ -93,7 +92,7 @@ class FrozenViT(nn.Module):
     def prepare(self, x: Tensor) -> Tensor:
         """x: image, (B, in_channels, H, W) of any size -> (B, 3, image_size, image_size).
 
-        Zeros at the end make it square; bilinear, corners not aligned. Intensities stay as they are.
+        Zeros at the end make it square. The interpolation is bilinear, corners not aligned. Intensities do not change.
         """
         check_image_shape(x, self.spatial_dims, self.in_channels)
         height, width = x.shape[2:]
@@ -105,12 +104,12 @@ class FrozenViT(nn.Module):
 class CosineHead(nn.Module):
     """Linear, GELU, linear, L2 norm, weight-normed linear without bias: DINO's head with two layers.
 
-    The last layer's rows start at length 1, so the logits start as cosines.
+    The rows of the last layer start with length 1, so the logits start as cosines.
 
     Args:
         dim: channels of the token.
         out_channels: classes K.
-        hidden_channels, bottleneck_channels: widths of the two layers.
+        hidden_channels, bottleneck_channels: widths of the two linear layers.
     """
 
     def __init__(
@@ -134,9 +133,9 @@ class CosineHead(nn.Module):
 
 
 class RadDinoClassifier(FrozenViT):
-    """Frozen ViT, :class:`CosineHead` on its normalised CLS token.
+    """Frozen ViT, and :class:`CosineHead` on its normalised CLS token.
 
-    The authors' code aligns corners when it resizes the image, and ours does not, as their segmentation.
+    The authors' classification code aligns corners when it resizes the image. Ours does not, like their segmentation.
 
     Args:
         spatial_dims, in_channels, encoder: as of :class:`FrozenViT`.
@@ -165,10 +164,10 @@ class RadDinoClassifier(FrozenViT):
 
 
 class RadDinoSegFormer(FrozenViT):
-    """Frozen ViT, SegFormer decoder on the normalised patch tokens of its last four layers.
+    """Frozen ViT, and a SegFormer decoder on the normalised patch tokens of its last four layers.
 
     Args:
-        spatial_dims, in_channels, encoder: as of :class:`FrozenViT`; at least four layers.
+        spatial_dims, in_channels, encoder: as of :class:`FrozenViT`; the encoder needs at least four layers.
         out_channels: classes (or sigmoid channels) K.
         decoder_channels: width of the decoder.
     """

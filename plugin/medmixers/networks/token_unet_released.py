@@ -28,7 +28,7 @@ TOKEN_PROCESSORS = ("none", "mlp_mixer", "attention")
 
 
 def unit_rms(x: Tensor) -> Tensor:
-    """x: (..., C) -> the same shape, each vector scaled to root mean square 1 (L2 norm sqrt(C))."""
+    """x: (..., C) -> the same shape, each vector scaled to root mean square 1, L2 norm sqrt(C)."""
     return F.normalize(x, dim=-1) * x.shape[-1] ** 0.5
 
 

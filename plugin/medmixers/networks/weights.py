@@ -1,6 +1,6 @@
-"""Weights from elsewhere: timm's and the original authors' checkpoints into our MetaFormers, in 2D and 3D.
+"""Pretrained weights: checkpoints of timm and of the original authors for our MetaFormers, in 2D and 3D.
 
-The steps are: read, rename to our keys, adapt the shapes, load. Every key is accounted for in the report.
+The steps are: read, rename to our keys, adapt the shapes, load. The report accounts for every key.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from medmixers.variants import NETWORKS
 TIMM_PREFIX = "timm:"
 VALID_CONTENT = "valid: a state dict (names and tensors), alone or under 'state_dict' or 'model'"
 
-# (pattern, replacement), applied in order to every key. timm's checkpoints have stem and stages as we do; its head
-# holds the last norm. The authors' PoolFormer has patch_embed and network.k, stages and downsamplings in turn; their
-# baselines have downsample_layers and stages.i.j, and a norm of its own inside the MLP head.
+# (pattern, replacement), applied in order to every key. timm's checkpoints have our stem and stages; their head holds
+# the last norm. The authors' PoolFormer has patch_embed and network.k, where stages and downsamplings alternate. Their
+# baselines have downsample_layers and stages.i.j, and another norm inside the MLP head.
 TIMM_RENAMES = (
     (r"^head\.norm\.", "norm."),
     (r"^head\.fc\.", "head."),
@@ -40,19 +40,19 @@ ORIGINAL_RENAMES = (
     (r"^stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
     (r"\.layer_scale_(\d)$", r".layer_scale\1.scale"),
 )
-WRAPPER_PREFIXES = r"^(module\.|_orig_mod\.)+"  # of a distributed or compiled network's state dict
+WRAPPER_PREFIXES = r"^(module\.|_orig_mod\.)+"  # state dicts of distributed and compiled networks have them
 ENCODER_RENAME = (r"^(stem|stages)\.", r"encoder.\1.")
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What :func:`load_weights` did with each key.
+    """Report of :func:`load_weights` on each key.
 
     Args:
-        loaded: taken as they were.
-        adapted: our key -> how it was changed to fit.
-        skipped: key of the checkpoint -> why it was not used.
-        kept: our key -> why it kept its start value.
+        loaded: keys loaded without a change.
+        adapted: our key -> change that made it fit.
+        skipped: key of the checkpoint -> reason for not using it.
+        kept: our key -> reason for keeping its start value.
     """
 
     loaded: tuple[str, ...]
@@ -74,20 +74,20 @@ def load_weights(
 ) -> LoadReport:
     """Load a 2D ImageNet checkpoint of a MetaFormer into one of ours, in place.
 
-    2D weights go into a 3D network by inflation: a kernel is repeated along the new axis and divided by its length,
-    so that a volume that is constant along that axis gets the 2D network's answer away from the borders. The first
-    convolution is adapted to other channel counts as timm does it (summed for one channel, repeated and rescaled for
-    others). A classification head of another class count, or none, is left out.
+    Inflation fits 2D weights to a 3D network: a kernel is repeated along the new axis and divided by its length. A
+    volume that is constant along that axis then gets the 2D network's answer away from the borders. The first
+    convolution is adapted to other channel counts as in timm: summed for one channel, repeated and rescaled for more.
+    A classification head with another number of classes is not loaded.
 
     Args:
-        network: one with an ``encoder``: a MetaFormer classifier or SegFormer.
-        source: a state dict; a file that torch wrote; or "timm:NAME", which timm downloads and caches.
-        warm_start: allow other token mixers than the checkpoint's: all else is loaded, mixers where they fit. Attention
-            weights go into global and local attention (a local head of 16 channels takes half a head of 32); the
-            checkpoint's positional embedding is dropped.
+        network: a MetaFormer classifier or SegFormer, with an ``encoder``.
+        source: a state dict; a file that torch wrote; or "timm:NAME", to download by timm.
+        warm_start: allow other token mixers than the checkpoint's. Mixers are loaded if they fit, and everything else
+            is loaded. Attention weights fit global and local attention (a local head of 16 channels takes half a head
+            of 32). The checkpoint's positional embedding is not loaded.
 
     Raises:
-        ValueError: keys or shapes that do not fit, or a file that holds no state dict; nothing is loaded then.
+        ValueError: keys or shapes that do not fit, or a file without a state dict; nothing is loaded then.
         FileNotFoundError: no such file.
         OSError: timm could not download.
     """
@@ -135,13 +135,13 @@ def load_weights(
 
 
 def _families() -> str:
-    """Of the networks that are built around our encoder."""
+    """Names of the families that are built around our encoder."""
     families = {name.partition("_")[0] for name, row in NETWORKS.items() if row.encoder}
     return "networks named " + ", ".join(f"{family}_*" for family in sorted(families))
 
 
 def _check_misfits(misfits: Mapping[str, str], *, warm_start: bool) -> None:
-    """Raise ValueError for what does not fit, unless it is of token mixers alone and ``warm_start`` allows those."""
+    """Raise ValueError for misfits. ``warm_start`` allows misfits of token mixers."""
     others = [key for key in misfits if not (".token_mixer." in key or key.endswith(".pos_embed"))]
     wrong = others if warm_start else list(misfits)
     if wrong:
@@ -151,10 +151,10 @@ def _check_misfits(misfits: Mapping[str, str], *, warm_start: bool) -> None:
 
 
 def read_source(source: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict behind ``source``, as of :func:`load_weights`, with its own keys but for DDP's and compile's.
+    """The state dict of ``source`` (see :func:`load_weights`), without the key prefixes of DDP and torch.compile.
 
     Raises:
-        ValueError: a file or a mapping that holds no state dict, or a name that timm does not know.
+        ValueError: a file or a mapping without a state dict, or a name that timm does not know.
         OSError: no such file, or timm could not download.
     """
     if isinstance(source, Mapping):
@@ -172,7 +172,7 @@ def read_source(source: str | Path | Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_source(source: str) -> None:
-    """Raise what :func:`read_source` would, but download nothing."""
+    """Raise the errors of :func:`read_source`, without a download."""
     if source.startswith(TIMM_PREFIX):
         _timm_name(source)
     else:
@@ -180,7 +180,7 @@ def check_source(source: str) -> None:
 
 
 def _state_dict(saved: Any, where: str) -> dict[str, Tensor]:
-    """The names and tensors in what ``where`` holds. Raises ValueError, naming what is there, if there are none."""
+    """Names and tensors in ``saved``. Raises ValueError, with the contents of ``where``, if there are none."""
     for wrapper in ("state_dict", "model"):
         saved = saved.get(wrapper, saved) if isinstance(saved, Mapping) else saved
     if isinstance(saved, Mapping) and saved and all(isinstance(value, Tensor) for value in saved.values()):
@@ -193,7 +193,7 @@ def _state_dict(saved: Any, where: str) -> dict[str, Tensor]:
 
 
 def _timm_name(source: str) -> str:
-    """The name in "timm:NAME". Raises ValueError where timm has no such model."""
+    """The name in "timm:NAME". Raises ValueError if timm has no such model."""
     import timm
 
     name = source.removeprefix(TIMM_PREFIX)
@@ -207,14 +207,14 @@ def _download_from_timm(name: str) -> dict[str, Tensor]:
 
     try:
         return timm.create_model(name, pretrained=True).state_dict()
-    except Exception as error:  # the hub's client raises many kinds; all mean that there are no weights
+    except Exception as error:  # the hub's client raises many kinds of errors
         raise OSError(
             f"timm could not download {name!r} ({first_line(error)}); fetch its file elsewhere and give its path"
         ) from error
 
 
 def _rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``state`` under our keys, whichever format it is in."""
+    """``state`` with our keys, from every known format."""
     renames = TIMM_RENAMES if "stem.conv.weight" in state else ORIGINAL_RENAMES
     renamed = {}
     for key, value in state.items():
@@ -225,7 +225,7 @@ def _rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _fit(key: str, value: Tensor, own: Tensor) -> tuple[Tensor | None, str]:
-    """``value`` in the shape of ``own`` and what was done for it; None if it cannot be."""
+    """``value`` in the shape of ``own``, and the changes made; None if it does not fit."""
     changes = []
     if key == "encoder.stem.conv.weight" and value.shape[1] != own.shape[1]:
         from timm.models import adapt_input_conv
@@ -233,7 +233,7 @@ def _fit(key: str, value: Tensor, own: Tensor) -> tuple[Tensor | None, str]:
         changes.append(f"input channels {value.shape[1]} -> {own.shape[1]}")
         value = adapt_input_conv(own.shape[1], value)
     if value.ndim == 2 and own.ndim > 2 and value.shape == own.shape[:2]:
-        value = value.reshape(own.shape) if own[0, 0].numel() == 1 else value  # timm's linear MLPs of attention stages
+        value = value.reshape(own.shape) if own[0, 0].numel() == 1 else value  # linear MLPs of timm's attention stages
     if value.ndim == 4 and own.ndim == 5 and value.shape[:2] == own.shape[:2]:
         depth = own.shape[2]
         changes.append("inflated to 3D")
