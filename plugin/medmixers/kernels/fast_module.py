@@ -26,17 +26,18 @@ class FastModule(nn.Module):
         """Whether the submodules that :meth:`fast_forward` reads instead of calling them are as ``plain`` made them."""
         raise NotImplementedError
 
-    def fast_forward(self, x: Tensor, *inputs: Any) -> Any:
+    def fast_forward(self, *inputs: Any, **named: Any) -> Any:
         """The result of ``forward`` without gradients."""
         raise NotImplementedError
 
-    def __call__(self, x: Tensor, *inputs: Any) -> Any:  # not forward: torch.jit.script compiles the plain one
-        if self._takes_fast_way(x):
-            return self.fast_forward(x, *inputs)
-        return super().__call__(x, *inputs)
+    # Not forward: torch.jit.script compiles the forward, which must stay the plain one.
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        if self._takes_fast_way(each for each in (*inputs, *named.values()) if isinstance(each, Tensor)):
+            return self.fast_forward(*inputs, **named)
+        return super().__call__(*inputs, **named)
 
-    def _takes_fast_way(self, x: Tensor) -> bool:
-        if torch.is_grad_enabled() or not is_eager_on_cpu(x, *self.parameters()) or _has_any_global_hook():
+    def _takes_fast_way(self, tensors: Iterable[Tensor]) -> bool:
+        if torch.is_grad_enabled() or not is_eager_on_cpu(*tensors, *self.parameters()) or _has_any_global_hook():
             return False
         return not _is_changed(self) and self.can_be_read()
 

@@ -20,6 +20,7 @@ from medmixers.kernels.slabs import (
     pointwise,
     shortcut_slabs,
 )
+from medmixers.layers.sizes import Ints
 from medmixers.networks.token_unet import ResBlock, TokenUNetDecoder
 from medmixers.networks.token_unet_released import Gate, GatedBlock
 
@@ -89,9 +90,8 @@ class FastTokenUNetDecoder(FastModule, TokenUNetDecoder):
         conv, act = self.hidden
         return is_pointwise(conv) and is_gelu(act) and is_pointwise(self.seg_layers[0])
 
-    def fast_forward(self, x: Tensor, *inputs: Any) -> Tensor | list[Tensor]:
+    def fast_forward(self, x: Tensor, skips: list[Tensor], size: Ints) -> Tensor | list[Tensor]:
         """The same as ``forward``; the finest logits are contiguous."""
-        skips, size = inputs
         maps = self.upsampled(x, skips)
         rows = as_rows(maps[0])
         hidden = pointwise(rows, self.hidden[0])
@@ -118,7 +118,7 @@ class FastGatedBlock(FastModule, GatedBlock):
             and is_exactly(self.gate, Gate)
         )
 
-    def fast_forward(self, x: Tensor, *inputs: Any) -> Tensor:
+    def fast_forward(self, x: Tensor) -> Tensor:
         """The same as ``forward``; the result is channels-last."""
         layers: list[Any] = list(self.branch)
         outer, expand, act, inner, project = layers

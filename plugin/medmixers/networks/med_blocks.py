@@ -75,18 +75,22 @@ class SEM(nn.Module):
         z = self.left(x)
         near: list[Tensor] = []
         far: list[Tensor] = []
-        lines: list[Tensor] = []
         for strip in self.near:
             near.append(strip(z))
         for strip in self.far:
             far.append(strip(z))
+        parts = [torch.stack(near).sum(0), torch.stack(far).sum(0), self.join(torch.cat(self.along_axes(z), 1))]
+        return self.out(self.weigh(torch.cat(parts, 1)) * self.right(x))
+
+    def along_axes(self, z: Tensor) -> list[Tensor]:
+        """z: (B, C, *spatial) -> per axis the same shape, the linear layer applied along that axis."""
+        lines: list[Tensor] = []
         for axis, linear in enumerate(self.axes):
-            size = list(x.shape[2:])
+            size = list(z.shape[2:])
             size[axis] = self.feature_size[axis]
             mixed = linear(resize(z, size).movedim(axis + 2, -1)).movedim(-1, axis + 2)
-            lines.append(resize(mixed, x.shape[2:]))
-        parts = [torch.stack(near).sum(0), torch.stack(far).sum(0), self.join(torch.cat(lines, 1))]
-        return self.out(self.weigh(torch.cat(parts, 1)) * self.right(x))
+            lines.append(resize(mixed, z.shape[2:]))
+        return lines
 
 
 def _strip(dim: int, spatial_dims: int, axis: int, length: int) -> nn.Module:

@@ -98,8 +98,14 @@ class MetaFormerEncoder(nn.Module):
             per_axis(stem_stride, spatial_dims, "stem_stride"),
             *level_strides(stage_strides, stages - 1, spatial_dims, "stage_strides"),
         ]
-        sizes = None if input_size is None else stage_sizes(input_size, strides)
-        options = BlockOptions(
+        mixers = stage_mixers(
+            per_stage(mixer, stages, "mixer"),
+            per_stage(positional_embedding, stages, "positional_embedding"),
+            None if input_size is None else stage_sizes(input_size, strides),
+            kernel_size,
+            mixer_options or {},
+        )
+        shared = BlockOptions(
             norm_bias=norm_bias,
             norm_eps=norm_eps,
             activation=activation,
@@ -108,17 +114,8 @@ class MetaFormerEncoder(nn.Module):
             residual=residual,
             channel_mlp=channel_mlp,
         )
-        per_block = {
-            "norm": per_stage(norm, stages, "norm"),
-            "layer_scale_init": per_stage(layer_scale_init, stages, "layer_scale_init"),
-            "res_scale_init": per_stage(res_scale_init, stages, "res_scale_init"),
-        }
-        mixers = stage_mixers(
-            per_stage(mixer, stages, "mixer"),
-            per_stage(positional_embedding, stages, "positional_embedding"),
-            sizes,
-            kernel_size,
-            mixer_options or {},
+        options = stage_options(
+            shared, stages, norm=norm, layer_scale_init=layer_scale_init, res_scale_init=res_scale_init
         )
         drop_paths = drop_path_rates(drop_path_rate, depths, drop_path_schedule)
         downsampling_norm = partial(create_norm, downsample_norm, spatial_dims=spatial_dims, bias=norm_bias)
@@ -129,16 +126,7 @@ class MetaFormerEncoder(nn.Module):
         )
         self.stages = nn.ModuleList()
         for i, dim in enumerate(dims):
-            blocks = [
-                MetaFormerBlock(
-                    dim,
-                    spatial_dims=spatial_dims,
-                    mixer=mixers[i].build(dim, spatial_dims, is_first=j == 0),
-                    options=replace(options, **{name: values[i] for name, values in per_block.items()}),
-                    drop_path=drop_paths[i][j],
-                )
-                for j in range(depths[i])
-            ]
+            blocks = create_blocks(dim, mixers[i], options[i], drop_paths[i], spatial_dims=spatial_dims)
             downsample: nn.Module = nn.Identity()
             if i > 0:
                 before = dims[i - 1]
@@ -262,6 +250,28 @@ def stage_mixers(
     each = stage_mixer_options(names, kernel_size, options)
     feature_sizes = [None] * len(names) if sizes is None else sizes
     return list(map(StageMixer, names, each, feature_sizes, embeddings))
+
+
+def stage_options(shared: BlockOptions, stages: int, **each: Any) -> list[BlockOptions]:
+    """Block options of each stage: ``shared``, with those of ``each`` that may differ between the stages."""
+    values = {name: per_stage(value, stages, name) for name, value in each.items()}
+    return [replace(shared, **{name: entries[i] for name, entries in values.items()}) for i in range(stages)]
+
+
+def create_blocks(
+    dim: int, mixer: StageMixer, options: BlockOptions, drop_paths: Sequence[float], *, spatial_dims: int
+) -> list[MetaFormerBlock]:
+    """Blocks of a stage, one per entry of ``drop_paths``."""
+    return [
+        MetaFormerBlock(
+            dim,
+            spatial_dims=spatial_dims,
+            mixer=mixer.build(dim, spatial_dims, is_first=i == 0),
+            options=options,
+            drop_path=rate,
+        )
+        for i, rate in enumerate(drop_paths)
+    ]
 
 
 def drop_path_rates(rate: float, depths: Sequence[int], schedule: str) -> list[list[float]]:
