@@ -62,9 +62,9 @@ def create_shortcut(in_channels: int, out_channels: int, *, spatial_dims: int) -
     return nn.Identity() if in_channels == out_channels else conv_nd(spatial_dims)(in_channels, out_channels, 1)
 
 
-def block_average(x: Tensor, stride: tuple[int, ...]) -> Tensor:
+def block_average(x: Tensor, stride: Ints) -> Tensor:
     """Means of the blocks of ``stride`` voxels of a feature map, (B, C, *spatial)."""
-    return F.avg_pool2d(x, stride) if x.ndim == 4 else F.avg_pool3d(x, stride)
+    return F.avg_pool2d(x, list(stride)) if x.ndim == 4 else F.avg_pool3d(x, list(stride))
 
 
 class ResBlock(ResamplingBlock):
