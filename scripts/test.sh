@@ -1,18 +1,22 @@
 #!/usr/bin/env bash
-# Lint, types, generated files and tests: scripts/test.sh [--oldest] [--record | pytest arguments]
+# Lint, types, generated files and tests: scripts/test.sh [--oldest] [--record] [pytest arguments]
 #   --oldest   use the oldest versions that pyproject.toml admits, in .venv-oldest
 #   --record   if all checks pass, write the versions to plugin/medmixers/results/tested.json
 # With pytest arguments, only those tests: scripts/test.sh tests/mixers -k local
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 side=newest record=
-if [ "${1:-}" = --oldest ]; then
-    side=oldest
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --oldest) side=oldest ;;
+        --record) record=yes ;;
+        *) break ;;
+    esac
     shift
-fi
-if [ "$*" = --record ]; then
-    record=yes
-    shift
+done
+if [ -n "$record" ] && [ $# -gt 0 ]; then
+    echo "test.sh: error: --record is for the whole suite, without pytest arguments; got $*" >&2
+    exit 2
 fi
 if [ "$side" = oldest ]; then make_environment dev oldest; else make_environment dev; fi
 
@@ -25,7 +29,7 @@ if [ $# -eq 0 ]; then
     python scripts/render_tables.py --check
     set -- -n 2 --dist loadfile --cov --cov-report=  # a file's fixtures, trainings among them, run once
     total='python -m coverage report --format=total'
-    # What is about to be recorded cannot be right before.
+    # The old record does not fit the new versions; test_tested.py judges the new one in the next run.
     if [ -n "$record" ]; then set -- "$@" --ignore tests/results/test_tested.py; fi
 fi
 # One thread per process: two workers with two threads each would compete for two cores.

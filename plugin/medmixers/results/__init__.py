@@ -48,7 +48,7 @@ def range_tested() -> str:
     """The oldest and the newest tested versions of the packages that a model depends on, for the README."""
     oldest, newest = versions_tested("oldest"), versions_tested("newest")
     names = ("torch", "monai", "nnunetv2", "timm", "nibabel", "simpleitk", "numpy")
-    return ", ".join(f"{name} {oldest[name]} and {newest[name]}" for name in names)
+    return ", ".join(f"{name} {' and '.join(dict.fromkeys((oldest[name], newest[name])))}" for name in names)
 
 
 def describe_run(*, device: str, checkout: str | Path = ".") -> dict[str, Any]:
