@@ -18,6 +18,7 @@ from medmixers.cli.help import command_help, group_help, overview
 from medmixers.cli.list import List
 from medmixers.cli.nnunet import NnUNet
 from medmixers.cli.profile import profile
+from medmixers.cli.study import Study
 from medmixers.cli.words import bind, find_command
 from medmixers.errors import TRACEBACK_VARIABLE, InputError, one_line_errors
 
@@ -27,6 +28,7 @@ GROUPS: dict[str, Any] = {
     "bundle": Bundle,
     "nnunet": NnUNet,
     "explain": Explain,
+    "study": Study,
     "profile": profile,
     "demo": Demo,
 }

@@ -117,8 +117,12 @@ def compare(
         seed: of the bootstrap and of the Bayesian draws.
 
     Raises:
-        InputError: fewer than 2 entries, an unknown control, or fewer than 2 common cases.
+        InputError: a margin or level out of range, an unknown control, fewer than 2 entries or common cases.
     """
+    if not 0 < alpha < 1:
+        raise InputError(f"alpha must lie between 0 and 1, got {alpha}")
+    if margin <= 0:
+        raise InputError(f"margin must be above 0, got {margin}: state the largest difference that does not matter")
     if len(scores.entries) < 2:
         raise InputError(f"a comparison needs at least 2 entries, got {', '.join(scores.entries)}")
     if control is not None and control not in scores.entries:

@@ -14,6 +14,7 @@ from scipy.stats import gmean
 from medmixers.files import written_whole
 from medmixers.study.comparison import Comparison, Pair
 
+FILES = ("ranking.csv", "tests.csv")
 RANKING = (
     "dataset",
     "metric",
@@ -45,16 +46,16 @@ def as_text(comparisons: Sequence[Comparison]) -> str:
 
 def write_csv(comparisons: Sequence[Comparison], folder: str | Path) -> tuple[Path, Path]:
     """Write ranking.csv and tests.csv into ``folder``, whole or not at all."""
-    files = Path(folder) / "ranking.csv", Path(folder) / "tests.csv"
+    ranking, tests = (Path(folder) / name for name in FILES)
     rows = [ranking_rows(comparisons), pair_rows(comparisons)]
-    for file, columns, content in zip(files, (RANKING, PAIRS), rows, strict=True):
+    for file, columns, content in zip((ranking, tests), (RANKING, PAIRS), rows, strict=True):
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(content)
         with written_whole(file) as partial:
             partial.write_text(text.getvalue(), encoding="utf-8")
-    return files
+    return ranking, tests
 
 
 def ranking_rows(comparisons: Iterable[Comparison]) -> list[dict[str, Any]]:
