@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import tqdm
 from bundle_helpers import BRAIN, SHAPE, last_words, run_here, save, write_dataset
 from ignite.engine import Engine, Events
 from monai.transforms import Compose, RandFlip
 
-from medmixers.bundle_runtime import handlers
 from medmixers.bundle_runtime.handlers import EarlyStop, EpochSeeds, Progress
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's, on every run
@@ -64,8 +64,8 @@ def test_progress_is_for_terminals(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     Progress("predict").attach(engine)
     engine.run([0, 0, 0])
     assert capsys.readouterr() == ("", "")
-    own = handlers.tqdm
-    monkeypatch.setattr(handlers, "tqdm", lambda **options: own(**{**options, "disable": False, "mininterval": 0}))
+    own = tqdm.tqdm
+    monkeypatch.setattr(tqdm, "tqdm", lambda **options: own(**{**options, "disable": False, "mininterval": 0}))
     engine.run([0, 0, 0])
     shown = capsys.readouterr().err
     assert "predict:   0%" in shown

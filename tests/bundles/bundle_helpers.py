@@ -22,6 +22,17 @@ from medmixers.errors import InputError, joined_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 BRAIN = "brain_tissue_segmentation_grouped_conv"
+# A bundle for each way in which configs differ.
+ONE_OF_EACH = [
+    "abdomen_ct_segmentation_global_attention",  # no background in the loss, a size-bound network
+    "brain_tissue_segmentation_grouped_conv",  # 3D, exclusive labels
+    "brain_tumor_segmentation_token_unet",  # 3D, regions, four channels
+    "breast_tissue_segmentation_identity",  # 2D, an ignored value, sampled by frequency
+    "cardiac_mri_segmentation_med_unext",  # a 2D network on volumes
+    "chest_xray_segmentation_random_mixing",  # 2D, overlapping masks of whole images
+    "lung_nodule_classification_pooling",  # 3D
+    "skin_lesion_classification_conv",  # 2D
+]
 SHAPE = (24, 20, 22)
 # Small enough for seconds on a CPU: the same network and the same configs, fewer channels and blocks.
 SMALL = ("--network_def#depths", "[1,1,1,1]", "--network_def#dims", "[8,8,16,16]", "--roi_size", "[16,16,16]")

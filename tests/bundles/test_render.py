@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundle_helpers import BRAIN, ROOT
+from bundle_helpers import BRAIN, ONE_OF_EACH, ROOT
 from jinja2 import UndefinedError
 
 from medmixers.bundles.catalog import BUNDLES
@@ -16,7 +16,7 @@ from medmixers.bundles.render.card import render_metrics, render_model_card
 from medmixers.bundles.render.text import TEMPLATES, readable_json, render, render_markdown
 from medmixers.bundles.verify.subject import walk
 
-each_bundle = pytest.mark.parametrize("name", sorted(BUNDLES))
+each_bundle = pytest.mark.parametrize("name", ONE_OF_EACH)
 ORDER = {  # what you change, data, network, training, validation, what runs
     "train": ("dataset_dir", "epochs", "network_name", "device", "train_datalist", "network_def", "loss", "optimizer",
               "train", "validate", "preflight", "initialize", "run"),

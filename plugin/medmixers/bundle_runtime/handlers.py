@@ -11,7 +11,6 @@ from ignite.engine import Engine, Events
 from monai.engines import IterationEvents
 from monai.handlers import CheckpointLoader, CheckpointSaver, EarlyStopHandler
 from monai.transforms import Randomizable
-from tqdm import tqdm
 
 from medmixers.errors import InputError, one_line_errors
 
@@ -146,6 +145,8 @@ class Progress:
 
     def start(self, engine: Engine) -> None:
         """Show the bar: the first case may take minutes."""
+        from tqdm import tqdm
+
         self.bar = tqdm(total=engine.state.epoch_length, desc=self.description, unit="batch", disable=None)
 
     def step(self, engine: Engine) -> None:

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from medmixers.bundle_runtime.cases import find_images, split, unread_files
 from medmixers.bundle_runtime.options import build
 from medmixers.bundle_runtime.preflight_files import check_folders, check_grid, check_listed_case
@@ -202,6 +200,8 @@ def _built(network: Any) -> Any:
 
 def _with_progress(cases: Sequence[Any]) -> Iterable[Any]:
     """The cases, with a progress bar after some seconds where stderr is a terminal."""
+    from tqdm import tqdm
+
     bar: Iterable[Any] = tqdm(cases, desc="check", unit="case", delay=SILENT_SECONDS, disable=None)
     return bar
 
