@@ -13,9 +13,8 @@ CODE = """
 import sys, torch
 before = set(sys.modules)
 from medmixers import create_network
-with torch.device("meta"):
-    for name, options in {networks!r}.items():
-        create_network(name, spatial_dims=2, in_channels=1, out_channels=2, **options)
+for name, options in {networks!r}.items():
+    create_network(name, spatial_dims=2, in_channels=1, out_channels=2, **options)
 print(len(set(sys.modules) - before), *{{name.split(".")[0] for name in sys.modules}})
 """
 

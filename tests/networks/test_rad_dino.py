@@ -196,7 +196,10 @@ def test_bad_values_are_named():
         RadDinoClassifier(2, 4, 2)
     with pytest.raises(ValueError, match=r"patch_size, num_hidden_layers, as transformers.*; got Identity"):
         RadDinoClassifier(2, 1, 2, encoder=nn.Identity())
-    with pytest.raises(ValueError, match="'rad_dino_classifier' has no option 'decoder_channels'; valid: bottleneck_c"):
+    with pytest.raises(
+        ValueError,
+        match="no option 'decoder_channels'; valid: hidden_channels, bottleneck_channels, encoder",
+    ):
         build("rad_dino_classifier", decoder_channels=3)
     with pytest.raises(ValueError, match=r"expected an image of shape \(B, 1, H, W\).*got shape \(1, 3, 20, 20\)"):
         build("rad_dino_classifier")(torch.randn(1, 3, 20, 20))

@@ -124,6 +124,19 @@ def _narrow(x: Tensor, axis: int, length: int) -> Tensor:
     return torch.narrow(x, axis, 0, length)
 
 
+def flatten_positions(x: Tensor) -> Tensor:
+    """(B, C, *spatial) -> (B, C, positions).
+
+    In a compiled graph it is a contiguous copy. torch's group_norm returns a channels-last map for channels-last input,
+    but the compiler (2.14) takes the map for contiguous, and its views of the map fail.
+    """
+    x = x.flatten(2)
+    if not torch.jit.is_scripting():
+        if torch.compiler.is_compiling():
+            return x.clone(memory_format=torch.contiguous_format)
+    return x
+
+
 def resize(x: Tensor, size: Ints) -> Tensor:
     """Bi- or trilinear interpolation to ``size``, corners not aligned."""
     if has_known_size(x) and list(x.shape[2:]) == list(size):

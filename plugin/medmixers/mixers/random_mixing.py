@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from medmixers.kernels.random_rows import mix_by_random_rows, random_rows
 from medmixers.layers.conv import check_spatial_dims
-from medmixers.layers.sizes import check_feature_size
+from medmixers.layers.sizes import check_feature_size, flatten_positions
 
 STORED_TOKENS = 8192  # largest map with a stored matrix by default: 256 MiB
 NO_SEED = -1  # marks a matrix that was loaded without a seed and cannot be made again
@@ -49,10 +49,7 @@ class RandomMixing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: feature map, (B, C, *feature_size) -> the same shape. ValueError for another size."""
         check_feature_size(x, self.feature_size, "random_mixing")
-        tokens = x.flatten(2)
-        if torch.compiler.is_compiling():
-            # A copy: torch 2.14 takes what group_norm returns for contiguous, and then views what is channels-last.
-            tokens = tokens.clone(memory_format=torch.contiguous_format)
+        tokens = flatten_positions(x)
         matrix = self.mixing
         mixed = mix_by_random_rows(tokens, self.seed) if matrix is None else F.linear(tokens, matrix.to(x.dtype))
         return mixed.reshape(x.shape)

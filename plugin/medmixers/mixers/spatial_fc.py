@@ -4,7 +4,7 @@ from math import prod
 from torch import Tensor, nn
 
 from medmixers.layers.conv import check_spatial_dims
-from medmixers.layers.sizes import check_feature_size
+from medmixers.layers.sizes import check_feature_size, flatten_positions
 
 
 class SpatialFC(nn.Module):
@@ -26,4 +26,4 @@ class SpatialFC(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: feature map, (B, C, *feature_size) -> the same shape. ValueError for another size."""
         check_feature_size(x, self.feature_size, "spatial_fc")
-        return self.fc(x.flatten(2)).view_as(x)
+        return self.fc(flatten_positions(x)).reshape(x.shape)
