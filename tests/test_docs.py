@@ -59,7 +59,9 @@ def test_commands_exist_and_take_their_options(path):
     ("line", "error"),
     [
         ("medmixers list network", InputError),
-        ("medmixers dataset check", InputError),
+        ("medmixers dataset check", AssertionError),
+        ("medmixers dataset", AssertionError),
+        ("medmixers dataset check DATA more", InputError),
         ("medmixers profile token_unet --sise 8,8,8", AssertionError),
         ("medmixers profile token_net", AssertionError),
         ("medmixers nnunet plan -d 900 --network token_unet --mixer conv", AssertionError),
