@@ -1,6 +1,6 @@
 """Command lines in Markdown: find them, and validate each against the command that it names. Nothing is run.
 
-``check_medmixers`` is the only function that knows how the command ``medmixers`` reads its words.
+``bound_arguments`` is the only function that knows how the command ``medmixers`` reads its words.
 """
 
 from __future__ import annotations
@@ -8,14 +8,16 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import inspect
 import io
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from string import Template
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -98,16 +100,28 @@ def check_command(words: list[str], *, inline: bool = False) -> None:
         raise AssertionError(f"no check for the command {name!r}")
 
 
+def bound_arguments(words: list[str]) -> dict[str, Any] | None:
+    """Arguments of a command as ``medmixers`` reads them; None where the words are a name only that needs some."""
+    command, rest = door._find_command(words)
+    if not callable(command) or (not rest and not takes_nothing(command)):
+        return None
+    return door._bind(command, rest).arguments
+
+
+def takes_nothing(command: Callable[..., Any]) -> bool:
+    """Whether the command runs without arguments."""
+    return all(each.default is not each.empty for each in inspect.signature(command).parameters.values())
+
+
 def check_medmixers(words: list[str], *, inline: bool = False) -> None:
     """The command's own parser takes the words; networks, mixers, tasks, bundles and their options exist."""
     if words[:2] == ["nnunet", "run"] and words[2:]:
         check_nnunet(words[2], words[3:], inline=inline)
         return
-    command, rest = door._find_command(words)
-    if inline and not rest:
+    arguments = bound_arguments(words)
+    if inline and arguments is None:
         return
-    assert callable(command), f"{words} is a group of commands"
-    arguments = door._bind(command, rest).arguments
+    assert arguments is not None, f"{words} names no command with its arguments"
     if "mixer" in (mixer := {**arguments, **arguments.get("options", {})}):
         assert mixer["mixer"] in TOKEN_MIXERS, mixer
     if words[0] == "bundle" and (name := arguments.get("name")) and name.isidentifier():
@@ -201,7 +215,7 @@ def check_pip(words: list[str]) -> None:
     """``pip install``: of this checkout with extras that exist, or of other packages."""
     assert words[0] == "install", words
     project = (ROOT / "pyproject.toml").read_text()
-    for extra in re.findall(r"\.\[(\w+)\]", " ".join(words)):
+    for extra in re.findall(r"\.\[([\w-]+)\]", " ".join(words)):
         assert re.search(rf"^{extra} = \[", project, re.M), extra
 
 

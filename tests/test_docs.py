@@ -59,7 +59,9 @@ def test_commands_exist_and_take_their_options(path):
     ("line", "error"),
     [
         ("medmixers list network", InputError),
-        ("medmixers dataset check", InputError),
+        ("medmixers dataset check", AssertionError),
+        ("medmixers dataset", AssertionError),
+        ("medmixers dataset check DATA more", InputError),
         ("medmixers profile token_unet --sise 8,8,8", AssertionError),
         ("medmixers profile token_net", AssertionError),
         ("medmixers nnunet plan -d 900 --network token_unet --mixer conv", AssertionError),
@@ -135,6 +137,13 @@ def test_the_table_of_data_sets_is_complete():
     shown = {name for cells in rows("bundles.md", "Data sets") for name in re.findall(r"`(\w+)`", cells[0])}
     assert shown == set(CONVERTERS)
     assert set(TASKS) - shown == {"brain_tissue_segmentation"}
+
+
+def test_the_covered_rooms_are_those_that_test_sh_reports():
+    (rooms,) = re.findall(r"plugin/medmixers/\{(.*)\}", (ROOT / "scripts" / "test.sh").read_text())
+    covered = runpy.run_path(str(ROOT / "tests" / "conftest.py"))["COVERED"]
+    assert set(rooms.split(",")) == covered
+    assert all((ROOT / "plugin" / "medmixers" / room).is_dir() for room in covered)
 
 
 def test_the_citation_has_the_version():
