@@ -24,7 +24,9 @@ import pytest
 
 from house import ROOT
 from medmixers.bundles.catalog import BUNDLES
-from medmixers.cli import main as door
+from medmixers.cli.commands import commands_of
+from medmixers.cli.main import GROUPS
+from medmixers.cli.words import bind, find_command
 from medmixers.errors import MissingFileError
 from medmixers.mixers import TOKEN_MIXERS
 from medmixers.variants import NETWORKS
@@ -102,10 +104,13 @@ def check_command(words: list[str], *, inline: bool = False) -> None:
 
 def bound_arguments(words: list[str]) -> dict[str, Any] | None:
     """Arguments of a command as ``medmixers`` reads them; None where the words are a name only that needs some."""
-    command, rest = door._find_command(words)
-    if not callable(command) or (not rest and not takes_nothing(command)):
+    path, rest = find_command(words, GROUPS)
+    item = GROUPS[path[0]]
+    command = item if inspect.isfunction(item) else commands_of(item)[path[1]] if path[1:] else None
+    if command is None or (not rest and not takes_nothing(command)):
         return None
-    return door._bind(command, rest).arguments
+    _, positional, options = bind(path, rest, command).args
+    return inspect.signature(command).bind(*positional, **options).arguments
 
 
 def takes_nothing(command: Callable[..., Any]) -> bool:
