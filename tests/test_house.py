@@ -155,17 +155,16 @@ def test_tables_and_listings_import_no_torch():
 
 
 @pytest.mark.parametrize("what", ["networks", "mixers", "tasks", "bundles"])
-def test_listing_is_instant_and_torch_free(what):
+def test_a_listing_imports_little_and_no_torch(what):
+    """A start of 0.1 CPU seconds: the modules are counted, since a clock depends on the machine."""
     code = (
-        "import sys, time; start = time.perf_counter(); import medmixers.cli.main;"
-        f"text = medmixers.cli.main.List().{what}();"
-        "seconds = time.perf_counter() - start;"
-        "assert text;"
-        "assert not {'torch', 'monai', 'nnunetv2', 'timm'} & set(sys.modules), sorted(sys.modules);"
-        "print(seconds)"
+        "import sys; import medmixers.cli.main;"
+        f"assert medmixers.cli.main.List().{what}();"
+        "assert not {'torch', 'monai', 'nnunetv2', 'timm', 'numpy', 'scipy'} & set(sys.modules), sorted(sys.modules);"
+        "print(len(sys.modules))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(out.stdout) < 0.5
+    assert int(out.stdout) < 400
 
 
 def constructors():
