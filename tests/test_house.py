@@ -39,7 +39,18 @@ ARROWS: dict[str, set[str]] = {
 }
 # nnU-Net's plans and the configs of a bundle name functions by their dotted path
 NAMED_BY_OTHERS = {"architecture": {"nnunet"}, "strides": {"networks"}, "bundle": {"bundle_runtime"}}
-TABLES = {"checkpoints", "errors", "files", "progress", "registry", "variants", "recipes", "factory", "tasks", "results"}
+TABLES = {
+    "checkpoints",
+    "errors",
+    "files",
+    "progress",
+    "registry",
+    "variants",
+    "recipes",
+    "factory",
+    "tasks",
+    "results",
+}
 
 
 def modules(*rooms):
