@@ -86,7 +86,8 @@ def test_content(subject: Subject, sources: Path) -> None:
 
 def as_installed(root: Path, path: Path) -> str:
     """Text of a file of the zip with the vendored package's name put back."""
-    return (root / path).read_text().replace(str(vendored_name(root)), "medmixers")
+    text = (root / path).read_text().replace(str(vendored_name(root)), "medmixers")
+    return text.replace("medmixers.factory.create_network", "medmixers.create_network")  # of the zip's configs
 
 
 def test_metadata_card_and_readme_say_what_is_inside(subject: Subject) -> None:
@@ -208,7 +209,7 @@ def test_every_row_of_the_zip_builds_and_nothing_else_is_needed(subject: Subject
     code = (
         "import sys, importlib, importlib.util; sys.path.insert(0, sys.argv[1])\n"
         "for module in sys.argv[3:]: importlib.import_module(module)\n"
-        "ours = importlib.import_module(sys.argv[2])\n"
+        "ours = importlib.import_module(sys.argv[2] + '.factory')\n"
         "assert ours.__file__.startswith(sys.argv[1]), ours.__file__\n"
         "assert (ours.list_networks(), ours.list_mixers()) == (['metaformer_segformer_s12'], ['grouped_conv'])\n"
         "size = dict(spatial_dims=3, in_channels=1, out_channels=3, dims=[8] * 4)\n"
@@ -265,6 +266,26 @@ def test_an_opened_zip_packs_again_with_its_own_code(
     assert (again / marked.relative_to(opened)).read_text() == marked.read_text()
     assert vendored_name(again) == vendored_name(opened)
     assert sys.path == paths
+
+
+def test_equal_code_outlives_the_folder_that_it_came_from(packed: tuple[Path, str], tmp_path: Path) -> None:
+    """Consumers open a zip in a temporary folder, use a part of it, remove it, and open it again later."""
+    roots = [open_archive(packed[0], tmp_path / name) for name in ("first", "second")]
+    data = write_dataset(tmp_path / "Dataset001_Tiny", training=0, held_out=1)
+    code = (
+        "import shutil, sys, torch\n"
+        "from monai.bundle import ConfigParser\n"
+        "def parser_of(root):\n"
+        "    parser = ConfigParser(); parser.read_config(root + '/configs/inference.json')\n"
+        "    parser.update({'bundle_root': root, 'dataset_dir': sys.argv[3]}); return parser\n"
+        "parser_of(sys.argv[1]).get_parsed_content('datalist'); shutil.rmtree(sys.argv[1])\n"
+        "second = parser_of(sys.argv[2])\n"
+        "print(len(second.get_parsed_content('datalist')), type(second.get_parsed_content('network_def')).__name__)\n"
+    )
+    command = [sys.executable, "-c", code, *map(str, roots), str(data)]
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == "1 MetaFormerSegFormer"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,14 @@ import pytest
 from bundle_helpers import ROOT
 
 from medmixers.bundles.catalog import BUNDLES
-from medmixers.bundles.share.vendoring import FOLDER, foreign_imports, renamed, vendor_package, vendored_sources
+from medmixers.bundles.share.vendoring import (
+    FOLDER,
+    foreign_imports,
+    renamed,
+    renamed_config,
+    vendor_package,
+    vendored_sources,
+)
 from medmixers.mixers import TOKEN_MIXERS
 
 # The most that a bundle carries, measured over all of them; the whole package has more than 150 files.
@@ -139,4 +146,9 @@ def test_equal_code_has_an_equal_name() -> None:
     ],
 )
 def test_paths_are_renamed_and_prose_is_not(text: str, expected: str) -> None:
-    assert renamed(text, "medmixers_x") == expected
+    assert renamed(text, "medmixers_x") == renamed_config(text, "medmixers_x") == expected
+
+
+def test_configs_name_the_module_of_what_the_package_offers() -> None:
+    text = renamed_config('"medmixers.create_network"', "medmixers_x")
+    assert text == '"medmixers_x.factory.create_network"'

@@ -234,7 +234,7 @@ def test_packed_bundle_segments_as_nnunet_does(stock_bundle, images, tmp_path):
     model, bundle = stock_bundle
     packed = pack_bundle(bundle, weights=bundle / "models/model.pt", out=tmp_path)
     root = open_archive(packed.path, tmp_path)
-    assert (root / "medmixers/nnunet/inference.py").is_file()
+    assert list(root.glob("medmixers_*/bundle_runtime/nnunet_inference.py"))
     run(
         sys.executable, "-m", "monai.bundle", "run", "--config_file", root / "configs/inference.json",
         "--bundle_root", root, "--dataset_dir", images, "--output_dir", tmp_path / "out", "--device", "cpu",

@@ -20,7 +20,7 @@ from medmixers.bundles.share.vendoring import (
     PACKAGE,
     Vendored,
     foreign_imports,
-    renamed,
+    renamed_config,
     vendor_package,
     vendored_name,
 )
@@ -154,7 +154,7 @@ def write_vendored(bundle: Path, vendored: Vendored) -> None:
         (bundle / name).parent.mkdir(parents=True, exist_ok=True)
         (bundle / name).write_text(text, encoding="utf-8")
     for name, text in read_configs(bundle).items():
-        (bundle / "configs" / name).write_text(renamed(text, vendored.name), encoding="utf-8")
+        (bundle / "configs" / name).write_text(renamed_config(text, vendored.name), encoding="utf-8")
 
 
 def read_configs(bundle: Path) -> dict[str, str]:

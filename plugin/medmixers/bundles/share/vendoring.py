@@ -58,8 +58,23 @@ def vendored_name(bundle: Path) -> str | None:
 
 
 def renamed(text: str, name: str) -> str:
-    """Python source or a config with every module path of this package under another package name."""
+    """Text with every module path of this package under another package name."""
     return INTERNAL.sub(name, text)
+
+
+def renamed_config(text: str, name: str) -> str:
+    """:func:`renamed`; what the package's ``__init__.py`` offers is named in the module that defines it."""
+    for offered, module in _face().items():
+        text = re.sub(rf"\b{PACKAGE}\.{offered}\b", f"{module}.{offered}", text)
+    return renamed(text, name)
+
+
+@cache
+def _face() -> dict[str, str]:
+    """Name that the package's __init__.py imports -> its module."""
+    body = ast.parse((FOLDER / "__init__.py").read_text("utf-8")).body
+    imports = [node for node in body if isinstance(node, ast.ImportFrom)]
+    return {alias.name: str(node.module) for node in imports for alias in node.names}
 
 
 def vendored_sources(configs: Mapping[str, str]) -> dict[str, str]:
@@ -67,13 +82,17 @@ def vendored_sources(configs: Mapping[str, str]) -> dict[str, str]:
 
     A module is followed through its imports, those inside functions too, and through the dotted paths in its strings:
     the tables name classes so. Two kinds of code are left out. The tables of networks and token mixers keep only the
-    rows that the configs name. An import that falls back (``try: ... except ImportError``) is not followed. Nor is an
-    ``__init__.py`` carried that holds a docstring only: Python needs none below the top.
+    rows that the configs name. An import that falls back (``try: ... except ImportError``) is not followed.
+
+    Nor is the package's own ``__init__.py`` carried, or one that holds a docstring only. Python finds the modules of
+    such a namespace package in every folder of ``sys.path``: where two opened zips carry equal code, either folder may
+    be removed while the process lives.
     """
     waiting = [name for text in configs.values() for name in DOTTED.findall(text)]
     tables = {path: render(configs, _reached) for path, render in TRIMMED.items()}
     found = _closure(waiting, tables)
-    return {path: text for path, text in sorted(found.items()) if path == "__init__.py" or not _is_empty(path, text)}
+    found.pop("__init__.py", None)
+    return {path: text for path, text in sorted(found.items()) if not _is_empty(path, text)}
 
 
 def _closure(names: Iterable[str], texts: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from medmixers.bundles.verify.subject import SkippedCheck, demand
 from medmixers.bundles.verify.targets import installed_path
 from medmixers.registry import locate
 
-CREATE = "medmixers.create_network"
+CREATE = ("medmixers.create_network", "medmixers.factory.create_network")
 ENSEMBLE = "medmixers.bundle_runtime.nnunet_inference.FoldEnsemble"
 OUR_PLANS = "medmixers.nnunet.architecture.create_network_from_plans"
 NNUNET = re.compile(r"dynamic_network_architectures\.architectures\.\w+\.\w+")
@@ -33,7 +33,7 @@ def plain_network(config: dict[str, Any]) -> Any:
     demand(isinstance(definition, dict), f"network_def must be an object with a _target_, got {str(definition)[:80]!r}")
     target = installed_path(config["network_def"].get("_target_"))
     plain = {key: _plain(value, config) for key, value in config["network_def"].items() if key not in RESERVED}
-    if target == CREATE:
+    if target in CREATE:
         plain = {key: value for key, value in plain.items() if key not in OPTIONS}
     elif target == ENSEMBLE:
         _check_architecture(plain.get("architecture"))
