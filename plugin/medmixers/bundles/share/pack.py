@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from medmixers.bundles.catalog import BUNDLES
 from medmixers.bundles.new import write_bundle
+from medmixers.bundles.render.text import readable_json
 from medmixers.bundles.share.archive import check_kind, check_root, file_digest, write_archive
 from medmixers.bundles.share.card import metrics_table, model_card, read_metrics
 from medmixers.bundles.share.export import MODELS, export_models
@@ -29,7 +30,6 @@ from medmixers.errors import InputError, MissingFileError
 from medmixers.progress import steps
 from medmixers.registry import valid_names
 
-NEEDED = "`monai[fire,ignite,nibabel,tqdm]`, what `configs/metadata.json` requires, and `tensorboard` to train"
 PACKED = " Packed with weights."
 
 
@@ -198,24 +198,13 @@ def _write_weights(bundle: Path, weights: str | Path | None) -> None:
 
 
 def _mark_as_trained(bundle: Path, metrics: Mapping[str, float]) -> None:
-    """Update metadata and README: the bundle has weights, metrics, and its own copy of the package."""
+    """Update the metadata: the bundle has weights, metrics, and its own copy of the package."""
     metadata = read_metadata(bundle)
-    metadata["description"] = metadata["description"].replace(" Ships without weights.", "")
     changes = metadata["changelog"]
     changes[metadata["version"]] = changes[metadata["version"]].removesuffix(PACKED) + PACKED
     metadata["required_packages_version"].pop(PACKAGE, None)
     metadata["eval_metrics"] = dict(metrics)
-    (bundle / "configs" / "metadata.json").write_text(json.dumps(metadata, indent=4) + "\n", encoding="utf-8")
-    readme = bundle / "docs" / "README.md"
-    if readme.is_file():
-        paragraphs = readme.read_text("utf-8").split("\n\n")
-        for index, paragraph in enumerate(paragraphs):
-            if "ships without weights" in " ".join(paragraph.split()):
-                stated = f"Bundle `{bundle.name}`, version {metadata['version']}, with weights: see `model_card.md`."
-                paragraphs[index] = stated
-            elif paragraph.startswith("## Commands\nInstall medmixers, set"):
-                paragraphs[index] = paragraph.replace("Install medmixers, set", f"Install {NEEDED}; set")
-        readme.write_text("\n\n".join(paragraphs), encoding="utf-8")
+    (bundle / "configs" / "metadata.json").write_text(readable_json(metadata), encoding="utf-8")
 
 
 def _model_line(name: str, missing: Mapping[str, str]) -> str:
