@@ -182,7 +182,7 @@ def in_fresh_process(function: Callable[..., Result], *arguments: Any) -> Result
     """
     context = get_context("forkserver" if sys.platform == "linux" else "spawn")
     if sys.platform == "linux":
-        context.set_forkserver_preload(["monai", __name__])  # seconds of imports, once for all processes
+        context.set_forkserver_preload([__name__])  # seconds of imports, once for all processes
     environment = dict(os.environ)  # the forkserver keeps the environment it was started with
     with ProcessPoolExecutor(1, context, _take_environment, (environment,)) as pool:
         try:
