@@ -176,6 +176,40 @@ def test_a_folder_that_is_no_model_is_refused(share, fault, error, message, ours
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (
+            "dataset.json",
+            {"labels": {"background": 0, "$exit()": 1}},
+            "must not hold '#' or begin",
+        ),
+        ("dataset.json", {"channel_names": {"0": "@bundle_root", "1": "b"}}, "must not hold '#' or begin"),
+        ("plans.json", {"note": {"_target_": "os.system"}}, "must not look like MONAI's '_target_'"),
+    ],
+)
+def test_texts_that_monai_would_evaluate_are_refused(file, change, message, ours, tmp_path):
+    """dataset.json and plans.json come with a model from elsewhere, and their texts enter the bundle's configs."""
+    shutil.copytree(ours, tmp_path / "model")
+    content = json.loads((tmp_path / "model" / file).read_text())
+    (tmp_path / "model" / file).write_text(json.dumps({**content, **change}))
+    with pytest.raises(ValueError, match=message):
+        write_nnunet_bundle(tmp_path / "model", out=tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_weights_with_nan_become_no_bundle(ours, tmp_path):
+    shutil.copytree(ours, tmp_path / "model")
+    for file in (tmp_path / "model").glob("fold_*/checkpoint_final.pth"):
+        saved = torch.load(file, weights_only=False)
+        name = next(key for key, value in saved["network_weights"].items() if value.is_floating_point())
+        saved["network_weights"][name] *= float("nan")
+        torch.save(saved, file)
+    with pytest.raises(ValueError, match="holds NaN or infinity in 1 tensors"):
+        write_nnunet_bundle(tmp_path / "model", out=tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 @pytest.mark.parametrize("share", [make_portable, write_nnunet_bundle])
 def test_what_is_there_is_not_overwritten(share, ours, tmp_path):
     with pytest.raises(FileExistsError, match="exists: give another folder"):

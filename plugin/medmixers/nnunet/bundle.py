@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from importlib.metadata import distribution, version
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,12 @@ from medmixers.bundles.render.parts import (
     weights_loader,
 )
 from medmixers.bundles.render.text import readable_json, render_markdown
-from medmixers.errors import ExistingFileError, InputError, MissingFileError, joined_lines
+from medmixers.checkpoints import matching_weights
+from medmixers.errors import ExistingFileError, InputError, MissingFileError
 from medmixers.files import refuse_overwriting_inputs, written_whole
 from medmixers.nnunet.trained import TrainedModel, external_trainers, load_checkpoint, read_trained_model
 from medmixers.progress import Announce, silent
+from medmixers.tasks.texts import check_config_text
 
 INFERENCE = "nnunet_inference"
 
@@ -64,6 +67,7 @@ def write_nnunet_bundle(folder: str | Path, *, out: str | Path, announce: Announ
     refuse_overwriting_inputs(target, [folder])
     announce("read the model")
     model = read_trained_model(folder)
+    _check_texts(model)
     network = _network_def(model)
     licence = distribution("medmixers").read_text("licenses/LICENSE")
     if licence is None:
@@ -91,6 +95,26 @@ def write_nnunet_bundle(folder: str | Path, *, out: str | Path, announce: Announ
         f"{target}: folds {', '.join(model.folds)} of {model.trainer}\n"
         f"{shlex.join([*command, '--bundle_root', str(target)])} --dataset_dir IMAGES"
     )
+
+
+def _check_texts(model: TrainedModel) -> None:
+    """Refuse texts from plans.json and dataset.json that MONAI would evaluate in a config: they may be a stranger's."""
+    for name, value in (("plans.json", model.plans), ("dataset.json", model.dataset)):
+        for text in _texts(value):
+            check_config_text(f"a text in {model.folder / name}", text)
+            if text.startswith("_") and text.endswith("_"):
+                raise InputError(f"a key in {model.folder / name} must not look like MONAI's {text!r}")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All strings in parsed JSON, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from value
+        yield from (text for item in value.values() for text in _texts(item))
+    elif isinstance(value, list):
+        yield from (text for item in value for text in _texts(item))
 
 
 def _network_def(model: TrainedModel) -> dict[str, Any]:
@@ -126,12 +150,7 @@ def _weights(model: TrainedModel, network: dict[str, Any]) -> dict[str, Tensor]:
     options = {key: value for key, value in network.items() if not key.startswith("_")}
     with external_trainers(None):
         ensemble = FoldEnsemble(**options)
-    try:
-        ensemble.load_state_dict(weights)
-    except RuntimeError as error:
-        message = f"the weights of {model.folder} do not fit the network of its plans: {joined_lines(error)[:200]}"
-        raise InputError(message) from error
-    return weights
+    return matching_weights(str(model.folder), weights, ensemble)
 
 
 def _inference(model: TrainedModel, network: dict[str, Any]) -> dict[str, Any]:
