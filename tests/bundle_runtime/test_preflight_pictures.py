@@ -53,10 +53,10 @@ def test_headers_of_all_pictures_are_read(tmp_path: Path) -> None:
     content = (pictures / "6.png").read_bytes()
     (pictures / "6.png").write_bytes(content[:-20])
     check_training(dataset_dir=str(pictures), classes=2, **LISTED)
-    Image.new("L", (8, 6)).save(pictures / "6.png")
+    (pictures / "6.png").write_bytes(b"no picture")
     with pytest.raises(SystemExit) as error:
         check_training(dataset_dir=str(pictures), classes=2, **LISTED)
-    assert "6.png' has 1 channels; the network takes 3" in last_words(error)
+    assert "6.png cannot be read: Pillow knows no such picture format" in last_words(error)
 
 
 def test_classes_where_masks_are_due_and_masks_where_classes_are(pictures: Path, tmp_path: Path) -> None:
@@ -83,11 +83,9 @@ def test_a_damaged_or_grey_picture(pictures: Path) -> None:
     (pictures / "2.png").write_bytes(content[:-20])
     with pytest.raises(SystemExit) as error:
         check_training(dataset_dir=str(pictures), classes=2, **LISTED)
-    assert "2.png' cannot be read" in last_words(error)
+    assert "2.png cannot be read" in last_words(error)
     Image.new("L", (8, 6)).save(pictures / "2.png")
-    with pytest.raises(SystemExit) as error:
-        check_training(dataset_dir=str(pictures), classes=2, **LISTED)
-    assert "2.png' has 1 channels; the network takes 3" in last_words(error)
+    check_training(dataset_dir=str(pictures), classes=2, **LISTED)  # the reader repeats grey as red, green and blue
 
 
 def test_data_in_the_other_format(pictures: Path, tmp_path: Path) -> None:

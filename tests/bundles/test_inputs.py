@@ -157,10 +157,13 @@ def test_pictures_of_a_folder_are_classified(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "message"),
-    [("L", "'a.png' has 1 channels; the network takes 3"), ("RGBA", "'a.png' has 4 channels; the network takes 3")],
+    ("mode", "options", "message"),
+    [
+        ("L", {"image_reader#convert_colour": False}, "a.png is a grey picture; the network takes 3 channel(s)"),
+        ("RGBA", {}, "a.png has transparent pixels, so its colours depend on a background; save it without alpha"),
+    ],
 )
-def test_pictures_of_other_channels_are_refused(mode: str, message: str, tmp_path: Path) -> None:
+def test_pictures_of_other_channels_are_refused(mode: str, options: Any, message: str, tmp_path: Path) -> None:
     Image.new(mode, (20, 20)).save(tmp_path / "a.png")
     with pytest.raises(SystemExit) as error:
         run_here(
@@ -168,6 +171,7 @@ def test_pictures_of_other_channels_are_refused(mode: str, message: str, tmp_pat
             bundle="colon_pathology_classification_pooling",
             dataset_dir=str(tmp_path),
             allow_untrained=True,
+            **options,
         )
     assert last_words(error).replace(f"{tmp_path}/", "") == f"medmixers: error: {message}"
 

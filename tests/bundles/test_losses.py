@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from PIL import Image
 
 from medmixers.bundle_runtime.class_weights import class_weights, label_weights
-from medmixers.bundle_runtime.metrics import hausdorff95_mm
+from medmixers.bundle_runtime.overlap import hausdorff95_mm
 from medmixers.bundle_runtime.probabilities import ProbabilityTable
 from medmixers.bundle_runtime.regions import ids_to_regions, regions_to_ids
 

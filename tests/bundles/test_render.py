@@ -66,7 +66,7 @@ def test_the_mixer_is_an_option(name: str) -> None:
 def test_loading_and_channel_order_are_two_transforms(name: str) -> None:
     """MONAI Deploy replaces every transform that is named LoadImage by its own."""
     transforms = configs(name)["inference"]["preprocessing"]["transforms"]
-    assert transforms[0] == {"_target_": "LoadImaged", "keys": "image"}
+    assert transforms[0] == {"_target_": "LoadImaged", "keys": "image", "reader": "@image_reader"}
     assert transforms[1] == {"_target_": "EnsureChannelFirstd", "keys": "image"}
 
 

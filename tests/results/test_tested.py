@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from medmixers.bundling.catalog import BUNDLES
-from medmixers.bundling.metadata import metadata_config
 from packaging.version import Version
-from script_loader import ROOT, load_script
 
+import versions
+from house import ROOT
+from medmixers.bundles.catalog import BUNDLES
+from medmixers.bundles.render.metadata import metadata_config
 from medmixers.results import range_tested, versions_tested
 
-versions = load_script("versions")
 PROJECT = versions.read_project()
 
 
@@ -32,14 +32,14 @@ def test_metadata_states_the_newest_versions_tested():
     for row in BUNDLES.values():
         metadata = metadata_config(row, package_version="1.0")
         assert (metadata["pytorch_version"], metadata["monai_version"]) == (newest["torch"], newest["monai"])
-        stated = metadata["required_packages_version"] | metadata["optional_packages_version"]
+        stated = metadata["required_packages_version"] | metadata["packages_for_some_uses"]
         assert stated.pop("medmixers") == "1.0"
         assert stated.items() <= newest.items()
 
 
-def test_readme_names_the_versions_tested():
-    readme = " ".join((ROOT / "README.md").read_text().split())
-    assert range_tested() in readme
+def test_the_guide_names_the_versions_tested():
+    guide = " ".join((ROOT / "plugin" / "docs" / "develop.md").read_text().split())
+    assert range_tested() in guide
 
 
 def test_lower_bounds_are_read_from_every_extra_but_not_from_the_package_itself():

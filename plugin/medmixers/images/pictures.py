@@ -49,14 +49,14 @@ def read_picture(path: Path, *, channels: int | None = None, convert: bool = Tru
         InputError: the file is damaged, its depth is not defined, it has transparent pixels or several pages, or
             ``convert`` is False and the channels differ.
     """
-    with _opened(path) as image:
+    with _opened(path, whole=True) as image:
         pixels = _by_depth(path, image)
     return fit_channels(path, pixels, channels, convert=convert)
 
 
 def picture_size(path: Path) -> tuple[tuple[int, int], int]:
     """(width, height) and the number of channels of a picture, from its header. Raises as :func:`read_picture`."""
-    with _opened(path) as image:
+    with _opened(path, whole=False) as image:
         size = image.size[::-1] if _is_rotated(image) else image.size
         return size, 3 if _is_colour(image) else 1
 
@@ -79,12 +79,16 @@ def fit_channels(path: Path, pixels: NDArray[np.float32], channels: int | None, 
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image]:
+def _opened(path: Path, *, whole: bool) -> Iterator[Image]:
+    """The picture, after the checksums of its file are found right where ``whole``."""
     from PIL import Image, UnidentifiedImageError
 
     if not path.is_file():
         raise MissingFileError(f"there is no picture {str(path)!r}")
     try:
+        if whole:
+            with Image.open(path) as image:
+                image.verify()  # Pillow then wants the file opened again
         with Image.open(path) as image:
             if getattr(image, "n_frames", 1) > 1:
                 raise InputError(f"{path} holds {image.n_frames} pages; give one picture per file")

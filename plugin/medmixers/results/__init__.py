@@ -45,7 +45,7 @@ def versions_tested(side: str = "newest") -> dict[str, str]:
 
 
 def range_tested() -> str:
-    """The oldest and the newest tested versions of the packages that a model depends on, for the README."""
+    """The oldest and the newest tested versions of the packages that a model depends on, for the guide."""
     oldest, newest = versions_tested("oldest"), versions_tested("newest")
     names = ("torch", "monai", "nnunetv2", "timm", "nibabel", "simpleitk", "numpy")
     return ", ".join(f"{name} {' and '.join(dict.fromkeys((oldest[name], newest[name])))}" for name in names)
