@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "images"))
 
 from dicom_files import oblique_directions, write_dicom, write_series
 
+from medmixers.bundle_runtime.cases import find_images, unread_files
 from medmixers.bundle_runtime.image_reader import BundleImageReader
 from medmixers.errors import InputError
 
@@ -86,3 +87,31 @@ def test_errors_reach_the_caller(tmp_path):
     Image.fromarray(RAMP).save(tmp_path / "g.png")
     with pytest.raises(InputError, match="is a grey picture"):
         load(tmp_path / "g.png", channels=3, convert_colour=False)
+
+
+def test_the_check_before_a_start_finds_what_reading_would(tmp_path):
+    voxels = np.ones((4, 4, 8), np.int16)
+    volume = BundleImageReader(spatial_dims=3, channels=1)
+    assert volume.check(write_series(tmp_path / "whole", voxels)) == 1
+    with pytest.raises(InputError, match="unequal steps"):
+        volume.check(write_series(tmp_path / "gap", voxels, kept=[0, 1, 2, 6, 7]))
+    write_series(tmp_path / "two", voxels)
+    write_series(tmp_path / "two", voxels[..., :3], SeriesInstanceUID="1.2.9")
+    with pytest.raises(InputError, match="holds 2 DICOM series"):
+        volume.check(tmp_path / "two")
+    assert BundleImageReader(spatial_dims=3, channels=1, series_uid="1.2.9").check(tmp_path / "two") == 1
+    picture = BundleImageReader(spatial_dims=2, channels=3)
+    Image.fromarray(RAMP).save(tmp_path / "g.png")
+    assert picture.check(tmp_path / "g.png") == picture.check(tmp_path / "g.png", whole=False) == 3
+    with pytest.raises(InputError, match="is 2D; the network takes 3D images"):
+        volume.check(tmp_path / "g.png")
+
+
+def test_files_that_are_not_predicted_are_named(tmp_path):
+    Image.fromarray(RAMP).save(tmp_path / "a.png")
+    Image.fromarray(RAMP).save(tmp_path / "b.gif")
+    (tmp_path / "patient2").mkdir()
+    Image.fromarray(RAMP).save(tmp_path / "patient2" / "c.png")
+    images = find_images(tmp_path)
+    assert [Path(file).name for file in images] == ["a.png"]
+    assert unread_files(tmp_path, images) == ["b.gif", "patient2"]
