@@ -140,7 +140,7 @@ def test_licence_of_the_data_is_the_tasks_own(tmp_path: Path) -> None:
     bundle = new_bundle(str(tmp_path / "task.yaml"), network="token_unet", out=tmp_path)
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
     card = model_card(bundle.name, metadata, models=[], metrics="", package_version="0")
-    assert "Data: Ours alone. Check what the data's licence allows" in card
+    assert "Data: Ours alone; check what it allows before you share weights" in card
 
 
 def test_command_states_digest_and_what_is_absent(packed: tuple[Path, str]) -> None:

@@ -205,7 +205,7 @@ def test_weights_with_nan_become_no_bundle(ours, tmp_path):
         name = next(key for key, value in saved["network_weights"].items() if value.is_floating_point())
         saved["network_weights"][name] *= float("nan")
         torch.save(saved, file)
-    with pytest.raises(ValueError, match="holds NaN or infinity in 1 tensors"):
+    with pytest.raises(ValueError, match=r"holds NaN or infinity in \d+ tensors"):
         write_nnunet_bundle(tmp_path / "model", out=tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
