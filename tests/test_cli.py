@@ -197,7 +197,10 @@ def test_start_is_quick_and_without_torch(words):
         (["demo", "data", "d", "--", "--trace"], "there is no flag --; valid: "),
         (["demo", "report", "d", "--pictures=maybe"], "pictures must be True or False, got 'maybe'"),
         (["demo", "dat", "d"], "there is no command 'dat'; valid: data, report; see: medmixers demo --help"),
-        (["fly"], "there is no command 'fly'; valid: bundle, dataset, demo, explain, list, nnunet, profile, study; see: "),
+        (
+            ["fly"],
+            "there is no command 'fly'; valid: bundle, dataset, demo, explain, list, nnunet, profile, study; see: ",
+        ),
         (["datset", "check", "d"], "there is no command 'datset'; valid: dataset, "),
         (["--seed", "1"], "there is no flag --seed before a command; see: medmixers --help"),
         (["demo", "--seed", "1"], "there is no flag --seed before a command; see: medmixers demo --help"),

@@ -338,3 +338,25 @@ def infer(images: list[Any], folder: Path, *, ckpt_path: Path | None = None, **o
         load_pretrain=ckpt_path is not None,
         **{"spatial_dims": 3, "in_channels": 1, **options},
     )
+
+
+@pytest.mark.parametrize("place", ["imagesTs", "labelsTs", "imagesTr/predictions", "link"])
+def test_predictions_never_replace_data(place: str, dataset: Path, tmp_path: Path) -> None:
+    """nnU-Net's raw folders, and a folder that holds the images, also through a link."""
+    torch.save(NETWORK.state_dict(), tmp_path / "model.pt")
+    (tmp_path / "link").symlink_to(dataset / "imagesTs")
+    images = find_images(dataset)
+    before = Path(images[0]).read_bytes()
+    target = tmp_path / "link" if place == "link" else dataset / place
+    shared = {"ckpt_path": str(tmp_path / "model.pt"), "network": NETWORK, "spatial_dims": 3, "in_channels": 1}
+    with pytest.raises(SystemExit) as error:
+        check_inference(dataset_dir=str(dataset), images=images, load_pretrain=True, folders=[str(target)], **shared)
+    assert "lies in" in last_words(error) or "holds the input" in last_words(error)
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    (flat / "a.nii.gz").write_bytes(before)
+    with pytest.raises(SystemExit) as error:
+        check_inference(
+            dataset_dir=str(flat), images=[str(flat / "a.nii.gz")], load_pretrain=True, folders=[str(flat)], **shared
+        )
+    assert "holds the input" in last_words(error)

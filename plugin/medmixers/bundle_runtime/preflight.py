@@ -166,6 +166,8 @@ def check_inference(
     if not images:
         find_images(dataset_dir)  # raises and says what is missing
         raise InputError("the datalist is empty: there is no image to predict")
+    files = [Path(file) for entry in images for file in ([entry] if isinstance(entry, (str, Path)) else entry)]
+    check_folders(folders, {file.parent: file for file in files}.values())
     _name_unread(dataset_dir, images)
     reader = image_reader or _reader(spatial_dims, 1 if isinstance(images[0], list) else in_channels)
     first_of: dict[str, Any] = {}

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medmixers.datasets.image_files import PILLOW_ENDINGS, check_geometry, read_image
 from medmixers.datasets.raw_format import NIFTI
 from medmixers.errors import InputError
+from medmixers.files import refuse_overwriting_inputs
 from medmixers.images.pictures import PICTURES, picture_size
 
 if TYPE_CHECKING:
     from medmixers.bundle_runtime.image_reader import BundleImageReader
 
 
-def check_folders(folders: Sequence[str]) -> None:
-    """Raise ValueError unless each folder can be written, or made. Nothing is made."""
+def check_folders(folders: Sequence[str], inputs: Iterable[Path] = ()) -> None:
+    """Raise InputError unless each folder can be written, or made, without replacing an input. Nothing is made.
+
+    Args:
+        folders: where files will be written.
+        inputs: files that are read; one per folder is enough.
+    """
+    inputs = list(inputs)
     for folder in folders:
+        refuse_overwriting_inputs(folder, inputs)
         place = Path(folder).absolute()
         existing = next(path for path in (place, *place.parents) if os.path.lexists(path))
         if not existing.is_dir():
