@@ -64,6 +64,7 @@ def test_autocast_leaves_float64():
 def on_gpu(monkeypatch):
     """What runs for tensors on a GPU, here for tensors on a CPU; the candidates count their calls."""
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)  # asks a driver
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)  # a training in this process may have set it
     asked = []
 
     def choose(candidates, *tensors):
