@@ -1,4 +1,4 @@
-"""Training recipes as frozen rows: optimizer, schedule, loss, augmentation, and their source. No torch here.
+"""Training recipes as frozen rows: optimizer, schedule, loss, augmentation, and their source.
 
 Bundles and nnU-Net trainers read the same rows. A value that the source does not state is named in ``notes``.
 """

@@ -1,4 +1,4 @@
-"""Every network that ``create_network`` knows, as frozen rows: class, fixed arguments and source. No torch here."""
+"""Every network that ``create_network`` knows, as frozen rows: class, fixed arguments and source."""
 
 from __future__ import annotations
 

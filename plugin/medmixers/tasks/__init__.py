@@ -1,4 +1,4 @@
-"""Tasks: one frozen :class:`TaskSpec` a file, and the table of them. No torch here."""
+"""Tasks: one frozen :class:`TaskSpec` a file, and the table of them."""
 
 from medmixers.registry import Registry
 from medmixers.tasks.abdomen_ct_segmentation import ABDOMEN_CT_SEGMENTATION

@@ -1,4 +1,4 @@
-"""TaskSpec: what a task is, as data. Labels and channels are written here and nowhere else. No torch here."""
+"""TaskSpec: what a task is, as data. Labels and channels are written here and nowhere else."""
 
 from __future__ import annotations
 
