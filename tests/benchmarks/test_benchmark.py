@@ -33,8 +33,8 @@ def test_a_peer_that_cannot_run_is_reported_and_the_rest_measured(monkeypatch):
     rows = measure.compare("tiny", memory=False)
     assert [(row.run, row.contender) for row in rows] == [(run, c) for run in (FORWARD, TRAINING) for c in contenders]
     for ours, slow, missing in (rows[:3], rows[3:]):
-        assert min(ours.milliseconds) > 0
-        assert median(slow.milliseconds) > 2 * median(ours.milliseconds)
+        assert min(*ours.milliseconds, *slow.milliseconds) > 0
+        assert len(ours.milliseconds) == len(slow.milliseconds) > 1
         assert missing.error == "No module named 'absent'"
         assert missing.milliseconds == ()
     lines = benchmark_table(map(as_json, rows)).splitlines()
