@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,7 @@ def _meta(shape: tuple[int, ...], affine: NDArray[np.float64], *, channel_dim: f
     }
 
 
+@cache
 def _monai_readers() -> list[ImageReader]:
     readers: list[ImageReader] = [NibabelReader()]
     for kind in (NrrdReader, ITKReader):

@@ -118,11 +118,11 @@ def read_volume(source: Path, *, series_uid: str | None = None) -> DicomVolume:
     """
     slices = check_series(series_files(source, series_uid=series_uid))
     planes = []
-    frames: dict[Path, NDArray[Any]] = {}
+    opened: dict[Path, tuple[Any, NDArray[Any]]] = {}
     for each in slices:
-        if each.file not in frames:
-            frames = {each.file: _decoded(each.file)}  # of one file at a time
-        dataset, pixels = _header(each.file), frames[each.file]
+        if each.file not in opened:
+            opened = {each.file: (_header(each.file), _decoded(each.file))}  # of one file at a time
+        dataset, pixels = opened[each.file]
         plane = pixels if each.frame is None else pixels[each.frame]
         if plane.ndim != 2:
             raise InputError(f"{each.file} is a colour image, not a slice of a volume")

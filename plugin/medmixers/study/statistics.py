@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.stats import nct, norm, rankdata, t, wilcoxon
+from scipy.stats import nct, norm, t, wilcoxon
 
 from medmixers.errors import InputError
 
@@ -343,8 +343,3 @@ def max_t_bands(estimates: Array, draws: Array, *, alpha: float = 0.05) -> tuple
     exceeded = (largest[:, None] >= statistic).sum(axis=0)
     pvalues = (1 + exceeded) / (1 + len(draws))
     return estimates - reach, estimates + reach, np.where((spread == 0) & (estimates == 0), 1, pvalues)
-
-
-def mean_ranks(scores: Array) -> Array:
-    """Mean over cases of each entry's rank on a case, 1 is best; scores (entries, cases)."""
-    return rankdata(-scores, axis=0).mean(axis=1)
