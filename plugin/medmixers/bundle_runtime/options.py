@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from medmixers.bundle_runtime.stack import calling
-from medmixers.errors import InputError, is_input_error, one_line_errors
+from medmixers.errors import InputError, end_in_one_line, is_input_error, one_line_errors
 
 # option -> its smallest value
 WHOLE_NUMBERS = {
@@ -47,6 +48,8 @@ def check_options() -> None:
     workflow = calling("ConfigWorkflow")
     if workflow is None:
         return
+    if _is_monais_command():
+        end_in_one_line("medmixers")
     written = _written(Path(workflow.config_root_path))
     config: Mapping[str, Any] = workflow.parser.config
     if written:
@@ -54,6 +57,12 @@ def check_options() -> None:
     for name, value in config.items():
         if not _is_expression(value):
             check_value(name, value, written.get(name))
+
+
+def _is_monais_command() -> bool:
+    """Whether the process is ``python -m monai.bundle``, whose signals may be handled; a client's may not."""
+    specification = getattr(sys.modules["__main__"], "__spec__", None)
+    return specification is not None and specification.name == "monai.bundle.__main__"
 
 
 def check_names(config: Mapping[str, Any], written: Mapping[str, Any]) -> None:
