@@ -140,9 +140,8 @@ def test_the_next_writer_deletes_what_a_killed_one_left(writer, tmp_path):
 def test_a_process_may_hold_twice_and_an_error_leaves_nothing(tmp_path):
     with held(tmp_path / ".lock", tmp_path) as outer, held(tmp_path / ".lock", tmp_path) as inner:
         assert (outer, inner) == (True, False)
-    with pytest.raises(KeyError), written_whole(tmp_path / "new" / "deep" / "out.txt") as partial:
-        partial.write_text("half")
-        raise KeyError
+    with pytest.raises(FileNotFoundError), written_whole(tmp_path / "new" / "deep" / "out.txt"):
+        (tmp_path / "nothing").read_text()
     assert not list((tmp_path / "new").iterdir())
 
 

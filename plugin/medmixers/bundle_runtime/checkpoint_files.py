@@ -9,7 +9,8 @@ import torch
 from ignite import distributed
 from ignite.handlers.checkpoint import BaseSaveHandler
 
-from medmixers.errors import InputError, first_line, one_line_errors
+from medmixers.bundle_runtime.stack import one_line_in_command
+from medmixers.errors import InputError, first_line
 from medmixers.files import written_whole
 
 
@@ -26,7 +27,7 @@ class WholeFiles(BaseSaveHandler):
     def __init__(self, folder: str | Path, filename: str | None = None) -> None:
         self.folder, self.filename = Path(folder), filename
 
-    @one_line_errors()
+    @one_line_in_command()
     def __call__(self, checkpoint: Any, filename: str, metadata: Any = None) -> None:
         """Write what ignite hands over. A full disk ends the process in one line."""
         path = self.folder / (self.filename or filename)

@@ -18,7 +18,8 @@ from monai.handlers import CheckpointLoader, EarlyStopHandler
 from monai.transforms import Randomizable
 
 from medmixers.bundle_runtime.checkpoint_files import WholeFiles
-from medmixers.errors import InputError, one_line_errors
+from medmixers.bundle_runtime.stack import one_line_in_command
+from medmixers.errors import InputError
 from medmixers.files import delete_leftovers, held
 
 
@@ -49,14 +50,32 @@ class EpochSeeds:
         self.transforms.set_random_state(seed)
 
 
+class StartWeights:
+    """Load weights before a training starts. MONAI Label adds a loader of its own only where it sees none of MONAI's.
+
+    Args:
+        path: file of a flat state dict; None loads nothing.
+        network: that takes it.
+        device: where it is loaded to.
+    """
+
+    def __init__(self, *, path: str | None, network: Any, device: Any) -> None:
+        self.path, self.network, self.device = path, network, device
+
+    def attach(self, engine: Engine) -> None:
+        """engine: the trainer."""
+        if self.path is not None:
+            CheckpointLoader(self.path, {"model": self.network}, map_location=self.device).attach(engine)
+
+
 class LossCheck:
-    """End the process where a loss is NaN or infinite, before it changes the weights and they are saved."""
+    """Raise InputError where a loss is NaN or infinite, before it changes the weights and they are saved."""
 
     def attach(self, engine: Engine) -> None:
         """engine: MONAI's SupervisedTrainer."""
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
 
-    @one_line_errors()
+    @one_line_in_command()
     def __call__(self, engine: Engine) -> None:
         """Look at the loss of this iteration."""
         state = engine.state
@@ -122,7 +141,7 @@ class TrainingState:
         engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), saver)
         engine.add_event_handler(Events.COMPLETED, self.holding.close)
 
-    @one_line_errors()
+    @one_line_in_command()
     def hold(self, engine: Engine) -> None:
         """Take the folder, and delete what a killed training left there."""
         folder = Path(self.save_dir)

@@ -12,30 +12,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medmixers.bundle_runtime.cases import find_images, split, unread_files
-from medmixers.bundle_runtime.options import build
-from medmixers.bundle_runtime.preflight_files import check_folders, check_grid, check_listed_case
+from medmixers.bundle_runtime.options import build, given_cases
+from medmixers.bundle_runtime.preflight_files import VOXELS_OF, check_cases, check_folders, check_given, check_grid
 from medmixers.bundle_runtime.preflight_weights import check_state
+from medmixers.bundle_runtime.stack import one_line_in_command
 from medmixers.checkpoints import read_weights
 from medmixers.datasets.datalist_format import FILE as LIST_FILE
 from medmixers.datasets.raw_checks import check_raw_dataset
 from medmixers.datasets.raw_format import label_names, read_description, stem_and_ending
-from medmixers.errors import InputError, one_line_errors
+from medmixers.errors import InputError
 
 if TYPE_CHECKING:
     from medmixers.bundle_runtime.image_reader import BundleImageReader
 
-VOXELS_OF = 4  # cases whose voxels are read before a training or an evaluation; of the others, the headers
+# The keys where MONAI's clients set lists of cases instead of a folder.
+TRAINING_DATA = {"training": "train::dataset::data", "validation": "validate::dataset::data"}
 SILENT_SECONDS = 5  # a check that takes longer shows a progress bar
 
 
-@one_line_errors()
+@one_line_in_command()
 def check_built(keys: Sequence[str]) -> None:
-    """End the process where one of these components of the config that runs cannot be built of its input."""
+    """Raise InputError where one of these components of the config that runs cannot be built of its input."""
     for key in keys:
         build(key)
 
 
-@one_line_errors()
+@one_line_in_command()
 def check_training(
     *,
     dataset_dir: str,
@@ -52,7 +54,7 @@ def check_training(
     epochs: int | None = None,
     folders: Sequence[str] = (),
 ) -> None:
-    """End the process unless the training cases can be read, split, and fit the network. Held-out cases are not read.
+    """Raise InputError unless the training cases can be read, split, and fit the network. Held-out cases are not read.
 
     Names, pairs and headers of all of them, voxels of the first VOXELS_OF: every start waits for this, on every rank.
     `medmixers dataset check` reads all voxels.
@@ -79,13 +81,22 @@ def check_training(
     if resume_ckpt is not None:
         check_state(resume_ckpt, network, epochs=epochs)
     listed = {"classes": classes, "masks": masks}
-    _check_format(dataset_dir, label_values, in_channels=in_channels)
     rule = {"validation_every": validation_every, "fold": fold}
-    cases = [case for part in ("training", "validation") for case in split(dataset_dir, part=part, **rule)]
+    given = {part: given_cases(key) for part, key in TRAINING_DATA.items()}
+    cases = [
+        case
+        for part, items in given.items()
+        for case in (split(dataset_dir, part=part, **rule) if items is None else items)
+    ]
+    if any(items is not None for items in given.values()):
+        check_given(given)
+        check_cases(_with_progress(cases), _reader(spatial_dims, in_channels), label_values=label_values, **listed)
+        return
+    _check_format(dataset_dir, label_values, in_channels=in_channels)
     _check_cases(dataset_dir, label_values, cases, "training", spatial_dims, in_channels, listed)
 
 
-@one_line_errors()
+@one_line_in_command()
 def check_evaluation(
     *,
     dataset_dir: str,
@@ -102,7 +113,7 @@ def check_evaluation(
     class_names: Sequence[str] = (),
     folders: Sequence[str] = (),
 ) -> None:
-    """End the process unless the cases to score can be read, and there are weights; name the classes without a case.
+    """Raise InputError unless the cases to score can be read, and there are weights; name the classes without a case.
 
     Args:
         dataset_dir: a data set in nnU-Net raw format, or a folder with datalist.json.
@@ -130,7 +141,7 @@ def check_evaluation(
         _name_absent_classes(class_names, cases, part)
 
 
-@one_line_errors()
+@one_line_in_command()
 def check_inference(
     *,
     dataset_dir: str,
@@ -144,7 +155,7 @@ def check_inference(
     writes_images: bool = False,
     folders: Sequence[str] = (),
 ) -> None:
-    """End the process unless there are weights and readable images.
+    """Raise InputError unless there are weights and readable images.
 
     Args:
         dataset_dir: named in the message where ``images`` is empty.
@@ -163,6 +174,9 @@ def check_inference(
     if load_pretrain:
         hint = "; --allow_untrained True predicts with untrained weights"
         read_weights(ckpt_path, network, hint=hint)
+    if (given := given_cases("dataset::data")) is not None:
+        check_given({"predicted": given})
+        images = [case["image"] for case in given]
     if not images:
         find_images(dataset_dir)  # raises and says what is missing
         raise InputError("the datalist is empty: there is no image to predict")
@@ -234,9 +248,7 @@ def _check_cases(
     listed: dict[str, int],
 ) -> None:
     if not label_values:
-        reader = _reader(spatial_dims, in_channels)
-        for index, case in enumerate(_with_progress(cases)):
-            check_listed_case(case, reader=reader, **listed, whole=index < VOXELS_OF)
+        check_cases(_with_progress(cases), _reader(spatial_dims, in_channels), **listed)
         return
     axes = check_raw_dataset(dataset_dir, parts=(part,), voxels_of=VOXELS_OF, progress=_with_progress)
     if axes != spatial_dims:

@@ -7,11 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from medmixers.datasets.image_files import PILLOW_ENDINGS, check_geometry, read_image
 from medmixers.datasets.raw_format import NIFTI
 from medmixers.errors import InputError
 from medmixers.files import refuse_overwriting_inputs
 from medmixers.images.pictures import PICTURES, picture_size
+
+VOXELS_OF = 4  # cases whose voxels are read before a training or an evaluation; of the others, the headers
 
 if TYPE_CHECKING:
     from medmixers.bundle_runtime.image_reader import BundleImageReader
@@ -41,6 +45,48 @@ def check_grid(files: Sequence[Path]) -> None:
     grids = [read_image(file, whole=False) for file in known] if len(known) > 1 else []
     for file, grid in zip(known, grids, strict=False):
         check_geometry(file, grid, known[0], grids[0])
+
+
+def check_given(given: Mapping[str, Any]) -> None:
+    """Raise InputError unless each part of the cases that a client sets is a list of dicts with an image and a label.
+
+    Args:
+        given: part -> its cases, or None where the client sets none; "predicted" cases need no label.
+    """
+    for part, cases in given.items():
+        keys = ("image",) if part == "predicted" else ("image", "label")
+        if cases is not None and not cases:
+            raise InputError(f"the list of {part} cases is empty")
+        for case in cases or ():
+            if not isinstance(case, Mapping) or not set(keys) <= set(case):
+                raise InputError(f"each {part} case is a dict with {' and '.join(keys)}, got {case!r}")
+
+
+def check_cases(
+    cases: Iterable[Mapping[str, Any]],
+    reader: BundleImageReader,
+    *,
+    label_values: Sequence[int] = (),
+    classes: int = 0,
+    masks: int = 0,
+) -> None:
+    """Each case with its label, as :func:`check_listed_case`; or with one label file that holds ``label_values``."""
+    for index, case in enumerate(cases):
+        whole = index < VOXELS_OF
+        if not label_values:
+            check_listed_case(case, reader=reader, classes=classes, masks=masks, whole=whole)
+            continue
+        image = case["image"]
+        files = [Path(file) for file in ([image] if isinstance(image, (str, Path)) else image)]
+        channels = sum(reader.check(file, whole=whole) for file in files)
+        if channels != reader.channels:
+            raise InputError(f"{str(files[0])!r} has {channels} channels; the network takes {reader.channels}")
+        label = Path(case["label"])
+        check_grid([*files, label])
+        held = set(np.unique(read_image(label).data).tolist()) if whole else set()
+        if not held <= set(label_values):
+            wrong = min(held - set(label_values))
+            raise InputError(f"{str(label)!r} holds the label {wrong}; the network has {list(label_values)}")
 
 
 def check_listed_case(

@@ -40,6 +40,12 @@ def best_weights_saver(*, save_dir: str, save_dict: Mapping[str, Any]) -> Any:
     return saver
 
 
+def say_best_weights(*, folder: str) -> None:
+    """Print the file of the best weights of a training, or that there is none."""
+    file = Path(folder) / "model.pt"
+    print(f"best weights: {file}" if file.is_file() else f"no weights were saved in {folder}: nothing was validated")
+
+
 def volume_writer(*, output_ext: str) -> Any:
     """The class with which MONAI's SaveImage writes volumes of one channel; None, its own choice, if not as NIfTI.
 

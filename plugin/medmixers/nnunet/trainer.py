@@ -1,7 +1,8 @@
 """The trainer base: a subclass names a recipe and, to work on stock plans, a network. nnU-Net does the rest.
 
 Five things differ from the stock trainer: the architecture in the plans, the optimizer and its schedule, the start
-weights, the length of the run, and that checkpoints are written whole or not at all. Augmentation, loss and evaluation are nnU-Net's own.
+weights, the length of the run, and that checkpoints are written whole or not at all. Augmentation, loss and evaluation
+are nnU-Net's own.
 """
 
 from __future__ import annotations
