@@ -81,19 +81,19 @@ def check_training(
     if resume_ckpt is not None:
         check_state(resume_ckpt, network, epochs=epochs)
     listed = {"classes": classes, "masks": masks}
-    rule = {"validation_every": validation_every, "fold": fold}
     given = {part: given_cases(key) for part, key in TRAINING_DATA.items()}
-    cases = [
-        case
-        for part, items in given.items()
-        for case in (split(dataset_dir, part=part, **rule) if items is None else items)
-    ]
-    if any(items is not None for items in given.values()):
-        check_given(given)
+    is_folder = all(items is None for items in given.values())
+    check_given(given)
+    if is_folder:
+        _check_format(dataset_dir, label_values, in_channels=in_channels)
+    rule = {"validation_every": validation_every, "fold": fold}
+    parts = [split(dataset_dir, part=part, **rule) if items is None else items for part, items in given.items()]
+    cases = [case for part in parts for case in part]
+    check_folders(folders, _inputs(cases))
+    if is_folder:
+        _check_cases(dataset_dir, label_values, cases, "training", spatial_dims, in_channels, listed)
+    else:
         check_cases(_with_progress(cases), _reader(spatial_dims, in_channels), label_values=label_values, **listed)
-        return
-    _check_format(dataset_dir, label_values, in_channels=in_channels)
-    _check_cases(dataset_dir, label_values, cases, "training", spatial_dims, in_channels, listed)
 
 
 @one_line_in_command()
@@ -135,6 +135,7 @@ def check_evaluation(
     listed = {"classes": classes, "masks": masks}
     _check_format(dataset_dir, label_values, in_channels=in_channels)
     cases = split(dataset_dir, part=part, validation_every=validation_every, fold=fold)
+    check_folders(folders, _inputs(cases))
     audited = "test" if part == "test" else "training"
     _check_cases(dataset_dir, label_values, cases, audited, spatial_dims, in_channels, listed)
     if class_names:
@@ -180,8 +181,7 @@ def check_inference(
     if not images:
         find_images(dataset_dir)  # raises and says what is missing
         raise InputError("the datalist is empty: there is no image to predict")
-    files = [Path(file) for entry in images for file in ([entry] if isinstance(entry, (str, Path)) else entry)]
-    check_folders(folders, {file.parent: file for file in files}.values())
+    check_folders(folders, _inputs([{"image": entry} for entry in images]))
     _name_unread(dataset_dir, images)
     reader = image_reader or _reader(spatial_dims, 1 if isinstance(images[0], list) else in_channels)
     first_of: dict[str, Any] = {}
@@ -194,6 +194,14 @@ def check_inference(
         if channels != in_channels:
             raise InputError(f"{str(files[0])!r} has {channels} channels; the network takes {in_channels}")
         check_grid(files)
+
+
+def _inputs(cases: Sequence[Any]) -> list[Path]:
+    """One input file per folder, of images and labels: what is written into such a folder could replace it."""
+    entries = [value for case in cases for value in case.values()]
+    files = [file for entry in entries for file in (entry if isinstance(entry, (list, tuple)) else [entry])]
+    paths = [Path(file) for file in files if isinstance(file, (str, Path))]
+    return list({path.parent: path for path in paths}.values())
 
 
 def _reader(spatial_dims: int, channels: int) -> BundleImageReader:
