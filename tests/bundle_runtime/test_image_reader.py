@@ -115,3 +115,17 @@ def test_files_that_are_not_predicted_are_named(tmp_path):
     images = find_images(tmp_path)
     assert [Path(file).name for file in images] == ["a.png"]
     assert unread_files(tmp_path, images) == ["b.gif", "patient2"]
+
+
+def test_volumes_of_a_4d_file_are_channels_on_request(tmp_path: Path) -> None:
+    voxels = np.random.default_rng(0).uniform(1, 9, (5, 6, 7, 4)).astype(np.float32)
+    nib.save(nib.Nifti1Image(voxels, np.diag([2.0, 3, 4, 1])), tmp_path / "a.nii.gz")
+    plain = BundleImageReader(spatial_dims=3, channels=4)
+    with pytest.raises(InputError, match=r"has 4 axes \(5, 6, 7, 4\)"):
+        plain.check(tmp_path / "a.nii.gz")
+    reader = BundleImageReader(spatial_dims=3, channels=4, volumes_as_channels=True)
+    assert reader.check(tmp_path / "a.nii.gz") == reader.check(tmp_path / "a.nii.gz", whole=False) == 4
+
+    image = load(str(tmp_path / "a.nii.gz"), spatial_dims=3, channels=4, volumes_as_channels=True)
+    np.testing.assert_array_equal(image, np.moveaxis(voxels, -1, 0))
+    np.testing.assert_array_equal(image.affine, np.diag([2.0, 3, 4, 1]))

@@ -41,6 +41,8 @@ class BundleImageReader(ImageReader):
         convert_colour: False refuses a picture of another number of channels instead.
         voi_window: apply the VOI LUT or window of a DICOM picture.
         series_uid: the DICOM series to read where a folder holds several.
+        volumes_as_channels: take the last axis of a 4D NIfTI file as channels; False refuses such a file, which may be
+            a time series.
 
     Raises:
         InputError: when an image is read: what :func:`medmixers.images.pictures.read_picture`,
@@ -55,6 +57,7 @@ class BundleImageReader(ImageReader):
         convert_colour: bool = True,
         voi_window: bool = False,
         series_uid: str | None = None,
+        volumes_as_channels: bool = False,
     ) -> None:
         super().__init__()
         self.spatial_dims = spatial_dims
@@ -62,6 +65,7 @@ class BundleImageReader(ImageReader):
         self.convert_colour = convert_colour
         self.voi_window = voi_window
         self.series_uid = series_uid
+        self.volumes_as_channels = volumes_as_channels
         self.said: set[str] = set()
 
     def verify_suffix(self, filename: Any) -> bool:
@@ -109,11 +113,11 @@ class BundleImageReader(ImageReader):
             return self._check_picture(path, whole=whole)
         if not path.name.lower().endswith(NIFTI):
             return self.channels
-        image = read_image(path, whole=whole)
+        image = read_image(path, whole=whole, channels_last=self.volumes_as_channels)
         self._check_dims(path, len(image.shape), f"has the shape {image.shape}")
         if whole and not image.data.any():
             raise InputError(f"{str(path)!r} is 0 in all of its {image.data.size} voxels")
-        return 1
+        return image.components
 
     def _check_picture(self, path: Path, *, whole: bool) -> int:
         if whole:

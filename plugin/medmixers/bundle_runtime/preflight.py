@@ -133,11 +133,19 @@ def check_evaluation(
     check_folders(folders)
     read_weights(ckpt_path, _built(network))
     listed = {"classes": classes, "masks": masks}
-    _check_format(dataset_dir, label_values, in_channels=in_channels)
-    cases = split(dataset_dir, part=part, validation_every=validation_every, fold=fold)
+    given = given_cases(TRAINING_DATA["validation"])
+    check_given({"evaluated": given})
+    if given is None:
+        _check_format(dataset_dir, label_values, in_channels=in_channels)
+        cases = split(dataset_dir, part=part, validation_every=validation_every, fold=fold)
+    else:
+        cases = given
     check_folders(folders, _inputs(cases))
-    audited = "test" if part == "test" else "training"
-    _check_cases(dataset_dir, label_values, cases, audited, spatial_dims, in_channels, listed)
+    if given is None:
+        audited = "test" if part == "test" else "training"
+        _check_cases(dataset_dir, label_values, cases, audited, spatial_dims, in_channels, listed)
+    else:
+        check_cases(_with_progress(cases), _reader(spatial_dims, in_channels), label_values=label_values, **listed)
     if class_names:
         _name_absent_classes(class_names, cases, part)
 
