@@ -206,7 +206,7 @@ def check_inference(
 
 def _inputs(cases: Sequence[Any]) -> list[Path]:
     """One input file per folder, of images and labels: what is written into such a folder could replace it."""
-    entries = [value for case in cases for value in case.values()]
+    entries = [case.get(key) for case in cases for key in ("image", "label")]
     files = [file for entry in entries for file in (entry if isinstance(entry, (list, tuple)) else [entry])]
     paths = [Path(file) for file in files if isinstance(file, (str, Path))]
     return list({path.parent: path for path in paths}.values())

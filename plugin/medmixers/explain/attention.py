@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from medmixers.datasets.raw_format import read_description
 from medmixers.errors import InputError, MissingFileError
 from medmixers.explain.bundle_attention import BundleAttention, bundle_channels
 from medmixers.explain.cases import explained_cases
 from medmixers.files import refuse_overwriting_inputs
-from medmixers.nnunet.trained import CHECKPOINT
 from medmixers.progress import Announce, silent
 
 
@@ -43,11 +42,12 @@ def write_attention(
     is_bundle = (model / "configs" / "inference.json").is_file()
     if is_bundle and fold is not None:
         raise InputError("--fold is of nnU-Net models; a bundle has one file of weights: --checkpoint FILE")
-    if not is_bundle and not (model / "plans.json").is_file():
+    if not is_bundle and not all((model / name).is_file() for name in ("plans.json", "dataset.json")):
         raise MissingFileError(
-            f"{model} is neither a trained nnU-Net model, with plans.json, nor a bundle, with configs/inference.json"
+            f"{model} is neither a trained nnU-Net model, with plans.json and dataset.json, nor a bundle, with "
+            "configs/inference.json"
         )
-    channels = bundle_channels(model) if is_bundle else len(read_description(model)["channel_names"])
+    channels = bundle_channels(model) if is_bundle else _nnunet_channels(model)
     cases = explained_cases(image, channels)
     if Path(image).is_dir():
         refuse_overwriting_inputs(out, [files[0] for files in cases.values()])
@@ -65,6 +65,10 @@ def write_attention(
     return "\n".join(lines)
 
 
+def _nnunet_channels(model: Path) -> int:
+    return len(json.loads((model / "dataset.json").read_text("utf-8"))["channel_names"])
+
+
 def _of_bundle(
     model: Path, *, fold: str | None, checkpoint: str | None, device: str, announce: Announce
 ) -> Callable[[list[Path], Path], int]:
@@ -79,10 +83,12 @@ def _of_nnunet(
     announce("load nnU-Net")
     from medmixers.explain.nnunet_attention import nnunet_token_attention
 
+    options: dict[str, Any] = {"fold": fold, "device": device, "announce": announce}
+    if checkpoint is not None:
+        options["checkpoint"] = checkpoint
+
     def explain(files: list[Path], target: Path) -> int:
-        maps, _ = nnunet_token_attention(
-            model, files, out=target, fold=fold, checkpoint=checkpoint or CHECKPOINT, device=device, announce=announce
-        )
+        maps, _ = nnunet_token_attention(model, files, out=target, **options)
         return len(maps)
 
     return explain

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from medmixers.datasets.raw_format import NIFTI
 from medmixers.errors import InputError, MissingFileError
 
+NIFTI = (".nii", ".nii.gz")
 NAME = re.compile(r"(.+?)(?:_(\d{4}))?(\.nii(?:\.gz)?)", re.IGNORECASE)
 
 
