@@ -75,7 +75,7 @@ def test_goes_by_its_inputs_device_and_by_torch_func(name, spatial_dims):
 def own_ways(name, spatial_dims):
     """A mixer in float64 that computes by this package's functions where it has them, and its parameters."""
     names, size = mixer_option_names(name), (6, 5, 7)[:spatial_dims]
-    options = {"kernel_size": 5, "full_attention_tokens": 0, "feature_size": size}
+    options = {"kernel_size": 7, "full_attention_tokens": 0, "feature_size": size}
     if name == "global_attention":
         options = {}
     torch.manual_seed(0)
