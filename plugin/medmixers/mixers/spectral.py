@@ -2,6 +2,7 @@ import torch
 from torch import Tensor, nn
 
 from medmixers.layers.conv import check_positive, check_spatial_dims
+from medmixers.layers.precision import without_autocast
 
 
 class Spectral(nn.Module):
@@ -32,7 +33,7 @@ class Spectral(nn.Module):
             return x.clone()
         if torch.jit.is_scripting():
             return self._filtered(x)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             return self._filtered(x)
 
     def _filtered(self, x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmixers.layers.conv import check_positive, check_spatial_dims
+from medmixers.layers.precision import without_autocast
 from medmixers.mixers.global_attention import head_count
 
 CHUNK = 64  # tokens whose mixing matrix is computed at once
@@ -48,7 +49,7 @@ class StateSpace(nn.Module):
         if torch.jit.is_scripting():
             mixed = self._both_ways(projected)
         else:
-            with torch.autocast(x.device.type, enabled=False):
+            with without_autocast(x):
                 mixed = self._both_ways(projected)
         return self.out_proj(mixed).transpose(1, 2).reshape(x.shape)
 
