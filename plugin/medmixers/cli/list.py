@@ -19,13 +19,14 @@ class List:
         from medmixers.variants import NETWORKS
 
         counts = network_facts()["parameters"]
-        head = ("NAME", "TASK", "2D", "3D", "SOURCE", "SUMMARY")
+        head = ("NAME", "TASK", "2D", "3D", "SOURCE", "WEIGHTS", "SUMMARY")
         rows = (
             (
                 name,
                 row.task,
                 *(_millions(counts.get(name, {}).get(dims)) for dims in ("2D", "3D")),
                 row.source,
+                row.weights or "-",
                 row.summary,
             )
             for name, row in sorted(NETWORKS.items())
@@ -33,7 +34,9 @@ class List:
         return (
             f"{table([head, *rows])}\n\n"
             "2D, 3D: millions of trainable parameters with 1 input channel and 2 outputs; '-' where there is no such\n"
-            "form. Networks bound to an image size are counted at 224 x 224 and 96 x 96 x 96."
+            "form. Networks bound to an image size are counted at 224 x 224 and 96 x 96 x 96.\n"
+            "WEIGHTS: published weights, by timm (pretrained=True downloads them) or in a repository of the authors.\n"
+            "plugin/docs/networks.md lists the formats of checkpoints that load."
         )
 
     def mixers(self) -> str:

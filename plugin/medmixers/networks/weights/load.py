@@ -103,9 +103,9 @@ def load_weights(
     row = recognise(checkpoint.tensors, is_lightning=checkpoint.is_lightning)
     names = our_names(checkpoint.tensors, row) if row else {name: name for name in checkpoint.tensors}
     own = network.state_dict()
-    if not own.keys() & set(names.values()):
-        row, names = None, {name: name for name in checkpoint.tensors}  # perhaps the network's own names
-    if not own.keys() & set(names.values()):
+    if not own.keys() & set(names.values()):  # perhaps the network's own names, which look like another format's
+        row, names = None, {name: name for name in checkpoint.tensors}
+    if len(own.keys() & set(names.values())) < (1 if row else len(own) / 2):
         raise InputError(_another_kind(network, checkpoint))
     plan = _plan(network, {names[name]: value for name, value in checkpoint.tensors.items()}, other_classes)
     needed = needed_options(checkpoint, row) if row else {}
@@ -119,7 +119,7 @@ def load_weights(
         plan.skipped |= {name: OTHER_MIXER for name in plan.misfits if name not in own}
         plan.skipped |= {name: OTHER_MIXER for name in plan.misfits if name in names.values() and name in own}
         plan.kept |= {name: OTHER_MIXER for name in plan.misfits if name in own}
-    plan.skipped |= {name: "class weights of the loss" for name in checkpoint.loss}
+    plan.skipped |= dict.fromkeys(checkpoint.loss, "class weights of the loss")
     network.load_state_dict({**own, **plan.fitted})
     loaded = tuple(key for key in plan.fitted if key not in plan.adapted)
     return LoadReport(loaded, plan.adapted, plan.skipped, plan.kept, row.name if row else "", checkpoint.part)
