@@ -14,6 +14,8 @@ from medmixers.variants import NETWORKS
 if TYPE_CHECKING:
     from torch import nn
 
+    from medmixers.networks.weights import SavedNetwork
+
 
 def list_networks() -> list[str]:
     """Names that :func:`create_network` takes."""
@@ -102,6 +104,15 @@ def create_network(
 
         install(network, [locate(path) for path in NETWORKS[name].fast])
     return network
+
+
+def network_of_weights(source: str | Path, *, mixer: str | None = None, kernel_size: int | None = None) -> SavedNetwork:
+    """The network that an author's checkpoint comes from: :func:`medmixers.networks.weights.saved_network`."""
+    try:
+        from medmixers.networks.weights import saved_network
+    except ImportError as error:  # the code in a bundle's zip
+        raise MissingPackageError("this belongs to the installed package medmixers") from error
+    return saved_network(source, mixer=mixer, kernel_size=kernel_size)
 
 
 def _published_weights(name: str) -> str:

@@ -21,6 +21,7 @@ from author_twins import (
     Random,
     SegFormerTwin,
     SpatialLinear,
+    filled,
 )
 from token_unet_twin import TokenUNetTwin
 from torch import nn
@@ -31,15 +32,6 @@ from medmixers.networks.weights import load_weights
 TINY = {"depths": (1, 1, 2, 1), "dims": (32, 32, 64, 64)}
 build = partial(create_network, spatial_dims=2, in_channels=3, out_channels=5, **TINY)
 NORM_POOL = {"head_order": "norm_pool"}
-
-
-def filled(module):
-    """Values of order one everywhere: LayerScale 1e-5 or a zero bias would hide a wrong rule."""
-    torch.manual_seed(0)
-    for name, parameter in module.named_parameters():
-        wide = parameter.ndim > 1
-        nn.init.normal_(parameter, 0.0 if wide or name.endswith("bias") else 1.0, 0.1 if wide else 0.3)
-    return module.eval()
 
 
 def check_logits(ours, theirs, x, report=None):
