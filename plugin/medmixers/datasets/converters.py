@@ -32,6 +32,7 @@ for _name, _target in (
     ("covid_ct_slice_classification", "convert_large_covid.convert"),
     ("multi_organ_ct_segmentation", "convert_synapse.convert"),
     ("cardiac_mri_segmentation", "convert_acdc.convert"),
+    ("dog_breed_classification", "convert_imagewoof.convert"),
 ):
     CONVERTERS.register(_name, f"medmixers.datasets.{_target}")
 
