@@ -14,8 +14,6 @@ from medmixers.variants import NETWORKS
 if TYPE_CHECKING:
     from torch import nn
 
-    from medmixers.networks.weights import SavedNetwork
-
 
 def list_networks() -> list[str]:
     """Names that :func:`create_network` takes."""
@@ -106,7 +104,7 @@ def create_network(
     return network
 
 
-def network_of_weights(source: str | Path, *, mixer: str | None = None, kernel_size: int | None = None) -> SavedNetwork:
+def network_of_weights(source: str | Path, *, mixer: str | None = None, kernel_size: int | None = None) -> Any:
     """The network that an author's checkpoint comes from: :func:`medmixers.networks.weights.saved_network`."""
     try:
         from medmixers.networks.weights import saved_network

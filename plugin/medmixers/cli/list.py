@@ -33,10 +33,10 @@ class List:
         )
         return (
             f"{table([head, *rows])}\n\n"
+            "WEIGHTS: published weights, of timm (pretrained=True downloads them) or a file of the authors' repository.\n"
+            "plugin/docs/networks.md lists the formats of checkpoints that load.\n"
             "2D, 3D: millions of trainable parameters with 1 input channel and 2 outputs; '-' where there is no such\n"
-            "form. Networks bound to an image size are counted at 224 x 224 and 96 x 96 x 96.\n"
-            "WEIGHTS: published weights, by timm (pretrained=True downloads them) or in a repository of the authors.\n"
-            "plugin/docs/networks.md lists the formats of checkpoints that load."
+            "form. Networks bound to an image size are counted at 224 x 224 and 96 x 96 x 96."
         )
 
     def mixers(self) -> str:
