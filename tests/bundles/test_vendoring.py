@@ -22,7 +22,7 @@ from medmixers.mixers import TOKEN_MIXERS
 
 # The most that a bundle carries, measured over all of them; the whole package has more than 150 files.
 MOST_FILES, MOST_LINES = 45, 5200
-MOST_OF_GROUPED_CONV = 45, 4950
+MOST_OF_GROUPED_CONV = 45, 5050
 
 
 def configs_of(name: str) -> dict[str, str]:

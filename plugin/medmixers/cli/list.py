@@ -33,7 +33,7 @@ class List:
         )
         return (
             f"{table([head, *rows])}\n\n"
-            "WEIGHTS: published weights, of timm (pretrained=True downloads them) or a file of the authors' repository.\n"
+            "WEIGHTS: published weights, of timm (pretrained=True downloads them) or a file in the authors' code.\n"
             "plugin/docs/networks.md lists the formats of checkpoints that load.\n"
             "2D, 3D: millions of trainable parameters with 1 input channel and 2 outputs; '-' where there is no such\n"
             "form. Networks bound to an image size are counted at 224 x 224 and 96 x 96 x 96."
