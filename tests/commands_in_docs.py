@@ -128,7 +128,7 @@ def check_medmixers(words: list[str], *, inline: bool = False) -> None:
     if inline and arguments is None:
         return
     assert arguments is not None, f"{words} names no command with its arguments"
-    if "mixer" in (mixer := {**arguments, **arguments.get("options", {})}):
+    if (mixer := {**arguments, **arguments.get("options", {})}).get("mixer") is not None:
         assert mixer["mixer"] in TOKEN_MIXERS, mixer
     if words[0] == "bundle" and (name := arguments.get("name")) and name.isidentifier():
         assert name in BUNDLES or name.isupper() or name.startswith("my_"), name

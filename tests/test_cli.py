@@ -73,7 +73,7 @@ def test_list(what, expected, medmixers):
 def test_options_of_a_network_are_those_that_it_takes(medmixers):
     lines = medmixers("list", "options", "metaformer_pppa_s12").out.splitlines()
     rows = {re.split(r"\s{2,}", line)[0]: re.split(r"\s{2,}", line) for line in lines[1:]}
-    assert rows["kernel_size"][1] == "an integer or None"
+    assert rows["kernel_size"][1] == "an integer or a sequence of integers or None"
     assert rows["mixer"][2] == "pooling,pooling,pooling,global_attention", "the name fixes it"
     for network in ("token_unet", "med_next_keuth2025", "swin_unetr"):
         if network in NETWORKS:
@@ -363,7 +363,7 @@ def test_profile(medmixers):
 
 def test_list_networks_shows_counts_as_profile_prints_them(medmixers):
     lines = medmixers("list", "networks").out.splitlines()
-    assert lines[0].split() == ["NAME", "TASK", "2D", "3D", "SOURCE", "SUMMARY"]
+    assert lines[0].split() == ["NAME", "TASK", "2D", "3D", "SOURCE", "WEIGHTS", "SUMMARY"]
     name, task, in_2d, in_3d, source, *_ = next(line for line in lines if line.startswith("token_unet ")).split()
     assert (task, source) == ("segmentation", "tshimanga2026")
     for size, millions in (("16,16", in_2d), ("16,16,16", in_3d)):

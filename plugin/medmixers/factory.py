@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +48,9 @@ def create_network(
     spatial_dims: int,
     in_channels: int,
     out_channels: int,
-    pretrained: str | Path | None = None,
+    pretrained: str | Path | bool | None = None,
     warm_start: bool = False,
+    frozen: int | Sequence[str] = (),
     activation_checkpointing: bool = False,
     **options: Any,
 ) -> nn.Module:
@@ -61,8 +62,10 @@ def create_network(
         in_channels: channels of the image.
         out_channels: classes (or sigmoid channels) of the logits.
         pretrained: a weights file, or "timm:NAME"; see :func:`medmixers.networks.weights.load_weights`, which also
-            reports what it did. MetaFormer networks only.
+            reports what it did. True downloads the weights that timm publishes for this name.
         warm_start: let ``pretrained`` come from a network with other token mixers.
+        frozen: modules that are not trained, for example ("encoder",); or a number of stages of a MetaFormer's encoder,
+            with the stem.
         activation_checkpointing: in training compute each block's activations a second time in the backward pass.
             This saves memory and costs a second forward; results, random numbers and keys of the state dict stay.
         options: keyword arguments of the network's and its encoder's constructors, for example ``mixer``,
@@ -82,8 +85,14 @@ def create_network(
     check_spatial_dims(spatial_dims)
     check_positive(in_channels=in_channels, out_channels=out_channels)
     network = _build(name, spatial_dims, in_channels, out_channels, options)
-    if pretrained is not None:
+    if pretrained is True:
+        pretrained = _published_weights(name)
+    if pretrained:
         _load_pretrained(network, pretrained, warm_start=warm_start)
+    if frozen:
+        from medmixers.layers.freezing import freeze
+
+        freeze(network, frozen)
     if activation_checkpointing:
         from medmixers.layers.checkpointing import checkpoint_blocks
 
@@ -93,6 +102,24 @@ def create_network(
 
         install(network, [locate(path) for path in NETWORKS[name].fast])
     return network
+
+
+def network_of_weights(source: str | Path, *, mixer: str | None = None, kernel_size: int | None = None) -> Any:
+    """The network that an author's checkpoint comes from: :func:`medmixers.networks.weights.saved_network`."""
+    try:
+        from medmixers.networks.weights import saved_network
+    except ImportError as error:  # the code in a bundle's zip
+        raise MissingPackageError("this belongs to the installed package medmixers") from error
+    return saved_network(source, mixer=mixer, kernel_size=kernel_size)
+
+
+def _published_weights(name: str) -> str:
+    """Source of the weights that timm publishes for a network. Raises InputError for one without."""
+    weights = NETWORKS[name].weights
+    if weights.startswith("timm:"):
+        return weights
+    where = f"its published weights are a file, {weights}: download it and" if weights else "no weights are published:"
+    raise InputError(f"pretrained=True: timm has no weights of {name!r}; {where} give a file's path")
 
 
 def _load_pretrained(network: nn.Module, pretrained: str | Path, *, warm_start: bool) -> None:

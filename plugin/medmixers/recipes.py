@@ -131,6 +131,7 @@ RECIPES.register(
             "chest_xray_pneumonia_classification": 972,
             "abdominal_organ_classification": 324,
             "lung_nodule_classification": 3888,
+            "dog_breed_classification": 500,
         },
         dice_weight=0.0,
         ignore_background=False,

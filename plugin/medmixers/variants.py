@@ -21,6 +21,8 @@ class NetworkRow:
         summary: one line for ``medmixers list networks``.
         encoder: dotted path of the encoder class that the network is built around; None where it has none.
         arguments: what the name fixes; ``create_network``'s options override it.
+        weights: source and format of published weights: "timm:NAME", which ``pretrained=True`` downloads, or the
+            authors' repository and the name of its file; "" if there are none.
         has_tokens: whether its bottleneck has tokens, whose attention can be shown.
         size_bound: whether it is built for one image size, whatever its token mixers.
         blocks: dotted paths of the classes that activation checkpointing computes again.
@@ -33,6 +35,7 @@ class NetworkRow:
     summary: str
     encoder: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    weights: str = ""
     has_tokens: bool = False
     size_bound: bool = False
     blocks: tuple[str, ...] = ()
@@ -116,6 +119,14 @@ CAFORMER = {
 }
 RANDFORMER = {**BASELINE, "mixer": ("identity", "identity", "random_mixing", "random_mixing")}
 
+
+def _published(family: str, size: str) -> str:
+    """Where the weights of a family of Yu et al. are: timm's hub, or the authors' files."""
+    if family in ("identityformer", "randformer"):
+        return f"sail-sg/metaformer: {family}_{size}.pth"
+    return "" if family.startswith("metaformer") else f"timm:{family}_{size}"
+
+
 for _family, _sizes, _target, _source, _fixed, _summary in (
     ("metaformer", METAFORMER_SIZES, CLASSIFIER, "keuth2025", STUDY, "MetaFormer, any token mixer, classifier"),
     ("metaformer_segformer", METAFORMER_SIZES, SEGFORMER, "keuth2025", STUDY, "MetaFormer, SegFormer decoder"),
@@ -137,15 +148,29 @@ for _family, _sizes, _target, _source, _fixed, _summary in (
                 encoder=ENCODER,
                 arguments={**vars(_size), "layer_scale_init": _size.layer_scale_init, **_fixed},
                 blocks=METAFORMER_BLOCKS,
+                weights=_published(_family, _name),
             ),
         )
 
-# Hybrid stages of Yu et al. 2022, Table 5: LayerNorm over channels, heads of 32 channels, and one positional
-# embedding, where attention begins. (The authors add it before that stage's first block, we inside its mixer.)
+# Hybrid stages of Yu et al. 2022, Table 5, as in the authors' code. Those with attention have LayerNorm over channels,
+# heads of 32 channels, and one positional embedding, before the first block of attention. The head is norm, then mean.
+CHANNEL_NORMS = {
+    "norm": "layer_norm",
+    "norm_eps": 1e-5,
+    "head_order": "norm_pool",
+    "head_norm": "layer_norm",
+    "head_norm_eps": 1e-5,
+}
+HYBRID_WEIGHTS = "sail-sg/poolformer: metaformer_{}_s12_224.pth.tar"  # release v1.0 of that repository
 for _letters in ("pppa", "ppaa", "pppf", "ppff"):
     _mixers = tuple({"p": POOL, "a": ATTENTION, "f": "spatial_fc"}[letter] for letter in _letters)
     _first = tuple(stage == _letters.find("a") for stage in range(4))
-    _options: dict[str, Any] = {"positional_embedding": _first, "mixer_options": {"head_dim": 32}}
+    _options: dict[str, Any] = {
+        **CHANNEL_NORMS,
+        "positional_embedding": _first,
+        "positional_embedding_at": "stage",
+        "mixer_options": {"head_dim": 32},
+    }
     NETWORKS.register(
         f"metaformer_{_letters}_s12",
         NetworkRow(
@@ -156,12 +181,37 @@ for _letters in ("pppa", "ppaa", "pppf", "ppff"):
             encoder=ENCODER,
             arguments={
                 **vars(METAFORMER_SIZES["s12"]),
-                **POOLFORMER,
-                "norm": "layer_norm",
                 "mixer": _mixers,
                 **(_options if "a" in _letters else {}),
             },
             blocks=METAFORMER_BLOCKS,
+            weights=HYBRID_WEIGHTS.format(_letters),
+        ),
+    )
+
+# Hybrids [P,P,T,T] of Keuth et al. 2025, Tables 2 and 8: the pretrained ppaa with other mixers in its last two stages,
+# without its embedding. Mixers without attention load everything else; global attention keeps its heads of 32 channels.
+for _mixer in ("identity", POOL, "conv", "grouped_conv", "local_attention", ATTENTION):
+    _kernels = {} if _mixer in ("identity", ATTENTION) else {"kernel_size": (3, 3, 3, 3)}
+    NETWORKS.register(
+        f"hybrid_{_mixer}_s12",
+        NetworkRow(
+            target=CLASSIFIER,
+            task="classification",
+            source="keuth2025",
+            summary=f"[P,P,T,T]: pooling, then {_mixer}; for the weights of metaformer_ppaa_s12",
+            encoder=ENCODER,
+            arguments={
+                **vars(METAFORMER_SIZES["s12"]),
+                "layer_scale_init": 1e-5,
+                **STUDY,
+                **CHANNEL_NORMS,
+                "mixer": (POOL, POOL, _mixer, _mixer),
+                **_kernels,
+                **({"mixer_options": {"head_dim": 32}} if _mixer == ATTENTION else {}),
+            },
+            blocks=METAFORMER_BLOCKS,
+            weights=HYBRID_WEIGHTS.format("ppaa"),
         ),
     )
 
@@ -240,6 +290,7 @@ for _name, _target, _task, _source, _blocks, _summary in (
             source=_source,
             summary=_summary,
             blocks=_blocks,
+            weights="timm:resnet18" if _name == "resnet18_keuth2025" else "",
         ),
     )
 

@@ -318,6 +318,15 @@ def test_near_duplicates_are_transitive_and_ignore_brightness() -> None:
     assert near_duplicates([field, other, field + 100, field // 2], 0.98) == [0, 1, 0, 0]
 
 
+def test_imagewoof_is_squared_and_keeps_its_parts(tiny: Callable[[str], Path]) -> None:
+    cases = read_datalist(tiny("dog_breed_classification") / "converted")
+    assert {part: len(items) for part, items in cases.items() if items} == {"training": 30, "test": 20}
+    shown = picture(next(case["image"] for case in cases["test"] if "n02115641" in case["image"]))
+    assert shown.shape == (30, 30, 3)
+    lit = shown[..., 0] > 100
+    assert {tuple(lit.any(1)), tuple(lit.any(0))} == {(True,) * 30, (False,) * 5 + (True,) * 20 + (False,) * 5}
+
+
 def test_msld_never_trains_on_a_copy_of_what_it_tests(tiny: Callable[[str], Path]) -> None:
     items = read_datalist(tiny("monkeypox_skin_classification") / "converted")
     stems = {part: [Path(item["image"]).stem for item in items[part]] for part in items}

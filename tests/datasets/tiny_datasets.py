@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
+from medmixers.datasets.convert_imagewoof import FOLDERS as IMAGEWOOF
 from medmixers.datasets.converters import convert
 from medmixers.tasks import TASKS
 
@@ -215,6 +216,17 @@ def write_sars_cov_2(folder: Path, *, pictures: int = 12) -> None:
             Image.fromarray(np.stack([grey] * 3, -1)).save(folder / name / f"{stem} ({index + 1}).png")
 
 
+def write_imagewoof(folder: Path, *, training: int = 3, test: int = 2) -> None:
+    """Photographs of 30 x 20 and 20 x 30; brightness tells the breed."""
+    for part, count in (("train", training), ("val", test)):
+        for breed, name in enumerate(IMAGEWOOF):
+            place = folder / "imagewoof2-320" / part / name
+            place.mkdir(parents=True)
+            for number in range(count):
+                shape = (30, 20, 3) if number % 2 else (20, 30, 3)
+                Image.fromarray(np.full(shape, 20 + 20 * breed, np.uint8)).save(place / f"{name}_{number}.JPEG")
+
+
 def write_msld(folder: Path, *, patients: int = 10, copies: int = 3) -> None:
     for offset, (name, letter) in enumerate((("Monkey Pox", "M"), ("Others", "NM"))):
         originals = folder / "Original Images" / "Original Images" / name
@@ -256,4 +268,5 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "covid_ct_slice_classification": write_large_covid,
     "multi_organ_ct_segmentation": write_synapse,
     "cardiac_mri_segmentation": write_acdc,
+    "dog_breed_classification": write_imagewoof,
 }

@@ -206,7 +206,7 @@ def test_size_bound_mixers_need_and_keep_one_size():
         ),
         (
             {"mixer_options": {"head_dim": 16}},
-            "token mixer pooling has no option head_dim; valid: kernel_size",
+            "token mixer pooling has no option head_dim; valid: identity_on_small_maps, kernel_size",
         ),
         ({"kernal_size": 3}, r"network 'metaformer_s12' has no option 'kernal_size'; valid: .*kernel_size"),
         ({"norm": "instance"}, "unknown norm 'instance'; valid: batch_norm, group_norm, layer_norm, none"),

@@ -1,4 +1,4 @@
-"""Loading weights: the original authors' key formats, inflation to 3D, other channel counts, warm start, errors."""
+"""Loading weights: inflation to 3D, other channel counts, warm start, errors."""
 
 import re
 from functools import partial
@@ -24,46 +24,6 @@ def timm_model(name="poolformer_s12", **options):
         else:
             nn.init.normal_(parameter, std=0.05)
     return model
-
-
-def original_poolformer(state):
-    """timm's keys -> those of the authors' PoolFormer: patch_embed, network.k, layer_scale_k."""
-    names = {}
-    for key, value in state.items():
-        key = key.replace("stem.conv", "patch_embed.proj").replace("head.norm", "norm").replace("head.fc", "head")
-        key = re.sub(r"stages\.(\d)\.downsample\.conv", lambda m: f"network.{2 * int(m[1]) - 1}.proj", key)
-        key = re.sub(r"stages\.(\d)\.blocks", lambda m: f"network.{2 * int(m[1])}", key)
-        names[re.sub(r"layer_scale(\d)\.scale", r"layer_scale_\1", key)] = value
-    return names
-
-
-def original_baseline(state):
-    """timm's keys -> those of the authors' CAFormer: downsample_layers, stages.i.j, linear MLPs everywhere."""
-    names = {}
-    for key, value in state.items():
-        key = key.replace("stem.conv", "downsample_layers.0.conv").replace("stem.norm", "downsample_layers.0.post_norm")
-        key = re.sub(r"stages\.(\d)\.downsample\.norm", r"downsample_layers.\1.pre_norm", key)
-        key = re.sub(r"stages\.(\d)\.downsample\.conv", r"downsample_layers.\1.conv", key)
-        key = re.sub(r"stages\.(\d)\.blocks\.", r"stages.\1.", key)
-        key = key.replace("head.norm", "norm").replace("head.fc", "head")
-        is_pointwise = value.ndim == 4 and value.shape[2:] == (1, 1)
-        names[key] = value.flatten(1) if is_pointwise else value
-    return names
-
-
-@pytest.mark.parametrize(
-    ("name", "convert"), [("poolformer_s12", original_poolformer), ("caformer_s18", original_baseline)]
-)
-def test_original_formats_give_timms_logits(name, convert, tmp_path):
-    theirs = timm_model(name)
-    state = convert(theirs.state_dict())
-    assert not set(state) & {"stem.conv.weight"}
-    file = tmp_path / "weights.pth"
-    torch.save({"state_dict": state}, file)
-    ours = build(name, pretrained=file).eval()
-    x = torch.randn(1, 3, 96, 96)
-    with torch.no_grad():
-        torch.testing.assert_close(ours(x), theirs(x), rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["poolformer_s12", "convformer_s18"])
@@ -115,16 +75,10 @@ def test_other_class_count_and_segmentation_leave_the_head_out():
 
 
 def hybrid():
-    """A checkpoint of the pretrained hybrid [P, P, A, A], in the original format."""
+    """The hybrid [P, P, A, A] without its embedding, and a checkpoint of it with one."""
     torch.manual_seed(1)
     network = build("metaformer_ppaa_s12", positional_embedding=False)
-    state = {}
-    for key, value in network.state_dict().items():
-        key = key.removeprefix("encoder.")
-        key = "head.norm." + key.removeprefix("norm.") if key.startswith("norm.") else key
-        state["head.fc." + key.removeprefix("head.") if key in ("head.weight", "head.bias") else key] = value
-    state["stages.2.pos_embed"] = torch.randn(1, 320, 14, 14)
-    return network, state
+    return network, {**network.state_dict(), "encoder.stages.2.pos_embedding": torch.randn(1, 320, 14, 14)}
 
 
 @pytest.mark.parametrize("mixer", ["local_attention", "grouped_conv", "random_mixing", "pooling"])
@@ -144,16 +98,16 @@ def test_warm_start_takes_all_but_the_mixers(mixer):
         assert torch.equal(mixers[0].qkv.weight, mixers[1].qkv.weight)
         assert mixers[1].heads == 2 * mixers[0].heads  # heads of 16 share what heads of 32 had
         assert not mixers[1].qkv.bias.any()
-        assert set(report.skipped) == {"encoder.stages.2.pos_embed"}
+        assert set(report.skipped) == {"encoder.stages.2.pos_embedding"}
     else:
-        assert all(".token_mixer." in key or key.endswith("pos_embed") for key in report.skipped)
+        assert all(".token_mixer." in key or key.endswith("pos_embedding") for key in report.skipped)
 
 
 def test_warm_start_into_global_attention_is_the_same_network():
     source, state = hybrid()
     target = build(
-        "metaformer_s12", norm="layer_norm", head_order="pool_norm", mixer_options={"head_dim": 32},
-        mixer=("pooling", "pooling", "global_attention", "global_attention"),
+        "metaformer_s12", norm="layer_norm", norm_eps=1e-5, head_norm="layer_norm", head_norm_eps=1e-5,
+        mixer_options={"head_dim": 32}, mixer=("pooling", "pooling", "global_attention", "global_attention"),
     )  # fmt: skip
     load_weights(target, state, warm_start=True)
     x = torch.randn(1, 3, 64, 64)
@@ -194,7 +148,7 @@ CONTENTS = [
     ([1, 2], "holds an object of list, no state dict; valid: a state dict (names and tensors), alone or under"),
     ({}, "holds nothing, no state dict"),
     ({"model": {}}, "holds nothing, no state dict"),
-    ({"model_ema": {"stem.conv.weight": torch.zeros(1)}, "epoch": 3}, "holds the keys 'model_ema', 'epoch', no state"),
+    ({"ema_of_model": {"stem.conv.weight": torch.zeros(1)}, "epoch": 3}, "holds the keys 'ema_of_model', 'epoch', no"),
     (dict.fromkeys(range(9)), "holds the keys 0, 1, 2, 3, 4 ..., no state dict"),
     (nn.Linear(2, 2), "cannot be read as weights: it holds an object of torch.nn.modules.linear.Linear; valid: a"),
     (b"hello\n", "cannot be read as weights: torch.save did not write it, or it is damaged; valid: a state dict"),
@@ -225,7 +179,9 @@ def test_a_file_cut_short_is_named(tmp_path):
 
 def test_what_cannot_be_loaded_at_all_is_said_so():
     state = timm_model().state_dict()
-    with pytest.raises(ValueError, match=r"TokenUNet takes no weights from elsewhere; valid: .* caformer_\*, .*pool"):
+    with pytest.raises(
+        ValueError, match=r"another kind of network: none of its \d+ names, .* is in TokenUNet; valid: .*MedMax"
+    ):
         load_weights(build("token_unet", channels=(4, 8), transformer_heads=2), state)
     resnet = timm.create_model("resnet10t").state_dict()
     with pytest.raises(ValueError, match=rf"another kind of network: none of its {len(resnet)} names, 'bn1.bias' for"):
@@ -255,3 +211,47 @@ def test_local_file_in_our_own_format_works_offline(tmp_path):
     torch.save(source.state_dict(), tmp_path / "ours.pt")
     target = build("poolformer_s12", **TINY, pretrained=tmp_path / "ours.pt")
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
+
+
+def test_moving_averages_go_first_as_in_timm(tmp_path):
+    plain, averaged = (build("poolformer_s12", **TINY) for _ in range(2))
+    file = tmp_path / "last.pth.tar"
+    torch.save({"state_dict": plain.state_dict(), "state_dict_ema": averaged.state_dict(), "epoch": 3}, file)
+    target = build("poolformer_s12", **TINY)
+    report = load_weights(target, file)
+    assert "from 'state_dict_ema'" in str(report)
+    assert all(torch.equal(a, b) for a, b in zip(averaged.parameters(), target.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (4, 1), (4, 2), (2, 5), (4, 6), (5, 3)])
+def test_own_weights_take_any_other_channels(spatial_dims, before, after):
+    source, target = (
+        build("metaformer_segformer_s12", spatial_dims=spatial_dims, in_channels=c, mixer="identity", **TINY)
+        for c in (before, after)
+    )
+    report = load_weights(target, source.state_dict())
+    assert report.adapted == {"encoder.stem.conv.weight": f"input channels {before} -> {after}"}
+    grey = torch.randn(1, 1, *(32,) * spatial_dims)
+    answers = [net.eval()(grey.expand(-1, c, *grey.shape[2:])) for net, c in ((source, before), (target, after))]
+    torch.testing.assert_close(answers[1], answers[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["metaformer_segformer_s12", "unet_star_star", "token_unet"])
+def test_own_weights_with_other_classes_when_asked(name):
+    options = {**TINY, "mixer": "identity"} if "metaformer" in name else {"channels": (8, 8, 16)}
+    options |= {"transformer_heads": 2} if name == "token_unet" else {}
+    source, target = (
+        build(name, spatial_dims=3, in_channels=c, out_channels=k, **options) for c, k in ((1, 3), (2, 5))
+    )
+    with pytest.raises(ValueError, match="do not fit"):
+        load_weights(target, source.state_dict())
+    report = load_weights(target, source.state_dict(), other_classes=True)
+    assert len(report.kept) == 2
+    assert set(report.skipped) == set(report.kept)
+    body = next(key for key in report.loaded if value_is_wide(source.state_dict()[key]))
+    assert torch.equal(target.state_dict()[body], source.state_dict()[body])
+
+
+def value_is_wide(value):
+    return value.ndim == 5 and value.shape[1] > 2

@@ -46,6 +46,7 @@ def test_epochs_of_the_study_are_its_iterations() -> None:
         "chest_xray_pneumonia_classification": 4_708,
         "abdominal_organ_classification": 13_932,
         "lung_nodule_classification": 1_158,
+        "dog_breed_classification": 9_025,
     }
     epochs = RECIPES["keuth2025_classification"].epochs_of
     assert set(epochs) == set(images) <= set(TASKS)

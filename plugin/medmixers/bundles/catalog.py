@@ -134,6 +134,13 @@ STUDY_MIXERS: Mapping[str, Mapping[str, Any]] = {
     "random_mixing": {},
 }
 
+# Rules of the released 3D code of Keuth et al., for its own 3D tasks (plugin/docs/networks.md says where ours differ).
+RELEASED_3D: Mapping[str, Mapping[str, Any]] = {
+    "pooling": {"mixer_options": {"identity_on_small_maps": True}},
+    "local_attention": {"mixer_options": {"full_attention_tokens": 63}},
+    "global_attention": {"positional_embedding": True},
+}
+
 
 def study_row(
     task: TaskSpec,
@@ -145,6 +152,7 @@ def study_row(
     roi_size_of: Mapping[str, tuple[int, ...]] | None = None,
     options: Mapping[str, Any] | None = None,
     cache_rate: float = 0.0,
+    released_3d: bool = False,
 ) -> BundleRow:
     """A MetaFormer with one token mixer on a task.
 
@@ -157,11 +165,13 @@ def study_row(
         roi_size_of: mixer -> another ``roi_size``, for those whose cost grows with the square of the positions.
         options: further options of the network.
         cache_rate: as :class:`BundleRow` has it.
+        released_3d: whether small feature maps and positional embeddings follow the released 3D code.
     """
     classifies = task.task == "classification"
-    mixing = {"mixer": mixer, **STUDY_MIXERS.get(mixer, {}), **(options or {})}
+    released = RELEASED_3D.get(mixer, {}) if released_3d else {}
+    mixing = {"mixer": mixer, **STUDY_MIXERS.get(mixer, {}), **released, **(options or {})}
     if classifies and task.spatial_dims == 2 and mixer == "global_attention":
-        mixing["positional_embedding"] = True  # 2D classification of Keuth et al. only
+        mixing["positional_embedding"] = True  # in 2D in classification only
     smaller, note = (roi_size_of or {}).get(mixer), ""
     if smaller is not None:
         sizes = " x ".join(map(str, smaller)), " x ".join(map(str, roi_size or ()))
@@ -192,9 +202,9 @@ STUDY: Mapping[str, Mapping[str, Any]] = {
             "skin_lesion_classification",
             "chest_xray_pneumonia_classification",
             "abdominal_organ_classification",
-            "lung_nodule_classification",
         )
     },
+    "lung_nodule_classification": {"recipe": "keuth2025_classification", "released_3d": True},
     "chest_xray_segmentation": {"recipe": "keuth2025_segmentation", "cache_rate": 1.0},
     "wrist_bone_segmentation": {"recipe": "keuth2025_segmentation", "cache_rate": 1.0},
     "breast_tissue_segmentation": {
@@ -206,6 +216,7 @@ STUDY: Mapping[str, Mapping[str, Any]] = {
         "recipe": "keuth2025_segmentation_volumes",
         "roi_size": (128, 128, 128),
         "roi_size_of": CUBES,
+        "released_3d": True,
     },
     "brain_tissue_segmentation": {
         "recipe": "keuth2025_segmentation_short",

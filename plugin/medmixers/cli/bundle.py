@@ -10,22 +10,42 @@ from medmixers.errors import InputError
 class Bundle:
     """Make, share and check MONAI Bundles."""
 
-    def new(self, task: str, network: str, mixer: str | None = None, recipe: str | None = None, out: str = ".") -> str:
-        """Make an untrained bundle for a task, your own or one of ours.
+    def new(
+        self,
+        task: str,
+        network: str | None = None,
+        mixer: str | None = None,
+        recipe: str | None = None,
+        out: str = ".",
+        weights: str | None = None,
+        kernel_size: int | None = None,
+    ) -> str:
+        """Make a bundle for a task, your own or one of ours: untrained, or of a checkpoint of the authors' code.
 
         Args:
             task: a YAML file that describes your task, or a task of `medmixers list tasks`.
-            network: a network of `medmixers list networks`.
+            network: a network of `medmixers list networks`; --weights tells it.
             mixer: a token mixer of `medmixers list mixers`, for MetaFormer networks.
             recipe: training recipe; by default that of Keuth et al. 2025 for this kind of task.
             out: folder that will hold the bundle's folder.
+            weights: checkpoint of the code of Keuth et al. (Lightning) or of the released Token-UNet.
+            kernel_size: kernel of the token mixer; with --weights, of a checkpoint that does not tell it.
 
         Example:
             medmixers bundle new my_task.yaml --network metaformer_segformer_s12 --mixer grouped_conv --out my_bundles
         """
         from medmixers.bundles.new import new_bundle
 
-        return f"untrained bundle: {new_bundle(task, network=network, mixer=mixer, recipe=recipe, out=out)}"
+        made = new_bundle(
+            task, network=network, mixer=mixer, recipe=recipe, out=out, weights=weights, kernel_size=kernel_size
+        )
+        if weights is None:
+            return f"untrained bundle: {made}"
+        return (
+            f"bundle with the weights of {weights}: {made}\n"
+            "The checkpoint does not hold how images were preprocessed: compare configs/inference.json with its "
+            "training."
+        )
 
     def pack(self, name: str, weights: str | None = None, out: str = ".", metrics: str | None = None) -> str:
         """Pack a bundle with its weights and code into OUT/NAME_vX.Y.Z.zip.

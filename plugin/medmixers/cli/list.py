@@ -19,19 +19,22 @@ class List:
         from medmixers.variants import NETWORKS
 
         counts = network_facts()["parameters"]
-        head = ("NAME", "TASK", "2D", "3D", "SOURCE", "SUMMARY")
+        head = ("NAME", "TASK", "2D", "3D", "SOURCE", "WEIGHTS", "SUMMARY")
         rows = (
             (
                 name,
                 row.task,
                 *(_millions(counts.get(name, {}).get(dims)) for dims in ("2D", "3D")),
                 row.source,
+                row.weights or "-",
                 row.summary,
             )
             for name, row in sorted(NETWORKS.items())
         )
         return (
             f"{table([head, *rows])}\n\n"
+            "WEIGHTS: published weights, of timm (pretrained=True downloads them) or a file in the authors' code.\n"
+            "plugin/docs/networks.md lists the formats of checkpoints that load.\n"
             "2D, 3D: millions of trainable parameters with 1 input channel and 2 outputs; '-' where there is no such\n"
             "form. Networks bound to an image size are counted at 224 x 224 and 96 x 96 x 96."
         )

@@ -15,7 +15,7 @@ from medmixers.registry import Registry
 from medmixers.tasks import TASKS
 
 # task -> function(writer, source, *, options); imported when it is called
-CONVERTERS: Registry[str] = Registry("task with a converter")
+CONVERTERS: Registry[str] = Registry("task with a converter", listing="medmixers list tasks")
 for _name, _target in (
     ("colon_pathology_classification", "convert_medmnist.convert"),
     ("skin_lesion_classification", "convert_medmnist.convert"),
@@ -32,6 +32,7 @@ for _name, _target in (
     ("covid_ct_slice_classification", "convert_large_covid.convert"),
     ("multi_organ_ct_segmentation", "convert_synapse.convert"),
     ("cardiac_mri_segmentation", "convert_acdc.convert"),
+    ("dog_breed_classification", "convert_imagewoof.convert"),
 ):
     CONVERTERS.register(_name, f"medmixers.datasets.{_target}")
 

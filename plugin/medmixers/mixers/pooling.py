@@ -1,7 +1,9 @@
+import torch
 from torch import Tensor, nn
 
 from medmixers.kernels.average_pool import average_minus_input
 from medmixers.layers.conv import check_kernel_size, check_spatial_dims
+from medmixers.layers.sizes import has_known_size
 
 
 class Pooling(nn.Module):
@@ -15,13 +17,27 @@ class Pooling(nn.Module):
         dim: channels C; any number, because nothing is learned.
         spatial_dims: 2 or 3.
         kernel_size: edge of the window in voxels, odd.
+        identity_on_small_maps: return a map unchanged if one of its axes is shorter than the kernel, as in the 3D code
+            of Keuth et al. 2025 (torch's AvgPool3d refuses such maps).
     """
 
-    def __init__(self, dim: int, *, spatial_dims: int, kernel_size: int = 3) -> None:
+    def __init__(
+        self, dim: int, *, spatial_dims: int, kernel_size: int = 3, identity_on_small_maps: bool = False
+    ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
         self.kernel_size = check_kernel_size(kernel_size)
+        self.identity_on_small_maps = identity_on_small_maps
 
     def forward(self, x: Tensor) -> Tensor:
         """x: feature map, (B, C, *spatial) -> the same shape."""
+        if not self.identity_on_small_maps:
+            return self._pool(x)
+        is_small = min(list(x.shape[2:])) < self.kernel_size
+        if not torch.jit.is_scripting():
+            if torch.compiler.is_exporting() and not has_known_size(x):  # the program takes small and large maps
+                return torch.cond(is_small, torch.clone, self._pool, (x,))
+        return x if is_small else self._pool(x)
+
+    def _pool(self, x: Tensor) -> Tensor:
         return average_minus_input(x, self.kernel_size)

@@ -8,6 +8,7 @@ from functools import partial
 from math import inf
 from numbers import Real
 
+import torch
 from torch import Tensor, nn
 
 from medmixers.errors import InputError
@@ -16,7 +17,7 @@ from medmixers.layers.conv import conv_nd
 from medmixers.layers.drop_path import DropPath
 from medmixers.layers.norms import create_norm
 from medmixers.layers.scales import create_scale
-from medmixers.layers.sizes import halvings, per_axis
+from medmixers.layers.sizes import check_feature_size, halvings, per_axis
 
 STEMS = ("overlapping", "patch", "convolutional")
 
@@ -113,16 +114,32 @@ class MetaFormerBlock(nn.Module):
 
 
 class MetaFormerStage(nn.Module):
-    """Downsampling (identity in the first stage), followed by the blocks."""
+    """Downsampling (identity in the first stage), a positional embedding if there is one, and the blocks.
 
-    def __init__(self, downsample: nn.Module, blocks: list[MetaFormerBlock]) -> None:
+    Args:
+        downsample: first module of the stage.
+        blocks: the blocks.
+        embedding: channels and spatial size of a learned positional embedding, zero at the start, which is added
+            before the first block; other sizes then raise. None means no embedding.
+    """
+
+    def __init__(
+        self, downsample: nn.Module, blocks: list[MetaFormerBlock], *, embedding: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         self.downsample = downsample
+        self.pos_embedding: Tensor | None = None
+        if embedding is not None:
+            self.pos_embedding = nn.Parameter(torch.zeros(1, *embedding))
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: feature map, (B, C_in, *spatial) -> (B, C, *spatial / stride)."""
-        return self.blocks(self.downsample(x))
+        x = self.downsample(x)
+        if self.pos_embedding is not None:
+            check_feature_size(x, self.pos_embedding.shape[2:], "the stage's positional embedding")
+            x = x + self.pos_embedding
+        return self.blocks(x)
 
 
 class Stem(nn.Module):

@@ -18,6 +18,7 @@ from medmixers.mixers.build import create_mixer, mixer_option_names
 from medmixers.networks.blocks import BlockOptions, Downsampling, MetaFormerBlock, MetaFormerStage, create_stem
 
 DROP_PATH_SCHEDULES = ("constant", "ramp")
+EMBEDDING_PLACES = ("mixer", "stage")
 
 
 class MetaFormerEncoder(nn.Module):
@@ -32,13 +33,14 @@ class MetaFormerEncoder(nn.Module):
         depths: blocks per stage.
         dims: channels per stage.
         mixer: name of the token mixer (``medmixers.list_mixers()``), or one name per stage for a hybrid.
-        kernel_size: kernel of the mixers in voxels; None means each mixer's own default.
+        kernel_size: kernel of the mixers in voxels, or one per stage; None means each mixer's own default.
         mixer_options: other options of the mixers. Each stage takes the options that its mixer has. An option that no
             stage's mixer has raises.
         input_size: image size in voxels. Size-bound mixers and ``positional_embedding`` need it, and then other image
             sizes raise. Other mixers do not use it.
-        positional_embedding: whether the first block of each stage of global attention learns one (2D classification
-            of Keuth et al. 2025); or one choice per stage.
+        positional_embedding: whether each stage of global attention learns one; or one choice per stage.
+        positional_embedding_at: "mixer": added in the first block's mixer, after its norm (Keuth et al. 2025);
+            "stage": added before the stage's first block (Yu et al. 2022), whatever its token mixer.
         stem: "overlapping" convolution, "patch" embedding, or "convolutional" stem (Yu et al. 2023, isotropic).
         stem_stride: downsampling of the stem: 4 as published, 2 or 1 for finer feature maps, 16 if isotropic; or one
             per axis.
@@ -68,10 +70,11 @@ class MetaFormerEncoder(nn.Module):
         depths: Sequence[int] = (2, 2, 6, 2),
         dims: Sequence[int] = (64, 128, 320, 512),
         mixer: str | Sequence[str] = "pooling",
-        kernel_size: int | None = None,
+        kernel_size: int | Sequence[int | None] | None = None,
         mixer_options: Mapping[str, Any] | None = None,
         input_size: Sequence[int] | None = None,
         positional_embedding: bool | Sequence[bool] = False,
+        positional_embedding_at: str = "mixer",
         stem: str = "overlapping",
         stem_stride: int | Sequence[int] = 4,
         stage_strides: int | Sequence[int | Sequence[int]] = 2,
@@ -98,11 +101,20 @@ class MetaFormerEncoder(nn.Module):
             per_axis(stem_stride, spatial_dims, "stem_stride"),
             *level_strides(stage_strides, stages - 1, spatial_dims, "stage_strides"),
         ]
+        if positional_embedding_at not in EMBEDDING_PLACES:
+            raise InputError(
+                f"positional_embedding_at must be one of {EMBEDDING_PLACES}, got {positional_embedding_at!r}"
+            )
+        embedded = per_stage(positional_embedding, stages, "positional_embedding")
+        at_stage = [chosen and positional_embedding_at == "stage" for chosen in embedded]
+        sizes = None if input_size is None else stage_sizes(input_size, strides)
+        if any(at_stage) and sizes is None:
+            raise InputError("a positional embedding is bound to one image size: give input_size in voxels")
         mixers = stage_mixers(
             per_stage(mixer, stages, "mixer"),
-            per_stage(positional_embedding, stages, "positional_embedding"),
-            None if input_size is None else stage_sizes(input_size, strides),
-            kernel_size,
+            [chosen and positional_embedding_at == "mixer" for chosen in embedded],
+            sizes,
+            per_stage(kernel_size, stages, "kernel_size"),
             mixer_options or {},
         )
         shared = BlockOptions(
@@ -133,7 +145,8 @@ class MetaFormerEncoder(nn.Module):
                 downsample = Downsampling(
                     before, dim, spatial_dims=spatial_dims, norm=downsampling_norm(before), stride=strides[i]
                 )
-            self.stages.append(MetaFormerStage(downsample, blocks))
+            embedding = (dim, *sizes[i]) if sizes and at_stage[i] else None
+            self.stages.append(MetaFormerStage(downsample, blocks, embedding=embedding))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Feature maps of all stages, finest first.
@@ -172,18 +185,20 @@ def per_stage(value: Any, stages: int, name: str) -> list[Any]:
 
 
 def stage_mixer_options(
-    mixers: Sequence[str], kernel_size: int | None, options: Mapping[str, Any]
+    mixers: Sequence[str], kernel_sizes: Sequence[int | None], options: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Options of each stage's mixer. Raises ValueError for an option that no mixer has."""
-    if kernel_size is not None:
-        options = {"kernel_size": kernel_size, **options}
+    kernels = [{} if kernel is None else {"kernel_size": kernel} for kernel in kernel_sizes]
     valid = [set(mixer_option_names(mixer)) - {"feature_size"} for mixer in mixers]
-    unused = sorted(set(options).difference(*valid))
+    unused = sorted({*options, *(name for kernel in kernels for name in kernel)}.difference(*valid))
     if unused:
         listed = ", ".join(sorted(set().union(*valid))) or "none"
         names = ", ".join(dict.fromkeys(mixers))
         raise InputError(f"token mixer {names} has no option {', '.join(unused)}; valid: {listed}")
-    return [{key: value for key, value in options.items() if key in names} for names in valid]
+    return [
+        {key: value for key, value in {**kernel, **options}.items() if key in names}
+        for kernel, names in zip(kernels, valid, strict=True)
+    ]
 
 
 def stage_sizes(input_size: Sequence[int], strides: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
@@ -233,7 +248,7 @@ def stage_mixers(
     names: Sequence[str],
     embeddings: Sequence[bool],
     sizes: Sequence[tuple[int, ...]] | None,
-    kernel_size: int | None,
+    kernel_sizes: Sequence[int | None],
     options: Mapping[str, Any],
 ) -> list[StageMixer]:
     """Token mixer of each stage.
@@ -242,12 +257,13 @@ def stage_mixers(
         names: one name per stage.
         embeddings: whether each stage has a positional embedding.
         sizes: sizes of the feature maps, if the image size is known.
-        kernel_size, options: as of :class:`MetaFormerEncoder`.
+        kernel_sizes: one kernel per stage, or None for the mixer's own default.
+        options: other options of the mixers.
     """
     if any(embeddings) and not any(TOKEN_MIXERS[name].takes_position for name in names):
         valid = ", ".join(name for name, row in TOKEN_MIXERS.items() if row.takes_position)
         raise InputError(f"positional_embedding belongs to token mixer {valid}, got {', '.join(names)}")
-    each = stage_mixer_options(names, kernel_size, options)
+    each = stage_mixer_options(names, kernel_sizes, options)
     feature_sizes = [None] * len(names) if sizes is None else sizes
     return list(map(StageMixer, names, each, feature_sizes, embeddings))
 

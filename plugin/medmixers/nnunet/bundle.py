@@ -36,7 +36,14 @@ from medmixers.bundles.render.text import readable_json, render_markdown
 from medmixers.checkpoints import matching_weights
 from medmixers.errors import ExistingFileError, InputError, MissingFileError
 from medmixers.files import refuse_overwriting_inputs, written_whole
-from medmixers.nnunet.trained import CHECKPOINT, TrainedModel, external_trainers, load_checkpoint, read_trained_model
+from medmixers.nnunet.trained import (
+    CHECKPOINT,
+    TrainedModel,
+    external_trainers,
+    load_checkpoint,
+    our_weights,
+    read_trained_model,
+)
 from medmixers.progress import Announce, silent
 from medmixers.tasks.texts import check_config_text
 
@@ -69,7 +76,7 @@ def write_nnunet_bundle(
         raise ExistingFileError(f"{target} exists: give another folder with -o, or move it away")
     refuse_overwriting_inputs(target, [folder])
     announce("read the model")
-    model = read_trained_model(folder, checkpoint=checkpoint)
+    model = read_trained_model(folder, checkpoint=checkpoint, takes_released=True)
     _check_texts(model)
     network = _network_def(model)
     licence = distribution("medmixers").read_text("licenses/LICENSE")
@@ -148,7 +155,7 @@ def _weights(model: TrainedModel, network: dict[str, Any]) -> dict[str, Tensor]:
     weights = {
         f"folds.{fold}.{key}": value.detach().clone()
         for fold in model.folds
-        for key, value in load_checkpoint(model.checkpoint_file(fold))["network_weights"].items()
+        for key, value in our_weights(load_checkpoint(model.checkpoint_file(fold))["network_weights"]).items()
     }
     options = {key: value for key, value in network.items() if not key.startswith("_")}
     with external_trainers(None):

@@ -6,13 +6,16 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medmixers.checkpoints import read_checkpoint
 from medmixers.errors import InputError, MissingFileError
+from medmixers.networks.weights import saved_network
+from medmixers.networks.weights.formats import our_names, recognise
+from medmixers.nnunet.architecture import NETWORK_CLASS_NAME
 from medmixers.nnunet.environment import TRAINER_VARIABLE, trainer_path
 
 CHECKPOINT = "checkpoint_final.pth"
@@ -47,12 +50,16 @@ class TrainedModel:
         return self.folder / f"fold_{fold}" / self.checkpoint
 
 
-def read_trained_model(folder: str | Path, *, checkpoint: str = CHECKPOINT) -> TrainedModel:
+def read_trained_model(
+    folder: str | Path, *, checkpoint: str = CHECKPOINT, takes_released: bool = False
+) -> TrainedModel:
     """Read a model folder whose plans describe its network. No code from its checkpoints is run.
 
     Args:
         folder: the model.
         checkpoint: file name of the weights in each fold, such as checkpoint_best.pth.
+        takes_released: also take a model of the released Token-UNet's trainers. They build their network themselves;
+            the plans that are returned name ours.
 
     Raises:
         MissingFileError: no trained model is there.
@@ -70,10 +77,14 @@ def read_trained_model(folder: str | Path, *, checkpoint: str = CHECKPOINT) -> T
         folds = tuple(fold for fold in folds if fold != "all")
     saved = load_checkpoint(folder / f"fold_{folds[0]}" / checkpoint)
     axes = saved.get("inference_allowed_mirroring_axes")
-    _check_trainer(folder, saved["trainer_name"])
+    plans = json.loads((folder / "plans.json").read_text("utf-8"))
+    if takes_released and is_released_token_unet(saved["network_weights"]):
+        _name_our_network(plans, saved)
+    else:
+        _check_trainer(folder, saved["trainer_name"])
     return TrainedModel(
         folder=folder,
-        plans=json.loads((folder / "plans.json").read_text("utf-8")),
+        plans=plans,
         dataset=json.loads((folder / "dataset.json").read_text("utf-8")),
         folds=folds,
         trainer=saved["trainer_name"],
@@ -97,6 +108,32 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     if missing:
         raise InputError(f"{file} is not a checkpoint of nnU-Net v2: it lacks {', '.join(sorted(missing))}")
     return dict(saved)
+
+
+def is_released_token_unet(weights: Mapping[str, Any]) -> bool:
+    """Whether nnU-Net's weights are of the trainers in MedMaxLab/tokenunet."""
+    row = recognise(weights)
+    return row is not None and row.name == "MedMaxLab/tokenunet"
+
+
+def our_weights(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """nnU-Net's weights, those of the released Token-UNet under our names."""
+    row = recognise(weights)
+    if row is None or row.name != "MedMaxLab/tokenunet":
+        return dict(weights)
+    names = our_names(weights, row)
+    return {names[name]: value for name, value in weights.items()}
+
+
+def _name_our_network(plans: dict[str, Any], saved: Mapping[str, Any]) -> None:
+    """Put the network of the released Token-UNet's weights into the plans."""
+    found = saved_network(saved["network_weights"])
+    arguments = {"name": found.name, "spatial_dims": found.spatial_dims, **found.options}
+    plans["configurations"][saved["init_args"]["configuration"]]["architecture"] = {
+        "network_class_name": NETWORK_CLASS_NAME,
+        "arch_kwargs": {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()},
+        "_kw_requires_import": [],
+    }
 
 
 @contextlib.contextmanager
@@ -129,5 +166,6 @@ def _check_trainer(folder: Path, name: str) -> None:
     if trainer.build_network_architecture is not nnUNetTrainer.build_network_architecture:
         raise InputError(
             f"trainer {name!r} of {folder} builds its network itself (build_network_architecture): the plans alone do "
-            "not describe it, so it cannot be shared without that trainer"
+            "not describe it, so it cannot be shared without that trainer (medmixers nnunet to_bundle takes the "
+            "released Token-UNet)"
         )

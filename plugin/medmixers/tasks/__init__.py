@@ -12,6 +12,7 @@ from medmixers.tasks.chest_xray_segmentation import CHEST_XRAY_SEGMENTATION
 from medmixers.tasks.colon_pathology_classification import COLON_PATHOLOGY_CLASSIFICATION
 from medmixers.tasks.covid_ct_classification import COVID_CT_CLASSIFICATION
 from medmixers.tasks.covid_ct_slice_classification import COVID_CT_SLICE_CLASSIFICATION
+from medmixers.tasks.dog_breed_classification import DOG_BREED_CLASSIFICATION
 from medmixers.tasks.lung_nodule_classification import LUNG_NODULE_CLASSIFICATION
 from medmixers.tasks.monkeypox_skin_classification import MONKEYPOX_SKIN_CLASSIFICATION
 from medmixers.tasks.multi_organ_ct_segmentation import MULTI_ORGAN_CT_SEGMENTATION
@@ -37,6 +38,7 @@ for _task in (
     MULTI_ORGAN_CT_SEGMENTATION,
     CARDIAC_MRI_SEGMENTATION,
     BRAIN_TISSUE_SEGMENTATION,
+    DOG_BREED_CLASSIFICATION,
 ):
     TASKS.register(_task.name, _task)
 
