@@ -96,7 +96,7 @@ def test_one_seed_is_underpowered(tmp_path):
     result = compare(scores, margin=0.01)
     assert set(verdicts(result).values()) == {"underpowered"}
     assert all(pair.retrained is None for pair in result.pairs)
-    assert "fewer than 3 seeds per entry cannot tell" in as_text([result])
+    assert "fewer than 3 seeds: they cannot tell whether a mixer matters" in as_text([result])
 
 
 def test_cases_without_a_score_are_left_out_and_counted(tmp_path):
@@ -116,7 +116,7 @@ def test_text_and_csv_say_the_same(tmp_path):
     comparisons = [compare(scores, margin=0.01) for scores in read_scores(file)]
     text = as_text(comparisons)
     assert "brain, dice: 20 groups; 3 seed(s) per entry" in text
-    assert "over data sets, rank scores as in Keuth et al. 2025" in text
+    assert "over data sets, dice, rank scores as in Keuth et al. 2025" in text
     ranking, tests = write_csv(comparisons, tmp_path / "out")
     rows = list(csv.DictReader(tests.open()))
     assert len(rows) == 2 * 6
