@@ -117,13 +117,14 @@ def test_text_and_csv_say_the_same(tmp_path):
     text = as_text(comparisons)
     assert "brain, dice: 20 groups; 3 seed(s) per entry" in text
     assert "over data sets, dice, rank scores as in Keuth et al. 2025" in text
-    ranking, tests = write_csv(comparisons, tmp_path / "out")
+    ranking, tests, overall = write_csv(comparisons, tmp_path / "out")
     rows = list(csv.DictReader(tests.open()))
     assert len(rows) == 2 * 6
     for row in rows:
         assert f"{float(row['difference']):+.4f}" in text
         assert row["verdict"] in text
     assert {row["entry"] for row in csv.DictReader(ranking.open())} == set(EFFECTS)
+    assert {row["datasets"] for row in csv.DictReader(overall.open())} == {"2"}
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ class Study:
 
         The table is a CSV file with the columns entry, seed, case and value; dataset, metric, class, group and fold
         are optional. For AUROC and other metrics of all cases together, it has a column truth instead of value, and
-        one column of probabilities per class. A verdict is better, worse, equivalent, undecided or underpowered. It counts the trainings: with
-        fewer than 3 seeds per entry it is always underpowered.
+        one column of probabilities per class. A verdict is better, worse, equivalent, undecided or underpowered. It
+        counts the trainings: with fewer than 3 seeds per entry it is always underpowered.
 
         Args:
             table: CSV file of scores, one row per entry, seed, case and class.
