@@ -38,7 +38,7 @@ def score_segmentation(
     Raises:
         MissingFileError, InputError: a case without truth or prediction, one too many, or on another grid.
     """
-    files = _prediction_files(folder)
+    files = prediction_files(folder)
     per_class = any(isinstance(case["truth"], Mapping) for case in cases.values())
     wanted = [f"{case}_{name}" for case in cases for name in classes] if per_class else list(cases)
     check_complete(files, wanted, folder, "a prediction")
@@ -95,7 +95,7 @@ def _read(path: Path) -> Volume:
     return volume
 
 
-def _prediction_files(folder: Path) -> dict[str, Path]:
+def prediction_files(folder: Path) -> dict[str, Path]:
     """Case -> its file. Files that are no images, such as nnU-Net's JSON, are passed over."""
     found: dict[str, Path] = {}
     for path in sorted(folder.glob("*")):
