@@ -117,6 +117,7 @@ def _measure(predicted: Mask, true: Mask, spacing: Sequence[float], tolerance: f
     first, second = (torch.from_numpy(np.ascontiguousarray(masks))[None] for masks in (predicted, true))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*may result in nan/inf distance.*")  # the rule covers it
+        warnings.filterwarnings("ignore", category=FutureWarning, module="monai")  # of MONAI's own calls
         values = {
             "dice": dice(first, second),
             "nsd": surface_dice(first, second, spacing, tolerance),

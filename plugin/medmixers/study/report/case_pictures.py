@@ -63,9 +63,7 @@ def _draw(
     if dataset["kind"] == "classification":
         plane, words = _middle(image, affine), _words_of_class(comparison, case)
         return _save(plane, [], folder, name, title=case, caption=f"{words}. {best}, mean over seeds.")
-    run = next(
-        run for run in study.runs_of(dataset["name"], best) if case in _cases(study.path / "runs" / run.id)
-    )
+    run = next(run for run in study.runs_of(dataset["name"], best) if case in _cases(study.path / "runs" / run.id))
     predicted, true = _masks(study.path / "runs" / run.id / "predictions", dataset, case)
     if predicted.shape[1:] != image.shape[: predicted.ndim - 1]:
         raise InputError(f"image {facts['image'][0]} has shape {image.shape}, its labels {predicted.shape[1:]}")
@@ -87,7 +85,9 @@ def _words_of_class(comparison: Comparison, case: str) -> str:
     mean = scores.probabilities[at][:, i].mean(axis=0)
     top = int(mean.argmax())
     truth = scores.classes[scores.labels[i]]
-    return f"Truth: {truth} (probability {mean[scores.labels[i]]:.3f}); predicted: {scores.classes[top]} ({mean[top]:.3f})"
+    return (
+        f"Truth: {truth} (probability {mean[scores.labels[i]]:.3f}); predicted: {scores.classes[top]} ({mean[top]:.3f})"
+    )
 
 
 def _read_image(path: Path) -> tuple[Array, Array | None]:
@@ -139,7 +139,7 @@ def _save(
     """Draw as JPEG: photographs are smaller so than as SVG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(INCHES, INCHES), dpi=DOTS, facecolor="black")
+    figure = Figure(figsize=(INCHES, INCHES), dpi=DOTS, facecolor="black", layout="none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     grey = plane.ndim == 2

@@ -33,6 +33,7 @@ def score_over_cost(comparison: Comparison, costs: dict[str, Cost], folder: Path
     for (place, *_), at_x, at_y in zip(rows, x, y, strict=True):
         axes.annotate(str(place), (at_x, at_y), xytext=(5, 4), textcoords="offset points")
     axes.set(xlabel=label, ylabel=f"mean {comparison.scores.metric}", xscale="log")
+    drawing.plain_numbers(axes.xaxis)
     return drawing.finish(
         figure,
         folder,
@@ -85,8 +86,9 @@ def loss_curves(study: StudyFolder, comparison: Comparison, folder: Path, stem: 
     styles = drawing.looks(shown)
     for name in shown:
         style = {key: value for key, value in styles[name].items() if key != "marker"}
-        for number, run in enumerate(runs[name]):
-            axes.plot(*run.curve.T, linewidth=0.9, alpha=0.8, label=None if number else short(name), **style)
+        axes.plot([], [], label=short(name), **styles[name])
+        for run in runs[name]:
+            axes.plot(*run.curve.T, linewidth=0.9, alpha=0.8, **style)
             epoch = epoch_of_reduction(run.curve)
             if epoch is not None:
                 loss = run.curve[run.curve[:, 0] == epoch, 1][0]
@@ -136,17 +138,16 @@ def _points(rows: list[dict[str, str]], name: str, column: str) -> list[tuple[fl
     return sorted((max(float(part) for part in row["size"].split("x")), float(row[column])) for row in known)
 
 
-def _curves_over_size(
-    curves: dict[str, list[tuple[float, float]]], label: str, column: str, folder: Path
-) -> Picture:
+def _curves_over_size(curves: dict[str, list[tuple[float, float]]], label: str, column: str, folder: Path) -> Picture:
     figure, axes = drawing.new_axes(3.5)
     styles = drawing.looks(list(curves))
     for name, points in curves.items():
         axes.plot(*np.array(points).T, label=short(name), **styles[name])
     axes.set(xlabel="longest extent of the image, pixels", ylabel=label, xscale="log", yscale="log")
     sizes = sorted({size for points in curves.values() for size, _ in points})
-    axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
+    drawing.plain_numbers(axes.yaxis)
     axes.minorticks_off()
+    axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     ends = "; ".join(f"{name} {points[0][1]:.3g} to {points[-1][1]:.3g}" for name, points in curves.items())
     return drawing.finish(

@@ -129,6 +129,15 @@ def list_names(axes: Axes, names: Sequence[str]) -> None:
     axes.set_ylim(len(names) - 0.5, -0.5)
 
 
+def plain_numbers(axis: Any) -> None:
+    """Label a logarithmic axis by 1, 2, 5, 10, ...; names are no formulas here, so powers of ten cannot be set."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
 def list_height(count: int) -> float:
     """Height in inches of a figure with a list of names."""
     return 0.9 + ROW * count

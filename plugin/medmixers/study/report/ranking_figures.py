@@ -59,6 +59,7 @@ def differences(comparison: Comparison, folder: Path, stem: str) -> Picture:
         axes.plot([mean], [place], "o", color=colour, markersize=5)
     drawing.list_names(axes, [f"{name}: {verdict}" for name, *_, verdict in rows])
     axes.set_xlabel(f"{comparison.scores.metric}: entry minus {short(reference)}")
+    axes.locator_params(axis="x", nbins=5)
     listed = "; ".join(f"{name} {mean:+.4f}, {verdict}" for name, mean, _, _, verdict in rows)
     return drawing.finish(
         figure,

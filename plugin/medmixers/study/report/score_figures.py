@@ -19,6 +19,7 @@ from medmixers.study.report.folder import StudyFolder
 from medmixers.study.report.words import basis
 
 Array = NDArray[np.float64]
+DODGE = 0.06  # of a kernel size
 
 
 def by_kernel(study: StudyFolder, comparison: Comparison, folder: Path, stem: str) -> Picture | None:
@@ -38,9 +39,10 @@ def by_kernel(study: StudyFolder, comparison: Comparison, folder: Path, stem: st
         return None
     figure, axes = drawing.new_axes(3.3)
     styles = drawing.looks([*curves, *flat])
-    for name, points in curves.items():
+    for number, (name, points) in enumerate(curves.items()):
         kernels, means, spread = np.array(sorted(points)).T
-        axes.errorbar(kernels, means, np.nan_to_num(spread), capsize=3, label=short(name), **styles[name])
+        aside = DODGE * (number - (len(curves) - 1) / 2)  # so that bars do not cover each other
+        axes.errorbar(kernels + aside, means, np.nan_to_num(spread), capsize=3, label=short(name), **styles[name])
     for name, mean in flat.items():
         axes.axhline(mean, label=short(name), **{**styles[name], "marker": "", "linewidth": 1})
     axes.set(xlabel="kernel size", ylabel=f"mean {comparison.scores.metric}")
@@ -79,7 +81,9 @@ def uplift(study: StudyFolder, comparison: Comparison, folder: Path, stem: str) 
     figure, axes = drawing.new_axes(drawing.list_height(len(gains)))
     sds = [float(np.hypot(means[a].seed_sd, means[b].seed_sd)) for _, a, b in gains]
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.errorbar([g for g, *_ in gains], range(len(gains)), xerr=np.nan_to_num(sds), fmt="o", capsize=3, color=PALETTE[0])
+    axes.errorbar(
+        [g for g, *_ in gains], range(len(gains)), xerr=np.nan_to_num(sds), fmt="o", capsize=3, color=PALETTE[0]
+    )
     drawing.list_names(axes, [a for _, a, _ in gains])
     axes.set_xlabel(f"{comparison.scores.metric}: pretrained minus from scratch")
     return drawing.finish(
@@ -101,7 +105,9 @@ def boxes(study: StudyFolder, comparison: Comparison, folder: Path, stem: str) -
     names = [row.entry for row in comparison.ranking]
     asked = comparison.scores.dataset, comparison.scores.metric
     values = {
-        name: [value for (*where, entry, _, _), value in study.run_means.items() if tuple(where) == asked and entry == name]
+        name: [
+            value for (*where, entry, _, _), value in study.run_means.items() if tuple(where) == asked and entry == name
+        ]
         for name in names
     }
     folds = len({key[4] for key in study.run_means if key[:2] == asked})
@@ -109,7 +115,14 @@ def boxes(study: StudyFolder, comparison: Comparison, folder: Path, stem: str) -
     for place, name in enumerate(names):
         points = [value for value in values[name] if np.isfinite(value)]
         if len(points) >= 5:
-            axes.boxplot([points], positions=[place], orientation="horizontal", widths=0.6, showfliers=False, medianprops={"color": PALETTE[1]})
+            axes.boxplot(
+                [points],
+                positions=[place],
+                orientation="horizontal",
+                widths=0.6,
+                showfliers=False,
+                medianprops={"color": PALETTE[1]},
+            )
         axes.plot(points, [place] * len(points), "o", color=PALETTE[0], markersize=4, alpha=0.8)
     drawing.list_names(axes, names)
     axes.set_xlabel(f"{comparison.scores.metric} of each training")
@@ -127,7 +140,7 @@ def boxes(study: StudyFolder, comparison: Comparison, folder: Path, stem: str) -
     )
 
 
-def paired_cases(study: StudyFolder, comparison: Comparison, folder: Path, stem: str) -> Picture:
+def paired_cases(comparison: Comparison, folder: Path, stem: str) -> Picture:
     """Score of every case by the control, or the second, against that by the winner."""
     best = comparison.ranking[0].entry
     other = comparison.control if comparison.control not in (None, best) else comparison.ranking[1].entry
@@ -159,7 +172,9 @@ def per_case(comparison: Comparison, entry: str) -> Array:
     scores = comparison.scores
     at = scores.entries.index(entry)
     if isinstance(scores, PooledScores):
-        return np.exp(-np.mean([by_case(model, scores.labels)["log_loss"] for model in scores.probabilities[at]], axis=0))
+        return np.exp(
+            -np.mean([by_case(model, scores.labels)["log_loss"] for model in scores.probabilities[at]], axis=0)
+        )
     with np.errstate(invalid="ignore"):
         known = np.isfinite(scores.values[at])
         return np.where(known, scores.values[at], 0).sum(axis=0) / known.sum(axis=0)

@@ -62,14 +62,14 @@ def ranking(comparison: Comparison, costs: dict[str, Cost], stem: str) -> Table:
                 f"{row.rank_low:g} to {row.rank_high:g}",
                 str(row.points),
                 f"{row.rank_score:.2f}",
-                "–" if cost.parameters is None else f"{cost.parameters / 1e6:.2f} M",
+                "-" if cost.parameters is None else f"{cost.parameters / 1e6:.2f} M",
                 _or_dash(cost.gmacs, "{:.3g}"),
-                "–" if cost.train_seconds is None else seconds(cost.train_seconds),
-                "–" if cost.peak_memory_mib is None else f"{cost.peak_memory_mib / 1024:.2f} GiB",
+                "-" if cost.train_seconds is None else seconds(cost.train_seconds),
+                "-" if cost.peak_memory_mib is None else f"{cost.peak_memory_mib / 1024:.2f} GiB",
                 _or_dash(cost.epoch_90, "{:.0f}"),
             )
         )
-    kept = [i for i in range(len(head)) if i < 8 or any(row[i] != "–" for row in rows)]
+    kept = [i for i in range(len(head)) if i < 8 or any(row[i] != "-" for row in rows)]
     return Table(
         f"{stem}_ranking",
         f"Ranking by mean {comparison.scores.metric}. {basis(comparison)}. Points and rank score as in Keuth et al. "
@@ -80,42 +80,71 @@ def ranking(comparison: Comparison, costs: dict[str, Cost], stem: str) -> Table:
 
 
 def tests(comparison: Comparison, stem: str) -> Table:
-    """Every pair: difference of a new training and of the trained models, p values, verdict."""
-    level = f"{100 * (1 - comparison.alpha):g} % interval"
+    """Every pair when trained again: difference, p values, verdict."""
     head = (
-        "pair", "verdict", "difference", level, "p (Holm)", "p of a difference beyond the margin (Holm)", "detectable",
-        "trained models", level, f"p ({comparison.correction})", "probably better", "same", "worse", "p over folds",
+        "pair", "verdict", "difference", _level(comparison), "p (Holm)", "p beyond margin (Holm)", "detectable",
+        "p over folds",
     )  # fmt: skip
     rows = []
     for row in pair_rows([comparison]):
-        get = row.get
-        again = get("difference") is not None
+        again = row.get("difference") is not None
         rows.append(
             (
-                f"{row['first']} − {row['second']}",
+                f"{row['first']} vs {row['second']}",
                 row["verdict"],
-                _or_dash(get("difference"), "{:+.4f}"),
-                f"{row['low']:+.4f} to {row['high']:+.4f}" if again else "–",
-                _or_dash(get("p_holm"), "{:.2g}"),
-                _or_dash(get("p_equivalence_holm"), "{:.2g}"),
-                _or_dash(get("detectable"), "{:.4f}"),
-                f"{row['shift']:+.4f}",
-                f"{row['shift_low']:+.4f} to {row['shift_high']:+.4f}",
-                f"{row['shift_p_corrected']:.2g}",
-                *(f"{row[f'probably_{name}']:.2f}" for name in ("better", "same", "worse")),
+                _or_dash(row.get("difference"), "{:+.4f}"),
+                f"{row['low']:+.4f} to {row['high']:+.4f}" if again else "-",
+                _or_dash(row.get("p_holm"), "{:.2g}"),
+                _or_dash(row.get("p_equivalence_holm"), "{:.2g}"),
+                _or_dash(row.get("detectable"), "{:.4f}"),
                 _or_dash(row["p_folds"] if row["p_folds"] != "" else None, "{:.2g}"),
             )
         )
-    kept = len(head) if any(row[-1] != "–" for row in rows) else len(head) - 1
+    kept = len(head) if any(row[-1] != "-" for row in rows) else len(head) - 1
     return Table(
         f"{stem}_tests",
-        f"Tests of {len(rows)} pair(s), {comparison.scores.metric}. {basis(comparison)}. Above 0, the first is better. "
-        f"First a new training of both (the verdict), then these trained models. Margin {comparison.margin:g}. "
-        "Intervals are not corrected"
-        + (", those of the trained models are simultaneous." if comparison.correction == "max-T" else "."),
+        f"When trained again: {comparison.scores.metric} of {len(rows)} pair(s), {basis(comparison)}. Above 0, the first "
+        f"is better. Margin {comparison.margin:g}. Both p values are corrected over all pairs; intervals are not. "
+        "Detectable: with 80 % power at the corrected level. -: fewer than 3 seeds.",
         head[:kept],
         tuple(row[:kept] for row in rows),
     )
+
+
+def trained_models(comparison: Comparison, stem: str) -> Table:
+    """Every pair of these trained models on new cases."""
+    head = (
+        "pair", "shift", _level(comparison), "p, raw", f"p ({comparison.correction})", "probably better", "same", "worse",
+    )  # fmt: skip
+    rows = tuple(
+        (
+            f"{row['first']} vs {row['second']}",
+            f"{row['shift']:+.4f}",
+            f"{row['shift_low']:+.4f} to {row['shift_high']:+.4f}",
+            f"{row['shift_p']:.2g}",
+            f"{row['shift_p_corrected']:.2g}",
+            *(f"{row[f'probably_{name}']:.2f}" for name in ("better", "same", "worse")),
+        )
+        for row in pair_rows([comparison])
+    )
+    pooled = comparison.correction == "max-T"
+    return Table(
+        f"{stem}_trained_models",
+        f"These trained models on new cases: {comparison.scores.metric} of {len(rows)} pair(s), {basis(comparison)}. "
+        + (
+            "Bootstrap; intervals are simultaneous. "
+            if pooled
+            else "Wilcoxon and Hodges-Lehmann; intervals not corrected. "
+        )
+        + f"Probably better, the same (within the margin of {comparison.margin:g}) or worse: "
+        + ("shares of the draws." if pooled else "Bayesian signed-rank test."),
+        head,
+        rows,
+    )
+
+
+def _level(comparison: Comparison) -> str:
+    return f"{100 * (1 - comparison.alpha):g} % interval"
 
 
 def secondary(study: StudyFolder, comparison: Comparison, kind: str, stem: str) -> tuple[Table, list[dict[str, Any]]]:
@@ -128,13 +157,13 @@ def secondary(study: StudyFolder, comparison: Comparison, kind: str, stem: str) 
         for metric in metrics:
             means = _seed_means(study, name, metric, row.entry)
             spread = float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
-            rows.append(
-                {"dataset": name, "metric": metric, "entry": row.entry, "mean": mean(means), "seed_sd": spread}
-            )
+            rows.append({"dataset": name, "metric": metric, "entry": row.entry, "mean": mean(means), "seed_sd": spread})
             line.append(f"{mean(means):.4f}" + ("" if np.isnan(spread) else f" ± {spread:.4f}"))
         cells.append(tuple(line))
     head = ("entry", *(f"{m} (lower is better)" if m in ("hd95", "brier", "ece", "log_loss") else m for m in metrics))
-    caption = f"All metrics: mean ± standard deviation of the seeds, over all scored cases. No test. {basis(comparison)}."
+    caption = (
+        f"All metrics: mean ± standard deviation of the seeds, over all scored cases. No test. {basis(comparison)}."
+    )
     return Table(f"{stem}_metrics", caption, head, tuple(cells)), rows
 
 
@@ -176,4 +205,4 @@ def overall(each: Overall) -> Table:
 
 
 def _or_dash(value: Any, pattern: str) -> str:
-    return "–" if value is None or (isinstance(value, float) and np.isnan(value)) else pattern.format(value)
+    return "-" if value is None or (isinstance(value, float) and np.isnan(value)) else pattern.format(value)

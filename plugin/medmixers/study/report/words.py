@@ -11,7 +11,7 @@ import numpy as np
 from medmixers.study.comparison import Comparison, Pair
 from medmixers.study.pooled import POOLED
 from medmixers.study.scores import NSD_TOLERANCE
-from medmixers.study.statistics import LEAST_SEEDS
+from medmixers.study.statistics import LEAST_SEEDS, VERDICTS
 
 
 def basis(comparison: Comparison) -> str:
@@ -61,10 +61,10 @@ def _finding(comparison: Comparison, pair: Pair, turned: bool) -> str:
         "worse": f"It is worse than {other}",
         "equivalent": f"It is equivalent to {other} within the margin of {comparison.margin:g}",
         "undecided": f"No difference to {other} was found",
-        "underpowered": f"Whether it differs from {other} is unknown: the study is underpowered",
+        "underpowered": f"Underpowered: it may or may not differ from {other}",
     }[verdict]
     return (
-        f"{says}: difference {sign * pair.retrained.mean:+.4f} ({level} {low:+.4f} to {high:+.4f}, "
+        f"{says}; difference {sign * pair.retrained.mean:+.4f} ({level} {low:+.4f} to {high:+.4f}, "
         f"p = {pair.retrained_pvalue:.2g}, {_correction(comparison, 'Holm')}; "
         f"detectable difference {pair.detectable:.4f})."
     )
@@ -77,9 +77,14 @@ def _correction(comparison: Comparison, name: str) -> str:
 
 def _tally(comparison: Comparison) -> str:
     counts = Counter(pair.verdict for pair in comparison.pairs)
-    shown = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
-    against = f" against {comparison.control}" if comparison.control else ""
-    return f"All verdicts{against}: {shown}"
+    if comparison.control is not None:
+        words = [(f"against {comparison.control}", [(name, counts[name]) for name in VERDICTS])]
+    else:  # which entry of a pair stands first has no meaning
+        differ = ("differ", counts["better"] + counts["worse"])
+        words = [("of all pairs", [differ, *((name, counts[name]) for name in VERDICTS[2:])])]
+    ((where, found),) = words
+    shown = ", ".join(f"{count} {name}" for name, count in found if count)
+    return f"{where[0].upper()}{where[1:]}: {shown}"
 
 
 def worst_verdict(comparisons: Sequence[Comparison]) -> bool:
