@@ -128,7 +128,7 @@ def rank_stability(means: Array, drawn: Array) -> RankStability:
     ranks = rankdata(-means)
     ranks_drawn = rankdata(-drawn, axis=1)
     taus = [kendalltau(ranks, row).statistic for row in ranks_drawn]
-    low, high = np.percentile(ranks_drawn, [2.5, 97.5], axis=0)
+    low, high = np.percentile(ranks_drawn, [2.5, 97.5], axis=0, method="nearest")
     places = np.arange(1, len(means) + 1)
     share = (np.ceil(ranks_drawn)[:, :, None] == places).mean(axis=0)
     return RankStability(ranks, low, high, _mean_tau(taus), share, ranks_drawn)

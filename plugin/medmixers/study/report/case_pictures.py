@@ -32,20 +32,21 @@ INCHES, DOTS = 2.6, 130
 def worst_cases(
     study: StudyFolder, comparison: Comparison, dataset: Mapping[str, Any], folder: Path, stem: str
 ) -> tuple[list[Picture], list[str]]:
-    """Pictures of the five worst cases of the best entry, and a line for each that cannot be drawn."""
+    """Pictures of the five worst cases of the best entry, and a line about those that cannot be drawn."""
     best = comparison.ranking[0].entry
     scores = comparison.scores
     values = per_case(comparison, best)
     badness = values if isinstance(scores, PooledScores) or not scores.lower_is_better else -values
     order = [i for i in np.argsort(badness, kind="stable") if np.isfinite(badness[i])][:WORST]
-    pictures, notes = [], []
+    pictures, faults = [], []
     for place, i in enumerate(order, start=1):
         case = scores.cases[i]
         try:
             pictures.append(_draw(study, comparison, dataset, case, values[i], folder, f"{stem}_worst{place}"))
         except (InputError, OSError) as error:
-            notes.append(f"no picture of case {case}: {error}")
-    return pictures, notes
+            faults.append(f"{case} ({error})")
+    more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
+    return pictures, [f"No picture of case {faults[0]}{more}."] if faults else []
 
 
 def _draw(

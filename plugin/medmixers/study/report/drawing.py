@@ -102,12 +102,12 @@ def data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def short(name: str) -> str:
-    """A name that fits; the middle of a longer one is left out."""
-    if len(name) <= LONGEST:
+def short(name: str, longest: int = LONGEST) -> str:
+    """A name that fits. A longer one keeps its start and, since entries differ there, more of its end."""
+    if len(name) <= longest:
         return name
-    half = (LONGEST - 1) // 2
-    return f"{name[:half]}…{name[-half:]}"
+    start = (longest - 1) // 3
+    return f"{name[:start]}…{name[start + 1 - longest :]}"
 
 
 def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -125,7 +125,7 @@ def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def list_names(axes: Axes, names: Sequence[str]) -> None:
     """Names along the y axis, the first on top."""
-    axes.set_yticks(range(len(names)), [short(name) for name in names])
+    axes.set_yticks(range(len(names)), [short(name, 36) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
 
 

@@ -14,7 +14,7 @@ from medmixers.study.report import drawing
 from medmixers.study.report.drawing import BETTER, EQUAL, NEUTRAL, PALETTE, WORSE, Picture, short
 from medmixers.study.report.words import basis
 
-MARKS = {1: "+", -1: "−", 0: "=", None: ""}
+MARKS = {1: "+", -1: "-", 0: "=", None: ""}
 COLOURS = {1: BETTER, -1: WORSE, 0: EQUAL, None: NEUTRAL}
 
 
@@ -57,17 +57,18 @@ def differences(comparison: Comparison, folder: Path, stem: str) -> Picture:
         colour = colours.get(verdict, "#555555")
         axes.plot([low, high], [place, place], color=colour)
         axes.plot([mean], [place], "o", color=colour, markersize=5)
-    drawing.list_names(axes, [f"{name}: {verdict}" for name, *_, verdict in rows])
-    axes.set_xlabel(f"{comparison.scores.metric}: entry minus {short(reference)}")
+    drawing.list_names(axes, [f"{short(name, 20)}: {verdict}" for name, *_, verdict in rows])
+    axes.set_xlabel(f"{comparison.scores.metric}: entry minus reference")
     axes.locator_params(axis="x", nbins=5)
     listed = "; ".join(f"{name} {mean:+.4f}, {verdict}" for name, mean, _, _, verdict in rows)
     return drawing.finish(
         figure,
         folder,
         f"{stem}_differences",
-        title=f"Difference to {reference}",
+        title=f"Difference to {short(reference)}",
         alt=f"Mean difference of each entry to {reference}: {listed}.",
-        caption=f"Above 0, the entry is better{_turned(comparison)}. Line: {100 * (1 - comparison.alpha):g} % interval "
+        caption=f"Reference: {reference}. Above 0, the entry is better{_turned(comparison)}. "
+        f"Line: {100 * (1 - comparison.alpha):g} % interval "
         f"of a new training (of the trained models with fewer than 3 seeds), not corrected. Band: the margin, "
         f"{comparison.margin:g}. {basis(comparison)}.",
     )
@@ -136,7 +137,9 @@ def _pair_map(comparison: Comparison, kind: tuple[str, str, Any], folder: Path, 
     _draw_cells(axes, cells)
     drawing.list_names(axes, [f"{place} {entry}" for place, entry in enumerate(names, start=1)])
     axes.set(xlabel="against the entry at this place", xlim=(-0.5, len(names) - 0.5))
-    axes.set_xticks(range(len(names)), [str(place + 1) for place in range(len(names))])
+    axes.set_xticks(
+        range(len(names)), [str(place + 1) for place in range(len(names))], fontsize=9 if len(names) < 12 else 7
+    )
     counted = {sign: sum(value == sign for value in cells.values()) for sign in (1, 0)}
     return drawing.finish(
         figure,
@@ -146,7 +149,7 @@ def _pair_map(comparison: Comparison, kind: tuple[str, str, Any], folder: Path, 
         alt=f"Map of all pairs of entries ({title}): {counted[1]} of {len(comparison.pairs)} pairs differ"
         + (f", {counted[0] // 2} are equivalent" if counted[0] else "")
         + ". The table of tests lists them.",
-        caption=f"Row against column: + better, − worse, = equivalent, grey no finding at {comparison.alpha:g}. "
+        caption=f"Row against column: + better, - worse, = equivalent, grey no finding at {comparison.alpha:g}. "
         f"{len(comparison.pairs)} pairs. {basis(comparison)}.",
     )
 
@@ -168,7 +171,7 @@ def _control_map(comparison: Comparison, kinds: list[tuple[str, str, Any]], fold
         title=f"Differences to {comparison.control}",
         alt=f"Which entries differ from {comparison.control}, raw, corrected and when trained again: "
         f"{', '.join(found) or 'none'} in the last.",
-        caption=f"+ better, − worse, = equivalent, grey no finding at {comparison.alpha:g}. Raw and "
+        caption=f"+ better, - worse, = equivalent, grey no finding at {comparison.alpha:g}. Raw and "
         f"{comparison.correction}: these trained models. {len(comparison.pairs)} pairs. {basis(comparison)}.",
     )
 

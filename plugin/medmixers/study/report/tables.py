@@ -103,9 +103,9 @@ def tests(comparison: Comparison, stem: str) -> Table:
     kept = len(head) if any(row[-1] != "-" for row in rows) else len(head) - 1
     return Table(
         f"{stem}_tests",
-        f"When trained again: {comparison.scores.metric} of {len(rows)} pair(s), {basis(comparison)}. Above 0, the first "
-        f"is better. Margin {comparison.margin:g}. Both p values are corrected over all pairs; intervals are not. "
-        "Detectable: with 80 % power at the corrected level. -: fewer than 3 seeds.",
+        f"When trained again: {comparison.scores.metric} of {len(rows)} pair(s), {basis(comparison)}. Above 0, "
+        f"the first is better. Margin {comparison.margin:g}. Both p values are corrected over all pairs; intervals "
+        "are not. Detectable: with 80 % power at the corrected level. -: fewer than 3 seeds.",
         head[:kept],
         tuple(row[:kept] for row in rows),
     )
@@ -114,7 +114,8 @@ def tests(comparison: Comparison, stem: str) -> Table:
 def trained_models(comparison: Comparison, stem: str) -> Table:
     """Every pair of these trained models on new cases."""
     head = (
-        "pair", "shift", _level(comparison), "p, raw", f"p ({comparison.correction})", "probably better", "same", "worse",
+        "pair", "shift", _level(comparison), "p, raw", f"p ({comparison.correction})", "probably better", "same",
+        "worse",
     )  # fmt: skip
     rows = tuple(
         (
@@ -161,9 +162,7 @@ def secondary(study: StudyFolder, comparison: Comparison, kind: str, stem: str) 
             line.append(f"{mean(means):.4f}" + ("" if np.isnan(spread) else f" ± {spread:.4f}"))
         cells.append(tuple(line))
     head = ("entry", *(f"{m} (lower is better)" if m in ("hd95", "brier", "ece", "log_loss") else m for m in metrics))
-    caption = (
-        f"All metrics: mean ± standard deviation of the seeds, over all scored cases. No test. {basis(comparison)}."
-    )
+    caption = f"All metrics: mean ± standard deviation of the seeds. No test. {basis(comparison)}."
     return Table(f"{stem}_metrics", caption, head, tuple(cells)), rows
 
 
@@ -197,8 +196,8 @@ def overall(each: Overall) -> Table:
     )
     return Table(
         f"overall_{each.metric}",
-        f"Over {len(each.datasets)} data sets, {each.metric}: geometric mean of the rank scores by points (Keuth et al. "
-        "2025), and by the mean score with its interval when cases and seeds of every data set are drawn again.",
+        f"Over {len(each.datasets)} data sets, {each.metric}: geometric mean of the rank scores by points (Keuth et "
+        "al. 2025), and by the mean score with its interval when cases and seeds of every data set are drawn again.",
         ("entry", "data sets", "by points", "by mean", "95 % interval"),
         rows,
     )

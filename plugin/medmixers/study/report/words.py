@@ -97,11 +97,12 @@ def methods(comparisons: Sequence[Comparison], plan: Mapping[str, Any]) -> list[
     if not comparisons:
         return []
     seeds = sorted({len(own) for each in comparisons for own in each.scores.seeds})
-    first = comparisons[0]
+    alpha = comparisons[0].alpha
+    margins = ", ".join(dict.fromkeys(f"{each.margin:g} ({each.scores.metric})" for each in comparisons))
     design = (
         f"We compared {len(plan['entries'])} entries on {len(plan['datasets'])} data set(s), with "
         f"{' to '.join(map(str, sorted({seeds[0], seeds[-1]})))} training(s) per entry that differ by their seed. "
-        f"The margin, the largest difference that does not matter, was {first.margin:g}; alpha was {first.alpha:g}."
+        f"The margin, the largest difference that does not matter, was {margins}; alpha was {alpha:g}."
     )
     kinds = {dataset["kind"] for dataset in plan["datasets"]}
     return [design, *(text for kind, text in _metric_words(plan).items() if kind in kinds), *_test_words(comparisons)]
@@ -111,10 +112,10 @@ def _metric_words(plan: Mapping[str, Any]) -> dict[str, str]:
     tolerance = plan["question"].get("nsd_tolerance") or NSD_TOLERANCE
     return {
         "segmentation": (
-            f"Per case and class we computed Dice, the normalised surface Dice at {tolerance:g} mm (voxels for pictures) "
-            "and HD95 with MONAI. A structure that was absent and not predicted was left out. A structure that was "
-            "absent and predicted, or present and not predicted, had Dice and surface Dice 0, and the diagonal of the "
-            "image as HD95. A case's score is the mean over its classes."
+            f"Per case and class we computed Dice, the normalised surface Dice at {tolerance:g} mm (voxels for "
+            "pictures) and HD95 with MONAI. A structure that was absent and not predicted was left out. A structure "
+            "that was absent and predicted, or present and not predicted, had Dice and surface Dice 0, and the "
+            "diagonal of the image as HD95. A case's score is the mean over its classes."
         ),
         "classification": (
             "From the class probabilities we computed AUROC and average precision (macro one-vs-rest), balanced "
@@ -131,22 +132,22 @@ def _test_words(comparisons: Sequence[Comparison]) -> list[str]:
     if per_case:
         words.append(
             "Trained models were compared on new cases by the Wilcoxon signed-rank test of seed-averaged scores with "
-            "Holm's correction, and the Hodges-Lehmann shift. Whether entries differ when trained again was tested by t "
-            "on the mean difference with the variance var_case/n + s_i²/S_i + s_j²/S_j and Satterthwaite's degrees of "
-            "freedom."
+            "Holm's correction, and the Hodges-Lehmann shift. Whether entries differ when trained again was tested by "
+            "t on the mean difference with the variance var_case/n + s_i²/S_i + s_j²/S_j and Satterthwaite's degrees "
+            "of freedom."
         )
     if pooled:
         words.append(
-            "Metrics of all cases together were compared by 5000 paired bootstrap draws of the cases, with simultaneous "
-            "max-T bands for the trained models. Whether entries differ when trained again was tested by t on the "
-            "difference of means, with the bootstrap variance of the cases, the variance over seeds of both entries, and "
-            "Satterthwaite's degrees of freedom."
+            "Metrics of all cases together were compared by 5000 paired bootstrap draws of the cases, with "
+            "simultaneous max-T bands for the trained models. Whether entries differ when trained again was tested "
+            "by t on the difference of means, with the bootstrap variance of the cases, the variance over seeds of "
+            "both entries, and Satterthwaite's degrees of freedom."
         )
     words.append(
-        "Both p values of a new training, of no difference and of a difference beyond the margin (two one-sided tests), "
-        "were corrected by Holm over all pairs of a data set. Intervals were not. The detectable difference is found "
-        "with 80 % power at alpha divided by the number of pairs. Cases of one group were averaged or drawn together. "
-        "Points and rank scores follow Keuth et al. 2025 (uncorrected, first seed)."
+        "Both p values of a new training, of no difference and of a difference beyond the margin (two one-sided "
+        "tests), were corrected by Holm over all pairs of a data set. Intervals were not. The detectable difference "
+        "is found with 80 % power at alpha divided by the number of pairs. Cases of one group were averaged or drawn "
+        "together. Points and rank scores follow Keuth et al. 2025 (uncorrected, first seed)."
     )
     if any(pair.fold_pvalue is not None for each in comparisons for pair in each.pairs):
         words.append("Each case was scored in one fold. The p value over folds has the variance of Nadeau and Bengio.")
