@@ -131,7 +131,6 @@ class PooledEvidence:
     Args:
         scores: probabilities of all trainings on one data set.
         seed: of the random draws.
-        draws: of the bootstrap.
 
     Raises:
         InputError: fewer than 2 groups of cases or classes.
@@ -139,7 +138,7 @@ class PooledEvidence:
 
     correction = "max-T"
 
-    def __init__(self, scores: PooledScores, seed: int, draws: int = POOLED_DRAWS) -> None:
+    def __init__(self, scores: PooledScores, seed: int) -> None:
         self.cases, self.left_out = len(set(scores.groups.tolist())), scores.left_out
         if self.cases < 2 or len(set(scores.labels.tolist())) < 2:
             raise InputError(
@@ -151,7 +150,7 @@ class PooledEvidence:
         once = np.ones((1, len(scores.labels)))
         ends = np.cumsum([len(entry) for entry in scores.probabilities])[:-1]
         values = np.array([scores.measure(model, once)[0] for model in models])
-        drawn = bootstrap(scores.metric, models, scores.labels, groups=scores.groups, draws=draws, seed=seed)
+        drawn = bootstrap(scores.metric, models, scores.labels, groups=scores.groups, draws=POOLED_DRAWS, seed=seed)
         drawn = sign * drawn[np.isfinite(drawn).all(axis=1)]
         self.seed_means = np.split(sign * values, ends)
         self.drawn = np.split(drawn, ends, axis=1)  # of each entry, (draws, seeds)
