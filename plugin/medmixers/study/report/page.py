@@ -86,12 +86,12 @@ def write_report(folder: str | Path, *, seed: int = 0) -> Report:
             _write_latex(table, out)
     page = out / "report.html"
     with written_whole(page) as partial:
-        partial.write_text(_fitting(facts), encoding="utf-8")
+        partial.write_text(fitting(facts), encoding="utf-8")
     answers = tuple(f"{each.title}: {each.answer}" for each in sections)
     return Report(page, answers, len(facts["missing"]), len(study.runs))
 
 
-def _fitting(facts: dict[str, Any]) -> str:
+def fitting(facts: dict[str, Any]) -> str:
     """The page; without pictures of cases where it would be larger than 3 MB."""
     text = render(**facts)
     if len(text.encode()) <= LARGEST:
