@@ -20,6 +20,7 @@ from medmixers.study.report.words import basis
 
 Array = NDArray[np.float64]
 DODGE = 0.06  # of a kernel size
+LEAST_FOR_QUARTILES = 5  # trainings
 
 
 def by_kernel(study: StudyFolder, comparison: Comparison, folder: Path, stem: str) -> Picture | None:
@@ -114,15 +115,10 @@ def boxes(study: StudyFolder, comparison: Comparison, folder: Path, stem: str) -
     figure, axes = drawing.new_axes(drawing.list_height(len(names)))
     for place, name in enumerate(names):
         points = [value for value in values[name] if np.isfinite(value)]
-        if len(points) >= 5:
-            axes.boxplot(
-                [points],
-                positions=[place],
-                orientation="horizontal",
-                widths=0.6,
-                showfliers=False,
-                medianprops={"color": PALETTE[1]},
-            )
+        if len(points) >= LEAST_FOR_QUARTILES:
+            low, middle, high = np.percentile(points, [25, 50, 75])
+            axes.plot([low, high], [place, place], color="#CFE3F0", linewidth=10, solid_capstyle="butt", zorder=1)
+            axes.plot([middle], [place], "|", color=PALETTE[1], markersize=12, markeredgewidth=2)
         axes.plot(points, [place] * len(points), "o", color=PALETTE[0], markersize=4, alpha=0.8)
     drawing.list_names(axes, names)
     axes.set_xlabel(f"{comparison.scores.metric} of each training")
@@ -135,7 +131,7 @@ def boxes(study: StudyFolder, comparison: Comparison, folder: Path, stem: str) -
         alt=f"Mean {asked[1]} of each training: "
         + "; ".join(f"{name} {min(own):.4f} to {max(own):.4f}" for name, own in values.items() if own)
         + ".",
-        caption=f"One dot per {of}; a box (quartiles) from five dots on. Scatter over seeds is what a new training "
+        caption=f"One dot per {of}; from five dots on, a bar between the quartiles and a line at the median. Scatter over seeds is what a new training "
         f"may give. {basis(comparison)}.",
     )
 
