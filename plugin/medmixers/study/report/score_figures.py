@@ -131,7 +131,8 @@ def boxes(study: StudyFolder, comparison: Comparison, folder: Path, stem: str) -
         alt=f"Mean {asked[1]} of each training: "
         + "; ".join(f"{name} {min(own):.4f} to {max(own):.4f}" for name, own in values.items() if own)
         + ".",
-        caption=f"One dot per {of}; from five dots on, a bar between the quartiles and a line at the median. Scatter over seeds is what a new training "
+        caption=f"One dot per {of}; from five dots on, a bar between the quartiles and a line at the median. "
+        f"Scatter over seeds is what a new training "
         f"may give. {basis(comparison)}.",
     )
 
