@@ -17,8 +17,9 @@ import pytest
 
 from medmixers.cli.main import main
 from medmixers.errors import MissingFileError
-from medmixers.study.report import page, write_report
+from medmixers.study.report import page
 from medmixers.study.report.costs import epoch_of_reduction
+from medmixers.study.report.page import write_report
 
 ENTRIES = ("identity", "pooling k3", "pooling k5")
 HOSTILE = '<script>alert("x")</script> $x_1$ & {{ 7*7 }}'
@@ -194,8 +195,8 @@ def test_the_page_opens_in_a_browser_without_a_request(study, tmp_path):
     assert requests_of(study / "report" / "report.html", tmp_path / "ours") == []
     assert (tmp_path / "ours.png").stat().st_size > 20_000
     other = tmp_path / "other.html"
-    other.write_text("<img src='http://127.0.0.1:9/x.png'>")
-    assert requests_of(other, tmp_path / "other") == ["http://127.0.0.1:9/x.png"]
+    other.write_text("<img src='http://127.0.0.1:8997/x.png'>")
+    assert requests_of(other, tmp_path / "other") == ["http://127.0.0.1:8997/x.png"]
 
 
 def requests_of(file, stem):

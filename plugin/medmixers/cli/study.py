@@ -66,6 +66,6 @@ class Study:
         Example:
             medmixers study report mixers_on_my_data
         """
-        from medmixers.study.report import write_report
+        from medmixers.study.report.page import write_report
 
         return str(write_report(out, seed=seed))
