@@ -208,7 +208,7 @@ def requests_of(file, stem):
     environment = os.environ | {"HOME": str(stem.parent)}
     subprocess.run(command, check=True, capture_output=True, timeout=120, env=environment)
     events = stem.with_suffix(".json").read_text()
-    return sorted(set(re.findall(r'"initiator":"(?:file://|null)"[^{}]*"url":"(https?:[^"]+)"', events)))
+    return sorted(set(re.findall(r'"initiator":"(?:file://|null)"[^\n]*?"url":"(https?:[^"]+)"', events)))
 
 
 def test_a_folder_that_is_no_study_and_one_without_scores_are_one_line(tmp_path):
