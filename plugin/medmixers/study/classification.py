@@ -62,9 +62,9 @@ def together(probabilities: Array, labels: NDArray[np.int64]) -> dict[str, tuple
 
     count = probabilities.shape[1]
     one_hot = np.eye(count, dtype=bool)[labels]
-    present = one_hot.any(axis=0)
+    present: NDArray[np.bool_] = np.isin(np.arange(count), labels)
     curves = {
-        "auroc": (roc_auc_score, present & ~one_hot.all(axis=0)),
+        "auroc": (roc_auc_score, present & (len(np.unique(labels)) > 1)),
         "average_precision": (average_precision_score, present),
     }
     result: dict[str, tuple[float, list[float]]] = {}

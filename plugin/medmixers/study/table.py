@@ -132,7 +132,7 @@ class _Builder:
         names = sorted({fold for folds in self.folds_of.values() for fold in folds})
         if len(names) < 2 or any(len(folds) > 1 for folds in self.folds_of.values()):
             return None
-        return np.array([names.index(*self.folds_of[group]) for group in groups])
+        return np.array([names.index(next(iter(self.folds_of[group]))) for group in groups])
 
 
 def _number(text: str | None, where: str) -> float:

@@ -75,7 +75,8 @@ def styled() -> AbstractContextManager[None]:
         import matplotlib
     except ModuleNotFoundError as error:
         raise MissingPackageError(f'the report needs matplotlib ({error}): pip install "medmixers[demo]"') from error
-    return matplotlib.rc_context(dict(STYLE))
+    style: Any = dict(STYLE)
+    return matplotlib.rc_context(style)
 
 
 def new_axes(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
