@@ -42,7 +42,7 @@ def test_sizes_of_no_image_raise():
 def test_csv_of_networks_goes_on_after_one_that_fails(tmp_path):
     file = tmp_path / "costs.csv"
     names = ["metaformer_pppa_s12", "med_unext", "identityformer_s12"]
-    text = profile_to_csv(names, size=(32, 32), repeats=2, file=file, kernel_size=3, mixer="pooling")
+    text = profile_to_csv(names, sizes=[(32, 32)], repeats=2, file=file, kernel_size=3, mixer="pooling")
     assert file.read_text() == text
     assert [path.name for path in tmp_path.iterdir()] == ["costs.csv"]
     embedded, refused, plain = csv.DictReader(io.StringIO(text))
@@ -59,7 +59,7 @@ def test_csv_of_networks_goes_on_after_one_that_fails(tmp_path):
 
 def test_a_process_that_the_system_ends_is_an_error_of_its_row(monkeypatch):
     monkeypatch.setattr(profiling, "_profile_with_threads", abort)
-    text = profile_to_csv(["identityformer_s12"], size=(32, 32))
+    text = profile_to_csv(["identityformer_s12"], sizes=[(32, 32)])
     (row,) = csv.DictReader(io.StringIO(text))
     assert row["error"] == "the system ended the process, as it does when memory runs out"
 
@@ -76,4 +76,4 @@ def test_a_fresh_process_has_the_environment_of_now(monkeypatch):
 
 def test_csv_of_an_unknown_network_measures_nothing():
     with pytest.raises(ValueError, match="unknown network 'fly'; valid: caformer"):
-        profile_to_csv(["identityformer_s12", "fly"], size=(32, 32))
+        profile_to_csv(["identityformer_s12", "fly"], sizes=[(32, 32)])

@@ -136,19 +136,19 @@ COLUMNS = (
 def profile_to_csv(
     names: Iterable[str],
     *,
-    size: Sequence[int],
+    sizes: Sequence[Sequence[int]],
     file: str | Path | None = None,
     threads: int = 1,
     repeats: int = 5,
     **options: Any,
 ) -> str:
-    """Profile networks, each in a fresh process, and return the CSV text, one line per network.
+    """Profile networks, each size in a fresh process, and return the CSV text, one line per network and size.
 
     The last column holds the error of a network that cannot be built or run; the others follow.
 
     Args:
         names: of ``medmixers.list_networks()``.
-        size: as of :func:`profile_network`, as are ``repeats`` and ``options``.
+        sizes: each as of :func:`profile_network`, as are ``repeats`` and ``options``.
         file: file that gets the text too, at the end and whole.
         threads: CPU threads for torch.
 
@@ -156,19 +156,21 @@ def profile_to_csv(
         InputError: an unknown name, or a size or a number of repeats that no network takes.
         OSError: a file that cannot be written; this is checked before anything is measured.
     """
-    _check_request(size, repeats)
+    for size in sizes:
+        _check_request(size, repeats)
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     with nullcontext() if file is None else written_whole(Path(file)) as partial:
-        for name in progress([name for name in names if NETWORKS[name]], "profile"):
+        asked_for = [(name, size) for name in names if NETWORKS[name] for size in sizes]
+        for name, size in progress(asked_for, "profile"):
             asked = {"size": tuple(size), "repeats": repeats, **options}
             try:
                 row = _csv_row(in_fresh_process(_profile_with_threads, name, threads, asked))
             except Exception as error:  # any error of one network is its result
                 row = {"name": name, "size": "x".join(map(str, size)), "error": first_line(error)}
             writer.writerow(row)
-            note(f"{name}: {row.get('error', 'measured')}")
+            note(f"{name}, {row['size']}: {row.get('error', 'measured')}")
         if partial is not None:
             partial.write_text(text.getvalue())
     return text.getvalue()

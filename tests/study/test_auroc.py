@@ -7,7 +7,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from medmixers.errors import InputError
-from medmixers.study.auroc import bootstrap_aurocs, draw_counts, macro_auroc
+from medmixers.study.auroc import macro_auroc
+from medmixers.study.pooled import bootstrap, draw_counts
 
 
 def by_scikit_learn(probabilities, labels):
@@ -52,10 +53,10 @@ def test_the_interval_has_the_spread_of_the_delong_variance():
     rng = np.random.default_rng(3)
     labels = np.repeat([0, 1], 150)
     scores = rng.normal(size=300) + labels
-    probabilities = np.stack([1 - scores, scores], axis=1)[None]
-    drawn = bootstrap_aurocs(probabilities, labels, groups=np.arange(300), draws=2000, seed=0)
+    probabilities = np.stack([1 - scores, scores], axis=1)
+    drawn = bootstrap("auroc", [probabilities], labels, groups=np.arange(300), draws=2000, seed=0)
     assert drawn.shape == (2000, 1)
-    auc = macro_auroc(probabilities[0], labels)[0]
+    auc = macro_auroc(probabilities, labels)[0]
     above = scores[labels == 1][:, None] > scores[labels == 0]
     variance = above.mean(axis=1).var(ddof=1) / 150 + above.mean(axis=0).var(ddof=1) / 150
     assert drawn.std() == pytest.approx(np.sqrt(variance), rel=0.1)

@@ -6,10 +6,13 @@ import csv
 
 import numpy as np
 import pytest
+from scipy.stats import friedmanchisquare
 
 from medmixers.errors import InputError, MissingFileError
 from medmixers.study.comparison import compare
-from medmixers.study.statistics import retrained_difference
+from medmixers.study.overall import over_datasets
+from medmixers.study.probabilities import read_any_table
+from medmixers.study.statistics import corrected_t_pvalue, holm, retrained_difference
 from medmixers.study.summary import as_text, write_csv
 from medmixers.study.table import read_scores
 
@@ -96,7 +99,7 @@ def test_one_seed_is_underpowered(tmp_path):
     result = compare(scores, margin=0.01)
     assert set(verdicts(result).values()) == {"underpowered"}
     assert all(pair.retrained is None for pair in result.pairs)
-    assert "fewer than 3 seeds per entry cannot tell" in as_text([result])
+    assert "fewer than 3 seeds: they cannot tell whether a mixer matters" in as_text([result])
 
 
 def test_cases_without_a_score_are_left_out_and_counted(tmp_path):
@@ -116,14 +119,15 @@ def test_text_and_csv_say_the_same(tmp_path):
     comparisons = [compare(scores, margin=0.01) for scores in read_scores(file)]
     text = as_text(comparisons)
     assert "brain, dice: 20 groups; 3 seed(s) per entry" in text
-    assert "over data sets, rank scores as in Keuth et al. 2025" in text
-    ranking, tests = write_csv(comparisons, tmp_path / "out")
+    assert "over data sets, dice, rank scores as in Keuth et al. 2025" in text
+    ranking, tests, overall = write_csv(comparisons, tmp_path / "out")
     rows = list(csv.DictReader(tests.open()))
     assert len(rows) == 2 * 6
     for row in rows:
         assert f"{float(row['difference']):+.4f}" in text
         assert row["verdict"] in text
     assert {row["entry"] for row in csv.DictReader(ranking.open())} == set(EFFECTS)
+    assert {row["datasets"] for row in csv.DictReader(overall.open())} == {"2"}
 
 
 @pytest.mark.parametrize(
@@ -144,3 +148,77 @@ def test_a_bad_table_is_refused_by_its_line(tmp_path, text, message):
         read_scores(tmp_path / "t.csv")
     with pytest.raises(MissingFileError):
         read_scores(tmp_path / "none.csv")
+
+
+def test_a_missing_seed_costs_the_pairs_of_its_entry_only(tmp_path):
+    file = write_table(tmp_path / "t.csv")
+    file.write_text("\n".join(line for line in file.read_text().splitlines() if not line.startswith("bad,2,")))
+    result = compare(read_scores(file)[0], margin=0.01)
+    assert {pair.verdict for pair in result.pairs if "bad" in (pair.first, pair.second)} == {"underpowered"}
+    known = [pair for pair in result.pairs if "bad" not in (pair.first, pair.second)]
+    assert {pair.verdict for pair in known} == {"better", "equivalent"}
+    pvalues = np.array([pair.retrained.pvalue() for pair in known])
+    np.testing.assert_allclose([pair.retrained_pvalue for pair in known], holm(pvalues))
+    margins = np.array([pair.retrained.equivalence_pvalue(0.01) for pair in known])
+    np.testing.assert_allclose([pair.equivalence_pvalue for pair in known], holm(margins))
+    assert known[0].detectable == known[0].retrained.detectable(0.05 / 3)
+
+
+def test_folds_that_part_the_cases_give_the_p_value_of_nadeau_and_bengio(tmp_path):
+    file = write_table(tmp_path / "t.csv")
+    rows = list(csv.DictReader(file.open()))
+    fold = [{**row, "fold": int(row["group"][1:]) % 5} for row in rows]
+    with file.open("w", newline="") as out:
+        writer = csv.DictWriter(out, fold[0])
+        writer.writeheader()
+        writer.writerows(fold)
+    (scores,) = read_scores(file)
+    pair = compare(scores, margin=0.01).pairs[0]  # bad, good
+    means = {
+        name: [np.mean([float(r["value"]) for r in fold if r["entry"] == name and r["fold"] == k]) for k in range(5)]
+        for name in ("bad", "good")
+    }
+    expected = corrected_t_pvalue(np.subtract(means["bad"], means["good"]), test_share=0.25)
+    assert pair.fold_pvalue == pytest.approx(expected)
+    assert 0 < pair.fold_pvalue < 0.05
+    same = write_table(tmp_path / "u.csv")
+    assert compare(read_scores(same)[0], margin=0.01).pairs[0].fold_pvalue is None
+
+
+def test_six_data_sets_have_friedmans_test_and_fewer_do_not(tmp_path):
+    file = tmp_path / "t.csv"
+    for number in range(6):
+        write_table(file, dataset=f"set{number}", cases=16)
+    comparisons = [compare(scores, margin=0.01) for scores in read_scores(file)]
+    (overall,) = over_datasets(comparisons)
+    means = [{row.entry: row.mean for row in each.ranking} for each in comparisons]
+    expected = friedmanchisquare(*([own[entry] for own in means] for entry in overall.entries))
+    assert overall.friedman.pvalue == pytest.approx(expected.pvalue)
+    assert overall.rows[0].entry == "good"
+    assert overall.rows[0].low <= overall.rows[0].by_mean <= overall.rows[0].high
+    assert "critical difference (Nemenyi)" in as_text(comparisons)
+    assert over_datasets(comparisons[:5])[0].friedman is None
+    assert over_datasets(comparisons[:1]) == []
+
+
+def test_a_table_of_two_metrics_asks_which(tmp_path):
+    file = write_table(tmp_path / "t.csv")
+    write_table(file, metric="hd95")
+    with pytest.raises(InputError, match="holds dice, hd95; the margin is in the units of one: choose it by --metric"):
+        read_any_table(file, None)
+    assert [each.metric for each in read_any_table(file, "hd95")] == ["hd95"]
+    with pytest.raises(InputError, match="has no metric 'dic'; valid: dice"):
+        read_any_table(file, "dic")
+
+
+def test_values_of_all_cases_together_are_no_cases(tmp_path):
+    file = write_table(tmp_path / "t.csv")
+    before = read_scores(file)[0]
+    with file.open("a") as out:
+        out.write("good,0,*,,auroc,brain,0.9\n")
+    after = read_scores(file)
+    assert [each.metric for each in after] == ["dice"]
+    assert after[0].cases == before.cases
+    file.write_text("entry,seed,case,value\na,0,*,1\n")
+    with pytest.raises(InputError, match="values of all cases together only"):
+        read_scores(file)

@@ -1,6 +1,6 @@
-"""Dice and HD95 of segmentations, with one rule for structures that are absent: nnU-Net's.
+"""Dice, NSD and HD95 of segmentations, with one rule for structures that are absent: nnU-Net's.
 
-| structure | Dice | HD95 |
+| structure | Dice, NSD | HD95 |
 |---|---|---|
 | absent and not predicted | NaN: the case is left out of the mean, and counted | NaN, likewise |
 | absent and predicted, or present and not predicted | 0 | the diagonal of the image, in mm |
@@ -11,13 +11,70 @@ where one side is empty, so the largest possible distance stands for it (Metrics
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from monai.handlers import IgniteMetricHandler
-from monai.metrics import CumulativeIterationMetric, compute_hausdorff_distance
+from monai.metrics import CumulativeIterationMetric, compute_hausdorff_distance, compute_surface_dice
 from torch import Tensor
+
+
+def dice(y_pred: Tensor, y: Tensor) -> Tensor:
+    """Dice of every case and class: 2 |A and B| / (|A| + |B|), NaN where both are empty.
+
+    Args:
+        y_pred, y: (cases, classes, *spatial), bool.
+
+    Returns:
+        (cases, classes).
+    """
+    both = (y_pred & y).flatten(2).sum(dim=-1)
+    return 2 * both / (y_pred.flatten(2).sum(dim=-1) + y.flatten(2).sum(dim=-1))
+
+
+def hausdorff95(y_pred: Tensor, y: Tensor, spacing: Sequence[float]) -> Tensor:
+    """MONAI's Hausdorff distance at the 95th percentile, by the rule for empty structures.
+
+    Args:
+        y_pred, y: (cases, classes, *spatial), bool.
+        spacing: of the voxels along each axis; its unit is that of the result.
+
+    Returns:
+        (cases, classes).
+    """
+    distance = compute_hausdorff_distance(
+        y_pred.float(), y.float(), include_background=True, percentile=95, spacing=list(spacing)
+    )
+    extents = [(size - 1) * step for size, step in zip(y.shape[2:], spacing, strict=True)]
+    return _by_the_rule(distance, y_pred, y, one_empty=float(torch.tensor(extents, dtype=torch.float64).norm()))
+
+
+def surface_dice(y_pred: Tensor, y: Tensor, spacing: Sequence[float], tolerance: float) -> Tensor:
+    """MONAI's normalised surface Dice (NSD), by the rule for empty structures: 0 where one side is empty.
+
+    Args:
+        y_pred, y: (cases, classes, *spatial), bool.
+        spacing: of the voxels along each axis.
+        tolerance: largest distance of two surfaces that agree, in the unit of ``spacing``.
+
+    Returns:
+        (cases, classes).
+    """
+    score = compute_surface_dice(
+        y_pred.float(), y.float(), [tolerance] * y.shape[1], include_background=True, spacing=list(spacing)
+    )
+    return _by_the_rule(score, y_pred, y, one_empty=0.0)
+
+
+def _by_the_rule(value: Tensor, y_pred: Tensor, y: Tensor, *, one_empty: float) -> Tensor:
+    no_pred, no_truth = _empty(y_pred), _empty(y)
+    value = torch.where(no_pred ^ no_truth, one_empty, value)
+    return torch.where(no_pred & no_truth, float("nan"), value)
+
+
+def _empty(masks: Tensor) -> Tensor:
+    return ~masks.flatten(2).any(dim=-1)
 
 
 class _PerClassMean(CumulativeIterationMetric):
@@ -41,40 +98,31 @@ class _PerClassMean(CumulativeIterationMetric):
         """Mean over the cases of each class, then over the classes; NaN where nothing was scored."""
         return self.get_buffer().nanmean(dim=0).nanmean()
 
-    def counted(self, y_pred: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Prediction and truth without the channels that do not count, and which of their structures are empty."""
+    def counted(self, y_pred: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Prediction and truth without the channels that do not count, after their empty structures are counted."""
         start = 0 if self.include_background else 1
         y_pred, y = y_pred[:, start:].bool(), y[:, start:].bool()
-        no_pred, no_truth = ~y_pred.flatten(2).any(dim=-1), ~y.flatten(2).any(dim=-1)
+        no_pred, no_truth = _empty(y_pred), _empty(y)
         self.left_out += int((no_pred & no_truth).sum())
         self.absent += int((~no_pred & no_truth).sum())
         self.missed += int((no_pred & ~no_truth).sum())
-        return y_pred, y, no_pred, no_truth
+        return y_pred, y
 
 
 class DiceMetric(_PerClassMean):
-    """Dice of every case and class: 2 |A and B| / (|A| + |B|), NaN where both are empty."""
+    """:func:`dice` of every case and class."""
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor, **kwargs: Any) -> Tensor:
-        y_pred, y, _, _ = self.counted(y_pred, y)
-        both = (y_pred & y).flatten(2).sum(dim=-1)
-        return 2 * both / (y_pred.flatten(2).sum(dim=-1) + y.flatten(2).sum(dim=-1))
+        return dice(*self.counted(y_pred, y))
 
 
 class HD95Metric(_PerClassMean):
-    """MONAI's Hausdorff distance at the 95th percentile, in the unit of the label's affine (mm; pixels of a PNG)."""
+    """:func:`hausdorff95` of every case and class, in the unit of the label's affine (mm; pixels of a PNG)."""
 
     def _compute_tensor(self, y_pred: Tensor, y: Tensor, **kwargs: Any) -> Tensor:
         pixdim = getattr(y, "pixdim", torch.ones(y.ndim - 2))
         spacing = [float(size) for size in pixdim.flatten()][: y.ndim - 2]
-        y_pred, y, no_pred, no_truth = self.counted(y_pred, y)
-        distance = compute_hausdorff_distance(
-            y_pred.float(), y.float(), include_background=True, percentile=95, spacing=spacing
-        )
-        extents = [(size - 1) * step for size, step in zip(y.shape[2:], spacing, strict=True)]
-        diagonal = float(torch.tensor(extents, dtype=torch.float64).norm())
-        distance = torch.where(no_pred ^ no_truth, diagonal, distance)
-        return torch.where(no_pred & no_truth, float("nan"), distance)
+        return hausdorff95(*self.counted(y_pred, y), spacing)
 
 
 class _CountingHandler(IgniteMetricHandler):

@@ -10,8 +10,6 @@ so the positives are sorted once and every draw is two look-ups in a reversed ru
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -70,41 +68,3 @@ def _auroc(scores: Array, positive: NDArray[np.bool_], counts: Array) -> Array:
         with np.errstate(invalid="ignore", divide="ignore"):
             result[start : start + CHUNK] = above / (tail[:, 0] * of_negatives.sum(axis=1))
     return result
-
-
-def draw_counts(groups: NDArray[np.int64], draws: int, rng: np.random.Generator) -> Iterator[Array]:
-    """Counts of every case in bootstrap draws of whole groups, (up to 256 draws, cases) at a time.
-
-    Args:
-        groups: number of the group of each case, 0 to G - 1; cases of one group are drawn together.
-        draws: how many draws in all.
-        rng: source of randomness.
-    """
-    number = int(groups.max()) + 1
-    for start in range(0, draws, CHUNK):
-        size = min(CHUNK, draws - start)
-        drawn = rng.multinomial(number, np.full(number, 1 / number), size=size)
-        yield drawn[:, groups].astype(np.float64)
-
-
-def bootstrap_aurocs(
-    probabilities: Array, labels: NDArray[np.int64], *, groups: NDArray[np.int64], draws: int, seed: int
-) -> Array:
-    """Macro AUROC of several entries on the same draws of cases.
-
-    Args:
-        probabilities: (entries, cases, classes).
-        labels: (cases,).
-        groups: of the cases, (cases,).
-        draws: number of draws.
-        seed: of the draws.
-
-    Returns:
-        (draws, entries). With 5000 draws, intervals of differences are as in Keuth et al. 2025.
-    """
-    rng = np.random.default_rng(seed)
-    parts = [
-        np.stack([macro_auroc(entry, labels, counts) for entry in probabilities], axis=1)
-        for counts in draw_counts(groups, draws, rng)
-    ]
-    return np.concatenate(parts)

@@ -6,40 +6,39 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medmixers.errors import InputError
+from medmixers.progress import progress
 from medmixers.registry import valid_names
-from medmixers.study.ranking import RankStability, rank_scores, rank_stability, wilcoxon_points
+from medmixers.study.evidence import CaseEvidence, Evidence, PooledEvidence
+from medmixers.study.probabilities import PooledScores
+from medmixers.study.ranking import RankStability, rank_scores, rank_stability
 from medmixers.study.statistics import (
     LEAST_SEEDS,
     Difference,
     Probabilities,
     Shift,
-    average_groups,
-    bayesian_signed_rank,
     discriminability,
     holm,
-    retrained_difference,
-    signed_rank_shift,
     verdict,
 )
 from medmixers.study.table import Scores
 
-RANK_DRAWS = 2000
-
 
 @dataclass(frozen=True)
 class Pair:
-    """Two entries. Differences are first minus second; with ``lower_is_better`` their sign is turned.
+    """Two entries. Differences are first minus second; where lower is better their sign is turned.
 
     Args:
         first, second: names.
         shift: difference of the trained models on new cases (Q1), of seed-averaged scores.
-        shift_pvalue: its p value after Holm's correction over all pairs.
-        retrained: difference when both are trained again (Q2); None with fewer than 3 seeds.
-        retrained_pvalue: its p value after Holm's correction; None likewise.
-        probabilities: of better, practically the same and worse (Bayesian signed rank).
+        shift_pvalue: its p value, adjusted for all pairs.
+        retrained: difference when both are trained again (Q2); None where one has fewer than 3 seeds.
+        retrained_pvalue, equivalence_pvalue: p values of no difference and of one beyond the margin, after Holm's
+            correction over all pairs; None likewise.
+        detectable: smallest difference found with 80 % power at alpha / pairs; None likewise.
+        probabilities: of better, practically the same and worse, for the trained models.
+        fold_pvalue: of the mean over folds (Nadeau and Bengio), not corrected; None without folds.
         verdict: better, worse, equivalent, undecided or underpowered.
     """
 
@@ -49,7 +48,10 @@ class Pair:
     shift_pvalue: float
     retrained: Difference | None
     retrained_pvalue: float | None
+    equivalence_pvalue: float | None
+    detectable: float | None
     probabilities: Probabilities
+    fold_pvalue: float | None
     verdict: str
 
 
@@ -83,34 +85,44 @@ class Comparison:
     Args:
         scores: what was compared.
         margin, alpha: of the verdicts.
+        control: entry that all others are compared with; None where every pair is.
         cases: cases, or groups of cases, with a score of every seed of every entry.
         left_out: the others.
+        correction: of the trained models' p values: "Holm" or "max-T".
         ranking: best first.
-        pairs: every pair, or the control with each other entry.
-        stability: of the ranking by the mean.
+        pairs: every pair, or each other entry with the control.
+        stability: of the ranking by the mean; its rows are in the order of ``scores.entries``.
         discriminability: sd between entries over sd between seeds; NaN with one seed.
     """
 
-    scores: Scores
+    scores: Scores | PooledScores
     margin: float
     alpha: float
+    control: str | None
     cases: int
     left_out: int
+    correction: str
     ranking: tuple[Ranked, ...]
     pairs: tuple[Pair, ...]
     stability: RankStability
     discriminability: float
 
+    @property
+    def unit(self) -> str:
+        """What ``cases`` counts."""
+        return "cases" if len(set(self.scores.groups.tolist())) == len(self.scores.cases) else "groups"
+
 
 def compare(
-    scores: Scores, *, margin: float, alpha: float = 0.05, control: str | None = None, seed: int = 0
+    scores: Scores | PooledScores, *, margin: float, alpha: float = 0.05, control: str | None = None, seed: int = 0
 ) -> Comparison:
     """Compare the entries of one data set and metric.
 
-    Cases without a score of every seed of every entry are left out and counted; grouped cases are averaged first.
+    Cases without a score of every seed of every entry are left out and counted; grouped cases are averaged first, or
+    drawn together where the metric is one of all cases.
 
     Args:
-        scores: of :func:`medmixers.study.table.read_scores`.
+        scores: of :mod:`medmixers.study.table`.
         margin: largest difference that does not matter, in the metric's units.
         alpha: family-wise level of the verdicts.
         control: compare every entry with this one only; None compares all pairs.
@@ -119,109 +131,113 @@ def compare(
     Raises:
         InputError: a margin or level out of range, an unknown control, fewer than 2 entries or common cases.
     """
-    if not 0 < alpha < 1:
-        raise InputError(f"alpha must lie between 0 and 1, got {alpha}")
-    if margin <= 0:
-        raise InputError(f"margin must be above 0, got {margin}: state the largest difference that does not matter")
-    if len(scores.entries) < 2:
-        raise InputError(f"a comparison needs at least 2 entries, got {', '.join(scores.entries)}")
-    if control is not None and control not in scores.entries:
-        raise InputError(f"unknown control {control!r}; valid: {valid_names(control, scores.entries)}")
-    sign = -1.0 if scores.lower_is_better else 1.0
-    values = [sign * average_groups(each, scores.groups) for each in scores.values]
-    known = np.all([np.isfinite(each).all(axis=0) for each in values], axis=0)
-    cases = int(known.sum())
-    if cases < 2:
-        raise InputError(f"at least 2 cases with a score of every seed and entry are needed, got {cases}")
-    values = [each[:, known] for each in values]
-    stability = _stability(values, seed)
+    _check_question(scores.entries, margin, alpha, control)
+    evidence: Evidence = (
+        PooledEvidence(scores, seed) if isinstance(scores, PooledScores) else CaseEvidence(scores, seed)
+    )
+    stability = rank_stability(np.array([each.mean() for each in evidence.seed_means]), evidence.drawn_means())
+    several = min(len(each) for each in evidence.seed_means) > 1
     return Comparison(
         scores=scores,
         margin=margin,
         alpha=alpha,
-        cases=cases,
-        left_out=int((~known).sum()),
-        ranking=_ranking(scores.entries, values, stability, sign),
-        pairs=_pairs(scores.entries, values, margin=margin, alpha=alpha, control=control, seed=seed),
+        control=control,
+        cases=evidence.cases,
+        left_out=evidence.left_out,
+        correction=evidence.correction,
+        ranking=_ranking(scores, evidence, stability),
+        pairs=_pairs(scores.entries, evidence, margin=margin, alpha=alpha, control=control),
         stability=stability,
-        discriminability=_discriminability(values),
+        discriminability=discriminability(evidence.seed_means) if several else float("nan"),
     )
+
+
+def _check_question(entries: tuple[str, ...], margin: float, alpha: float, control: str | None) -> None:
+    if not 0 < alpha < 1:
+        raise InputError(f"alpha must lie between 0 and 1, got {alpha}")
+    if not 0 < margin < float("inf"):
+        raise InputError(f"margin must be above 0, got {margin}: state the largest difference that does not matter")
+    if len(entries) < 2:
+        raise InputError(f"a comparison needs at least 2 entries, got {', '.join(entries)}")
+    if control is not None and control not in entries:
+        raise InputError(f"unknown control {control!r}; valid: {valid_names(control, entries)}")
+
+
+def chosen_pairs(entries: tuple[str, ...], control: str | None) -> list[tuple[int, int]]:
+    """Numbers of the entries of each pair. A control stands second, so that "better" is better than the control."""
+    if control is None:
+        return list(combinations(range(len(entries)), 2))
+    at = entries.index(control)
+    return [(i, at) for i in range(len(entries)) if i != at]
 
 
 def _pairs(
-    entries: tuple[str, ...],
-    values: list[NDArray[np.float64]],
-    *,
-    margin: float,
-    alpha: float,
-    control: str | None,
-    seed: int,
+    entries: tuple[str, ...], evidence: Evidence, *, margin: float, alpha: float, control: str | None
 ) -> tuple[Pair, ...]:
-    chosen = [
-        (i, j)
-        for i, j in combinations(range(len(entries)), 2)
-        if control is None or control in (entries[i], entries[j])
-    ]
-    if control is not None:  # the control stands second, so that "better" is better than the control
-        at = entries.index(control)
-        chosen = [(i + j - at, at) for i, j in chosen]
-    means = [each.mean(axis=0) for each in values]
-    shifts = [signed_rank_shift(means[i], means[j], alpha=alpha) for i, j in chosen]
-    enough = all(len(each) >= LEAST_SEEDS for each in values)
-    differences = [retrained_difference(values[i], values[j]) if enough else None for i, j in chosen]
-    of_shifts = holm(np.array([shift.pvalue for shift in shifts]))
-    of_differences = holm(np.array([each.pvalue() if each else 1.0 for each in differences]))
-    return tuple(
-        Pair(
-            first=entries[i],
-            second=entries[j],
-            shift=shifts[k],
-            shift_pvalue=float(of_shifts[k]),
-            retrained=difference,
-            retrained_pvalue=float(of_differences[k]) if difference else None,
-            probabilities=bayesian_signed_rank(means[i], means[j], margin=margin, seed=seed),
-            verdict="underpowered"
-            if difference is None
-            else verdict(difference, margin=margin, pvalue=float(of_differences[k]), alpha=alpha),
+    chosen = chosen_pairs(entries, control)
+    shifts, shift_pvalues = evidence.shifts(chosen, alpha)
+    enough = [min(len(evidence.seed_means[k]) for k in pair) >= LEAST_SEEDS for pair in chosen]
+    differences = [evidence.retrained(*pair) if known else None for pair, known in zip(chosen, enough, strict=True)]
+    tested = [each for each in differences if each is not None]
+    of_differences = iter(holm(np.array([each.pvalue() for each in tested])))
+    of_margins = iter(holm(np.array([each.equivalence_pvalue(margin) for each in tested])))
+    result = []
+    for k, (i, j) in progress(enumerate(chosen), "pairs", total=len(chosen)):
+        difference, tests = differences[k], _NO_TESTS
+        if difference is not None:
+            detectable = difference.detectable(alpha / len(tested))
+            tests = float(next(of_differences)), float(next(of_margins)), detectable
+        result.append(
+            Pair(
+                entries[i],
+                entries[j],
+                shifts[k],
+                float(shift_pvalues[k]),
+                difference,
+                tests[0],
+                tests[1],
+                tests[2],
+                evidence.probabilities(i, j, margin),
+                evidence.fold_pvalue(i, j),
+                _verdict(difference, tests, margin, alpha),
+            )
         )
-        for k, ((i, j), difference) in enumerate(zip(chosen, differences, strict=True))
+    return tuple(result)
+
+
+_Tests = tuple[float, float, float] | tuple[None, None, None]
+_NO_TESTS: _Tests = (None, None, None)
+
+
+def _verdict(difference: Difference | None, tests: _Tests, margin: float, alpha: float) -> str:
+    pvalue, equivalence_pvalue, detectable = tests
+    if difference is None or pvalue is None or equivalence_pvalue is None or detectable is None:
+        return "underpowered"
+    return verdict(
+        difference,
+        margin=margin,
+        pvalue=pvalue,
+        equivalence_pvalue=equivalence_pvalue,
+        alpha=alpha,
+        detectable=detectable,
     )
 
 
-def _ranking(
-    entries: tuple[str, ...], values: list[NDArray[np.float64]], stability: RankStability, sign: float
-) -> tuple[Ranked, ...]:
-    points = wilcoxon_points(np.stack([each[0] for each in values]))
-    scores = rank_scores(points)
+def _ranking(scores: Scores | PooledScores, evidence: Evidence, stability: RankStability) -> tuple[Ranked, ...]:
+    points = evidence.points()
+    of_points = rank_scores(points)
+    sign = -1.0 if scores.lower_is_better else 1.0
     rows = [
         Ranked(
-            entry=entries[i],
-            mean=sign * float(values[i].mean()),
-            seed_sd=float(values[i].mean(axis=1).std(ddof=1)) if len(values[i]) > 1 else float("nan"),
+            entry=scores.entries[i],
+            mean=sign * float(means.mean()),
+            seed_sd=float(means.std(ddof=1)) if len(means) > 1 else float("nan"),
             points=int(points[i]),
-            rank_score=float(scores[i]),
+            rank_score=float(of_points[i]),
             rank=float(stability.ranks[i]),
             rank_low=float(stability.low[i]),
             rank_high=float(stability.high[i]),
         )
-        for i in range(len(entries))
+        for i, means in enumerate(evidence.seed_means)
     ]
     return tuple(sorted(rows, key=lambda row: (row.rank, row.entry)))
-
-
-def _stability(values: list[NDArray[np.float64]], seed: int) -> RankStability:
-    rng = np.random.default_rng(seed)
-    n = values[0].shape[1]
-    drawn = np.empty((RANK_DRAWS, len(values)))
-    for draw in range(RANK_DRAWS):
-        counts = rng.multinomial(n, np.full(n, 1 / n))
-        for i, each in enumerate(values):
-            seeds = rng.integers(len(each), size=len(each))
-            drawn[draw, i] = (each[seeds].mean(axis=0) * counts).sum() / n
-    return rank_stability(np.array([each.mean() for each in values]), drawn)
-
-
-def _discriminability(values: list[NDArray[np.float64]]) -> float:
-    if min(len(each) for each in values) < 2:
-        return float("nan")
-    return discriminability([each.mean(axis=1) for each in values])

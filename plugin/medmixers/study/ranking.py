@@ -107,6 +107,7 @@ class RankStability:
         low, high: ends of the 95 % interval of each entry's rank.
         kendall_tau: mean correlation of the ranking drawn again with the ranking on all data; 1 is the same order.
         share: share of the draws in which each entry has each rank, (entries, ranks).
+        drawn: ranks in each draw, (draws, entries).
     """
 
     ranks: Array
@@ -114,6 +115,7 @@ class RankStability:
     high: Array
     kendall_tau: float
     share: Array
+    drawn: Array
 
 
 def rank_stability(means: Array, drawn: Array) -> RankStability:
@@ -126,7 +128,13 @@ def rank_stability(means: Array, drawn: Array) -> RankStability:
     ranks = rankdata(-means)
     ranks_drawn = rankdata(-drawn, axis=1)
     taus = [kendalltau(ranks, row).statistic for row in ranks_drawn]
-    low, high = np.percentile(ranks_drawn, [2.5, 97.5], axis=0)
+    low, high = np.percentile(ranks_drawn, [2.5, 97.5], axis=0, method="nearest")
     places = np.arange(1, len(means) + 1)
     share = (np.ceil(ranks_drawn)[:, :, None] == places).mean(axis=0)
-    return RankStability(ranks, low, high, float(np.nanmean(taus)), share)
+    return RankStability(ranks, low, high, _mean_tau(taus), share, ranks_drawn)
+
+
+def _mean_tau(taus: list[float]) -> float:
+    """NaN where all entries tie."""
+    known = [tau for tau in taus if np.isfinite(tau)]
+    return float(np.mean(known)) if known else float("nan")

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import gmean
 
-from medmixers.files import written_whole
 from medmixers.study.comparison import Comparison, Pair
+from medmixers.study.overall import Overall, over_datasets
+from medmixers.study.rows import write_table
 
-FILES = ("ranking.csv", "tests.csv")
+FILES = ("ranking.csv", "tests.csv", "overall.csv")
 RANKING = (
     "dataset",
     "metric",
@@ -30,32 +29,29 @@ RANKING = (
 )
 PAIRS = (
     "dataset", "metric", "first", "second", "cases", "seeds_first", "seeds_second",
-    "shift", "shift_low", "shift_high", "shift_p", "shift_p_holm",
-    "difference", "low", "high", "df", "p", "p_holm", "p_equivalence", "detectable",
-    "probably_better", "probably_same", "probably_worse", "verdict",
+    "shift", "shift_low", "shift_high", "shift_p", "shift_p_corrected", "shift_correction",
+    "difference", "low", "high", "df", "p", "p_holm", "p_equivalence", "p_equivalence_holm", "detectable", "p_folds",
+    "probably_better", "probably_same", "probably_worse", "margin", "alpha", "verdict",
+)  # fmt: skip
+OVERALL = (
+    "metric", "entry", "datasets", "score", "by_mean", "low", "high", "mean_rank", "friedman_p", "critical_difference",
 )  # fmt: skip
 
 
 def as_text(comparisons: Sequence[Comparison]) -> str:
-    """All comparisons, and the global ranking where there is more than one data set."""
-    parts = [_one(comparison) for comparison in comparisons]
-    if len({each.scores.dataset for each in comparisons}) > 1:
-        parts.append(_global(comparisons))
-    return "\n\n".join(parts)
+    """All comparisons, and the ranking over data sets where there are several."""
+    return "\n\n".join([*map(_one, comparisons), *map(_over, over_datasets(comparisons))])
 
 
-def write_csv(comparisons: Sequence[Comparison], folder: str | Path) -> tuple[Path, Path]:
-    """Write ranking.csv and tests.csv into ``folder``, whole or not at all."""
-    ranking, tests = (Path(folder) / name for name in FILES)
-    rows = [ranking_rows(comparisons), pair_rows(comparisons)]
-    for file, columns, content in zip((ranking, tests), (RANKING, PAIRS), rows, strict=True):
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(content)
-        with written_whole(file) as partial:
-            partial.write_text(text.getvalue(), encoding="utf-8")
-    return ranking, tests
+def write_csv(comparisons: Sequence[Comparison], folder: str | Path) -> list[Path]:
+    """Write ranking.csv and tests.csv, and overall.csv where there are several data sets; each whole or not at all."""
+    tables = [(RANKING, ranking_rows(comparisons)), (PAIRS, pair_rows(comparisons))]
+    if overall := over_datasets(comparisons):
+        tables.append((OVERALL, overall_rows(overall)))
+    files = [Path(folder) / name for name in FILES[: len(tables)]]
+    for file, (columns, rows) in zip(files, tables, strict=True):
+        write_table(file, columns, rows)
+    return files
 
 
 def ranking_rows(comparisons: Iterable[Comparison]) -> list[dict[str, Any]]:
@@ -76,6 +72,19 @@ def pair_rows(comparisons: Iterable[Comparison]) -> list[dict[str, Any]]:
     return [{**_names(each), **_pair_row(each, pair)} for each in comparisons for pair in each.pairs]
 
 
+def overall_rows(overall: Iterable[Overall]) -> list[dict[str, Any]]:
+    """One row per metric and entry, in the columns :data:`OVERALL`."""
+    rows = []
+    for each in overall:
+        tests: dict[str, dict[str, Any]] = {entry: {} for entry in each.entries}
+        if each.friedman is not None:
+            same = {"friedman_p": each.friedman.pvalue, "critical_difference": each.friedman.critical_difference}
+            ranks = zip(each.entries, each.friedman.mean_ranks, strict=True)
+            tests = {entry: {"mean_rank": float(rank), **same} for entry, rank in ranks}
+        rows += [{"metric": each.metric, **asdict(row), **tests[row.entry]} for row in each.rows]
+    return rows
+
+
 def _names(comparison: Comparison) -> dict[str, str]:
     return {"dataset": comparison.scores.dataset, "metric": comparison.scores.metric}
 
@@ -92,10 +101,14 @@ def _pair_row(comparison: Comparison, pair: Pair) -> dict[str, Any]:
         "shift_low": pair.shift.low,
         "shift_high": pair.shift.high,
         "shift_p": pair.shift.pvalue,
-        "shift_p_holm": pair.shift_pvalue,
+        "shift_p_corrected": pair.shift_pvalue,
+        "shift_correction": comparison.correction,
+        "p_folds": "" if pair.fold_pvalue is None else pair.fold_pvalue,
         "probably_better": pair.probabilities.better,
         "probably_same": pair.probabilities.same,
         "probably_worse": pair.probabilities.worse,
+        "margin": comparison.margin,
+        "alpha": comparison.alpha,
         "verdict": pair.verdict,
     }
     if pair.retrained is not None:
@@ -108,7 +121,8 @@ def _pair_row(comparison: Comparison, pair: Pair) -> dict[str, Any]:
             "p": pair.retrained.pvalue(),
             "p_holm": pair.retrained_pvalue,
             "p_equivalence": pair.retrained.equivalence_pvalue(comparison.margin),
-            "detectable": pair.retrained.detectable(comparison.alpha),
+            "p_equivalence_holm": pair.equivalence_pvalue,
+            "detectable": pair.detectable,
         }
     return row
 
@@ -117,9 +131,7 @@ def _one(comparison: Comparison) -> str:
     scores = comparison.scores
     seeds = sorted({len(each) for each in scores.seeds})
     title = ", ".join(filter(None, (scores.dataset, scores.metric))) or "scores"
-    counted = (
-        f"{comparison.cases} cases" if len(set(scores.groups)) == len(scores.cases) else f"{comparison.cases} groups"
-    )
+    counted = f"{comparison.cases} {comparison.unit}"
     left_out = (
         f", {comparison.left_out} left out without a score of every entry and seed" if comparison.left_out else ""
     )
@@ -128,10 +140,12 @@ def _one(comparison: Comparison) -> str:
     lines += [
         "",
         _table(
-            ("first - second", "difference", "95 % interval", "p (Holm)", "detectable", "verdict"), _pairs(comparison)
+            ("first - second", "difference", "95 % interval", "p (corrected)", "detectable", "verdict"),
+            _pairs(comparison),
         ),
         "",
-        "A difference above 0 means that the first is better.",
+        f"A difference above 0 means that the first is better. p is corrected over {len(comparison.pairs)} pair(s): "
+        f"{_corrections(comparison)}. Intervals are not.",
     ]
     ratio = comparison.discriminability
     if np.isfinite(ratio):
@@ -141,8 +155,8 @@ def _one(comparison: Comparison) -> str:
     )
     if min(seeds) < 3:
         lines.append(
-            "No verdict but underpowered: fewer than 3 seeds per entry cannot tell whether a mixer matters when it is "
-            "trained again. Intervals and p values are of the trained models only (Wilcoxon, Hodges-Lehmann)."
+            "No verdict but underpowered for entries with fewer than 3 seeds: they cannot tell whether a mixer matters "
+            "when it is trained again. Their intervals and p values are of the trained models only."
         )
     return "\n".join(lines)
 
@@ -176,28 +190,36 @@ def _pairs(comparison: Comparison) -> list[tuple[str, ...]]:
             )
         else:
             low, high = pair.retrained.interval(comparison.alpha)
-            detectable = pair.retrained.detectable(comparison.alpha)
             numbers = (
                 f"{pair.retrained.mean:+.4f}",
                 f"{low:+.4f} to {high:+.4f}",
                 f"{pair.retrained_pvalue:.3g}",
-                f"{detectable:.4f}",
+                f"{pair.detectable:.4f}",
             )
         rows.append((names, *numbers, pair.verdict))
     return rows
 
 
-def _global(comparisons: Sequence[Comparison]) -> str:
-    """Geometric mean of the rank scores over data sets, as Keuth et al. rank."""
-    scores: dict[str, list[float]] = {}
-    for comparison in comparisons:
-        for row in comparison.ranking:
-            scores.setdefault(row.entry, []).append(row.rank_score)
-    rows = sorted(((float(gmean(values)), entry, len(values)) for entry, values in scores.items()), reverse=True)
-    table = _table(
-        ("entry", "geometric mean", "data sets"), [(entry, f"{mean:.3f}", str(n)) for mean, entry, n in rows]
-    )
-    return f"over data sets, rank scores as in Keuth et al. 2025:\n\n{table}"
+def _over(overall: Overall) -> str:
+    rows = [
+        (f"{row.score:.3f}", row.entry, str(row.datasets), f"{row.by_mean:.3f}", f"{row.low:.3f} to {row.high:.3f}")
+        for row in overall.rows
+    ]
+    table = _table(("geometric mean", "entry", "data sets", "by mean", "95 %"), rows)
+    text = f"over data sets, {overall.metric or 'score'}, rank scores as in Keuth et al. 2025:\n\n{table}"
+    if overall.friedman is not None:
+        ranks = sorted(zip(overall.friedman.mean_ranks, overall.entries, strict=True))
+        shown = ", ".join(f"{entry} {rank:.2f}" for rank, entry in ranks)
+        text += (
+            f"\nFriedman p = {overall.friedman.pvalue:.3g}; mean ranks {shown}; "
+            f"critical difference (Nemenyi) {overall.friedman.critical_difference:.2f}"
+        )
+    return text
+
+
+def _corrections(comparison: Comparison) -> str:
+    retrained = any(pair.retrained is not None for pair in comparison.pairs)
+    return "Holm" if retrained else comparison.correction
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

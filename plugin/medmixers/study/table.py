@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmixers.errors import InputError, MissingFileError
+from medmixers.study.rows import ALL_CASES
 
 REQUIRED = ("entry", "seed", "case", "value")
 OPTIONAL = ("dataset", "fold", "group", "class", "metric")
-LOWER_IS_BETTER = ("hd95", "brier", "ece", "loss")
+LOWER_IS_BETTER = ("hd95", "brier", "ece", "loss", "log_loss")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Scores:
         groups: number of each case's group, (cases,); every case is its own group where the table has none.
         values: of each entry, (seeds of the entry, cases), mean over classes and folds; NaN where there is no score.
         lower_is_better: whether a smaller value is better.
+        folds: number of each group's fold, (groups,), where each group is in one of several folds; else None.
     """
 
     dataset: str
@@ -39,12 +41,14 @@ class Scores:
     groups: NDArray[np.int64]
     values: tuple[NDArray[np.float64], ...]
     lower_is_better: bool = False
+    folds: NDArray[np.int64] | None = None
 
 
 def read_scores(file: str | Path, *, lower_is_better: Sequence[str] = LOWER_IS_BETTER) -> list[Scores]:
     """Read a CSV file with the columns entry, seed, case and value; dataset, fold, group, class and metric may follow.
 
-    An empty value or "nan" is a case without a score (a structure that is absent and was not predicted).
+    An empty value or "nan" is a case without a score (a structure that is absent and was not predicted). Rows of all
+    cases together (case ``*``) are passed over: what they can show needs the probabilities of each case.
 
     Args:
         file: the CSV file.
@@ -68,9 +72,15 @@ def read_scores(file: str | Path, *, lower_is_better: Sequence[str] = LOWER_IS_B
         if missing:
             raise InputError(f"{path} lacks the column {', '.join(missing)}; it has {', '.join(columns) or 'none'}")
         tables: dict[tuple[str, str], _Builder] = {}
+        only_pooled = False
         for row in reader:
+            if (row["case"] or "").strip() == ALL_CASES:
+                only_pooled = True
+                continue
             key = row.get("dataset") or "", row.get("metric") or ""
             tables.setdefault(key, _Builder(path)).add(row, reader.line_num)
+    if not tables and only_pooled:
+        raise InputError(f"{path} holds values of all cases together only; a comparison needs a value of each case")
     if not tables:
         raise InputError(f"{path} holds no row")
     return [
@@ -87,6 +97,7 @@ class _Builder:
         self.values: dict[tuple[str, str, str], list[float]] = {}
         self.seen: dict[tuple[str | None, ...], int] = {}
         self.group_of: dict[str, str] = {}
+        self.folds_of: dict[str, set[str]] = {}
 
     def add(self, row: dict[str, str], line: int) -> None:
         where = f"{self.path}, line {line}"
@@ -100,19 +111,28 @@ class _Builder:
         group = row.get("group") or case
         if self.group_of.setdefault(case, group) != group:
             raise InputError(f"{where}: case {case} is in the groups {self.group_of[case]} and {group}")
+        self.folds_of.setdefault(group, set()).add(row.get("fold") or "")
         self.values.setdefault((entry, seed, case), []).append(_number(row["value"], where))
 
     def build(self, dataset: str, metric: str, *, lower_is_better: bool) -> Scores:
         entries = sorted({entry for entry, _, _ in self.values})
         cases = sorted(self.group_of)
         names = sorted(set(self.group_of.values()))
-        seeds = tuple(tuple(sorted({s for e, s, _ in self.values if e == entry}, key=_by_number)) for entry in entries)
+        position = {name: place for place, name in enumerate(names)}
+        seeds = tuple(tuple(sorted({s for e, s, _ in self.values if e == entry}, key=by_number)) for entry in entries)
         values = tuple(
             np.array([[_mean(self.values.get((entry, seed, case), [])) for case in cases] for seed in own])
             for entry, own in zip(entries, seeds, strict=True)
         )
-        groups = np.array([names.index(self.group_of[case]) for case in cases])
-        return Scores(dataset, metric, tuple(entries), seeds, tuple(cases), groups, values, lower_is_better)
+        groups = np.array([position[self.group_of[case]] for case in cases])
+        folds = self._folds(names)
+        return Scores(dataset, metric, tuple(entries), seeds, tuple(cases), groups, values, lower_is_better, folds)
+
+    def _folds(self, groups: Sequence[str]) -> NDArray[np.int64] | None:
+        names = sorted({fold for folds in self.folds_of.values() for fold in folds})
+        if len(names) < 2 or any(len(folds) > 1 for folds in self.folds_of.values()):
+            return None
+        return np.array([names.index(next(iter(self.folds_of[group]))) for group in groups])
 
 
 def _number(text: str | None, where: str) -> float:
@@ -132,5 +152,6 @@ def _mean(values: list[float]) -> float:
     return sum(known) / len(known) if known else float("nan")
 
 
-def _by_number(seed: str) -> tuple[int, str]:
+def by_number(seed: str) -> tuple[int, str]:
+    """Order of seeds: numbers as numbers."""
     return (int(seed), seed) if seed.isdigit() else (0, seed)

@@ -1,0 +1,200 @@
+"""What a study's folder holds: its plan, its runs with their state, and the scores of every run."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmixers.errors import InputError, MissingFileError
+from medmixers.study.classification import read_probabilities
+from medmixers.study.pooled import POOLED
+from medmixers.study.probabilities import PooledScores, Prediction, pooled_scores
+from medmixers.study.rows import ALL_CASES
+from medmixers.study.scores import join
+from medmixers.study.table import Scores, read_scores
+
+Array = NDArray[np.float64]
+SCORED, UNFINISHED, NOT_STARTED = "scored", "unfinished", "not started"
+METRICS = {
+    "segmentation": ("dice", "nsd", "hd95"),
+    "classification": (*POOLED, "accuracy", "brier", "log_loss"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of the plan.
+
+    Args:
+        id, dataset, entry, seed, fold: of the plan; fold is empty without folds.
+        state: "scored", "unfinished" or "not started".
+        last_line: of its log, where it is unfinished.
+        facts: of run.json; empty without one.
+        curve: epochs and training loss, (epochs, 2).
+    """
+
+    id: str
+    dataset: str
+    entry: str
+    seed: str
+    fold: str
+    state: str
+    last_line: str
+    facts: Mapping[str, Any]
+    curve: Array
+
+
+Key = tuple[str, str, str, str, str]  # dataset, metric, entry, seed, fold
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """A study on disk.
+
+    Args:
+        path: its folder.
+        plan: content of plan.json.
+        runs: in the plan's order.
+        tables: scores per case of each data set and metric.
+        run_means: mean over the cases of each run, or its value of all cases together.
+        class_means: (dataset, metric, entry, class) -> mean over runs and cases.
+    """
+
+    path: Path
+    plan: Mapping[str, Any]
+    runs: tuple[Run, ...]
+    tables: Mapping[tuple[str, str], Scores]
+    run_means: Mapping[Key, float] = field(repr=False)
+    class_means: Mapping[tuple[str, str, str, str], float] = field(repr=False)
+
+    @property
+    def question(self) -> Mapping[str, Any]:
+        return self.plan["question"]
+
+    @property
+    def control(self) -> str | None:
+        """The entry that all others are compared with."""
+        compared = self.question.get("compare")
+        return self.question.get("control") or (compared.get("control") if isinstance(compared, dict) else None)
+
+    def entry(self, name: str) -> Mapping[str, Any]:
+        """The plan's row of an entry."""
+        return next((each for each in self.plan["entries"] if each["name"] == name), {"name": name})
+
+    def runs_of(self, dataset: str, entry: str | None = None) -> list[Run]:
+        """Scored runs of a data set, of one entry where it is given."""
+        return [r for r in self.runs if r.dataset == dataset and r.state == SCORED and entry in (None, r.entry)]
+
+    def scores(self, dataset: Mapping[str, Any]) -> Scores | PooledScores:
+        """Scores by the study's metric on one data set.
+
+        Raises:
+            InputError: the metric is none of this kind of data set, or no run has scores.
+        """
+        metric = dataset.get("metric") or self.question["metric"]
+        valid = METRICS[dataset["kind"]]
+        if metric not in valid:
+            raise InputError(f"{metric} is no metric of {dataset['kind']}; valid: {', '.join(valid)}")
+        if not self.runs_of(dataset["name"]):
+            raise InputError("no run has scores yet")
+        if metric not in POOLED:
+            return self.tables[dataset["name"], metric]
+        trainings: dict[tuple[str, str], dict[str, Prediction]] = {}
+        for run in self.runs_of(dataset["name"]):
+            own = trainings.setdefault((run.entry, run.seed), {})
+            own |= _predictions(self.path / "runs" / run.id / "probabilities.csv", dataset)
+        return pooled_scores(dataset["name"], metric, tuple(dataset["classes"]), trainings)
+
+
+def read_folder(folder: str | Path) -> StudyFolder:
+    """Read a study's folder. The table of all scores is written again first.
+
+    Raises:
+        MissingFileError: it has no plan, or no run has scores yet.
+    """
+    path = Path(folder)
+    if not (path / "plan.json").is_file():
+        raise MissingFileError(f"{path} is not the folder of a study: there is no {path / 'plan.json'}")
+    plan = json.loads((path / "plan.json").read_text(encoding="utf-8"))
+    table = join(path)
+    try:
+        tables = {(each.dataset, each.metric): each for each in read_scores(table)}
+    except InputError:
+        if not _only_pooled(table):
+            raise
+        tables = {}
+    run_means, class_means = _means(table)
+    return StudyFolder(path, plan, tuple(_read_run(path, row) for row in plan["runs"]), tables, run_means, class_means)
+
+
+def _only_pooled(table: Path) -> bool:
+    with table.open(newline="", encoding="utf-8") as content:
+        return all(row["case"] == ALL_CASES for row in csv.DictReader(content))
+
+
+def _read_run(study: Path, row: Mapping[str, Any]) -> Run:
+    folder = study / "runs" / row["id"]
+    state, last_line = NOT_STARTED, ""
+    if (folder / "scores.csv").is_file():
+        state = SCORED
+    elif folder.is_dir():
+        state = UNFINISHED
+        if (folder / "log.txt").is_file():
+            lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").split("\n")
+            last_line = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    facts_file = folder / "run.json"
+    facts = json.loads(facts_file.read_text(encoding="utf-8")) if facts_file.is_file() else {}
+    fold = "" if row.get("fold") is None else str(row["fold"])
+    seed = str(row["seed"])
+    curve = _read_curve(folder / "curve.csv")
+    return Run(row["id"], row["dataset"], row["entry"], seed, fold, state, last_line, facts, curve)
+
+
+def _read_curve(file: Path) -> Array:
+    if not file.is_file():
+        return np.empty((0, 2))
+    with file.open(newline="", encoding="utf-8") as content:
+        rows = [(float(row["epoch"]), float(row["loss"])) for row in csv.DictReader(content) if row["loss"]]
+    return np.array(rows).reshape(-1, 2)
+
+
+def _predictions(file: Path, dataset: Mapping[str, Any]) -> dict[str, Prediction]:
+    names, labels, values = read_probabilities(file, tuple(dataset["classes"]))
+    groups = {name: str(case.get("group") or name) for name, case in dataset["cases"].items()}
+    return {
+        name: Prediction(name, groups[name], int(label), list(row))
+        for name, label, row in zip(names, labels, values, strict=True)
+    }
+
+
+def _means(table: Path) -> tuple[dict[Key, float], dict[tuple[str, str, str, str], float]]:
+    """Mean of each run, over its classes of a case first, and mean of each class."""
+    cases: dict[Key, dict[str, list[float]]] = {}
+    classes: dict[tuple[str, str, str, str], list[float]] = {}
+    together: dict[Key, float] = {}
+    with table.open(newline="", encoding="utf-8") as content:
+        for row in csv.DictReader(content):
+            value = float(row["value"] or "nan")
+            key = row["dataset"], row["metric"], row["entry"], row["seed"], row["fold"]
+            if row["class"]:
+                classes.setdefault((*key[:3], row["class"]), []).append(value)
+            if row["case"] == ALL_CASES:
+                if not row["class"]:
+                    together[key] = value
+            else:
+                cases.setdefault(key, {}).setdefault(row["case"], []).append(value)
+    run_means = {key: mean([mean(values) for values in own.values()]) for key, own in cases.items()} | together
+    return run_means, {key: mean(values) for key, values in classes.items()}
+
+
+def mean(values: Sequence[float]) -> float:
+    """Mean of the values that are known; NaN where none is."""
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.mean(known)) if known else float("nan")

@@ -1,0 +1,207 @@
+"""The report's tables, as cells of text. The numbers are those of the CSV files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from medmixers.study.comparison import Comparison
+from medmixers.study.overall import Overall
+from medmixers.study.report.costs import COST_COLUMNS, Cost
+from medmixers.study.report.folder import METRICS, StudyFolder, mean
+from medmixers.study.report.words import basis, seconds
+from medmixers.study.summary import pair_rows, ranking_rows
+
+
+@dataclass(frozen=True)
+class Table:
+    """Head and rows of text; the first cell of a row is its head.
+
+    Args:
+        name: of the LaTeX file.
+        caption: what it holds, with its n and S.
+        head: names of the columns.
+        rows: cells.
+    """
+
+    name: str
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def ranking_with_costs(comparison: Comparison, costs: dict[str, Cost]) -> list[dict[str, Any]]:
+    """Rows of ranking.csv: the ranking, and what each entry costs."""
+    rows = []
+    for row in ranking_rows([comparison]):
+        cost = asdict(costs[row["entry"]])
+        rows.append(row | {name: "" if cost[name] is None else cost[name] for name in COST_COLUMNS})
+    return rows
+
+
+def ranking(comparison: Comparison, costs: dict[str, Cost], stem: str) -> Table:
+    """Place, entry, mean, rank interval, points and score, cost."""
+    head = (
+        "entry", "place", f"mean {comparison.scores.metric}", "sd of seeds", "seeds", "rank, 95 %", "points",
+        "rank score", "parameters", "GMACs", "training", "memory", "epoch of 90 %",
+    )  # fmt: skip
+    rows = []
+    for place, row in enumerate(comparison.ranking, start=1):
+        cost = costs[row.entry]
+        count = len(comparison.scores.seeds[comparison.scores.entries.index(row.entry)])
+        rows.append(
+            (
+                row.entry,
+                str(place),
+                f"{row.mean:.4f}",
+                _or_dash(row.seed_sd, "{:.4f}"),
+                str(count),
+                f"{row.rank_low:g} to {row.rank_high:g}",
+                str(row.points),
+                f"{row.rank_score:.2f}",
+                "-" if cost.parameters is None else f"{cost.parameters / 1e6:.2f} M",
+                _or_dash(cost.gmacs, "{:.3g}"),
+                "-" if cost.train_seconds is None else seconds(cost.train_seconds),
+                "-" if cost.peak_memory_mib is None else f"{cost.peak_memory_mib / 1024:.2f} GiB",
+                _or_dash(cost.epoch_90, "{:.0f}"),
+            )
+        )
+    kept = [i for i in range(len(head)) if i < 8 or any(row[i] != "-" for row in rows)]
+    return Table(
+        f"{stem}_ranking",
+        f"Ranking by mean {comparison.scores.metric}. {basis(comparison)}. Points and rank score as in Keuth et al. "
+        "2025: uncorrected tests of the first seed.",
+        tuple(head[i] for i in kept),
+        tuple(tuple(row[i] for i in kept) for row in rows),
+    )
+
+
+def tests(comparison: Comparison, stem: str) -> Table:
+    """Every pair when trained again: difference, p values, verdict."""
+    head = (
+        "pair", "verdict", "difference", _level(comparison), "p (Holm)", "p beyond margin (Holm)", "detectable",
+        "p over folds",
+    )  # fmt: skip
+    rows = []
+    for row in pair_rows([comparison]):
+        again = row.get("difference") is not None
+        rows.append(
+            (
+                f"{row['first']} vs {row['second']}",
+                row["verdict"],
+                _or_dash(row.get("difference"), "{:+.4f}"),
+                f"{row['low']:+.4f} to {row['high']:+.4f}" if again else "-",
+                _or_dash(row.get("p_holm"), "{:.2g}"),
+                _or_dash(row.get("p_equivalence_holm"), "{:.2g}"),
+                _or_dash(row.get("detectable"), "{:.4f}"),
+                _or_dash(row["p_folds"] if row["p_folds"] != "" else None, "{:.2g}"),
+            )
+        )
+    kept = len(head) if any(row[-1] != "-" for row in rows) else len(head) - 1
+    return Table(
+        f"{stem}_tests",
+        f"When trained again: {comparison.scores.metric} of {len(rows)} pair(s), {basis(comparison)}. Above 0, "
+        f"the first is better. Margin {comparison.margin:g}. Both p values are corrected over all pairs; intervals "
+        "are not. Detectable: with 80 % power at the corrected level. -: fewer than 3 seeds.",
+        head[:kept],
+        tuple(row[:kept] for row in rows),
+    )
+
+
+def trained_models(comparison: Comparison, stem: str) -> Table:
+    """Every pair of these trained models on new cases."""
+    head = (
+        "pair", "shift", _level(comparison), "p, raw", f"p ({comparison.correction})", "probably better", "same",
+        "worse",
+    )  # fmt: skip
+    rows = tuple(
+        (
+            f"{row['first']} vs {row['second']}",
+            f"{row['shift']:+.4f}",
+            f"{row['shift_low']:+.4f} to {row['shift_high']:+.4f}",
+            f"{row['shift_p']:.2g}",
+            f"{row['shift_p_corrected']:.2g}",
+            *(f"{row[f'probably_{name}']:.2f}" for name in ("better", "same", "worse")),
+        )
+        for row in pair_rows([comparison])
+    )
+    pooled = comparison.correction == "max-T"
+    return Table(
+        f"{stem}_trained_models",
+        f"These trained models on new cases: {comparison.scores.metric} of {len(rows)} pair(s), {basis(comparison)}. "
+        + (
+            "Bootstrap; intervals are simultaneous. "
+            if pooled
+            else "Wilcoxon and Hodges-Lehmann; intervals not corrected. "
+        )
+        + f"Probably better, the same (within the margin of {comparison.margin:g}) or worse: "
+        + ("shares of the draws." if pooled else "Bayesian signed-rank test."),
+        head,
+        rows,
+    )
+
+
+def _level(comparison: Comparison) -> str:
+    return f"{100 * (1 - comparison.alpha):g} % interval"
+
+
+def secondary(study: StudyFolder, comparison: Comparison, kind: str, stem: str) -> tuple[Table, list[dict[str, Any]]]:
+    """Mean and sd over seeds of every metric, without a test; the same as rows of metrics.csv."""
+    name = comparison.scores.dataset
+    metrics = [m for m in METRICS[kind] if any(key[:2] == (name, m) for key in study.run_means)]
+    cells, rows = [], []
+    for row in comparison.ranking:
+        line = [row.entry]
+        for metric in metrics:
+            means = _seed_means(study, name, metric, row.entry)
+            spread = float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
+            rows.append({"dataset": name, "metric": metric, "entry": row.entry, "mean": mean(means), "seed_sd": spread})
+            line.append(f"{mean(means):.4f}" + ("" if np.isnan(spread) else f" ± {spread:.4f}"))
+        cells.append(tuple(line))
+    head = ("entry", *(f"{m} (lower is better)" if m in ("hd95", "brier", "ece", "log_loss") else m for m in metrics))
+    caption = f"All metrics: mean ± standard deviation of the seeds. No test. {basis(comparison)}."
+    return Table(f"{stem}_metrics", caption, head, tuple(cells)), rows
+
+
+def _seed_means(study: StudyFolder, dataset: str, metric: str, entry: str) -> list[float]:
+    """Mean over the folds of each seed."""
+    seeds: dict[str, list[float]] = {}
+    for key, value in study.run_means.items():
+        if key[:3] == (dataset, metric, entry):
+            seeds.setdefault(key[3], []).append(value)
+    return [mean(values) for values in seeds.values()]
+
+
+def by_class(study: StudyFolder, comparison: Comparison, classes: Sequence[str], stem: str) -> Table | None:
+    """Mean of the study's metric for each class; None where it has no values per class."""
+    asked = comparison.scores.dataset, comparison.scores.metric
+    if len(classes) < 2 or not any(key[:2] == asked for key in study.class_means):
+        return None
+    rows = [
+        (row.entry, *(f"{study.class_means.get((*asked, row.entry, name), float('nan')):.4f}" for name in classes))
+        for row in comparison.ranking
+    ]
+    caption = f"Mean {asked[1]} of each class, over seeds and cases. No test. {basis(comparison)}."
+    return Table(f"{stem}_classes", caption, ("entry", *classes), tuple(rows))
+
+
+def overall(each: Overall) -> Table:
+    """Ranking over data sets."""
+    rows = tuple(
+        (row.entry, str(row.datasets), f"{row.score:.3f}", f"{row.by_mean:.3f}", f"{row.low:.3f} to {row.high:.3f}")
+        for row in each.rows
+    )
+    return Table(
+        f"overall_{each.metric}",
+        f"Over {len(each.datasets)} data sets, {each.metric}: geometric mean of the rank scores by points (Keuth et "
+        "al. 2025), and by the mean score with its interval when cases and seeds of every data set are drawn again.",
+        ("entry", "data sets", "by points", "by mean", "95 % interval"),
+        rows,
+    )
+
+
+def _or_dash(value: Any, pattern: str) -> str:
+    return "-" if value is None or (isinstance(value, float) and np.isnan(value)) else pattern.format(value)
