@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from medmixers.bundle_runtime.cases import find_images, split, unread_files
 from medmixers.bundle_runtime.options import build
-from medmixers.bundle_runtime.preflight_files import check_folders, check_grid, check_listed_case
+from medmixers.bundle_runtime.preflight_files import check_folders, check_listed_case
 from medmixers.bundle_runtime.preflight_weights import check_state
 from medmixers.checkpoints import read_weights
 from medmixers.datasets.datalist_format import FILE as LIST_FILE
@@ -24,7 +24,8 @@ from medmixers.errors import InputError, one_line_errors
 if TYPE_CHECKING:
     from medmixers.bundle_runtime.image_reader import BundleImageReader
 
-VOXELS_OF = 4  # cases whose voxels are read before a training or an evaluation; of the others, the headers
+T = TypeVar("T")
+VOXELS_OF = 4  # cases whose voxels are read before a training or an evaluation; of the others, as they are loaded
 SILENT_SECONDS = 5  # a check that takes longer shows a progress bar
 
 
@@ -43,8 +44,7 @@ def check_training(
     network: Any,
     pretrained_ckpt: str | None,
     resume_ckpt: str | None,
-    spatial_dims: int,
-    in_channels: int,
+    image_reader: BundleImageReader,
     label_values: Sequence[int] = (),
     classes: int = 0,
     masks: int = 0,
@@ -55,7 +55,7 @@ def check_training(
     """End the process unless the training cases can be read, split, and fit the network. Held-out cases are not read.
 
     Names, pairs and headers of all of them, voxels of the first VOXELS_OF: every start waits for this, on every rank.
-    `medmixers dataset check` reads all voxels.
+    The readers of images and labels check the others as each is loaded; `medmixers dataset check` reads all voxels.
 
     Args:
         dataset_dir: a data set in nnU-Net raw format, or a folder with datalist.json.
@@ -63,8 +63,7 @@ def check_training(
         network: the module that loads the checkpoints, or its key in the config: it is then built here.
         pretrained_ckpt: weights to start from, or None.
         resume_ckpt: state of a training to go on with, or None.
-        spatial_dims: of the images.
-        in_channels: of the network.
+        image_reader: what will read the images.
         label_values: what the label files of a data set in nnU-Net raw format may hold.
         classes: classes of a datalist.json, where a case has one.
         masks: mask files of each case of a datalist.json, where a case has those.
@@ -79,10 +78,10 @@ def check_training(
     if resume_ckpt is not None:
         check_state(resume_ckpt, network, epochs=epochs)
     listed = {"classes": classes, "masks": masks}
-    _check_format(dataset_dir, label_values, in_channels=in_channels)
+    _check_format(dataset_dir, label_values, in_channels=image_reader.channels)
     rule = {"validation_every": validation_every, "fold": fold}
     cases = [case for part in ("training", "validation") for case in split(dataset_dir, part=part, **rule)]
-    _check_cases(dataset_dir, label_values, cases, "training", spatial_dims, in_channels, listed)
+    _check_cases(dataset_dir, label_values, cases, "training", image_reader, listed)
 
 
 @one_line_errors()
@@ -93,8 +92,7 @@ def check_evaluation(
     validation_every: int,
     ckpt_path: str,
     network: Any,
-    spatial_dims: int,
-    in_channels: int,
+    image_reader: BundleImageReader,
     label_values: Sequence[int] = (),
     classes: int = 0,
     masks: int = 0,
@@ -110,8 +108,7 @@ def check_evaluation(
         validation_every: of the split.
         ckpt_path: file of the weights.
         network: as :func:`check_training` has it.
-        spatial_dims: of the images.
-        in_channels: of the network.
+        image_reader: as :func:`check_training` has it.
         label_values: as :func:`check_training` has it.
         classes: as :func:`check_training` has it.
         masks: as :func:`check_training` has it.
@@ -122,10 +119,10 @@ def check_evaluation(
     check_folders(folders)
     read_weights(ckpt_path, _built(network))
     listed = {"classes": classes, "masks": masks}
-    _check_format(dataset_dir, label_values, in_channels=in_channels)
+    _check_format(dataset_dir, label_values, in_channels=image_reader.channels)
     cases = split(dataset_dir, part=part, validation_every=validation_every, fold=fold)
     audited = "test" if part == "test" else "training"
-    _check_cases(dataset_dir, label_values, cases, audited, spatial_dims, in_channels, listed)
+    _check_cases(dataset_dir, label_values, cases, audited, image_reader, listed)
     if class_names:
         _name_absent_classes(class_names, cases, part)
 
@@ -138,9 +135,7 @@ def check_inference(
     ckpt_path: str,
     network: Any,
     load_pretrain: bool,
-    spatial_dims: int,
-    in_channels: int,
-    image_reader: BundleImageReader | None = None,
+    image_reader: BundleImageReader,
     writes_images: bool = False,
     folders: Sequence[str] = (),
 ) -> None:
@@ -152,9 +147,7 @@ def check_inference(
         ckpt_path: file of the weights.
         network: as :func:`check_training` has it.
         load_pretrain: False predicts with random weights, on purpose.
-        spatial_dims: of the images.
-        in_channels: of the network.
-        image_reader: what will read the images; None takes one with its default options.
+        image_reader: as :func:`check_training` has it.
         writes_images: each prediction is a file named after its case, so no two cases may have one name.
         folders: as :func:`check_training` has it.
     """
@@ -166,26 +159,15 @@ def check_inference(
     if not images:
         find_images(dataset_dir)  # raises and says what is missing
         raise InputError("the datalist is empty: there is no image to predict")
-    files = [Path(file) for entry in images for file in ([entry] if isinstance(entry, (str, Path)) else entry)]
-    check_folders(folders, {file.parent: file for file in files}.values())
+    cases = [[Path(file) for file in _listed(entry)] for entry in images]
+    check_folders(folders, {file.parent: file for files in cases for file in files}.values())
     _name_unread(dataset_dir, images)
-    reader = image_reader or _reader(spatial_dims, 1 if isinstance(images[0], list) else in_channels)
-    first_of: dict[str, Any] = {}
-    for entry in _with_progress(images):
-        files = [Path(file) for file in ([entry] if isinstance(entry, (str, Path)) else entry)]
+    first_of: dict[str, Path] = {}
+    for files in _with_progress(cases):
         other = first_of.setdefault(stem_and_ending(files[0])[0], files[0])
         if writes_images and other is not files[0]:
             raise InputError(f"the predictions of {str(other)!r} and {str(files[0])!r} would have one name; rename one")
-        channels = sum(reader.check(file) for file in files)
-        if channels != in_channels:
-            raise InputError(f"{str(files[0])!r} has {channels} channels; the network takes {in_channels}")
-        check_grid(files)
-
-
-def _reader(spatial_dims: int, channels: int) -> BundleImageReader:
-    from medmixers.bundle_runtime.image_reader import BundleImageReader  # imports MONAI
-
-    return BundleImageReader(spatial_dims=spatial_dims, channels=channels)
+        image_reader.check_case(files)
 
 
 def _name_unread(dataset_dir: str, images: Sequence[Any]) -> None:
@@ -200,11 +182,15 @@ def _built(network: Any) -> Any:
     return build(network) if isinstance(network, str) else network
 
 
-def _with_progress(cases: Sequence[Any]) -> Iterable[Any]:
+def _listed(image: str | Path | list[str]) -> list[Any]:
+    return image if isinstance(image, list) else [image]
+
+
+def _with_progress(cases: Sequence[T]) -> Iterable[T]:
     """The cases, with a progress bar after some seconds where stderr is a terminal."""
     from tqdm import tqdm
 
-    bar: Iterable[Any] = tqdm(cases, desc="check", unit="case", delay=SILENT_SECONDS, disable=None)
+    bar: Iterable[T] = tqdm(cases, desc="check", unit="case", delay=SILENT_SECONDS, disable=None)
     return bar
 
 
@@ -229,18 +215,18 @@ def _check_cases(
     label_values: Sequence[int],
     cases: list[dict[str, Any]],
     part: str,
-    spatial_dims: int,
-    in_channels: int,
+    reader: BundleImageReader,
     listed: dict[str, int],
 ) -> None:
     if not label_values:
-        reader = _reader(spatial_dims, in_channels)
         for index, case in enumerate(_with_progress(cases)):
             check_listed_case(case, reader=reader, **listed, whole=index < VOXELS_OF)
         return
     axes = check_raw_dataset(dataset_dir, parts=(part,), voxels_of=VOXELS_OF, progress=_with_progress)
-    if axes != spatial_dims:
-        raise InputError(f"the images of {dataset_dir!r} are {axes}D; the network takes {spatial_dims}D images")
+    if axes != reader.spatial_dims:
+        raise InputError(f"the images of {dataset_dir!r} are {axes}D; the network takes {reader.spatial_dims}D images")
+    for case in cases[:VOXELS_OF] if axes == 2 else ():  # pictures: their depth and colour model too
+        reader.check_case([Path(file) for file in _listed(case["image"])])
 
 
 def _name_absent_classes(names: Sequence[str], cases: list[dict[str, Any]], part: str) -> None:

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medmixers.datasets.image_files import PILLOW_ENDINGS, check_geometry, read_image
-from medmixers.datasets.raw_format import NIFTI
+from medmixers.datasets.image_files import read_image
 from medmixers.errors import InputError
 from medmixers.files import refuse_overwriting_inputs
 from medmixers.images.pictures import PICTURES, picture_size
@@ -35,14 +34,6 @@ def check_folders(folders: Sequence[str], inputs: Iterable[Path] = ()) -> None:
             raise InputError(f"nothing can be written into {folder!r}: {str(existing)!r} is not writable")
 
 
-def check_grid(files: Sequence[Path]) -> None:
-    """Raise ValueError where the files of one case, NIfTI or pictures, do not lie on one voxel grid."""
-    known = [file for file in files if file.name.lower().endswith((*NIFTI, *PILLOW_ENDINGS))]
-    grids = [read_image(file, whole=False) for file in known] if len(known) > 1 else []
-    for file, grid in zip(known, grids, strict=False):
-        check_geometry(file, grid, known[0], grids[0])
-
-
 def check_listed_case(
     case: Mapping[str, Any],
     *,
@@ -58,9 +49,8 @@ def check_listed_case(
     Raises:
         FileNotFoundError, ValueError: with the file or the value that does not fit.
     """
-    channels, label = reader.check(Path(case["image"]), whole=whole), case["label"]
-    if channels != reader.channels:
-        raise InputError(f"{case['image']!r} has {channels} channels; the network takes {reader.channels}")
+    reader.check_case([Path(case["image"])], whole=whole)
+    label = case["label"]
     if classes:
         if not isinstance(label, int) or not 0 <= label < classes:
             raise InputError(f"{case['image']!r} has the class {label}; the network has 0 to {classes - 1}")

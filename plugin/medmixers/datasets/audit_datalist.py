@@ -11,7 +11,8 @@ import numpy as np
 
 from medmixers.datasets.audit import extremes, voxels_line
 from medmixers.datasets.datalist_format import Item, read_datalist
-from medmixers.datasets.image_files import Volume, read_image
+from medmixers.datasets.image_files import Volume, read_any, read_image
+from medmixers.datasets.label_values import check_mask_values
 from medmixers.datasets.split_rule import PARTS
 from medmixers.errors import InputError
 from medmixers.images.pictures import PICTURES, read_picture
@@ -119,17 +120,12 @@ def _kind(item: Item) -> int:
 
 
 def _check_mask(path: Path, item: Item, image: Volume) -> None:
-    mask = read_image(path)
+    mask = read_any(path)
     if mask.components != 1 or mask.shape != image.shape:
         raise InputError(
             f"{path} has {mask.components} channels of {mask.shape}, {item['image']} has the shape {image.shape}"
         )
-    values = np.unique(mask.data)
-    if not (set(values.tolist()) <= {0, 1} or set(values.tolist()) <= {0, 255}):
-        shown = ", ".join(f"{value:g}" for value in values[:5])
-        raise InputError(
-            f"{path} holds {shown}{' and more' if len(values) > 5 else ''}; a mask has 0 and 1, or 0 and 255"
-        )
+    check_mask_values(path, mask.data)
 
 
 def _notes(items: Mapping[str, list[Item]], counts: Mapping[str, Mapping[int, int]]) -> Iterator[str]:

@@ -69,8 +69,6 @@ def inference_config(row: BundleRow) -> Config:
             "preflight.check_inference",
             dataset_dir="@dataset_dir",
             images="@datalist",
-            spatial_dims=task.spatial_dims,
-            in_channels=len(task.channels),
             network="network_def",
             load_pretrain="@load_pretrain",
             ckpt_path="@ckpt_path",

@@ -19,6 +19,7 @@ from medmixers.bundles.render.parts import (
     device,
     expected_data,
     image_reader,
+    label_reader,
     network_keys,
     network_options,
     ours,
@@ -43,6 +44,7 @@ def train_config(row: BundleRow) -> Config:
         "val_datalist": _split(row, "validation"),
         **kind.data_keys(),
         **image_reader(row),
+        **label_reader(row),
         **network_keys(row),
         "loss": kind.loss(),
         "optimizer": _optimizer(row),
@@ -58,7 +60,8 @@ def train_config(row: BundleRow) -> Config:
         "validate": _validate(kind),
         "preflight": _preflight(row),
         "initialize": [check_options(), SEED],
-        "run": ["@preflight", "$@train::trainer.run()"],
+        "cache": ours("preflight.check_built", keys=["train::trainer"]),
+        "run": ["@preflight", "@cache", "$@train::trainer.run()"],
         "finalize": ["$print('best weights: ' + os.path.join(@ckpt_dir, 'model.pt'))"],
     }
 
@@ -142,13 +145,8 @@ def _dataset(data: str, transform: str) -> Config:
 
 
 def _loader(dataset: str, *, batch_size: Any, shuffle: bool) -> Config:
-    return {
-        "_target_": "DataLoader",
-        "dataset": dataset,
-        "batch_size": batch_size,
-        "shuffle": shuffle,
-        "num_workers": "@num_workers",
-    }
+    options = {"batch_size": batch_size, "shuffle": shuffle, "num_workers": "@num_workers"}
+    return ours("loading.OneLineLoader", dataset=dataset, **options)
 
 
 def _train(kind: BundleKind) -> Config:
