@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import shlex
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from medmixers.cli.commands import commands_of, declared, kind_of
 from medmixers.cli.help import examples
 from medmixers.cli.words import bind, find_command
 from medmixers.errors import TRACEBACK_VARIABLE, InputError
+from medmixers.files import written_whole
 from medmixers.nnunet.environment import ALLOCATOR_VARIABLES, stock_commands
 from medmixers.variants import NETWORKS
 
@@ -307,6 +309,20 @@ def test_interrupted(medmixers, monkeypatch):
     monkeypatch.setattr(cli.List, "mixers", interrupt)
     out = medmixers("list", "mixers")
     assert (out.status, out.err) == (130, "medmixers: interrupted\n")
+
+
+def test_terminated_while_a_file_is_written(medmixers, monkeypatch, tmp_path):
+    def terminate(self):
+        with written_whole(tmp_path / "out.txt") as partial:
+            partial.write_text("half")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(cli.List, "mixers", terminate)
+    before = signal.getsignal(signal.SIGTERM)
+    out = medmixers("list", "mixers")
+    assert (out.status, out.err) == (143, "medmixers: terminated\n")
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_installed_script_and_a_fault_in_a_process():

@@ -1,6 +1,7 @@
 """One rule for errors of input: one line and exit status 2; every other exception keeps its traceback."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -61,3 +62,31 @@ def test_a_process_with_another_main_function(error, variables, status, lines):
     assert out.stdout.startswith("seen "), "a caller still gets the exception"
     assert shown[0].startswith(lines[0])
     assert shown[-1] == lines[-1]
+
+
+STOPPED = """
+import os, signal, sys, time
+from medmixers.errors import end_in_one_line
+end_in_one_line('tool')
+if sys.argv[1] == 'fork' and os.fork() == 0:
+    os.kill(os.getpid(), signal.SIGTERM)
+if sys.argv[1] == 'fork':
+    print(os.waitstatus_to_exitcode(os.wait()[1]))
+else:
+    os.kill(os.getpid(), int(sys.argv[1]))
+    time.sleep(5)
+"""
+
+
+@pytest.mark.parametrize(
+    ("stop", "status", "line"),
+    [(signal.SIGINT, 130, "tool: interrupted\n"), (signal.SIGTERM, 143, "tool: terminated\n")],
+)
+def test_a_stopped_process_with_another_main_function(stop, status, line):
+    out = subprocess.run([sys.executable, "-c", STOPPED, str(int(stop))], capture_output=True, text=True, check=False)
+    assert (out.returncode, out.stderr) == (status, line)
+
+
+def test_a_forked_worker_is_terminated_as_ever():
+    out = subprocess.run([sys.executable, "-c", STOPPED, "fork"], capture_output=True, text=True, check=False)
+    assert (out.stdout, out.stderr) == (f"-{int(signal.SIGTERM)}\n", "")

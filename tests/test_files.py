@@ -1,11 +1,15 @@
-"""Outputs never replace inputs, whatever the path looks like."""
+"""Outputs never replace inputs; they are written whole, by one process at a time."""
 
 import os
+import socket
+import subprocess
+import sys
 
 import pytest
 
-from medmixers.errors import InputError
-from medmixers.files import refuse_overwriting_inputs
+from medmixers import files
+from medmixers.errors import ExistingFileError, InputError
+from medmixers.files import copy_file, held, refuse_overwriting_inputs, written_whole
 
 
 @pytest.fixture
@@ -69,3 +73,81 @@ def test_raw_data_of_nnunet(name, images, monkeypatch):
     assert "lies in imagesTr" in refused(images / "shortcut" / "x.nii.gz")
     monkeypatch.chdir(images / "raw" / "labelsTs")
     assert "lies in labelsTs" in refused("x.nii.gz")
+
+
+def test_a_copy_is_a_file_of_its_own_with_the_dates_of_the_original(tmp_path):
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    original.write_bytes(bytes(range(256)) * 20_000)  # more than one piece
+    os.utime(original, (1e9, 1e9))
+    copy_file(original, copy)
+    assert copy.read_bytes() == original.read_bytes()
+    assert copy.stat().st_mtime == 1e9
+    copy.write_bytes(b"other")
+    assert original.stat().st_size == 256 * 20_000
+
+
+def test_a_copy_shares_its_blocks_where_the_file_system_clones(tmp_path, monkeypatch):
+    def clone(target, request, source):
+        assert request == 0x40049409
+        os.write(target.fileno(), os.read(source, 100))
+
+    monkeypatch.setattr(files.fcntl, "ioctl", clone)
+    (tmp_path / "original").write_text("voxels")
+    copy_file(tmp_path / "original", tmp_path / "copy")
+    assert (tmp_path / "copy").read_text() == "voxels"
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from medmixers.files import written_whole
+with written_whole(Path(sys.argv[1])) as partial:
+    partial.write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """A process that is in the middle of writing ``tmp_path / "out.txt"``."""
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "out.txt")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "writing\n"
+        yield process
+        process.kill()
+
+
+def test_the_second_writer_is_told_who_writes(writer, tmp_path):
+    message = f"out.txt is being written by process {writer.pid} on {socket.gethostname()}: wait for it"
+    with pytest.raises(ExistingFileError, match=message), written_whole(tmp_path / "out.txt"):
+        pass
+    with written_whole(tmp_path / "other.txt") as partial:
+        partial.write_text("another file")
+
+
+def test_the_next_writer_deletes_what_a_killed_one_left(writer, tmp_path):
+    (tmp_path / ".other.partial-x").mkdir()
+    writer.kill()
+    writer.wait()
+    assert len(list(tmp_path.glob(".out.txt.*"))) == 2  # its folder and its lock
+    with written_whole(tmp_path / "out.txt") as partial:
+        partial.write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.partial-x", "out.txt"]
+    assert (tmp_path / "out.txt").read_text() == "whole"
+
+
+def test_a_process_may_hold_twice_and_an_error_leaves_nothing(tmp_path):
+    with held(tmp_path / ".lock", tmp_path) as outer, held(tmp_path / ".lock", tmp_path) as inner:
+        assert (outer, inner) == (True, False)
+    with pytest.raises(FileNotFoundError), written_whole(tmp_path / "new" / "deep" / "out.txt"):
+        (tmp_path / "nothing").read_text()
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_without_locks_files_are_written_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "fcntl", None)
+    with written_whole(tmp_path / "out.txt") as partial:
+        partial.write_text("whole")
+    copy_file(tmp_path / "out.txt", tmp_path / "copy.txt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy.txt", "out.txt"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
+from types import FrameType, TracebackType
 
 TRACEBACK_VARIABLE = "MEDMIXERS_TRACEBACK"  # 1 shows the traceback of an InputError too
 
@@ -25,6 +27,14 @@ class ExistingFileError(InputError, FileExistsError):
 
 class MissingPackageError(InputError, ModuleNotFoundError):
     """An optional package that is not installed."""
+
+
+class Terminated(BaseException):
+    """SIGTERM, as an exception: files and folders are left as after an error."""
+
+
+# how a person or a batch system ends a process -> the word for it, and the exit status of a shell
+STOPS = {KeyboardInterrupt: ("interrupted", 130), Terminated: ("terminated", 143)}
 
 
 def is_input_error(error: BaseException) -> bool:
@@ -57,20 +67,66 @@ def one_line_errors(name: str = "medmixers", *, status: int = 2) -> Iterator[Non
 def end_in_one_line(name: str, *, status: int = 2) -> None:
     """Apply the rule of :func:`one_line_errors` in a process with a main function that is not ours.
 
-    An input error that nobody catches ends the process in one line. Callers still see the exception itself.
+    An input error that nobody catches, and an interruption (SIGINT, SIGTERM), ends the process in one line. Callers
+    still see the exception itself.
     """
     before = sys.excepthook
     if getattr(before, "ends_in_one_line", False):
         return
+    _raise_at_sigterm()
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        # Python takes the exit status from a SystemExit
+        if (stop := next((each for each in STOPS if isinstance(error, each)), None)) is not None:
+            raise SystemExit(_stopped(name, stop))
         if not is_input_error(error) or shows_traceback():
             return before(kind, error, trace)
         _print_line(name, error)
-        raise SystemExit(status)  # Python takes the exit status from it
+        raise SystemExit(status)
 
     hook.ends_in_one_line = True  # type: ignore[attr-defined]
     sys.excepthook = hook
+
+
+@contextmanager
+def one_line_stops(name: str = "medmixers") -> Iterator[None]:
+    """End the process in one line where a person or a batch system stops it; files are left as after an error.
+
+    Args:
+        name: the program, printed first.
+    """
+    before = _raise_at_sigterm()
+    try:
+        yield
+    except tuple(STOPS) as stop:
+        raise SystemExit(_stopped(name, type(stop))) from None
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _raise_at_sigterm() -> signal.Handlers | None:
+    """Let SIGTERM raise :class:`Terminated`, unless the program handles it. Returns the handler that was replaced."""
+    before, process = signal.getsignal(signal.SIGTERM), os.getpid()
+    if before is not signal.SIG_DFL:
+        return None
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a fork, such as a worker of a data loader
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise Terminated
+
+    with contextlib.suppress(ValueError):  # only the main thread can
+        signal.signal(signal.SIGTERM, stop)
+        return signal.SIG_DFL
+    return None
+
+
+def _stopped(name: str, stop: type[BaseException]) -> int:
+    word, status = STOPS[stop]
+    print(f"{name}: {word}", file=sys.stderr, flush=True)
+    return status
 
 
 def _print_line(name: str, error: BaseException) -> None:

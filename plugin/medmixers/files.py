@@ -1,16 +1,26 @@
-"""Atomic writes, and the check that an output does not overwrite an input."""
+"""Atomic writes by one process at a time, copies, and the check that an output does not overwrite an input."""
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
-from medmixers.errors import InputError
+from medmixers.errors import ExistingFileError, InputError
 
+try:
+    import fcntl
+except ImportError:  # Windows, where 3D Slicer runs bundles
+    fcntl = None  # type: ignore[assignment]
+
+CLONE = 0x40049409  # FICLONE of Linux: a copy that shares the blocks until one of both is changed
+PARTIAL = ".partial-"  # in the name of a working folder: .NAME.partial-xxxx
 RAW_FOLDERS = ("imagesTr", "imagesTs", "labelsTr", "labelsTs")  # nnU-Net's raw data
 
 
@@ -18,15 +28,108 @@ RAW_FOLDERS = ("imagesTr", "imagesTs", "labelsTr", "labelsTs")  # nnU-Net's raw 
 def written_whole(target: Path) -> Iterator[Path]:
     """A path for a file or a folder that takes the name ``target`` at the end; nothing is left after an error.
 
-    The path has the target's own name, in a temporary folder next to it: some writers choose the format by the ending.
+    The path has the target's own name, in a :func:`working_folder`: some writers choose the format by the ending.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
-    try:
+    with working_folder(target) as folder:
         yield folder / target.name
         os.replace(folder / target.name, target)
+
+
+@contextmanager
+def working_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder next to ``target``, for what it is made of; deleted at the end.
+
+    One process at a time may write a target. What a killed one left is deleted first.
+
+    Raises:
+        ExistingFileError: another process writes it.
+    """
+    is_new = not target.parent.exists()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with held(target.parent / f".{target.name}.lock", target) as is_alone:
+            if is_alone:
+                delete_leftovers(target.parent, target.name)
+            folder = Path(tempfile.mkdtemp(prefix=f".{target.name}{PARTIAL}", dir=target.parent))
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # not empty
+                target.parent.rmdir()
+
+
+def delete_leftovers(folder: Path, name: str | None = None) -> None:
+    """Delete the working folders that killed processes left in ``folder``; of one target, or of all."""
+    for leftover in folder.glob(f".{'*' if name is None else glob.escape(name)}{PARTIAL}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def held(lock: Path, what: Path) -> Iterator[bool]:
+    """Hold ``what`` for this process, by a lock file that names the process and its machine.
+
+    The lock ends with the process, however it ends. Yields whether this holder is the only one: False where the process
+    holds it already, and on a system without locks.
+
+    Raises:
+        ExistingFileError: another process holds it; the message names the process and its machine.
+    """
+    if fcntl is None:
+        yield False
+        return
+    with open(lock, "a+", encoding="utf-8") as file:
+        is_held = _lock(file, what)
+        if is_held and not _is_at(file, lock):  # the holder before has just deleted it
+            with held(lock, what) as again:
+                yield again
+            return
+        if is_held:
+            file.truncate(0)
+            file.write(_this_process())
+            file.flush()
+        try:
+            yield is_held
+        finally:
+            if is_held:
+                lock.unlink(missing_ok=True)
+
+
+def _this_process() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def _lock(file: IO[str], what: Path) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read()
+        if holder == _this_process():
+            return False
+        raise ExistingFileError(f"{what} is being written by {holder or 'another process'}: wait for it") from None
+    except OSError:  # this file system has no locks
+        return False
+    return True
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file with its dates and permissions; it shares the blocks on disk where the file system can clone."""
+    with open(source, "rb") as original, open(target, "wb") as copy:
+        try:
+            fcntl.ioctl(copy, CLONE, original.fileno())
+        except (OSError, AttributeError):  # no such file system, no such system
+            shutil.copyfileobj(original, copy, 2**20)
+    shutil.copystat(source, target)
 
 
 def refuse_overwriting_inputs(output: str | Path, inputs: Iterable[str | Path]) -> None:

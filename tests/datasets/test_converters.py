@@ -172,7 +172,9 @@ def test_tiger_excludes_as_nnunet_does_and_keeps_slides_together(tiny: Callable[
         written = picture(folder / f"converted/labels{part}/{name}.png")
         assert np.array_equal(written, np.where(picture(mask) == 0, 8, picture(mask)))
         image = folder / f"converted/images{part}/{name}_0000.png"
-        assert image.samefile(mask.parents[1] / "images" / mask.name)  # a hard link
+        original = mask.parents[1] / "images" / mask.name
+        assert image.read_bytes() == original.read_bytes()
+        assert not image.samefile(original)
     assert sorted(map(len, parts.values())) == [1, 1, 1, 1]
 
 
@@ -220,7 +222,7 @@ def test_fets_ids_regions_and_institutions(tiny: Callable[[str], Path]) -> None:
         assert np.array_equal(nib.load(label).affine, nib.load(source).affine)
         for channel, suffix in enumerate(("t1", "t1ce", "t2", "flair")):
             image = folder / "converted/imagesTr" / f"{subject}_{channel:04d}.nii.gz"
-            assert image.samefile(source.with_name(f"{subject}_{suffix}.nii.gz"))
+            assert image.read_bytes() == source.with_name(f"{subject}_{suffix}.nii.gz").read_bytes()
         # nnU-Net paints the regions in regions_class_order: the true regions must give the true ids
         regions = np.stack([np.isin(written, ids) for ids in TASKS["brain_tumor_segmentation"].regions.values()])
         manager = LabelManager(described["labels"], described["regions_class_order"])
@@ -228,6 +230,29 @@ def test_fets_ids_regions_and_institutions(tiny: Callable[[str], Path]) -> None:
         assert np.array_equal(painted, written)
     with (folder / "source/partitioning_1.csv").open() as file:
         assert described["institutions"] == {row["Subject_ID"]: row["Partition_ID"] for row in csv.DictReader(file)}
+
+
+def test_files_are_linked_only_where_asked_for(tmp_path: Path) -> None:
+    write_acdc(tmp_path / "source", patients=2, testing=1)
+    convert("cardiac_mri_segmentation", tmp_path / "source", tmp_path / "linked", link=True)
+    convert("cardiac_mri_segmentation", tmp_path / "source", tmp_path / "copied")
+    originals = {path.stat().st_ino for path in (tmp_path / "source").rglob("*.nii.gz")}
+    for name, is_linked in (("linked", True), ("copied", False)):
+        files = list((tmp_path / name).glob("*T[rs]/*.nii.gz"))
+        assert len(files) == 2 * 2 * 3  # image and label of two frames of three patients
+        assert {path.stat().st_ino in originals for path in files} == {is_linked}
+
+
+def test_images_that_are_read_and_written_cannot_be_linked(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--link: the images of chest_xray_segmentation are read and written"):
+        convert("chest_xray_segmentation", tmp_path, tmp_path.with_name("out"), link=True)
+
+
+def test_a_data_set_is_not_written_into_its_download(tmp_path: Path) -> None:
+    for out, message in ((tmp_path / "new/converted", "lies in the source"), (tmp_path / "imagesTr/x", "the raw data")):
+        with pytest.raises(ValueError, match=message):
+            convert("cardiac_mri_segmentation", tmp_path, out)
+    assert not list(tmp_path.iterdir())
 
 
 def test_region_class_order_needs_one_new_id_a_region() -> None:

@@ -3,6 +3,8 @@
 import pickle
 import sys
 from copy import deepcopy
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -159,3 +161,25 @@ def test_an_unknown_configuration_is_nnunets_own_error(nnunet_folders, stock_pla
     with pytest.raises(RuntimeError, match="configuration 4d not found"):
         TRAINERS["nnUNetTrainerTokenUNet"](stock_plans, "4d", "all", dataset_json, CPU)
     assert not list(nnunet_folders.iterdir())
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    nnunet_folders, stock_plans, dataset_json, monkeypatch, tmp_path
+):
+    trainer = TRAINERS["nnUNetTrainerMedUNeXt"](stock_plans, "3d_fullres", 0, dataset_json, CPU)
+    trainer.network, trainer.optimizer, trainer.grad_scaler = torch.nn.Linear(2, 2), SimpleNamespace(), None
+    trainer.optimizer.state_dict = dict
+    latest = tmp_path / "checkpoint_latest.pth"
+    trainer.save_checkpoint(str(latest))
+    assert torch.load(latest, weights_only=False)["current_epoch"] == 1
+    before = latest.read_bytes()
+
+    def half(content, file):
+        Path(file).write_bytes(before[:100])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="no space left"):
+        trainer.save_checkpoint(str(latest))
+    assert latest.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir() if "checkpoint" in path.name] == [latest.name]

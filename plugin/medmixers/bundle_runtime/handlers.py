@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from math import isfinite
+from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import torch
+from ignite import distributed
 from ignite.engine import Engine, Events
+from ignite.handlers import Checkpoint
 from monai.engines import IterationEvents
-from monai.handlers import CheckpointLoader, CheckpointSaver, EarlyStopHandler
+from monai.handlers import CheckpointLoader, EarlyStopHandler
 from monai.transforms import Randomizable
 
-from medmixers.errors import InputError, one_line_errors
+from medmixers.bundle_runtime.checkpoint_files import WholeFiles
+from medmixers.bundle_runtime.stack import one_line_in_command
+from medmixers.errors import InputError
+from medmixers.files import delete_leftovers, held
 
 
 def image_metadata(batch: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -42,14 +50,32 @@ class EpochSeeds:
         self.transforms.set_random_state(seed)
 
 
+class StartWeights:
+    """Load weights before a training starts. MONAI Label adds a loader of its own only where it sees none of MONAI's.
+
+    Args:
+        path: file of a flat state dict; None loads nothing.
+        network: that takes it.
+        device: where it is loaded to.
+    """
+
+    def __init__(self, *, path: str | None, network: Any, device: Any) -> None:
+        self.path, self.network, self.device = path, network, device
+
+    def attach(self, engine: Engine) -> None:
+        """engine: the trainer."""
+        if self.path is not None:
+            CheckpointLoader(self.path, {"model": self.network}, map_location=self.device).attach(engine)
+
+
 class LossCheck:
-    """End the process where a loss is NaN or infinite, before it changes the weights and they are saved."""
+    """Raise InputError where a loss is NaN or infinite, before it changes the weights and they are saved."""
 
     def attach(self, engine: Engine) -> None:
         """engine: MONAI's SupervisedTrainer."""
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
 
-    @one_line_errors()
+    @one_line_in_command()
     def __call__(self, engine: Engine) -> None:
         """Look at the loss of this iteration."""
         state = engine.state
@@ -66,7 +92,8 @@ class TrainingState:
     """Save the state of a training as ``resume_checkpoint_epoch=N.pt``, and go on from such a file.
 
     Put it behind the handler that validates: the state holds which weights were the best. Each start of a training
-    keeps its last two states: ignite removes an old one before it writes the new one.
+    keeps its last two states: ignite removes an old one before it writes the new one. While the training runs, it holds
+    the folder: a second training there ends in one line.
 
     Args:
         save_dir: folder of the states.
@@ -95,14 +122,33 @@ class TrainingState:
         self.resume_ckpt, self.device = resume_ckpt, device
         self.parts = {"model": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
         self.best_weights = best_weights
+        self.holding = ExitStack()
 
     def attach(self, engine: Engine) -> None:
         """engine: the trainer, which is saved too."""
         state = {**self.parts, "trainer": engine, "best_weights": self.best_weights}
+        engine.add_event_handler(Events.STARTED, self.hold)
         if self.resume_ckpt is not None:
             CheckpointLoader(self.resume_ckpt, state, map_location=self.device).attach(engine)
-        saver = CheckpointSaver(self.save_dir, state, file_prefix="resume", save_interval=self.interval, n_saved=2)
-        saver.attach(engine)
+        saver = Checkpoint(
+            state,
+            WholeFiles(self.save_dir),
+            filename_prefix="resume",
+            score_function=attrgetter("state.epoch"),
+            score_name="epoch",
+            n_saved=2,
+        )
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), saver)
+        engine.add_event_handler(Events.COMPLETED, self.holding.close)
+
+    @one_line_in_command()
+    def hold(self, engine: Engine) -> None:
+        """Take the folder, and delete what a killed training left there."""
+        folder = Path(self.save_dir)
+        if distributed.get_rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            if self.holding.enter_context(held(folder / ".training.lock", folder)):
+                delete_leftovers(folder)
 
 
 class EarlyStop:

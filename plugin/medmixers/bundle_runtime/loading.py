@@ -8,7 +8,8 @@ from typing import Any
 
 from monai.data import DataLoader
 
-from medmixers.errors import InputError, is_input_error, one_line_errors
+from medmixers.bundle_runtime.stack import one_line_in_command
+from medmixers.errors import InputError, is_input_error
 
 # torch hands the exception of a worker on as text: its traceback, with the class and message of each cause
 IN_WORKER = re.compile(r"^medmixers\.errors\.\w+: (.+)$", re.MULTILINE)
@@ -20,7 +21,7 @@ class OneLineLoader(DataLoader):
     MONAI's transforms wrap an error, a worker makes text of it, and the engines print both with a traceback.
     """
 
-    @one_line_errors()
+    @one_line_in_command()
     def _first_cause(self, error: Exception) -> None:
         cause: BaseException | None = error
         while cause is not None and not is_input_error(cause):
@@ -31,7 +32,7 @@ class OneLineLoader(DataLoader):
             raise InputError(found[1]) from error
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        """Batches. Raises SystemExit with one line for an input error, and every other error as it is."""
+        """Batches. An input error is raised without MONAI's and torch's around it."""
         batches = super().__iter__()
         while True:
             try:

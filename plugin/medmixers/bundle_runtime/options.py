@@ -6,15 +6,17 @@ a wrong value surfaces later, in a traceback of MONAI's resolver.
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
-from medmixers.bundle_runtime.stack import calling
-from medmixers.errors import InputError, is_input_error, one_line_errors
+from medmixers.bundle_runtime.stack import calling, is_monais_command, one_line_in_command
+from medmixers.errors import InputError, end_in_one_line, is_input_error
 
 # option -> its smallest value
 WHOLE_NUMBERS = {
@@ -37,9 +39,9 @@ SIZES = {"image_size", "roi_size"}
 NO_OPTIONS = {"finalize", "find_package", "imports", "initialize", "local_rank", "network", "rank", "run"}
 
 
-@one_line_errors()
+@one_line_in_command()
 def check_options() -> None:
-    """End the process where an option is misspelled or has a value of the wrong kind; for ``initialize``.
+    """Raise InputError where an option is misspelled or has a value of the wrong kind; for ``initialize``.
 
     The keys of the config that runs are compared with those of the bundle's configs on disk. Options of the network
     are checked where the network is built (:func:`build`).
@@ -47,10 +49,13 @@ def check_options() -> None:
     workflow = calling("ConfigWorkflow")
     if workflow is None:
         return
+    if is_monais_command():
+        end_in_one_line("medmixers")
     written = _written(Path(workflow.config_root_path))
     config: Mapping[str, Any] = workflow.parser.config
     if written:
         check_names(config, written)
+        check_arguments(workflow.parser, written)
     for name, value in config.items():
         if not _is_expression(value):
             check_value(name, value, written.get(name))
@@ -70,6 +75,49 @@ def check_names(config: Mapping[str, Any], written: Mapping[str, Any]) -> None:
         near = ", ".join(f"--{key}" for key in get_close_matches(name, option_names(written), n=3))
         nearest = f"nearest: {near}; " if near else ""
         raise InputError(f"this bundle has no option --{name}; {nearest}options are the top-level keys of its configs")
+
+
+def check_arguments(parser: Any, written: Mapping[str, Any]) -> None:
+    """Raise InputError where an override adds an argument that its component does not take: ``--train#trainer#x 5``.
+
+    Args:
+        parser: MONAI's, of what runs.
+        written: as :func:`check_names` has it.
+    """
+    components = {path: names for name, value in written.items() for path, names in _components(name, value)}
+    for name, value in parser.config.items():
+        for path, names in _components(name, value):
+            added = {each for each in names - components.get(path, names) if not each.startswith("_")}
+            valid = _arguments(parser, path) if added else None
+            for wrong in sorted(added - (valid or added)):
+                near = ", ".join(get_close_matches(wrong, valid or (), n=3)) or ", ".join(sorted(valid or ()))
+                key = path.replace("::", "#")
+                raise InputError(
+                    f"--{key}#{wrong}: {parser[path]['_target_']} has no argument {wrong!r}; valid: {near}"
+                )
+
+
+def _components(path: str, value: Any) -> Iterator[tuple[str, set[str]]]:
+    """Path and argument names of each component in a part of a config."""
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    if isinstance(value, Mapping) and "_target_" in value:
+        yield path, set(value)
+    for key, item in items:
+        yield from _components(f"{path}::{key}", item)
+
+
+def _arguments(parser: Any, path: str) -> set[str] | None:
+    """Names that a component takes; None where it takes any."""
+    target = locate(str(parser.ref_resolver.get_item(path).resolve_module_name()))
+    names: set[str] = set()
+    for each in getattr(target, "__mro__", (target,)):
+        if isinstance(each, type) and "__init__" not in vars(each):
+            continue
+        parameters = inspect.signature(each).parameters.values()
+        names |= {item.name for item in parameters if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)}
+        if not any(item.kind is item.VAR_KEYWORD for item in parameters):
+            return names
+    return None
 
 
 def option_names(written: Mapping[str, Any]) -> list[str]:
@@ -115,6 +163,13 @@ def build(key: str) -> Any:
         if cause is None:
             raise
         raise cause from error
+
+
+def given_cases(key: str) -> list[Any] | None:
+    """The list of cases that a client of MONAI set at ``key``; None where the config's own expression stands there."""
+    parser = calling("ConfigParser")
+    value = parser.get(key) if parser is not None else None
+    return list(value) if isinstance(value, (list, tuple)) else None
 
 
 def _written(folder: Path) -> dict[str, Any]:

@@ -12,31 +12,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from medmixers.bundle_runtime.cases import find_images, split, unread_files
-from medmixers.bundle_runtime.options import build
-from medmixers.bundle_runtime.preflight_files import check_folders, check_listed_case
+from medmixers.bundle_runtime.options import build, given_cases
+from medmixers.bundle_runtime.preflight_files import VOXELS_OF, check_cases, check_folders, check_given, paths
 from medmixers.bundle_runtime.preflight_weights import check_state
+from medmixers.bundle_runtime.stack import one_line_in_command
 from medmixers.checkpoints import read_weights
 from medmixers.datasets.datalist_format import FILE as LIST_FILE
 from medmixers.datasets.raw_checks import check_raw_dataset
 from medmixers.datasets.raw_format import label_names, read_description, stem_and_ending
-from medmixers.errors import InputError, one_line_errors
+from medmixers.errors import InputError
 
 if TYPE_CHECKING:
     from medmixers.bundle_runtime.image_reader import BundleImageReader
 
+# The keys where MONAI's clients set lists of cases instead of a folder.
+TRAINING_DATA = {"training": "train::dataset::data", "validation": "validate::dataset::data"}
 T = TypeVar("T")
-VOXELS_OF = 4  # cases whose voxels are read before a training or an evaluation; of the others, as they are loaded
 SILENT_SECONDS = 5  # a check that takes longer shows a progress bar
 
 
-@one_line_errors()
+@one_line_in_command()
 def check_built(keys: Sequence[str]) -> None:
-    """End the process where one of these components of the config that runs cannot be built of its input."""
+    """Raise InputError where one of these components of the config that runs cannot be built of its input."""
     for key in keys:
         build(key)
 
 
-@one_line_errors()
+@one_line_in_command()
 def check_training(
     *,
     dataset_dir: str,
@@ -52,7 +54,7 @@ def check_training(
     epochs: int | None = None,
     folders: Sequence[str] = (),
 ) -> None:
-    """End the process unless the training cases can be read, split, and fit the network. Held-out cases are not read.
+    """Raise InputError unless the training cases can be read, split, and fit the network. Held-out cases are not read.
 
     Names, pairs and headers of all of them, voxels of the first VOXELS_OF: every start waits for this, on every rank.
     The readers of images and labels check the others as each is loaded; `medmixers dataset check` reads all voxels.
@@ -78,13 +80,22 @@ def check_training(
     if resume_ckpt is not None:
         check_state(resume_ckpt, network, epochs=epochs)
     listed = {"classes": classes, "masks": masks}
-    _check_format(dataset_dir, label_values, in_channels=image_reader.channels)
     rule = {"validation_every": validation_every, "fold": fold}
-    cases = [case for part in ("training", "validation") for case in split(dataset_dir, part=part, **rule)]
+    given = {part: given_cases(key) for part, key in TRAINING_DATA.items()}
+    cases = [
+        case
+        for part, items in given.items()
+        for case in (split(dataset_dir, part=part, **rule) if items is None else items)
+    ]
+    if any(items is not None for items in given.values()):
+        check_given(given)
+        check_cases(_with_progress(cases), image_reader, label_values=label_values, **listed)
+        return
+    _check_format(dataset_dir, label_values, in_channels=image_reader.channels)
     _check_cases(dataset_dir, label_values, cases, "training", image_reader, listed)
 
 
-@one_line_errors()
+@one_line_in_command()
 def check_evaluation(
     *,
     dataset_dir: str,
@@ -100,7 +111,7 @@ def check_evaluation(
     class_names: Sequence[str] = (),
     folders: Sequence[str] = (),
 ) -> None:
-    """End the process unless the cases to score can be read, and there are weights; name the classes without a case.
+    """Raise InputError unless the cases to score can be read, and there are weights; name the classes without a case.
 
     Args:
         dataset_dir: a data set in nnU-Net raw format, or a folder with datalist.json.
@@ -127,7 +138,7 @@ def check_evaluation(
         _name_absent_classes(class_names, cases, part)
 
 
-@one_line_errors()
+@one_line_in_command()
 def check_inference(
     *,
     dataset_dir: str,
@@ -139,7 +150,7 @@ def check_inference(
     writes_images: bool = False,
     folders: Sequence[str] = (),
 ) -> None:
-    """End the process unless there are weights and readable images.
+    """Raise InputError unless there are weights and readable images.
 
     Args:
         dataset_dir: named in the message where ``images`` is empty.
@@ -156,10 +167,13 @@ def check_inference(
     if load_pretrain:
         hint = "; --allow_untrained True predicts with untrained weights"
         read_weights(ckpt_path, network, hint=hint)
+    if (given := given_cases("dataset::data")) is not None:
+        check_given({"predicted": given})
+        images = [case["image"] for case in given]
     if not images:
         find_images(dataset_dir)  # raises and says what is missing
         raise InputError("the datalist is empty: there is no image to predict")
-    cases = [[Path(file) for file in _listed(entry)] for entry in images]
+    cases = [paths(entry) for entry in images]
     check_folders(folders, {file.parent: file for files in cases for file in files}.values())
     _name_unread(dataset_dir, images)
     first_of: dict[str, Path] = {}
@@ -180,10 +194,6 @@ def _name_unread(dataset_dir: str, images: Sequence[Any]) -> None:
 
 def _built(network: Any) -> Any:
     return build(network) if isinstance(network, str) else network
-
-
-def _listed(image: str | Path | list[str]) -> list[Any]:
-    return image if isinstance(image, list) else [image]
 
 
 def _with_progress(cases: Sequence[T]) -> Iterable[T]:
@@ -219,14 +229,13 @@ def _check_cases(
     listed: dict[str, int],
 ) -> None:
     if not label_values:
-        for index, case in enumerate(_with_progress(cases)):
-            check_listed_case(case, reader=reader, **listed, whole=index < VOXELS_OF)
+        check_cases(_with_progress(cases), reader, **listed)
         return
     axes = check_raw_dataset(dataset_dir, parts=(part,), voxels_of=VOXELS_OF, progress=_with_progress)
     if axes != reader.spatial_dims:
         raise InputError(f"the images of {dataset_dir!r} are {axes}D; the network takes {reader.spatial_dims}D images")
     for case in cases[:VOXELS_OF] if axes == 2 else ():  # pictures: their depth and colour model too
-        reader.check_case([Path(file) for file in _listed(case["image"])])
+        reader.check_case(paths(case["image"]))
 
 
 def _name_absent_classes(names: Sequence[str], cases: list[dict[str, Any]], part: str) -> None:

@@ -7,10 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medmixers.datasets.image_files import read_image
+from medmixers.datasets.image_files import check_geometry, read_any, read_image
+from medmixers.datasets.label_values import check_label_values
+from medmixers.datasets.raw_format import NIFTI
 from medmixers.errors import InputError
 from medmixers.files import refuse_overwriting_inputs
 from medmixers.images.pictures import PICTURES, picture_size
+
+VOXELS_OF = 4  # cases whose voxels are read before a training or an evaluation; of the others, as each is loaded
 
 if TYPE_CHECKING:
     from medmixers.bundle_runtime.image_reader import BundleImageReader
@@ -32,6 +36,49 @@ def check_folders(folders: Sequence[str], inputs: Iterable[Path] = ()) -> None:
             raise InputError(f"nothing can be written into {folder!r}: {str(existing)!r} is no folder")
         if not os.access(existing, os.W_OK | os.X_OK):
             raise InputError(f"nothing can be written into {folder!r}: {str(existing)!r} is not writable")
+
+
+def paths(image: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The files of an image: one, or one per channel."""
+    return [Path(image)] if isinstance(image, (str, Path)) else [Path(file) for file in image]
+
+
+def check_given(given: Mapping[str, Any]) -> None:
+    """Raise InputError unless each part of the cases that a client sets is a list of dicts with an image and a label.
+
+    Args:
+        given: part -> its cases, or None where the client sets none; "predicted" cases need no label.
+    """
+    for part, cases in given.items():
+        keys = ("image",) if part == "predicted" else ("image", "label")
+        if cases is not None and not cases:
+            raise InputError(f"the list of {part} cases is empty")
+        for case in cases or ():
+            if not isinstance(case, Mapping) or not set(keys) <= set(case):
+                raise InputError(f"each {part} case is a dict with {' and '.join(keys)}, got {case!r}")
+
+
+def check_cases(
+    cases: Iterable[Mapping[str, Any]],
+    reader: BundleImageReader,
+    *,
+    label_values: Sequence[int] = (),
+    classes: int = 0,
+    masks: int = 0,
+) -> None:
+    """Each case with its label, as :func:`check_listed_case`; or with one label file that holds ``label_values``."""
+    for index, case in enumerate(cases):
+        whole = index < VOXELS_OF
+        if not label_values:
+            check_listed_case(case, reader=reader, classes=classes, masks=masks, whole=whole)
+            continue
+        files, label = paths(case["image"]), Path(case["label"])
+        reader.check_case(files, whole=whole)
+        read = read_any(label, whole=whole)
+        if files[0].name.lower().endswith((*NIFTI, *PICTURES)):
+            check_geometry(label, read, files[0], read_image(files[0], whole=False))
+        if whole:
+            check_label_values(label, read.data, dict.fromkeys(label_values, ""))
 
 
 def check_listed_case(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
-from medmixers.checkpoints import matching_weights, open_checkpoint
-from medmixers.errors import InputError
+from medmixers.checkpoints import matching_weights, open_checkpoint, read_checkpoint
+from medmixers.errors import InputError, MissingFileError
 
+STATE_FILE = re.compile(r"resume_checkpoint_epoch=(\d+)\.pt$")
 STATE = ("model", "optimizer", "lr_scheduler", "trainer", "best_weights")
 
 
 def check_state(path: str, network: Any, *, epochs: int | None) -> None:
     """Raise as :func:`read_weights` unless a file holds the state of a training that is to last that many epochs."""
-    content = open_checkpoint(path, "resume_ckpt")
+    content = _opened(path)
     if not isinstance(content, dict) or not set(STATE) <= set(content):
         raise InputError(f"{path!r} holds no state of a training, {', '.join(STATE)}: take a resume_checkpoint file")
     matching_weights(path, content, network)
@@ -21,3 +24,25 @@ def check_state(path: str, network: Any, *, epochs: int | None) -> None:
     done = content["trainer"]["iteration"] // content["trainer"]["epoch_length"]
     if done > epochs:
         raise InputError(f"{path!r} is the state after {done} epochs; give --epochs {done} or more, not {epochs}")
+
+
+def _opened(path: str) -> Any:
+    """The content of the file; where it is damaged, the message names the newest other state in its folder."""
+    try:
+        return open_checkpoint(path, "resume_ckpt")
+    except MissingFileError:
+        raise
+    except InputError as error:
+        others = {int(match[1]): file for file in Path(path).parent.iterdir() if (match := STATE_FILE.match(file.name))}
+        readable = (others[epoch] for epoch in sorted(others, reverse=True) if _is_readable(others[epoch]))
+        other = next(readable, None)
+        hint = f"; take the state before it: --resume_ckpt {other}" if other else ""
+        raise InputError(f"{error}{hint}") from error
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        read_checkpoint(path)
+    except InputError:
+        return False
+    return True

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medmixers.datasets.raw_format import NIFTI
+from medmixers.files import written_whole
 
 
 def best_weights_saver(*, save_dir: str, save_dict: Mapping[str, Any]) -> Any:
@@ -21,6 +22,8 @@ def best_weights_saver(*, save_dir: str, save_dict: Mapping[str, Any]) -> Any:
     """
     from monai.handlers import CheckpointSaver
 
+    from medmixers.bundle_runtime.checkpoint_files import WholeFiles
+
     filename = "model.pt"
 
     class BestWeightsSaver(CheckpointSaver):
@@ -32,7 +35,15 @@ def best_weights_saver(*, save_dir: str, save_dict: Mapping[str, Any]) -> Any:
             if (Path(save_dir) / filename).is_file():  # or, in another folder, a worse one would be better than none
                 super().load_state_dict(state_dict)
 
-    return BestWeightsSaver(save_dir, save_dict, save_key_metric=True, key_metric_filename=filename)
+    saver = BestWeightsSaver(save_dir, save_dict, save_key_metric=True, key_metric_filename=filename)
+    saver._key_metric_checkpoint.save_handler = WholeFiles(save_dir, filename)
+    return saver
+
+
+def say_best_weights(*, folder: str) -> None:
+    """Print the file of the best weights of a training, or that there is none."""
+    file = Path(folder) / "model.pt"
+    print(f"best weights: {file}" if file.is_file() else f"no weights were saved in {folder}: nothing was validated")
 
 
 def volume_writer(*, output_ext: str) -> Any:
@@ -53,6 +64,10 @@ def volume_writer(*, output_ext: str) -> Any:
         ) -> None:
             super().set_data_array(data_array, channel_dim, squeeze_end_dims=False, **kwargs)
             self.data_obj, self.channel_dim = self.data_obj.reshape(self.data_obj.shape[:3]), None
+
+        def write(self, filename: Any, verbose: bool = False, **kwargs: Any) -> None:
+            with written_whole(Path(filename)) as partial:
+                super().write(partial, verbose, **kwargs)
 
     return VolumeWriter if output_ext.lower() in NIFTI else None
 

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from medmixers.errors import one_line_errors
 
 
 def calling(name: str) -> Any | None:
@@ -25,3 +29,19 @@ def calling(name: str) -> Any | None:
             return owner
         frame = frame.f_back
     return None
+
+
+def is_monais_command() -> bool:
+    """Whether this process is ``python -m monai.bundle``, and not a client such as 3D Slicer or a notebook."""
+    specification = getattr(sys.modules["__main__"], "__spec__", None)
+    return specification is not None and specification.name == "monai.bundle.__main__"
+
+
+@contextmanager
+def one_line_in_command() -> Iterator[None]:
+    """An input error ends MONAI's command in one line and with status 2. A client's process gets the exception."""
+    if not is_monais_command():
+        yield
+        return
+    with one_line_errors():
+        yield

@@ -9,7 +9,7 @@ from typing import Any
 class Dataset:
     """Convert public data sets; check a data set before training."""
 
-    def convert(self, task: str, source: str, out: str, **options: Any) -> str:
+    def convert(self, task: str, source: str, out: str, link: bool = False, **options: Any) -> str:
         """Convert a task's data set to a new folder OUT, split by group.
 
         The parts are training, validation and test. What belongs together, such as a patient, is in one part.
@@ -17,7 +17,8 @@ class Dataset:
         Args:
             task: a task of `medmixers list tasks`.
             source: the folder as it was downloaded and unpacked.
-            out: folder to write; it must not exist.
+            out: folder to write, outside of the source; it must not exist.
+            link: make hard links to the downloaded files instead of copies; a change of one then changes both.
             options: of the task's converter; a wrong one lists the valid ones.
 
         Example:
@@ -25,7 +26,7 @@ class Dataset:
         """
         from medmixers.datasets.converters import convert
 
-        return convert(task, source, out, **options)
+        return convert(task, source, out, link=link, **options)
 
     def check(self, folder: str) -> str:
         """Check files, geometry, NaN and labels of every case.

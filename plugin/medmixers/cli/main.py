@@ -20,7 +20,7 @@ from medmixers.cli.nnunet import NnUNet
 from medmixers.cli.profile import profile
 from medmixers.cli.study import Study
 from medmixers.cli.words import bind, find_command
-from medmixers.errors import TRACEBACK_VARIABLE, InputError, one_line_errors
+from medmixers.errors import TRACEBACK_VARIABLE, InputError, one_line_errors, one_line_stops
 
 GROUPS: dict[str, Any] = {
     "list": List,
@@ -43,16 +43,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        with _traceback_if_asked(words), one_line_errors("medmixers"):
+        with _traceback_if_asked(words), one_line_stops(), one_line_errors():
             text = _answer(words)
             if text is not None:
                 print(text, flush=True)
     except BrokenPipeError:  # the reader, such as head, has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print("medmixers: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 def _answer(words: list[str]) -> Any:

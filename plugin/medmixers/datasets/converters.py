@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medmixers.errors import ExistingFileError, InputError, MissingFileError
-from medmixers.files import written_whole
+from medmixers.files import refuse_overwriting_inputs, written_whole
 from medmixers.progress import steps
 from medmixers.registry import Registry
 from medmixers.tasks import TASKS
@@ -36,13 +36,14 @@ for _name, _target in (
     CONVERTERS.register(_name, f"medmixers.datasets.{_target}")
 
 
-def convert(task: str, source: str | Path, out: str | Path, **options: Any) -> str:
+def convert(task: str, source: str | Path, out: str | Path, *, link: bool = False, **options: Any) -> str:
     """Write the data set of a task from its own files, whole or not at all.
 
     Args:
         task: name in ``CONVERTERS``.
         source: folder (or file) as it was downloaded and unpacked.
-        out: folder to write; it must not exist.
+        out: folder to write, outside of the source; it must not exist.
+        link: make hard links to the source's files where they need no change, instead of copies.
         options: of this task's converter.
 
     Returns:
@@ -63,13 +64,28 @@ def convert(task: str, source: str | Path, out: str | Path, **options: Any) -> s
         raise MissingFileError(f"there is no source {source}")
     if out.exists():
         raise ExistingFileError(f"{out} exists; choose another folder")
+    spec = TASKS[task]
+    if link and not spec.has_raw_format:
+        raise InputError(f"--link: the images of {task} are read and written, so no file can be linked")
+    _check_place(out, [source, *map(Path, (value for value in options.values() if isinstance(value, str)))])
     with written_whole(out) as partial, steps("convert") as announce:
         partial.mkdir()
-        spec = TASKS[task]
-        writer = (RawWriter if spec.has_raw_format else DatalistWriter)(spec, partial, announce=announce)
+        writer = (
+            RawWriter(spec, partial, announce=announce, link=link)
+            if spec.has_raw_format
+            else DatalistWriter(spec, partial, announce=announce)
+        )
         function(writer, source, **options)
         writer.finish()
     return f"{writer.summary()}\n{out}"
+
+
+def _check_place(out: Path, sources: list[Path]) -> None:
+    """Refuse a place in a source, where the next conversion would read the files of this one, or in raw data."""
+    refuse_overwriting_inputs(out, sources)
+    for source in sources:
+        if source.is_dir() and source.resolve() in out.resolve().parents:
+            raise InputError(f"output {str(out)!r} lies in the source {str(source)!r}; give a folder outside of it")
 
 
 # annotation of a converter's option -> what its value must be, and how to say so

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from medmixers.datasets.raw_format import FOLDS_FILE, region_class_order
 from medmixers.datasets.reading import open_nifti, read_label_file, read_picture
 from medmixers.datasets.split_rule import PARTS, every_nth
 from medmixers.errors import InputError
+from medmixers.files import copy_file
 from medmixers.progress import Announce, silent
 from medmixers.tasks import TaskSpec
 
@@ -144,11 +144,16 @@ class RawWriter(Writer):
     """nnU-Net's raw format: imagesTr, labelsTr, imagesTs, labelsTs, dataset.json, and the folds by group.
 
     ``description`` is added to dataset.json.
+
+    Args:
+        task, folder, announce: as :class:`Writer` has them.
+        link: make hard links to the source's files instead of copies. A change of one then changes both.
     """
 
-    def __init__(self, task: TaskSpec, folder: Path, *, announce: Announce = silent) -> None:
+    def __init__(self, task: TaskSpec, folder: Path, *, announce: Announce = silent, link: bool = False) -> None:
         super().__init__(task, folder, announce=announce)
         self.description: dict[str, Any] = {}
+        self._link = link
         self._ending = ".nii.gz" if task.spatial_dims == 3 else ".png"
         for name in ("imagesTr", "labelsTr"):
             (folder / name).mkdir()
@@ -163,7 +168,7 @@ class RawWriter(Writer):
         group: str | None = None,
         ids: Mapping[int, int] | None = None,
     ) -> None:
-        """One case, its images linked or copied, its label too unless ``ids`` changes its values.
+        """One case: its images are copied or linked, its label too unless ``ids`` changes its values.
 
         Args:
             part: "training" or "test".
@@ -179,10 +184,10 @@ class RawWriter(Writer):
         for kind in ("images", "labels"):
             (self.folder / f"{kind}{where}").mkdir(exist_ok=True)
         for channel, image in enumerate(images):
-            _place(image, self.folder / f"images{where}" / f"{name}_{channel:04d}{self._ending}")
+            self._place(image, self.folder / f"images{where}" / f"{name}_{channel:04d}{self._ending}")
         target = self.folder / f"labels{where}" / f"{name}{self._ending}"
         if ids is None:
-            _place(label, target)
+            self._place(label, target)
         elif self.task.spatial_dims == 3:
             header = nib.load(label).header.copy()
             header.set_data_dtype(np.uint8)
@@ -214,6 +219,20 @@ class RawWriter(Writer):
             self.notes.append(
                 f"for nnU-Net copy {FOLDS_FILE} to the folder of this data set in nnUNet_preprocessed before training"
             )
+
+    def _place(self, source: Path, target: Path) -> None:
+        """Put ``source`` at ``target``: a copy, a hard link where asked for; compressed where the ending says so."""
+        if target.name.endswith(".nii.gz") and not source.name.endswith(".nii.gz"):
+            nib.save(nib.load(source), target)
+            return
+        source = source.resolve()  # a link to a symlink would break with it
+        if not self._link:
+            copy_file(source, target)
+            return
+        try:
+            os.link(source, target)
+        except OSError as error:
+            raise InputError(f"{source} cannot be linked ({error.strerror}); convert without --link") from None
 
     def _labels(self) -> dict[str, Any]:
         task = self.task
@@ -279,15 +298,3 @@ def last_of_every(names: Iterable[str], every: int) -> set[str]:
 
 def _lazy(image: Any) -> Volume:
     return Volume(image.shape, image.affine)
-
-
-def _place(source: Path, target: Path) -> None:
-    """Put ``source`` at ``target``: a hard link where possible, else a copy; recompressed where the ending differs."""
-    if target.name.endswith(".nii.gz") and not source.name.endswith(".nii.gz"):
-        nib.save(nib.load(source), target)
-        return
-    source = source.resolve()  # a link to a symlink would break with it
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

@@ -193,7 +193,7 @@ def _inference(model: TrainedModel, network: dict[str, Any]) -> dict[str, Any]:
         ),
         "handlers": [weights_loader("@ckpt_path"), STATS, progress("predict")],
         "evaluator": EVALUATOR,
-        "preflight": ours("preflight.check_built", keys=["datalist", "network_def"]),
+        "preflight": ours("preflight.check_built", keys=["dataset::data", "network_def"]),
         "initialize": [check_options(), CUDNN],
         "run": ["@preflight", "$@evaluator.run()"],
     }

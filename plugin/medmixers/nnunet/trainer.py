@@ -1,7 +1,8 @@
 """The trainer base: a subclass names a recipe and, to work on stock plans, a network. nnU-Net does the rest.
 
-Four things differ from the stock trainer: the architecture in the plans, the optimizer and its schedule, the start
-weights, the length of the run. Augmentation, loss and evaluation are nnU-Net's own.
+Five things differ from the stock trainer: the architecture in the plans, the optimizer and its schedule, the start
+weights, the length of the run, and that checkpoints are written whole or not at all. Augmentation, loss and evaluation
+are nnU-Net's own.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from copy import deepcopy
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -21,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
 from medmixers.errors import InputError, end_in_one_line
+from medmixers.files import written_whole
 from medmixers.networks.weights import check_source, load_weights
 from medmixers.nnunet.architecture import pairwise_excess, plans_architecture
 from medmixers.nnunet.schedule import RecipeSchedule, build_optimizer
@@ -119,6 +122,13 @@ class nnUNetTrainerMedMixers(nnUNetTrainer):
             report = load_weights(plain_network(self.network), self.pretrained, warm_start=True)
             self.print_to_log_file(f"start weights {self.pretrained}: {report}")
         super().on_train_start()
+
+    def save_checkpoint(self, filename: str) -> None:
+        """As nnU-Net does, but whole or not at all: a kill or a full disk leaves the checkpoint of before."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            return super().save_checkpoint(filename)
+        with written_whole(Path(filename)) as partial:
+            super().save_checkpoint(str(partial))
 
 
 def plain_network(network: nn.Module) -> nn.Module:

@@ -41,7 +41,7 @@ class ClassificationKind(BundleKind):
             return {}
         weights = ours(
             "class_weights.class_weights",
-            cases="@train_datalist",
+            cases="@train::dataset::data",
             classes=self.task.out_channels,
             ceiling=ceiling,
         )

@@ -47,7 +47,7 @@ class SegmentationKind(BundleKind):
             return {}
         ratios = ours(
             "class_weights.label_weights",
-            cases="@train_datalist",
+            cases="@train::dataset::data",
             values=self._label_values(),
             ignored=self.task.ignore_label,
         )

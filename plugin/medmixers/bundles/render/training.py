@@ -23,12 +23,13 @@ from medmixers.bundles.render.parts import (
     network_keys,
     network_options,
     ours,
-    weights_loader,
 )
 
 # Ranks build the same networks: what happens in an epoch has seeds of its own, which differ by the rank.
 SEED = "$monai.utils.set_determinism(seed=@seed)"
 FIRST_RANK_ONLY = {"_disabled_": "$@rank > 0"}
+# The length that runs: MONAI Label sets it here, not by the option ``epochs``.
+EPOCHS = "@train::trainer::max_epochs"
 TRAIN_LOSS = "$monai.handlers.from_engine(['loss'], first=True)"
 
 
@@ -51,8 +52,8 @@ def train_config(row: BundleRow) -> Config:
         "lr_scheduler": {
             "_target_": "monai.optimizers.WarmupCosineSchedule",
             "optimizer": "@optimizer",
-            "warmup_steps": "$min(@warmup_epochs, @epochs // 2) * len(@train::dataloader)",
-            "t_total": "$@epochs * len(@train::dataloader)",
+            "warmup_steps": f"$min(@warmup_epochs, {EPOCHS} // 2) * len(@train::dataloader)",
+            "t_total": f"${EPOCHS} * len(@train::dataloader)",
             "end_lr": row.training.min_learning_rate,
             "warmup_multiplier": 0.01,
         },
@@ -62,7 +63,7 @@ def train_config(row: BundleRow) -> Config:
         "initialize": [check_options(), SEED],
         "cache": ours("preflight.check_built", keys=["train::trainer"]),
         "run": ["@preflight", "@cache", "$@train::trainer.run()"],
-        "finalize": ["$print('best weights: ' + os.path.join(@ckpt_dir, 'model.pt'))"],
+        "finalize": [ours("saving.say_best_weights", folder="@ckpt_dir")],
     }
 
 
@@ -106,7 +107,7 @@ def _preflight(row: BundleRow) -> Config:
         network="network_def",
         pretrained_ckpt="@pretrained_ckpt",
         resume_ckpt="@resume_ckpt",
-        epochs="@epochs",
+        epochs=EPOCHS,
         folders=["@ckpt_dir", "@output_dir"],
     )
 
@@ -184,13 +185,13 @@ def _train_handlers(kind: BundleKind) -> list[Config]:
     validation = {"_target_": "ValidationHandler", "validator": "@validate::evaluator", "epoch_level": True}
     logged = {"tag_name": "train_loss", "output_transform": TRAIN_LOSS}
     return [
-        weights_loader("@pretrained_ckpt", _disabled_="$@pretrained_ckpt is None"),
+        ours("handlers.StartWeights", path="@pretrained_ckpt", network="@network", device="@device"),
         ours("handlers.EpochSeeds", seed="$@seed + @rank", transforms="@train::preprocessing"),
         ours("handlers.LossCheck"),
         {"_target_": "LrScheduleHandler", "lr_scheduler": "@lr_scheduler", "print_lr": False, "epoch_level": False},
         {**validation, "interval": "@val_interval"},
         # The last epoch validates too. "$" keeps MONAI's property check from taking this for val_interval.
-        {**validation, "interval": "$@epochs", "_disabled_": "$@epochs % @val_interval == 0"},
+        {**validation, "interval": f"${EPOCHS}", "_disabled_": f"${EPOCHS} % @val_interval == 0"},
         ours(
             "handlers.EarlyStop",
             validator="@validate::evaluator",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -27,6 +26,7 @@ from medmixers.bundles.share.vendoring import (
 )
 from medmixers.checkpoints import read_weights
 from medmixers.errors import InputError, MissingFileError
+from medmixers.files import working_folder
 from medmixers.progress import steps
 from medmixers.registry import valid_names
 
@@ -71,8 +71,8 @@ def pack_bundle(
         ValueError: an unknown name, weights of another network, metrics that are none, or a file that no zip holds.
     """
     measured = read_metrics(metrics) if metrics else None
-    with tempfile.TemporaryDirectory() as scratch, steps("pack") as announce:
-        bundle = copy_bundle(name, Path(scratch))
+    with working_folder(Path(out) / Path(name).resolve().name) as scratch, steps("pack") as announce:
+        bundle = copy_bundle(name, scratch)
         check_root(bundle.name)
         for path in _files(bundle):
             check_kind(path.relative_to(bundle).as_posix())
