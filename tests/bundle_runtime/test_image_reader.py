@@ -92,19 +92,20 @@ def test_errors_reach_the_caller(tmp_path):
 def test_the_check_before_a_start_finds_what_reading_would(tmp_path):
     voxels = np.ones((4, 4, 8), np.int16)
     volume = BundleImageReader(spatial_dims=3, channels=1)
-    assert volume.check(write_series(tmp_path / "whole", voxels)) == 1
+    volume.check_case([write_series(tmp_path / "whole", voxels)])
     with pytest.raises(InputError, match="unequal steps"):
-        volume.check(write_series(tmp_path / "gap", voxels, kept=[0, 1, 2, 6, 7]))
+        volume.check_case([write_series(tmp_path / "gap", voxels, kept=[0, 1, 2, 6, 7])])
     write_series(tmp_path / "two", voxels)
     write_series(tmp_path / "two", voxels[..., :3], SeriesInstanceUID="1.2.9")
     with pytest.raises(InputError, match="holds 2 DICOM series"):
-        volume.check(tmp_path / "two")
-    assert BundleImageReader(spatial_dims=3, channels=1, series_uid="1.2.9").check(tmp_path / "two") == 1
+        volume.check_case([tmp_path / "two"])
+    BundleImageReader(spatial_dims=3, channels=1, series_uid="1.2.9").check_case([tmp_path / "two"])
     picture = BundleImageReader(spatial_dims=2, channels=3)
     Image.fromarray(RAMP).save(tmp_path / "g.png")
-    assert picture.check(tmp_path / "g.png") == picture.check(tmp_path / "g.png", whole=False) == 3
+    for whole in (True, False):
+        picture.check_case([tmp_path / "g.png"], whole=whole)
     with pytest.raises(InputError, match="is 2D; the network takes 3D images"):
-        volume.check(tmp_path / "g.png")
+        volume.check_case([tmp_path / "g.png"])
 
 
 def test_files_that_are_not_predicted_are_named(tmp_path):

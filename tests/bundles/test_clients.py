@@ -128,12 +128,16 @@ def test_dataset_data_is_what_is_predicted(tmp_path: Path) -> None:
     flow.run()
     assert (tmp_path / "predictions.csv").read_text().count(".png") == 1
     with pytest.raises(RuntimeError) as error:
-        run_here("inference", bundle=bundle.name, output_dir=str(tmp_path), **{"dataset#data": []}, allow_untrained=True)
+        run_here(
+            "inference", bundle=bundle.name, output_dir=str(tmp_path), **{"dataset#data": []}, allow_untrained=True
+        )
     assert "the list of predicted cases is empty" in str(error.value.__cause__)
 
 
 def test_a_volume_is_predicted_from_dataset_data(tmp_path: Path) -> None:
     save(tmp_path / "a.nii.gz", np.random.default_rng(0).uniform(1, 9, SHAPE).astype(np.float32))
     data = [{"image": str(tmp_path / "a.nii.gz")}]
-    run_here("inference", bundle=BRAIN, output_dir=str(tmp_path / "out"), allow_untrained=True, **{"dataset#data": data})
+    run_here(
+        "inference", bundle=BRAIN, output_dir=str(tmp_path / "out"), allow_untrained=True, **{"dataset#data": data}
+    )
     assert nib.load(tmp_path / "out" / "a.nii.gz").shape == SHAPE

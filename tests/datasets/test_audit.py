@@ -21,6 +21,10 @@ from medmixers.datasets.raw_format import label_names
 
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 SHAPE = (6, 7, 5)
+FEW = (
+    "2 training cases are fewer than nnU-Net's 5 folds: nnUNetv2_train takes only fold 'all' then, unless "
+    "splits_final.json names the folds"
+)
 
 
 def save(path: Path, data: np.ndarray, affine: np.ndarray = AFFINE) -> None:
@@ -64,7 +68,7 @@ def test_a_sound_data_set(folder: Path) -> None:
     assert report.channels == ("T1", "T2")
     assert report.voxels == {value: 2 * int((label() == value).sum()) for value in range(3)}
     assert report.shapes == (SHAPE, SHAPE)
-    assert report.notes == ()
+    assert report.notes == (FEW,)
     assert "cases: 2 training, 1 test" in str(report)
     assert "6 x 7 x 5" in str(report)
 
@@ -243,8 +247,8 @@ def test_header_rounding_is_no_fault(folder: Path) -> None:
 
 
 def test_ignore_label_and_regions(folder: Path) -> None:
-    labels = {"background": 0, "core": [2], "whole": [1, 2], "ignore": 3}
-    describe(folder, labels=labels, regions_class_order=[2, 1])
+    labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
+    describe(folder, labels=labels, regions_class_order=[1, 2])
     save(folder / "labelsTr/a.nii.gz", label(3))
     report = audit_nnunet_dataset(folder)
     assert report.labels == {0: "background", 1: "whole", 2: "core", 3: "ignore"}
@@ -280,6 +284,7 @@ def test_notes(folder: Path) -> None:
     assert audit_nnunet_dataset(folder).notes == (
         "no training label holds 2 tumour",
         "only background in 1 training labels, a for example",
+        FEW,
         "1 files in labelsTr have no image, extra.nii.gz for example",
     )
 

@@ -1,11 +1,13 @@
-"""MONAI's DataLoader, where an image or label that cannot be read ends the process in one line."""
+"""MONAI's DataLoader, and a handler of its engines: an image or label that cannot be read ends in one line."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from logging import LogRecord
 from typing import Any
 
+from ignite.engine import Engine, Events
 from monai.data import DataLoader
 
 from medmixers.bundle_runtime.stack import one_line_in_command
@@ -16,23 +18,10 @@ IN_WORKER = re.compile(r"^medmixers\.errors\.\w+: (.+)$", re.MULTILINE)
 
 
 class OneLineLoader(DataLoader):
-    """MONAI's DataLoader. The readers of images and labels check each file; their errors end in one line.
-
-    MONAI's transforms wrap an error, a worker makes text of it, and the engines print both with a traceback.
-    """
-
-    @one_line_in_command()
-    def _first_cause(self, error: Exception) -> None:
-        cause: BaseException | None = error
-        while cause is not None and not is_input_error(cause):
-            cause = cause.__cause__
-        if cause is not None:
-            raise cause
-        if found := IN_WORKER.search(str(error)):
-            raise InputError(found[1]) from error
+    """MONAI's DataLoader. An input error of the readers is raised without MONAI's and torch's around it."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        """Batches. An input error is raised without MONAI's and torch's around it."""
+        """Batches."""
         batches = super().__iter__()
         while True:
             try:
@@ -40,6 +29,36 @@ class OneLineLoader(DataLoader):
             except StopIteration:
                 return
             except Exception as error:
-                self._first_cause(error)
-                raise
+                cause = _input_error(error)
+                if cause is None:
+                    raise
+                raise cause from error
             yield batch
+
+
+class OneLineErrors:
+    """End MONAI's command in one line at an input error. Put it first: ignite and StatsHandler print tracebacks."""
+
+    def attach(self, engine: Engine) -> None:
+        """engine: any of MONAI's."""
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self)
+        engine.logger.addFilter(_is_no_announcement)
+
+    @one_line_in_command()
+    def __call__(self, engine: Engine, error: BaseException) -> None:
+        """Raise an input error, or the end that another engine made of one; handlers that follow get the others."""
+        if isinstance(error, SystemExit) or is_input_error(error):
+            raise error
+
+
+def _input_error(error: BaseException | None) -> BaseException | None:
+    """The input error among the causes of an exception."""
+    if error is None or is_input_error(error):
+        return error
+    found = IN_WORKER.search(str(error))
+    return InputError(found[1]) if found else _input_error(error.__cause__)
+
+
+def _is_no_announcement(record: LogRecord) -> bool:
+    """Whether a line of ignite's log says more than that an exception will follow."""
+    return " run is terminating due to exception" not in record.getMessage()

@@ -82,16 +82,18 @@ def check_training(
     listed = {"classes": classes, "masks": masks}
     rule = {"validation_every": validation_every, "fold": fold}
     given = {part: given_cases(key) for part, key in TRAINING_DATA.items()}
+    is_folder = all(items is None for items in given.values())
+    if is_folder:
+        _check_format(dataset_dir, label_values, in_channels=image_reader.channels)
     cases = [
         case
         for part, items in given.items()
         for case in (split(dataset_dir, part=part, **rule) if items is None else items)
     ]
-    if any(items is not None for items in given.values()):
+    if not is_folder:
         check_given(given)
         check_cases(_with_progress(cases), image_reader, label_values=label_values, **listed)
         return
-    _check_format(dataset_dir, label_values, in_channels=image_reader.channels)
     _check_cases(dataset_dir, label_values, cases, "training", image_reader, listed)
 
 

@@ -12,6 +12,7 @@ from medmixers.bundles.render.parts import (
     IMAGES,
     IMPORTS,
     ONE_BY_ONE,
+    ONE_LINE_ERRORS,
     STATS,
     WORKERS,
     Config,
@@ -59,6 +60,7 @@ def inference_config(row: BundleRow) -> Config:
         "inferer": kind.inferer(sw_device="@window_device"),
         "postprocessing": compose(kind.inference_postprocessing()),
         "handlers": [
+            ONE_LINE_ERRORS,
             weights_loader("@ckpt_path", _disabled_="$not @load_pretrain"),
             STATS,
             *kind.inference_handlers(),

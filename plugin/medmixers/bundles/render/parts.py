@@ -33,6 +33,7 @@ ONE_BY_ONE: Config = {
     "num_workers": "@num_workers",
 }
 STATS: Config = {"_target_": "StatsHandler", "iteration_log": False}
+ONE_LINE_ERRORS: Config = {"_target_": f"{RUNTIME}.loading.OneLineErrors", "_requires_": "@find_package"}
 EVALUATOR: Config = {
     "_target_": "SupervisedEvaluator",
     "device": "@device",

@@ -11,6 +11,7 @@ from medmixers.bundles.render.parts import (
     AUTOCAST,
     FIND_PACKAGE,
     IMPORTS,
+    ONE_LINE_ERRORS,
     STATS,
     WORKERS,
     Config,
@@ -185,6 +186,7 @@ def _train_handlers(kind: BundleKind) -> list[Config]:
     validation = {"_target_": "ValidationHandler", "validator": "@validate::evaluator", "epoch_level": True}
     logged = {"tag_name": "train_loss", "output_transform": TRAIN_LOSS}
     return [
+        ONE_LINE_ERRORS,
         ours("handlers.StartWeights", path="@pretrained_ckpt", network="@network", device="@device"),
         ours("handlers.EpochSeeds", seed="$@seed + @rank", transforms="@train::preprocessing"),
         ours("handlers.LossCheck"),
@@ -231,7 +233,12 @@ def _validate(kind: BundleKind) -> Config:
         "key_metric": key_metric,
         "additional_metrics": additional_metrics,
         "best_weights": ours("saving.best_weights_saver", save_dir="@ckpt_dir", save_dict={"model": "@network"}),
-        "handlers": [{**STATS, **FIRST_RANK_ONLY}, {**tensorboard, **FIRST_RANK_ONLY}, "@validate::best_weights"],
+        "handlers": [
+            ONE_LINE_ERRORS,
+            {**STATS, **FIRST_RANK_ONLY},
+            {**tensorboard, **FIRST_RANK_ONLY},
+            "@validate::best_weights",
+        ],
         "evaluator": {
             "_target_": "SupervisedEvaluator",
             "device": "@device",
