@@ -120,6 +120,11 @@ def test_weights_come_first(dataset: Path, tmp_path: Path) -> None:
         ([1, 2], "holds no weights: a dict of tensors"),
         ({"epoch": 1}, "holds no weights: a dict of tensors"),
         (torch.nn.Conv3d(1, 3, 3).state_dict(), "1 tensors are missing, unknown or of another shape, 'weight'"),
+        (
+            {**NETWORK.state_dict(), "bias": torch.zeros(3, dtype=torch.int64)},
+            "'bias' as torch.int64 for torch.float32",
+        ),
+        ({**NETWORK.state_dict(), "bias": torch.zeros(3, dtype=torch.complex64)}, "'bias' as torch.complex64 for"),
         (torch.nn.PReLU(3).state_dict(), "2 tensors are missing, unknown or of another shape, 'bias'"),
         ({**NETWORK.state_dict(), "bias": torch.tensor([0, np.nan, 1])}, "NaN or infinity in 1 tensors, 'bias' for"),
         ({**NETWORK.state_dict(), "bias": torch.tensor([0, np.inf, 1])}, "NaN or infinity in 1 tensors, 'bias' for"),

@@ -7,7 +7,7 @@ all; SystemExit passes through. torch is imported only where weights are looked 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +24,7 @@ from medmixers.errors import InputError
 
 if TYPE_CHECKING:
     from medmixers.bundle_runtime.image_reader import BundleImageReader
+    from medmixers.bundle_runtime.nnunet_images import NnUNetImages
 
 # The keys where MONAI's clients set lists of cases instead of a folder.
 TRAINING_DATA = {"training": "train::dataset::data", "validation": "validate::dataset::data"}
@@ -148,8 +149,9 @@ def check_inference(
     ckpt_path: str,
     network: Any,
     load_pretrain: bool,
-    image_reader: BundleImageReader,
+    image_reader: BundleImageReader | NnUNetImages,
     writes_images: bool = False,
+    find: Callable[[str], list[Any]] = find_images,
     folders: Sequence[str] = (),
 ) -> None:
     """Raise InputError unless there are weights and readable images.
@@ -162,6 +164,7 @@ def check_inference(
         load_pretrain: False predicts with random weights, on purpose.
         image_reader: as :func:`check_training` has it.
         writes_images: each prediction is a file named after its case, so no two cases may have one name.
+        find: what lists the images of ``dataset_dir``.
         folders: as :func:`check_training` has it.
     """
     check_folders(folders)
@@ -173,7 +176,7 @@ def check_inference(
         check_given({"predicted": given})
         images = [case["image"] for case in given]
     if not images:
-        find_images(dataset_dir)  # raises and says what is missing
+        find(dataset_dir)  # raises and says what is missing
         raise InputError("the datalist is empty: there is no image to predict")
     cases = [paths(entry) for entry in images]
     check_folders(folders, {file.parent: file for files in cases for file in files}.values())
