@@ -116,3 +116,19 @@ def test_files_that_are_not_predicted_are_named(tmp_path):
     images = find_images(tmp_path)
     assert [Path(file).name for file in images] == ["a.png"]
     assert unread_files(tmp_path, images) == ["b.gif", "patient2"]
+
+
+def test_a_grey_picture_per_channel_gives_one_channel_each(tmp_path):
+    files = [tmp_path / f"case_{channel:04d}.png" for channel in range(3)]
+    for shift, file in enumerate(files):
+        Image.fromarray(RAMP + np.uint8(shift)).save(file)
+    reader = BundleImageReader(spatial_dims=2, channels=3)
+    reader.check_case(files)
+    image = load(files, channels=3)
+    np.testing.assert_array_equal(image, [(RAMP + np.uint8(shift)).T for shift in range(3)])
+    Image.fromarray(np.stack([RAMP, 255 - RAMP, RAMP], -1)).save(files[1])
+    BundleImageReader(spatial_dims=2, channels=3).check_case(files)  # one channel of it: its luma
+    with pytest.raises(InputError, match=r"case_0001\.png is a colour picture; the network takes 1 channel"):
+        BundleImageReader(spatial_dims=2, channels=3, convert_colour=False).check_case(files)
+    with pytest.raises(InputError, match=r"case_0000\.png' has 2 channels; the network takes 3"):
+        reader.check_case(files[:2])
