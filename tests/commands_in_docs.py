@@ -20,6 +20,7 @@ from string import Template
 from typing import Any
 from unittest import mock
 
+import monai.bundle
 import pytest
 
 from house import ROOT
@@ -189,7 +190,13 @@ def check_module(words: list[str]) -> None:
 
 
 def check_monai(words: list[str]) -> None:
-    """The bundle and its configs exist; every other option is a top-level key of one of them."""
+    """The bundle and its configs exist; every other option is a top-level key of one of them, or of MONAI's export."""
+    if words[1] in ("ckpt_export", "onnx_export"):
+        options = dict(zip(words[3::2], words[4::2], strict=True))
+        taken = inspect.signature(getattr(monai.bundle, words[1])).parameters
+        assert {option.removeprefix("--") for option in options} <= {*taken, "bundle_root"}, words
+        assert all((ROOT / options[name]).is_file() for name in ("--meta_file", "--config_file")), words
+        return
     assert words[:2] == ["monai.bundle", "run"], words
     options = dict(zip(words[2::2], words[3::2], strict=True))
     if not options:

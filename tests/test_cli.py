@@ -211,7 +211,7 @@ def test_start_is_quick_and_without_torch(words):
         (["dataset", "check", "no_such_folder"], "no_such_folder"),
         (["dataset", "convert", "brain", "a", "b"], "brain"),
         (["demo", "report", "no_such_folder"], "no_such_folder is not a run of the demo"),
-        (["explain", "attention", "no_model", "image.nii.gz", "out.nii.gz"], "image.nii.gz"),
+        (["explain", "attention", "no_model", "image.nii.gz", "out.nii.gz"], "no_model is neither a trained nnU-Net"),
         (
             ["nnunet", "run", "nnUNetv2_fly"],
             "'nnUNetv2_fly' is not an nnU-Net command; valid: nnUNetv2_",

@@ -1,5 +1,6 @@
 """Outputs never replace inputs; they are written whole, by one process at a time."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -143,6 +144,17 @@ def test_a_process_may_hold_twice_and_an_error_leaves_nothing(tmp_path):
     with pytest.raises(FileNotFoundError), written_whole(tmp_path / "new" / "deep" / "out.txt"):
         (tmp_path / "nothing").read_text()
     assert not list((tmp_path / "new").iterdir())
+
+
+def test_a_file_system_without_locks_keeps_no_lock_file(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    (tmp_path / ".out.txt.partial-of_another_writer").mkdir()
+    with written_whole(tmp_path / "out.txt") as partial:
+        partial.write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.txt.partial-of_another_writer", "out.txt"]
 
 
 def test_without_locks_files_are_written_too(tmp_path, monkeypatch):

@@ -81,19 +81,19 @@ def held(lock: Path, what: Path) -> Iterator[bool]:
         yield False
         return
     with open(lock, "a+", encoding="utf-8") as file:
-        is_held = _lock(file, what)
-        if is_held and not _is_at(file, lock):  # the holder before has just deleted it
+        is_alone = _lock(file, what)
+        if is_alone and not _is_at(file, lock):  # the holder before has just deleted it
             with held(lock, what) as again:
                 yield again
             return
-        if is_held:
+        if is_alone:
             file.truncate(0)
             file.write(_this_process())
             file.flush()
         try:
-            yield is_held
+            yield bool(is_alone)
         finally:
-            if is_held:
+            if is_alone is not False:
                 lock.unlink(missing_ok=True)
 
 
@@ -101,7 +101,8 @@ def _this_process() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
-def _lock(file: IO[str], what: Path) -> bool:
+def _lock(file: IO[str], what: Path) -> bool | None:
+    """True: locked now. False: this process holds it already. None: this file system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -110,8 +111,8 @@ def _lock(file: IO[str], what: Path) -> bool:
         if holder == _this_process():
             return False
         raise ExistingFileError(f"{what} is being written by {holder or 'another process'}: wait for it") from None
-    except OSError:  # this file system has no locks
-        return False
+    except OSError:
+        return None
     return True
 
 

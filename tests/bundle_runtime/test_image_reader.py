@@ -132,3 +132,18 @@ def test_a_grey_picture_per_channel_gives_one_channel_each(tmp_path):
         BundleImageReader(spatial_dims=2, channels=3, convert_colour=False).check_case(files)
     with pytest.raises(InputError, match=r"case_0000\.png' has 2 channels; the network takes 3"):
         reader.check_case(files[:2])
+
+
+def test_volumes_of_a_4d_file_are_channels_on_request(tmp_path: Path) -> None:
+    voxels = np.random.default_rng(0).uniform(1, 9, (5, 6, 7, 4)).astype(np.float32)
+    nib.save(nib.Nifti1Image(voxels, np.diag([2.0, 3, 4, 1])), tmp_path / "a.nii.gz")
+    plain = BundleImageReader(spatial_dims=3, channels=4)
+    with pytest.raises(InputError, match=r"has 4 axes \(5, 6, 7, 4\)"):
+        plain.check_case([tmp_path / "a.nii.gz"])
+    reader = BundleImageReader(spatial_dims=3, channels=4, volumes_as_channels=True)
+    for whole in (True, False):
+        reader.check_case([tmp_path / "a.nii.gz"], whole=whole)
+
+    image = load(str(tmp_path / "a.nii.gz"), spatial_dims=3, channels=4, volumes_as_channels=True)
+    np.testing.assert_array_equal(image, np.moveaxis(voxels, -1, 0))
+    np.testing.assert_array_equal(image.affine, np.diag([2.0, 3, 4, 1]))

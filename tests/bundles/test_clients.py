@@ -114,6 +114,23 @@ def test_wrong_cases_of_a_client_are_named(case: Any, message: str, tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
+def test_an_evaluation_scores_the_cases_that_are_set(tmp_path: Path) -> None:
+    bundle = CLASSIFIER
+    cases = cases_of(bundle, tmp_path / "data")
+    label_trains(bundle, tmp_path / "models", cases)
+    places = {"ckpt_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "eval")}
+    run_here("train", "evaluate", bundle=bundle, **places, **{"validate#dataset#data": cases[:3]})
+    assert (tmp_path / "eval" / "probabilities.csv").read_text().count(".png") == 3
+    images = str(Path(cases[0]["image"]).parent)
+    with pytest.raises(RuntimeError) as error:
+        run_here("train", "evaluate", bundle=bundle, **{**places, "output_dir": images, "dataset_dir": images})
+    assert isinstance(error.value.__cause__, InputError)
+    options = {**places, "output_dir": images, "validate#dataset#data": cases[:3]}
+    with pytest.raises(RuntimeError) as error:
+        run_here("train", "evaluate", bundle=bundle, **options)
+    assert f"output folder {images!r} holds the input" in str(error.value.__cause__)
+
+
 def test_dataset_data_is_what_is_predicted(tmp_path: Path) -> None:
     """Both ways of MONAI: the property of a workflow, and an override of the key."""
     (tmp_path / "images").mkdir()

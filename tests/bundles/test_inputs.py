@@ -181,3 +181,22 @@ def test_volumes_are_refused_where_pictures_are_due(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as error:
         run_here("inference", bundle=LUNGS, dataset_dir=str(tmp_path), allow_untrained=True)
     assert "a.nii.gz' has the shape (4, 5, 6); the network takes 2D images" in last_words(error)
+
+
+def test_one_file_is_a_case_and_brings_its_channels(tmp_path: Path) -> None:
+    for channel in range(2):
+        (tmp_path / f"a_{channel:04d}.nii.gz").touch()
+    (tmp_path / "b.png").touch()
+    first = tmp_path / "a_0000.nii.gz"
+    assert find_images(first) == [str(first)]
+    assert find_images(first, channels=2) == [[str(first), str(tmp_path / "a_0001.nii.gz")]]
+    assert find_images(tmp_path / "b.png", channels=3) == [str(tmp_path / "b.png")]
+
+
+def test_one_file_is_predicted_from_a_path_with_an_apostrophe(tmp_path: Path) -> None:
+    folder = tmp_path / "it's mine"
+    folder.mkdir()
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).uniform(1, 9, (9, 8, 7)), oblique_affine()), folder / "a.nii.gz")
+    out = {"output_dir": str(folder / "out"), "allow_untrained": True}
+    run_here("inference", bundle=BRAIN, dataset_dir=str(folder / "a.nii.gz"), **out)
+    assert nib.load(folder / "out" / "a.nii.gz").shape == (9, 8, 7)

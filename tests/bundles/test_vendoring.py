@@ -21,8 +21,8 @@ from medmixers.bundles.share.vendoring import (
 from medmixers.mixers import TOKEN_MIXERS
 
 # The most that a bundle carries, measured over all of them; the whole package has more than 150 files.
-MOST_FILES, MOST_LINES = 45, 5200
-MOST_OF_GROUPED_CONV = 45, 4950
+MOST_FILES, MOST_LINES = 46, 5650
+MOST_OF_GROUPED_CONV = 46, 5450
 
 
 def configs_of(name: str) -> dict[str, str]:

@@ -32,7 +32,7 @@ from medmixers.bundles.share.pack import pack_bundle
 from medmixers.bundles.verify.checks import verify_bundle
 from medmixers.bundles.verify.run_checks import check_nnunet
 from medmixers.bundles.verify.subject import FailedCheck, Subject
-from medmixers.errors import InputError
+from medmixers.errors import InputError, MissingFileError
 from medmixers.nnunet import portable
 from medmixers.nnunet.bundle import write_nnunet_bundle
 from medmixers.nnunet.environment import trainer_path
@@ -403,3 +403,21 @@ def test_hidden_files_are_no_cases_and_a_fault_is_one_line(stock_bundle, images,
 def test_a_bundles_name_must_be_one(ours, tmp_path):
     with pytest.raises(ValueError, match="letters, digits and '_' only, got 'a-b'"):
         write_nnunet_bundle(ours, out=tmp_path / "a-b")
+
+
+def test_the_best_weights_of_a_training_that_did_not_end_are_shared(ours, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(ours, model)
+    for fold in ("fold_0", "fold_1"):
+        (model / fold / "checkpoint_final.pth").rename(model / fold / "checkpoint_best.pth")
+    with pytest.raises(MissingFileError, match=r"trained to the end; there are: --checkpoint checkpoint_best\.pth$"):
+        make_portable(model, out=tmp_path / "none")
+    make_portable(model, out=tmp_path / "shared", checkpoint="checkpoint_best.pth")
+    write_nnunet_bundle(model, out=tmp_path / "bundle", checkpoint="checkpoint_best.pth")
+    bundled = torch.load(tmp_path / "bundle/models/model.pt", weights_only=True)
+    for fold in ("0", "1"):
+        expected = torch.load(ours / f"fold_{fold}/checkpoint_final.pth", weights_only=False)["network_weights"]
+        copied = torch.load(tmp_path / f"shared/fold_{fold}/checkpoint_final.pth", weights_only=True)["network_weights"]
+        for key, value in expected.items():
+            assert torch.equal(copied[key], value)
+            assert torch.equal(bundled[f"folds.{fold}.{key}"], value)

@@ -39,7 +39,7 @@ def find_images(dataset_dir: str | Path, *, channels: int = 1, missing_ok: bool 
 
     Args:
         dataset_dir: a data set (its imagesTs, or the test part of its datalist.json), a folder of image files
-            and of folders that hold one DICOM series each, or a DICOM series itself.
+            and of folders that hold one DICOM series each, a DICOM series itself, or one image file.
         channels: of the network. Each NIfTI file in a folder of images is one case. Files that are all named
             CASE_0000, CASE_0001 ..., as nnUNetv2_predict takes them, are the channels of one where it has several.
         missing_ok: return an empty list where nothing can be found; the bundle's preflight then says why. A
@@ -61,6 +61,8 @@ def find_images(dataset_dir: str | Path, *, channels: int = 1, missing_ok: bool 
 
 
 def _images(folder: Path, channels: int) -> list[Any]:
+    if folder.is_file():
+        return _one_file(folder, channels)
     if not folder.is_dir():
         raise MissingFileError(f"there is no data set folder {folder}")
     if (folder / "dataset.json").is_file():
@@ -85,6 +87,15 @@ def _images(folder: Path, channels: int) -> list[Any]:
             "DICOM series"
         )
     return _by_case(sorted(found), channels)
+
+
+def _one_file(path: Path, channels: int) -> list[Any]:
+    """The case of one image file: CASE_0000 stands for all channels, where the network has several."""
+    match = CHANNEL_FILE.fullmatch(path.name)
+    if channels == 1 or match is None:
+        return [str(path)]
+    ending = path.name[len(match[1]) + len("_0000") :]
+    return _by_case([path.with_name(f"{match[1]}_{channel:04d}{ending}") for channel in range(channels)], channels)
 
 
 def _by_case(images: Sequence[Path], channels: int) -> list[Any]:

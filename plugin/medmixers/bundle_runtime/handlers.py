@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Sequence
 from contextlib import ExitStack
 from math import isfinite
@@ -14,18 +15,28 @@ from ignite import distributed
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint
 from monai.engines import IterationEvents
-from monai.handlers import CheckpointLoader, EarlyStopHandler
+from monai.handlers import CheckpointLoader, EarlyStopHandler, StatsHandler
 from monai.transforms import Randomizable
 
 from medmixers.bundle_runtime.checkpoint_files import WholeFiles
 from medmixers.bundle_runtime.stack import one_line_in_command
-from medmixers.errors import InputError
+from medmixers.errors import STOPS, InputError
 from medmixers.files import delete_leftovers, held
 
 
 def image_metadata(batch: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Metadata of the images of a batch, as MONAI's savers of metrics and classes take it."""
     return [item["image"].meta for item in batch]
+
+
+class Stats(StatsHandler):
+    """MONAI's log of an engine, without a traceback where a person stops the run or an input error ends it."""
+
+    def exception_raised(self, _engine: Engine, e: BaseException) -> None:
+        """Hand a stop on; log anything else as MONAI does."""
+        if isinstance(e, (*STOPS, SystemExit)):
+            raise e
+        super().exception_raised(_engine, e)
 
 
 class EpochSeeds:
@@ -149,6 +160,7 @@ class TrainingState:
             folder.mkdir(parents=True, exist_ok=True)
             if self.holding.enter_context(held(folder / ".training.lock", folder)):
                 delete_leftovers(folder)
+            atexit.register(self.holding.close)  # an exception skips COMPLETED
 
 
 class EarlyStop:

@@ -40,6 +40,8 @@ class BundleImageReader(ImageReader):
         convert_colour: False refuses a picture of another number of channels instead.
         voi_window: apply the VOI LUT or window of a DICOM picture.
         series_uid: the DICOM series to read where a folder holds several.
+        volumes_as_channels: take the last axis of a 4D NIfTI file as channels; False refuses such a file, which may be
+            a time series.
 
     Raises:
         InputError: when an image is read: what :func:`medmixers.images.pictures.read_picture`,
@@ -54,6 +56,7 @@ class BundleImageReader(ImageReader):
         convert_colour: bool = True,
         voi_window: bool = False,
         series_uid: str | None = None,
+        volumes_as_channels: bool = False,
     ) -> None:
         super().__init__()
         self.spatial_dims = spatial_dims
@@ -61,6 +64,7 @@ class BundleImageReader(ImageReader):
         self.convert_colour = convert_colour
         self.voi_window = voi_window
         self.series_uid = series_uid
+        self.volumes_as_channels = volumes_as_channels
         self.said: set[str] = set()
 
     def verify_suffix(self, filename: Any) -> bool:
@@ -117,9 +121,9 @@ class BundleImageReader(ImageReader):
             return channels if self.convert_colour and {own, channels} <= {1, 3} else own
         if not path.name.lower().endswith(NIFTI):
             return channels
-        image = read_image(path, whole=whole)
+        image = read_image(path, whole=whole, channels_last=self.volumes_as_channels)
         self._check_dims(path, len(image.shape), f"has the shape {image.shape}")
-        return 1
+        return image.components
 
     def _check_dims(self, path: Path, dims: int, what: str) -> None:
         if dims != self.spatial_dims:
@@ -130,7 +134,7 @@ class BundleImageReader(ImageReader):
             return self._load_dicom(path, channels)
         if path.name.lower().endswith(PICTURES):
             return self._from_picture(path, read_picture(path, **self._colours(channels)), np.eye(4))
-        return load_volume(path)
+        return load_volume(path, channels_last=self.volumes_as_channels)
 
     def _load_dicom(self, path: Path, channels: int) -> tuple[NDArray[Any], dict[str, Any]]:
         if self.spatial_dims == 3:

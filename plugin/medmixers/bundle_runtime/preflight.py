@@ -81,21 +81,19 @@ def check_training(
     if resume_ckpt is not None:
         check_state(resume_ckpt, network, epochs=epochs)
     listed = {"classes": classes, "masks": masks}
-    rule = {"validation_every": validation_every, "fold": fold}
     given = {part: given_cases(key) for part, key in TRAINING_DATA.items()}
     is_folder = all(items is None for items in given.values())
+    check_given(given)
     if is_folder:
         _check_format(dataset_dir, label_values, in_channels=image_reader.channels)
-    cases = [
-        case
-        for part, items in given.items()
-        for case in (split(dataset_dir, part=part, **rule) if items is None else items)
-    ]
-    if not is_folder:
-        check_given(given)
+    rule = {"validation_every": validation_every, "fold": fold}
+    parts = [split(dataset_dir, part=part, **rule) if items is None else items for part, items in given.items()]
+    cases = [case for part in parts for case in part]
+    check_folders(folders, _inputs(cases))
+    if is_folder:
+        _check_cases(dataset_dir, label_values, cases, "training", image_reader, listed)
+    else:
         check_cases(_with_progress(cases), image_reader, label_values=label_values, **listed)
-        return
-    _check_cases(dataset_dir, label_values, cases, "training", image_reader, listed)
 
 
 @one_line_in_command()
@@ -133,10 +131,19 @@ def check_evaluation(
     check_folders(folders)
     read_weights(ckpt_path, _built(network))
     listed = {"classes": classes, "masks": masks}
-    _check_format(dataset_dir, label_values, in_channels=image_reader.channels)
-    cases = split(dataset_dir, part=part, validation_every=validation_every, fold=fold)
-    audited = "test" if part == "test" else "training"
-    _check_cases(dataset_dir, label_values, cases, audited, image_reader, listed)
+    given = given_cases(TRAINING_DATA["validation"])
+    check_given({"evaluated": given})
+    if given is None:
+        _check_format(dataset_dir, label_values, in_channels=image_reader.channels)
+        cases = split(dataset_dir, part=part, validation_every=validation_every, fold=fold)
+    else:
+        cases = given
+    check_folders(folders, _inputs(cases))
+    if given is None:
+        audited = "test" if part == "test" else "training"
+        _check_cases(dataset_dir, label_values, cases, audited, image_reader, listed)
+    else:
+        check_cases(_with_progress(cases), image_reader, label_values=label_values, **listed)
     if class_names:
         _name_absent_classes(class_names, cases, part)
 
@@ -179,7 +186,7 @@ def check_inference(
         find(dataset_dir)  # raises and says what is missing
         raise InputError("the datalist is empty: there is no image to predict")
     cases = [paths(entry) for entry in images]
-    check_folders(folders, {file.parent: file for files in cases for file in files}.values())
+    check_folders(folders, _inputs([{"image": entry} for entry in images]))
     _name_unread(dataset_dir, images)
     first_of: dict[str, Path] = {}
     for files in _with_progress(cases):
@@ -187,6 +194,14 @@ def check_inference(
         if writes_images and other is not files[0]:
             raise InputError(f"the predictions of {str(other)!r} and {str(files[0])!r} would have one name; rename one")
         image_reader.check_case(files)
+
+
+def _inputs(cases: Sequence[Any]) -> list[Path]:
+    """One input file per folder, of images and labels: what is written into such a folder could replace it."""
+    entries = [case.get(key) for case in cases for key in ("image", "label")]
+    files = [file for entry in entries for file in (entry if isinstance(entry, (list, tuple)) else [entry])]
+    found = [Path(file) for file in files if isinstance(file, (str, Path))]
+    return list({path.parent: path for path in found}.values())
 
 
 def _name_unread(dataset_dir: str, images: Sequence[Any]) -> None:

@@ -54,7 +54,7 @@ def volume_writer(*, output_ext: str) -> Any:
     Args:
         output_ext: ".nii.gz", ".nii", or another that MONAI knows.
     """
-    from monai.data import NibabelWriter
+    from monai.data import ImageWriter, NibabelWriter
 
     class VolumeWriter(NibabelWriter):
         data_obj: Any
@@ -66,8 +66,9 @@ def volume_writer(*, output_ext: str) -> Any:
             self.data_obj, self.channel_dim = self.data_obj.reshape(self.data_obj.shape[:3]), None
 
         def write(self, filename: Any, verbose: bool = False, **kwargs: Any) -> None:
+            ImageWriter.write(self, filename, verbose=verbose)  # the log names the file itself
             with written_whole(Path(filename)) as partial:
-                super().write(partial, verbose, **kwargs)
+                super().write(partial, verbose=False, **kwargs)
 
     return VolumeWriter if output_ext.lower() in NIFTI else None
 

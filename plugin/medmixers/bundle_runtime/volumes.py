@@ -24,15 +24,19 @@ def read_paths(data: Any) -> list[Path]:
     return [Path(path) for path in ([data] if isinstance(data, (str, Path)) else data)]
 
 
-def load_volume(path: Path) -> Loaded:
+def load_volume(path: Path, *, channels_last: bool = False) -> Loaded:
     """Voxels and metadata of an image: NIfTI as `medmixers dataset check` reads it, other formats as MONAI does.
+
+    Args:
+        path: the file.
+        channels_last: as :func:`medmixers.datasets.image_files.read_image` has it.
 
     Raises:
         InputError: a damaged file; NaN, infinity, or a volume of zeros.
     """
     if path.name.lower().endswith(NIFTI):
-        volume = read_any(path)
-        loaded = volume.data, metadata(volume.shape, volume.world)
+        volume = read_any(path, channels_last=channels_last)
+        loaded = volume.data, metadata(volume.shape, volume.world, has_channels=volume.components > 1)
     else:
         loaded = load_by_monai(path)
         volume = Volume(loaded[0].shape, loaded[1][MetaKeys.AFFINE], data=loaded[0])

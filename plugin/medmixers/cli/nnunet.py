@@ -80,7 +80,7 @@ class NnUNet:
                 **options,
             )
 
-    def portable(self, model: str, out: str | None = None) -> str:
+    def portable(self, model: str, out: str | None = None, checkpoint: str = "checkpoint_final.pth") -> str:
         """Copy a trained model so that it predicts without nnUNet_extTrainer.
 
         The copy is kept only if it predicts the same bytes for a synthetic image.
@@ -88,6 +88,7 @@ class NnUNet:
         Args:
             model: folder TRAINER__PLANS__CONFIGURATION in nnUNet_results.
             out: folder to write, which must not exist; by default MODEL_portable in the working directory.
+            checkpoint: file name of the weights in each fold, such as checkpoint_best.pth.
 
         Example:
             medmixers nnunet portable MODEL --out shared_model
@@ -96,9 +97,9 @@ class NnUNet:
             announce("load torch and nnU-Net")
             from medmixers.nnunet.portable import make_portable
 
-            return make_portable(model, out=out, announce=announce)
+            return make_portable(model, out=out, checkpoint=checkpoint, announce=announce)
 
-    def to_bundle(self, model: str, out: str) -> str:
+    def to_bundle(self, model: str, out: str, checkpoint: str = "checkpoint_final.pth") -> str:
         """Write a MONAI Bundle that predicts as nnUNetv2_predict does.
 
         The model may be ours or a stock one.
@@ -106,6 +107,7 @@ class NnUNet:
         Args:
             model: folder TRAINER__PLANS__CONFIGURATION in nnUNet_results.
             out: folder to write, which must not exist; its last part is the bundle's name.
+            checkpoint: file name of the weights in each fold, such as checkpoint_best.pth.
 
         Example:
             medmixers nnunet to_bundle MODEL --out my_bundle
@@ -114,7 +116,7 @@ class NnUNet:
             announce("load torch and nnU-Net")
             from medmixers.nnunet.bundle import write_nnunet_bundle
 
-            return write_nnunet_bundle(model, out=out, announce=announce)
+            return write_nnunet_bundle(model, out=out, checkpoint=checkpoint, announce=announce)
 
     def doctor(self) -> None:
         """Check versions, folders, variables, trainers and the device.

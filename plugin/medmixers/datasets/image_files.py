@@ -48,13 +48,18 @@ def check_geometry(path: Path, volume: Volume, other_path: Path, other: Volume) 
         )
 
 
-def read_image(path: Path, *, whole: bool = True) -> Volume:
+def read_image(path: Path, *, whole: bool = True, channels_last: bool = False) -> Volume:
     """Read an image file, or only its header.
 
     Raises InputError for a file that is damaged, has other than real numbers, holds NaN, infinity or what is infinite
     in single precision, or is a volume of zeros.
+
+    Args:
+        path: of the file.
+        whole: read the voxels too.
+        channels_last: take the last of four axes as components; else four axes are refused.
     """
-    volume = read_any(path, whole=whole)
+    volume = read_any(path, whole=whole, channels_last=channels_last)
     if whole:
         check_voxels(path, volume)
     return volume
@@ -76,10 +81,10 @@ def check_voxels(path: Path, volume: Volume) -> None:
         raise InputError(f"{path} is 0 in all of its {data.size} voxels")
 
 
-def read_any(path: Path, *, whole: bool = True) -> Volume:
+def read_any(path: Path, *, whole: bool = True, channels_last: bool = False) -> Volume:
     """Read NIfTI through nibabel, which reads sheared affines too, pictures through Pillow, others through ITK.
 
-    NaN and infinity pass.
+    NaN and infinity pass. The arguments are those of :func:`read_image`.
     """
     try:
         if path.name.lower().endswith(NIFTI):
@@ -91,6 +96,8 @@ def read_any(path: Path, *, whole: bool = True) -> Volume:
         raise
     except Exception as error:  # a damaged file may raise anything: readers follow its bytes
         raise InputError(f"{path} cannot be read: {first_line(error)}") from error
+    if channels_last and len(volume.shape) == 4:
+        volume = volume._replace(shape=volume.shape[:3], components=volume.shape[3])
     if len(volume.shape) not in (2, 3):
         raise InputError(f"{path} has {len(volume.shape)} axes {volume.shape}; each file is one 2D or 3D channel")
     if volume.data.dtype.kind not in "biuf":

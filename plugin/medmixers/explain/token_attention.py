@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from medmixers.errors import InputError
 from medmixers.layers.sizes import INTERPOLATIONS, crop, per_axis
-from medmixers.networks.token_unet import TokenPooling
 from medmixers.variants import NETWORKS
 
 
@@ -28,7 +27,8 @@ def record_token_attention(network: nn.Module) -> Iterator[list[Tensor]]:
     Raises:
         InputError: the network has no tokens.
     """
-    learners = [module for module in network.modules() if isinstance(module, TokenPooling)]
+    # By name: an unpacked bundle brings its own copy of the class.
+    learners = [module for module in network.modules() if "TokenPooling" in [k.__name__ for k in type(module).__mro__]]
     if not learners:
         names = ", ".join(sorted(name for name, row in NETWORKS.items() if row.has_tokens))
         raise InputError(

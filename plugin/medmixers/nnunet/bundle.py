@@ -38,19 +38,22 @@ from medmixers.bundles.render.text import readable_json, render_markdown
 from medmixers.checkpoints import matching_weights
 from medmixers.errors import ExistingFileError, InputError, MissingFileError
 from medmixers.files import refuse_overwriting_inputs, written_whole
-from medmixers.nnunet.trained import TrainedModel, external_trainers, load_checkpoint, read_trained_model
+from medmixers.nnunet.trained import CHECKPOINT, TrainedModel, external_trainers, load_checkpoint, read_trained_model
 from medmixers.progress import Announce, silent
 from medmixers.tasks.texts import check_config_text
 
 INFERENCE = "nnunet_inference"
 
 
-def write_nnunet_bundle(folder: str | Path, *, out: str | Path, announce: Announce = silent) -> str:
+def write_nnunet_bundle(
+    folder: str | Path, *, out: str | Path, checkpoint: str = CHECKPOINT, announce: Announce = silent
+) -> str:
     """Write the bundle of a trained model: configs, flat weights of all folds, LICENSE, docs/README.md.
 
     Args:
         folder: the model, ``.../TRAINER__PLANS__CONFIGURATION``.
         out: the bundle's folder, which must not exist; its last part is the bundle's name.
+        checkpoint: file name of the weights in each fold.
         announce: called with the name of each step.
 
     Returns:
@@ -68,7 +71,7 @@ def write_nnunet_bundle(folder: str | Path, *, out: str | Path, announce: Announ
         raise ExistingFileError(f"{target} exists: give another folder with -o, or move it away")
     refuse_overwriting_inputs(target, [folder])
     announce("read the model")
-    model = read_trained_model(folder)
+    model = read_trained_model(folder, checkpoint=checkpoint)
     _check_texts(model)
     network = _network_def(model)
     licence = distribution("medmixers").read_text("licenses/LICENSE")

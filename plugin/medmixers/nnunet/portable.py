@@ -13,14 +13,20 @@ import torch
 from medmixers.errors import ExistingFileError, InputError, joined_lines
 from medmixers.files import refuse_overwriting_inputs, written_whole
 from medmixers.nnunet.environment import trainer_path
-from medmixers.nnunet.trained import TrainedModel, external_trainers, load_checkpoint, read_trained_model
+from medmixers.nnunet.trained import CHECKPOINT, TrainedModel, external_trainers, load_checkpoint, read_trained_model
 from medmixers.progress import Announce, silent
 
 # Optional files of a model that nnUNetv2_export_model_to_zip copies too.
 EXTRAS = ("dataset_fingerprint.json", "crossval_results_*/postprocessing.pkl", "crossval_results_*/postprocessing.json")
 
 
-def make_portable(folder: str | Path, *, out: str | Path | None = None, announce: Announce = silent) -> str:
+def make_portable(
+    folder: str | Path,
+    *,
+    out: str | Path | None = None,
+    checkpoint: str = CHECKPOINT,
+    announce: Announce = silent,
+) -> str:
     """Copy a trained model to a folder that ``nnUNetv2_predict_from_modelfolder`` takes without any variable.
 
     The copied checkpoints name nnU-Net's own trainer and keep only what prediction reads; training cannot resume from
@@ -30,6 +36,7 @@ def make_portable(folder: str | Path, *, out: str | Path | None = None, announce
     Args:
         folder: the model, ``.../TRAINER__PLANS__CONFIGURATION``.
         out: the new folder; by default MODEL_portable in the working directory.
+        checkpoint: file name of the weights in each fold; in the copy they are checkpoint_final.pth.
         announce: called with the name of each step.
 
     Returns:
@@ -45,7 +52,7 @@ def make_portable(folder: str | Path, *, out: str | Path | None = None, announce
         raise ExistingFileError(f"{target} exists: give another folder with -o, or move it away")
     refuse_overwriting_inputs(target, [folder])
     announce("read the model")
-    model = read_trained_model(folder)
+    model = read_trained_model(folder, checkpoint=checkpoint)
     with written_whole(target) as partial:
         announce("copy the weights")
         sizes = _copy(model, partial)
@@ -71,7 +78,7 @@ def _copy(model: TrainedModel, target: Path) -> tuple[int, int]:
     before = after = 0
     for fold in model.folds:
         source = model.checkpoint_file(fold)
-        file = target / source.relative_to(model.folder)
+        file = target / source.parent.name / CHECKPOINT  # the name that nnU-Net's commands look for
         file.parent.mkdir()
         saved = load_checkpoint(source)
         kept = {
@@ -88,9 +95,9 @@ def _copy(model: TrainedModel, target: Path) -> tuple[int, int]:
 
 def _check_same(model: TrainedModel, copy: Path, announce: Announce) -> None:
     announce("predict a synthetic image with the model")
-    expected = _predict_synthetic_image(model.folder, model.folds, trainers=trainer_path())
+    expected = _predict_synthetic_image(model.folder, model.folds, model.checkpoint, trainers=trainer_path())
     announce("predict it with the copy")
-    given = _predict_synthetic_image(copy, model.folds, trainers=None)
+    given = _predict_synthetic_image(copy, model.folds, CHECKPOINT, trainers=None)
     for what, value in expected.items():
         if given[what] != value:
             raise InputError(
@@ -98,7 +105,9 @@ def _check_same(model: TrainedModel, copy: Path, announce: Announce) -> None:
             )
 
 
-def _predict_synthetic_image(folder: Path, folds: tuple[str, ...], *, trainers: str | None) -> dict[str, Any]:
+def _predict_synthetic_image(
+    folder: Path, folds: tuple[str, ...], checkpoint: str, *, trainers: str | None
+) -> dict[str, Any]:
     """Prediction of nnU-Net's predictor for an image of one tile: mirror axes, segmentation and probabilities."""
     with external_trainers(trainers):
         from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -107,7 +116,7 @@ def _predict_synthetic_image(folder: Path, folds: tuple[str, ...], *, trainers: 
             use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
         )
         try:
-            predictor.initialize_from_trained_model_folder(str(folder), folds)
+            predictor.initialize_from_trained_model_folder(str(folder), folds, checkpoint)
             image, properties, previous = _synthetic_case(predictor)
             segmentation, probabilities = predictor.predict_single_npy_array(image, properties, previous, None, True)
         except (RuntimeError, AssertionError) as error:  # weights of another network, infinite logits

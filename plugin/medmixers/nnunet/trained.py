@@ -26,10 +26,11 @@ class TrainedModel:
         folder: it holds plans.json, dataset.json and fold_X.
         plans: content of plans.json.
         dataset: content of dataset.json.
-        folds: names of the folds that are trained to the end, as "0" or "all".
+        folds: names of the folds that have these weights, as "0" or "all".
         trainer: class name.
         configuration: of the plans.
         mirror_axes: axes that prediction may mirror, None for none; nnU-Net takes those of the first fold for all.
+        checkpoint: file name of the weights in each fold.
     """
 
     folder: Path
@@ -39,14 +40,19 @@ class TrainedModel:
     trainer: str
     configuration: str
     mirror_axes: tuple[int, ...] | None
+    checkpoint: str = CHECKPOINT
 
     def checkpoint_file(self, fold: str) -> Path:
         """The fold's weights."""
-        return self.folder / f"fold_{fold}" / CHECKPOINT
+        return self.folder / f"fold_{fold}" / self.checkpoint
 
 
-def read_trained_model(folder: str | Path) -> TrainedModel:
+def read_trained_model(folder: str | Path, *, checkpoint: str = CHECKPOINT) -> TrainedModel:
     """Read a model folder whose plans describe its network. No code from its checkpoints is run.
+
+    Args:
+        folder: the model.
+        checkpoint: file name of the weights in each fold, such as checkpoint_best.pth.
 
     Raises:
         MissingFileError: no trained model is there.
@@ -56,13 +62,13 @@ def read_trained_model(folder: str | Path) -> TrainedModel:
     for name in ("plans.json", "dataset.json"):
         if not (folder / name).is_file():
             raise MissingFileError(f"{folder} is not a trained nnU-Net model: it has no {name}")
-    files = sorted(folder.glob(f"fold_*/{CHECKPOINT}"))
+    files = sorted(file for file in folder.glob("fold_*/*.pth") if file.name == checkpoint)
     if not files:
-        raise MissingFileError(f"{folder} has no fold_X/{CHECKPOINT}: no fold is trained to the end")
+        raise MissingFileError(f"{folder} has no fold_X/{checkpoint}{_other_checkpoints(folder, checkpoint)}")
     folds = tuple(file.parent.name.removeprefix("fold_") for file in files)
     if len(folds) > 1:  # as in nnU-Net: the model of all cases is not in the ensemble of the folds
         folds = tuple(fold for fold in folds if fold != "all")
-    saved = load_checkpoint(folder / f"fold_{folds[0]}" / CHECKPOINT)
+    saved = load_checkpoint(folder / f"fold_{folds[0]}" / checkpoint)
     axes = saved.get("inference_allowed_mirroring_axes")
     _check_trainer(folder, saved["trainer_name"])
     return TrainedModel(
@@ -73,7 +79,15 @@ def read_trained_model(folder: str | Path) -> TrainedModel:
         trainer=saved["trainer_name"],
         configuration=saved["init_args"]["configuration"],
         mirror_axes=None if axes is None else tuple(map(int, axes)),
+        checkpoint=checkpoint,
     )
+
+
+def _other_checkpoints(folder: Path, checkpoint: str) -> str:
+    """What to do where no fold has the weights that were asked for."""
+    names = sorted({file.name for file in folder.glob("fold_*/*.pth")})
+    reason = ": no fold is trained to the end" if checkpoint == CHECKPOINT else ""
+    return f"{reason}; there are: {', '.join(f'--checkpoint {name}' for name in names)}" if names else reason
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:

@@ -32,7 +32,6 @@ ONE_BY_ONE: Config = {
     "shuffle": False,
     "num_workers": "@num_workers",
 }
-STATS: Config = {"_target_": "StatsHandler", "iteration_log": False}
 ONE_LINE_ERRORS: Config = {"_target_": f"{RUNTIME}.loading.OneLineErrors", "_requires_": "@find_package"}
 EVALUATOR: Config = {
     "_target_": "SupervisedEvaluator",
@@ -49,6 +48,9 @@ CUDNN = "$setattr(torch.backends.cudnn, 'benchmark', True)"
 def ours(target: str, **arguments: Any) -> Config:
     """A component of ``bundle_runtime``, found in the bundle's copy of the package or in the installation."""
     return {"_target_": f"{RUNTIME}.{target}", "_requires_": "@find_package", **arguments}
+
+
+STATS = ours("handlers.Stats", iteration_log=False)
 
 
 def function(target: str, **arguments: Any) -> Config:

@@ -201,7 +201,7 @@ def _train_handlers(kind: BundleKind) -> list[Config]:
             patience="@patience",
             _disabled_="$not @early_stop",
         ),
-        {"_target_": "StatsHandler", **logged, **FIRST_RANK_ONLY},
+        ours("handlers.Stats", **logged, **FIRST_RANK_ONLY),
         {"_target_": "TensorBoardStatsHandler", "log_dir": "@output_dir", **logged, **FIRST_RANK_ONLY},
         ours(
             "handlers.TrainingState",

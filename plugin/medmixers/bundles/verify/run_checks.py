@@ -137,7 +137,9 @@ def check_exports(subject: Subject) -> str:
     network, image = _with_weights(subject), torch.rand(subject.example_shape)
     exported = subject.scratch / "exported"
     exported.mkdir(exist_ok=True)
-    options = ("--ckpt_file", str(subject.weights), "--use_trace", "True", "--bundle_root", str(subject.root))
+    # As the README of a model zoo has it; stock networks of nnU-Net cannot be scripted.
+    trace = ("--use_trace", "True") if subject.is_of_nnunet else ()
+    options = ("--ckpt_file", str(subject.weights), *trace, "--bundle_root", str(subject.root))
     _export_command(subject, "ckpt_export", "--filepath", str(exported / "model.ts"), *options)
     if find_spec("onnx") and find_spec("onnxscript"):
         _export_command(subject, "onnx_export", "--filepath", str(exported / "model.onnx"), *options)
