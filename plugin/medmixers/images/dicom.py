@@ -54,6 +54,13 @@ def is_dicom(file: Path) -> bool:
         return content.read(132)[128:] == b"DICM"
 
 
+def patient_id(file: Path) -> str | None:
+    """PatientID of a DICOM file; None where it is empty, or where the file is not DICOM."""
+    if not is_dicom(file):
+        return None
+    return str(_header(file, ("PatientID",)).get("PatientID") or "").strip() or None
+
+
 def series_in(files: Sequence[Path]) -> dict[str, list[Path]]:
     """SeriesInstanceUID -> its files."""
     found: dict[str, list[Path]] = {}
