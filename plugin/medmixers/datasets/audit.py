@@ -158,6 +158,7 @@ class _Look:
                 [] if voxels.label is None else [voxels.label.data],
                 {label: (counts or {}).get(value, 0) for value, label in self._labels.items()},
                 with_thumbnail=drawn,
+                white=255 if voxels.images[0].data.dtype == np.uint8 and len(voxels.images[0].shape) == 2 else None,
             )
         )
 

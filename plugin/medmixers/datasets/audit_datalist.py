@@ -136,6 +136,7 @@ class _Look:
                 masks,
                 {f"mask {number}": int(np.count_nonzero(mask)) for number, mask in enumerate(masks, start=1)},
                 with_thumbnail=bool(self._every) and len(self.facts) % self._every == 0,
+                white=255 if path.name.lower().endswith(PICTURES) else None,
             )
         )
 

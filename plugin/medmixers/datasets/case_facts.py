@@ -19,7 +19,8 @@ from medmixers.images.pictures import PICTURES
 
 Array = NDArray[Any]
 SAMPLE = 1_000_000  # voxels per channel that the intensities are estimated from
-HASH_SIZE, RESIZED = 16, 64  # pixels; of pHash: low frequencies per axis, of a picture of this size
+HASH_SIZE, RESIZED = 8, 32  # of pHash: low frequencies per axis, of a picture of this size in pixels
+SMALL = 16  # pixels per axis of the small version of a picture
 BLOCKS = 8  # per axis of a volume
 LEAST = 4  # pixels or voxels per axis, below which cases are not compared by a hash
 CUBIC_MM_PER_ML = 1000
@@ -132,7 +133,7 @@ def block_means(data: Array) -> Array | None:
 def perceptual_hash(grey: Array) -> tuple[Array | None, Array]:
     """pHash of a picture (H, W) and its small version.
 
-    As of the package ImageHash, with 256 bits: which low frequencies of the cosine transform are above their median.
+    As of the package ImageHash, with 64 bits: which low frequencies of the cosine transform are above their median.
     Returns None for a constant or tiny picture.
     """
     from PIL import Image
@@ -144,7 +145,7 @@ def perceptual_hash(grey: Array) -> tuple[Array | None, Array]:
     picture = Image.fromarray(np.rint((grey - low) * (255 / (high - low))).astype(np.uint8))
     wave = dctn(np.asarray(picture.resize((RESIZED, RESIZED), Image.Resampling.LANCZOS), np.float64))
     wave = wave[:HASH_SIZE, :HASH_SIZE]
-    small = np.asarray(picture.resize((HASH_SIZE, HASH_SIZE), Image.Resampling.LANCZOS), np.float64)
+    small = np.asarray(picture.resize((SMALL, SMALL), Image.Resampling.LANCZOS), np.float64)
     return (wave > np.median(wave)).ravel(), np.empty(0) if (found := standardised(small.ravel())) is None else found
 
 
@@ -171,6 +172,7 @@ def facts_of(
     counts: Mapping[str, int],
     *,
     with_thumbnail: bool,
+    white: float | None = None,
 ) -> CaseFacts:
     """Facts of a case while its voxels are in memory.
 
@@ -182,6 +184,7 @@ def facts_of(
         labels: one map of label values, or several masks.
         counts: label name -> voxels.
         with_thumbnail: draw one.
+        white: value of white that it shows, as of :func:`~medmixers.datasets.thumbnails.thumbnail`.
     """
     is_volume = len(image.shape) == 3
     spacing = () if path.name.lower().endswith(PICTURES) else spacing_of(image)
@@ -207,5 +210,5 @@ def facts_of(
         share,
         pixels,
         label_volumes(counts, image.shape, spacing),
-        thumbnail(shown, shown_spacing, drawn) if with_thumbnail else None,
+        thumbnail(shown, shown_spacing, drawn, white=white) if with_thumbnail else None,
     )

@@ -12,7 +12,7 @@ from medmixers import pages
 from medmixers.datasets.audit import AuditReport
 from medmixers.datasets.audit_datalist import DatalistReport
 from medmixers.datasets.case_facts import CaseFacts
-from medmixers.datasets.findings import MOST_SCORE, Finding, Measure, measures
+from medmixers.datasets.findings import MOST_SCORE, SHOWN, Finding, Measure, measures
 from medmixers.datasets.split_rule import PARTS
 from medmixers.errors import InputError
 from medmixers.files import refuse_overwriting_inputs, written_whole
@@ -48,7 +48,7 @@ class Histogram:
 
 
 def check_place(page: str | Path, folder: str | Path) -> Path:
-    """Path of the page. InputError: it does not end with .html, is a folder, or lies where the data set's images are."""
+    """Path of the page. InputError: it does not end with .html, is a folder, or lies among the images."""
     path = Path(page)
     if path.suffix.lower() not in ENDINGS:
         raise InputError(f"--report must name a file that ends with .html, got {str(page)!r}")
@@ -67,7 +67,8 @@ def write_page(report: AuditReport | DatalistReport, page: Path) -> None:
         "lines": [line for line in str(report).splitlines()[1:] if not line.startswith("note: ")],
         "notes": report.notes,
         "findings": [(KINDS[each.kind], each.text, _listed(each.cases)) for each in report.findings],
-        "histograms": [histogram(each) for each in compared],
+        "histograms": [histogram(each) for each in compared if not is_constant(each)],
+        "constant": [f"{each.name}: {next(iter(each.values.values())):.4g}" for each in compared if is_constant(each)],
         "outliers": outlier_rows(compared),
         "parts": {part: [each for each in chosen if each.part == part] for part in PARTS},
         "total": {part: sum(each.part == part for each in report.facts) for part in PARTS},
@@ -95,13 +96,17 @@ def choose(facts: Sequence[CaseFacts], findings: Sequence[Finding], most: int = 
     return [each for each in drawn if each.name in kept]
 
 
+def is_constant(measure: Measure) -> bool:
+    """Whether all cases have one value."""
+    return len(set(measure.values.values())) == 1
+
+
 def histogram(measure: Measure) -> Histogram:
     """Bars of a measure, over a logarithmic axis where it is compared so."""
     values = np.array(list(measure.values.values()), float)
     far = measure.outliers()
     ends = np.log(values) if measure.is_ratio else values
-    edges = np.histogram_bin_edges(ends, BARS) if np.ptp(ends) > 0 else np.array([ends[0] - 0.5, ends[0] + 0.5])
-    counts, _ = np.histogram(ends, edges)
+    counts, edges = np.histogram(ends, BARS)
     names = list(measure.values)
     usual, _ = np.histogram([end for end, name in zip(ends, names, strict=True) if name not in far], edges)
     wide = WIDTH / len(counts)
@@ -137,5 +142,8 @@ def _legend(report: AuditReport | DatalistReport) -> Mapping[str, str]:
 
 
 def _listed(names: Sequence[str], most: int = 12) -> str:
+    """Names of cases, if there are more than a line of findings shows."""
+    if len(names) <= SHOWN:
+        return ""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,9 @@ from medmixers.datasets.split_rule import PARTS
 
 Array = NDArray[Any]
 # Measured: copies of a picture (JPEG of quality 50, half the size, brighter, noise of 4 grey levels) differ in at most
-# 16 of the 256 bits of pHash and correlate by 0.996. Different pictures of one kind differ in 32 bits or more.
-MOST_BITS = 16
-LEAST_CORRELATION = 0.99
+# 6 of the 64 bits of pHash and correlate by 0.996. Different pictures of one kind correlate by at most 0.988.
+MOST_BITS = 6
+LEAST_CORRELATION = 0.995
 SAME_BLOCKS = 0.01  # standard deviations: two volumes are copies where no block mean differs by more
 LEAST_CASES = 5  # for outliers
 MOST_SCORE = 3.5  # of modified z-scores, as Iglewicz and Hoaglin (1993) recommend
@@ -56,14 +56,20 @@ class Measure:
     is_ratio: bool
 
     def scores(self) -> dict[str, float]:
-        """Case -> modified z-score, 0.6745 (x - median) / MAD; none for fewer than five cases."""
+        """Case -> modified z-score; none for fewer than five cases.
+
+        0.6745 (x - median) / MAD. Where half of the cases or more are equal, MAD is 0. The score is then (x - median) /
+        (1.2533 x mean absolute deviation).
+        """
         if len(self.values) < LEAST_CASES:
             return {}
         numbers = np.array(list(self.values.values()), float)
         compared = np.log(numbers) if self.is_ratio else numbers
         middle = np.median(compared)
         least = LEAST_SPREAD if self.is_ratio else LEAST_SPREAD * float(np.median(np.abs(numbers)))
-        spread = max(float(np.median(np.abs(compared - middle))), least, np.finfo(float).tiny)
+        away = np.abs(compared - middle)
+        spread = float(np.median(away)) or 0.8453 * float(away.mean())
+        spread = max(spread, least, np.finfo(float).tiny)
         return dict(zip(self.values, (0.6745 * (compared - middle) / spread).tolist(), strict=True))
 
     def outliers(self) -> dict[str, float]:
@@ -88,7 +94,7 @@ def copies(facts: Sequence[CaseFacts], keeping: str) -> Iterator[Finding]:
     for i, root in enumerate(_components(len(facts), _pairs_of_copies(facts))):
         groups[root].append(facts[i])
     found = [group for group in groups.values() if len(group) > 1]
-    yield from _divided("copies", found, lambda group: "near-identical images", keeping)
+    yield from _divided("copies", found, ("near-identical images", "group"), keeping)
 
 
 def patients(facts: Sequence[CaseFacts], keeping: str) -> Iterator[Finding]:
@@ -99,22 +105,21 @@ def patients(facts: Sequence[CaseFacts], keeping: str) -> Iterator[Finding]:
             groups[each.patient].append(each)
     # what more than half of the cases share is a word of the data set
     found = [group for group in groups.values() if 1 < len(group) <= max(2, len(facts) / 2)]
-    yield from _divided("patient", found, lambda group: f"cases of patient {group[0].patient!r}", keeping)
+    yield from _divided("patient", found, ("cases of one patient, by names or DICOM,", "patient"), keeping)
 
 
 def _divided(
-    kind: str, groups: Sequence[Sequence[CaseFacts]], words: Callable[[Sequence[CaseFacts]], str], keeping: str
+    kind: str, groups: Sequence[Sequence[CaseFacts]], words: tuple[str, str], keeping: str
 ) -> Iterator[Finding]:
     """A line about the groups in several parts, and one about those that lie in one part and may be divided."""
     across = [group for group in groups if len({each.part for each in group}) > 1]
     within = [group for group in groups if group not in across and len({each.unit for each in group}) > 1]
-    for chosen, where in ((across, "in two parts, so that scores are too good"), (within, keeping)):
+    for chosen, where in ((across, "in two parts, which makes scores too good"), (within, keeping)):
         if chosen:
-            example = _apart(chosen[0])
-            shown = " and ".join(f"{each.name} ({each.part})" for each in example)
-            count = "1 group" if len(chosen) == 1 else f"{len(chosen)} groups"
+            shown = " and ".join(f"{each.name} ({each.part})" for each in _apart(chosen[0]))
+            count = f"{len(chosen)} such {words[1]}" + ("s" if len(chosen) > 1 else "")
             names = tuple(each.name for group in chosen for each in group)
-            yield Finding(kind, f"{count} of {words(chosen[0])} {where}: {shown}", names)
+            yield Finding(kind, f"{words[0]} {where}: {shown}; {count}", names)
 
 
 def _apart(group: Sequence[CaseFacts]) -> list[CaseFacts]:
@@ -132,7 +137,7 @@ def _pairs_of_copies(facts: Sequence[CaseFacts]) -> Iterator[tuple[int, int]]:
     for (is_picture, _), places in kinds.items():
         rows = np.stack([facts[i].share for i in places]).astype(np.float32)
         if is_picture:
-            rows = 2 * rows - 1  # then the scalar product is 256 - 2 x the number of different bits
+            rows = 2 * rows - 1  # then the scalar product is 64 - 2 x the number of different bits
         least = rows.shape[1] - 2 * MOST_BITS if is_picture else (1 - SAME_BLOCKS) * rows.shape[1]
         same = _same_picture if is_picture else _same_volume
         for start in range(0, len(rows), ROWS):
@@ -178,7 +183,7 @@ def measures(facts: Sequence[CaseFacts]) -> list[Measure]:
     for each in facts:
         for axis, spacing in zip("xyz", each.spacing, strict=False):
             add(f"spacing along {axis} (mm)", each.name, spacing, True)
-        for axis, extent in zip("xyz", each.size, strict=True):
+        for axis, extent in zip("xyz", each.size, strict=False):
             add(f"size along {axis} (voxels)", each.name, extent, True)
         for channel, (mean, high) in each.intensity.items():
             add(f"mean of {channel}", each.name, mean, False)

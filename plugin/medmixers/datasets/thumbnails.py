@@ -23,7 +23,9 @@ class Thumbnail(NamedTuple):
     words: str
 
 
-def thumbnail(data: Array, spacing: Sequence[float], labels: Sequence[Array]) -> Thumbnail:
+def thumbnail(
+    data: Array, spacing: Sequence[float], labels: Sequence[Array], *, white: float | None = None
+) -> Thumbnail:
     """Draw a case.
 
     A volume shows its middle slice across its longest voxel edge, or across z. Where that slice has no label and
@@ -33,10 +35,11 @@ def thumbnail(data: Array, spacing: Sequence[float], labels: Sequence[Array]) ->
         data: (X, Y, Z) from left, posterior and inferior, or (X, Y) or (X, Y, 3).
         spacing: millimetres per axis; empty for pictures, whose Y counts downwards.
         labels: one map of label values, or several masks, on the grid of the data.
+        white: value of white, 0 being black; None shows the 0.5 % percentile of the slice as black and 99.5 % as white.
     """
     if len(spacing) < 3:
         plane, masks = data.swapaxes(0, 1), [label.T for label in labels]
-        return Thumbnail(_jpeg(plane, (plane.shape[1], plane.shape[0]), masks), "")
+        return Thumbnail(_jpeg(_shown(plane, white), (plane.shape[1], plane.shape[0]), masks), "")
     across = 2 if spacing[2] >= max(spacing) * (1 - 1e-3) else int(np.argmax(spacing))
     index, words = _slice(data.shape[across], across, labels)
     first, second = (axis for axis in range(3) if axis != across)
@@ -46,7 +49,7 @@ def thumbnail(data: Array, spacing: Sequence[float], labels: Sequence[Array]) ->
     def plane_of(array: Array) -> Array:
         return np.take(array, index, axis=across)[flips].T
 
-    return Thumbnail(_jpeg(plane_of(data), size, [plane_of(label) for label in labels]), words)
+    return Thumbnail(_jpeg(_shown(plane_of(data), white), size, [plane_of(label) for label in labels]), words)
 
 
 def _slice(count: int, across: int, labels: Sequence[Array]) -> tuple[int, str]:
@@ -58,13 +61,13 @@ def _slice(count: int, across: int, labels: Sequence[Array]) -> tuple[int, str]:
     return index, f"slice {index + 1} of {count} along {'xyz'[across]}"
 
 
-def _jpeg(plane: Array, size: tuple[float, float], labels: Sequence[Array]) -> bytes:
+def _jpeg(plane: NDArray[np.uint8], size: tuple[float, float], labels: Sequence[Array]) -> bytes:
     """The plane (H, W[, 3]) at ``size`` (W, H) in any unit, enlarged or reduced, with outlines."""
     from PIL import Image
 
     scale = LONGEST / max(size)
     pixels = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-    picture = Image.fromarray(_shown(plane)).convert("RGB").resize(pixels, Image.Resampling.BICUBIC)
+    picture = Image.fromarray(plane).convert("RGB").resize(pixels, Image.Resampling.BICUBIC)
     canvas = np.array(picture)
     for number, label in enumerate(labels):
         resized = np.asarray(_nearest(label, pixels))
@@ -76,11 +79,9 @@ def _jpeg(plane: Array, size: tuple[float, float], labels: Sequence[Array]) -> b
     return content.getvalue()
 
 
-def _shown(plane: Array) -> NDArray[np.uint8]:
-    """Grey or RGB in 8 bits. Of a picture in 8 bits nothing is changed."""
-    if plane.dtype == np.uint8:
-        return plane
-    low, high = np.percentile(plane, (DARKEST, BRIGHTEST))
+def _shown(plane: Array, white: float | None) -> NDArray[np.uint8]:
+    """Grey or RGB in 8 bits."""
+    low, high = (0, white) if white is not None else np.percentile(plane, (DARKEST, BRIGHTEST))
     if high <= low:
         low, high = float(plane.min()), max(float(plane.max()), float(plane.min()) + 1)
     return np.rint(np.clip((plane.astype(np.float64) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
