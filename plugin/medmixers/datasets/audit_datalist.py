@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmixers.datasets.audit import extremes, thumbnail_step, voxels_line
-from medmixers.datasets.case_facts import CaseFacts, facts_of
+from medmixers.datasets.case_facts import CaseFacts, facts_of, grey_of
 from medmixers.datasets.datalist_format import Item, read_datalist
 from medmixers.datasets.findings import Finding, find
 from medmixers.datasets.image_files import Volume, read_any, read_image
@@ -132,7 +132,7 @@ class _Look:
                 unit,
                 path,
                 image,
-                {"brightness": image.data if image.components == 1 else image.data.mean(axis=-1)},
+                {"brightness": grey_of(image)},
                 masks,
                 {f"mask {number}": int(np.count_nonzero(mask)) for number, mask in enumerate(masks, start=1)},
                 with_thumbnail=bool(self._every) and len(self.facts) % self._every == 0,

@@ -79,15 +79,12 @@ def patient_of(name: str, file: Path) -> str | None:
     return stem.lower() if stem != name else None
 
 
-def upright(path: Path, volume: Volume) -> tuple[Array, tuple[float, ...]]:
+def upright(data: Array, turned: NDArray[np.float64], spacing: tuple[float, ...]) -> tuple[Array, tuple[float, ...]]:
     """A volume's voxels with axes from left, posterior and inferior, (X, Y, Z), and its spacing in that order.
 
     Copies that were saved in another orientation become equal. Nothing is copied.
     """
-    turned = orientation(path, volume)
-    spacing = spacing_of(volume)
-    order = np.argsort(turned[:, 0])
-    return turn(volume.data, turned), tuple(spacing[int(axis)] for axis in order)
+    return turn(data, turned), tuple(spacing[int(axis)] for axis in np.argsort(turned[:, 0]))
 
 
 def orientation(path: Path, volume: Volume) -> NDArray[np.float64]:
@@ -114,6 +111,15 @@ def intensity_of(data: Array) -> tuple[float, float]:
     """Mean and 99.5 % percentile of at most a million voxels, evenly spaced."""
     flat = data.reshape(-1)[:: max(1, data.size // SAMPLE)].astype(np.float64)
     return float(flat.mean()), float(np.percentile(flat, 99.5))
+
+
+def grey_of(image: Volume) -> Array:
+    """Voxels of an image of one component; of several, the ITU-R 601 luma of the first three, or the first one."""
+    if image.components == 1:
+        return image.data
+    if image.components == 2:
+        return np.asarray(image.data[..., 0])
+    return np.asarray(image.data[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32))
 
 
 def block_means(data: Array) -> Array | None:
@@ -188,16 +194,14 @@ def facts_of(
     """
     is_volume = len(image.shape) == 3
     spacing = () if path.name.lower().endswith(PICTURES) else spacing_of(image)
-    shown, shown_spacing, drawn = image.data, spacing, list(labels)
-    if image.components > 1:
-        shown = image.data[..., :3] if image.components >= 3 else image.data[..., 0]
+    is_colour = image.components >= 3 and not is_volume
+    shown, shown_spacing, drawn = image.data[..., :3] if is_colour else grey_of(image), spacing, list(labels)
+    plane = grey_of(image) if is_colour else shown
     if is_volume:
         turned = orientation(path, image)
-        shown, shown_spacing = upright(path, image._replace(data=shown[..., 0] if shown.ndim > 3 else shown))
+        shown, shown_spacing = upright(shown, turned, spacing)
         drawn = [turn(label, turned) for label in labels]
         plane = shown.squeeze()  # of one slice, as nnU-Net's 2D NIfTI files
-    else:
-        plane = shown.mean(axis=-1) if shown.ndim > 2 else shown
     share, pixels = perceptual_hash(plane) if plane.ndim == 2 else (block_means(shown), np.empty(0))
     return CaseFacts(
         name,
