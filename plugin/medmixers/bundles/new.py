@@ -41,7 +41,7 @@ def new_bundle(
             FileExistsError: the bundle's folder exists.
     """
     spec = load_task(task) if str(task).endswith((".yaml", ".yml")) else TASKS[task]
-    row = _row(spec, network, mixer, recipe or _recipe(spec))
+    row = _row(spec, network, mixer, recipe or default_recipe(spec))
     return write_bundle(row, Path(out))
 
 
@@ -60,7 +60,8 @@ def write_bundle(row: BundleRow, out: Path) -> Path:
     return target
 
 
-def _recipe(task: TaskSpec) -> str:
+def default_recipe(task: TaskSpec) -> str:
+    """The recipe of a task's bundles where none is given."""
     if task.task == "classification":
         return "keuth2025_classification"
     if task.image_size is not None:

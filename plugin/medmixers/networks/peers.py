@@ -73,9 +73,7 @@ def _monai(network: str) -> tuple[Callable[..., nn.Module], dict[str, inspect.Pa
     names = [next((name for name in each if name in parameters), "") for each in GIVEN]
     taken = {*names, *HIDDEN, SIZE, "image_size"}
     kinds = inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL
-    options = {
-        key: _option(each) for key, each in parameters.items() if key not in taken and each.kind not in kinds
-    }
+    options = {key: _option(each) for key, each in parameters.items() if key not in taken and each.kind not in kinds}
     segments, sized = NETWORKS[f"monai:{network}"].task == "segmentation", SIZE in parameters
 
     def build(spatial_dims: int, in_channels: int, out_channels: int, **chosen: Any) -> nn.Module:

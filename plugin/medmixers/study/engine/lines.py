@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from medmixers.errors import InputError, MissingFileError, joined_lines
+from medmixers.errors import FaultsError, InputError, MissingFileError, joined_lines
 from medmixers.registry import valid_names
 from medmixers.tasks.from_yaml import MOST_BYTES, PlainLoader
 
@@ -43,11 +43,7 @@ class Faults:
         """Raise one InputError with a line per fault, in the order of the file."""
         if self.found:
             listed = "".join(f"\n  line {line}: {message}" for line, message in sorted(self.found))
-            raise StudyFileError(f"{self.path}:{listed}")
-
-
-class StudyFileError(InputError):
-    """Faults of a study's file, one line each."""
+            raise FaultsError(f"{self.path}:{listed}")
 
 
 def load_with_lines(path: str | Path) -> tuple[Any, Faults]:

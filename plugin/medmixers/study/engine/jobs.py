@@ -1,0 +1,298 @@
+"""One job of a study: prepare a data set, or train, predict and score one entry with one seed.
+
+The same idempotent command runs it everywhere: ``medmixers study job STUDY ID``. Finished stages are skipped, an
+unfinished training goes on from its checkpoint, and a job that another process holds is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from medmixers.errors import InputError
+from medmixers.registry import valid_names
+from medmixers.study.engine.records import (
+    FAILED,
+    LOG,
+    PREPARE,
+    STAGES,
+    is_done,
+    locked,
+    now_text,
+    prepared_dataset,
+    read_plan,
+    run_folder,
+    write_json,
+    write_record,
+)
+
+REQUEUE = 75  # exit status of a job that was ended and may go on
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class Ended(BaseException):
+    """The job was told to end; it goes on when it is started again."""
+
+
+class JobFailed(InputError):
+    """A command of the job ended with an error."""
+
+
+@dataclass
+class Job:
+    """What a world needs for one job.
+
+    Args:
+        study: the study's folder.
+        plan: content of plan.json.
+        name: of the job.
+        dataset: its row of the plan.
+        run: the training's row of the plan; None for a preparation.
+        entry: the training's entry; None for a preparation.
+        device: "cuda:0", "cpu", "mps", or "auto" for what torch finds.
+        lock: descriptor of the lock, which the job's commands inherit.
+    """
+
+    study: Path
+    plan: Mapping[str, Any]
+    name: str
+    dataset: dict[str, Any]
+    run: dict[str, Any] | None
+    entry: dict[str, Any] | None
+    device: str
+    lock: int = -1
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the job."""
+        return run_folder(self.study, self.name)
+
+    @property
+    def parts(self) -> dict[str, list[str]]:
+        """Training, validation and test cases of the run."""
+        assert self.run is not None
+        key = "test" if self.run["fold"] is None else str(self.run["fold"])
+        return dict(self.dataset["parts"][key])
+
+    @property
+    def device_type(self) -> str:
+        """ "cuda", "cpu" or "mps"."""
+        if self.device != "auto":
+            return self.device.partition(":")[0]
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    def inputs(self, stage: str) -> dict[str, Any]:
+        """What a stage is made from."""
+        dataset = {key: self.dataset.get(key) for key in ("name", "world", "fingerprint", "training", "configuration")}
+        shared = {"dataset": dataset, "versions": self.plan["versions"], "commit": self.plan["commit"]}
+        if self.run is None or self.entry is None:
+            return {**shared, "stage": stage}
+        entry = {key: self.entry[key] for key in ("name", "what")}
+        return {**shared, "stage": stage, "entry": entry, "seed": self.run["seed"], "fold": self.run["fold"]}
+
+    def command(self, *words: str | Path, **variables: str) -> None:
+        """Run a command with its output in log.txt. It ends when the job ends, however that happens.
+
+        Raises:
+            JobFailed: it ended with an error; the message is the log's last line of an error.
+        """
+        environment = {**os.environ, **device_variables(self.device), **variables}
+        if self.plan.get("threads"):
+            environment["OMP_NUM_THREADS"] = str(self.plan["threads"])
+        with open(self.folder / LOG, "a", encoding="utf-8") as log:
+            log.write(f"\n{now_text()} {' '.join(map(str, words))}\n")
+            log.flush()
+            place = log.tell()
+            process = subprocess.Popen(
+                [str(word) for word in words], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                env=environment, pass_fds=[self.lock] if self.lock >= 0 else [], preexec_fn=_die_with_parent,
+                start_new_session=True,
+            )  # fmt: skip
+        try:
+            status = process.wait()
+        except BaseException:
+            _end(process)
+            raise
+        if status:
+            raise JobFailed(f"{last_error(self.folder / LOG, place) or f'exit status {status}'}")
+
+
+def device_variables(device: str) -> dict[str, str]:
+    """Environment that shows a process its one device."""
+    kind, _, number = device.partition(":")
+    if device == "auto" or kind == "mps":
+        return {}
+    return {"CUDA_VISIBLE_DEVICES": number if kind == "cuda" else ""}
+
+
+def _die_with_parent() -> None:
+    """End this process when the job ends, by kill -9 too (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a command and its workers: politely, then by force."""
+    for number, seconds in ((signal.SIGTERM, 20), (signal.SIGKILL, None)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+
+
+def last_error(log: Path, start: int = 0) -> str:
+    """The last line of a log, from a byte on, that says an error; else its last line."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(start, file.seek(0, os.SEEK_END) - 20_000))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    lines = [line.strip() for line in lines if line.strip()]
+    errors = [line for line in lines if "error" in line.lower() and not line.startswith("File ")]
+    return (errors or lines or [""])[-1][-500:]
+
+
+class World(Protocol):
+    """What trains. The arguments are the job's data set, entry and run."""
+
+    def prepare(self, job: Job) -> dict[str, Any]:
+        """Do what is done once per data set; returns facts for PREPARE.json."""
+
+    def train(self, job: Job) -> None:
+        """Train or go on, and write run.json and curve.csv."""
+
+    def predict(self, job: Job) -> None:
+        """Write predictions/ or probabilities.csv."""
+
+
+def world_of(name: str) -> World:
+    """The world of a data set."""
+    if name == "bundle":
+        from medmixers.study.engine.worlds.bundle import BundleWorld
+
+        return BundleWorld()
+    from medmixers.study.engine.worlds.nnunet import NnUNetWorld
+
+    return NnUNetWorld()
+
+
+def needs(plan: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Job -> jobs that must be done before; preparations first, then the trainings in the plan's order."""
+    prepared = [f"{PREPARE}__{dataset['name']}" for dataset in plan["datasets"] if dataset["world"] == "nnunet"]
+    graph: dict[str, list[str]] = {name: [] for name in prepared}
+    for run in plan["runs"]:
+        before = f"{PREPARE}__{run['dataset']}"
+        graph[run["id"]] = [before] if before in prepared else []
+    return graph
+
+
+def make_job(study: Path, plan: Mapping[str, Any], name: str, device: str = "auto") -> Job:
+    """The job of this name. Raises InputError, naming the nearest, for an unknown one."""
+    graph = needs(plan)
+    if name not in graph:
+        raise InputError(f"{study} has no job {name!r}; valid: {valid_names(name, graph, listing='study status')}")
+    run = next((run for run in plan["runs"] if run["id"] == name), None)
+    dataset_name = run["dataset"] if run else prepared_dataset(name)
+    dataset = next(each for each in plan["datasets"] if each["name"] == dataset_name)
+    entry = next((each for each in plan["entries"] if run and each["name"] == run["entry"]), None)
+    return Job(study, plan, name, dataset, run, entry, device)
+
+
+def stages_of(job: Job) -> tuple[str, ...]:
+    """Names of the job's stages, in order."""
+    return (PREPARE,) if job.run is None else STAGES
+
+
+def finished(study: Path, plan: Mapping[str, Any], name: str) -> bool:
+    """Whether all stages of a job are done. Raises InputError where one was made with other inputs."""
+    job = make_job(study, plan, name)
+    done = [is_done(job.folder, stage, job.inputs(stage), name=name) for stage in stages_of(job)]
+    return all(done)
+
+
+def run_job(
+    study: str | Path, name: str, *, device: str = "auto", find_world: Callable[[str], World] = world_of
+) -> str:
+    """Run the stages of a job that are not done.
+
+    Args:
+        study: the study's folder.
+        name: of the job.
+        device: as of :class:`Job`.
+        find_world: what trains a data set.
+
+    Returns:
+        One line that says what was done.
+
+    Raises:
+        InputError: no such job, other inputs, a job that another process holds, or a failed stage.
+        Ended: the process was told to end.
+    """
+    study = Path(study).resolve()
+    plan = read_plan(study)
+    job = make_job(study, plan, name, device)
+    done = []
+    with locked(job.folder, name) as job.lock, _told_to_end():
+        (job.folder / FAILED).unlink(missing_ok=True)
+        for stage in stages_of(job):
+            if is_done(job.folder, stage, job.inputs(stage), name=name):
+                continue
+            start = now_text()
+            try:
+                facts = _stage(find_world(job.dataset["world"]), stage, job)
+            except Exception as error:
+                line = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+                write_json(job.folder / FAILED, {"stage": stage, "line": line, "time": now_text()})
+                if isinstance(error, JobFailed):
+                    raise JobFailed(f"{name}: {stage} failed: {line}; log: {job.folder / LOG}") from error
+                raise
+            write_record(job.folder, stage, job.inputs(stage), start, **facts)
+            done.append(stage)
+    return f"{name}: {', '.join(done) or 'nothing to do'}"
+
+
+def _stage(world: World, stage: str, job: Job) -> dict[str, Any]:
+    if stage == PREPARE:
+        return world.prepare(job)
+    if stage == "train":
+        world.train(job)
+    elif stage == "predict":
+        world.predict(job)
+    else:
+        from medmixers.study.scores import score_run
+
+        score_run(job.study, dict(job.run or {}), dict(job.plan))
+    return {}
+
+
+class _told_to_end:
+    """Turn the signals that end a job into :class:`Ended`."""
+
+    def __enter__(self) -> None:
+        self.before = {number: signal.signal(number, self._end) for number in ENDING}
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        for each in ENDING:
+            signal.signal(each, signal.SIG_IGN)  # once is enough: the training is being ended
+        raise Ended(signal.Signals(number).name)
+
+
+def job_command(study: Path, name: str, device: str) -> Sequence[str]:
+    """The command of a job."""
+    return [sys.executable, "-m", "medmixers", "study", "job", str(study), name, "--device", device]
