@@ -128,8 +128,6 @@ def _read_networks(reader: Reader, data: tuple[str, ...] | None) -> list[Entry]:
     for mixer in lists.get("mixer", ()):
         for each in mixer if isinstance(mixer, list) else [mixer]:
             _check_name(reader, "mixer", each, TOKEN_MIXERS)
-    if reader.faults.found and any(place_fault for place_fault in reader.faults.found):
-        lists = {key: values for key, values in lists.items() if key in ("network", "mixer", "kernel_size")}
     entries: list[Entry] = []
     for values in product(*lists.values()):
         options = dict(zip(lists, values, strict=True))
@@ -184,8 +182,11 @@ def _short(entry: Entry) -> str:
 
 
 def _differing(group: Sequence[Entry]) -> list[str]:
-    keys = [key for entry in group for key in entry.what]
-    return [key for key in dict.fromkeys(keys) if any(each.what.get(key) != group[0].what.get(key) for each in group)]
+    """Keys whose values differ. That a mixer has no kernel is said by the mixer."""
+    keys = dict.fromkeys(key for entry in group for key in entry.what)
+    values = {key: {str(each.what.get(key)) for each in group} for key in keys}
+    values.get("kernel_size", set()).discard("None")
+    return [key for key in keys if len(values[key]) > 1]
 
 
 def _parts(entry: Entry, group: Sequence[Entry]) -> list[str]:
