@@ -67,7 +67,7 @@ def test_a_plan_holds_cases_entries_and_runs(folder):
         "cases": brain["test"],
     }  # fmt: skip
     assert any("own planner ResEncM" in note for note in plan["notes"])
-    assert any("nnunet trains as nnUNetTrainer does" in note for note in plan["notes"])
+    assert any("nnunet trains with the recipe of nnUNetTrainer" in note for note in plan["notes"])
     assert plan["question"]["allow_underpowered"] is True
     assert any("3 independent test cases are too few" in reason for reason in plan["refusals"])
 

@@ -86,6 +86,7 @@ class NnUNetWorld:
             "seed": job.run["seed"],
             "epochs": training["epochs"],
             "iterations": training["iterations"],
+            "threads": job.plan.get("threads"),
             "folder": str(job.folder),
         }  # fmt: skip
         self._steps(job, "train", asked)
@@ -94,7 +95,7 @@ class NnUNetWorld:
         unequal = shape["patch_size"] != max(others.values(), key=list(others.values()).count)
         note = NOTE + (f" Patch {shape['patch_size']} differs from that of other entries." if unequal else "")
         network = job.entry["network"] or shape["architecture"]
-        write_json(job.folder / "run.json", run_facts(job, network=network, **facts, macs=None, note=note))
+        write_json(job.folder / "run.json", run_facts(job, network=network, **facts, note=note))
 
     def predict(self, job: Job) -> None:
         """Predict the run's cases by nnUNetv2_predict, with the weights of the last epoch."""

@@ -93,6 +93,8 @@ def train(asked: dict[str, Any]) -> None:
 
         trainer.on_epoch_start, trainer.on_epoch_end = on_epoch_start, on_epoch_end
         set_seeds(asked["seed"])
+        if asked["threads"]:
+            torch.set_num_threads(asked["threads"])  # nnU-Net takes all cores of a CPU
         trainers.append(trainer)
         return trainer
 
@@ -139,9 +141,25 @@ def _write_progress(folder: Path, trainer: Any) -> None:
     _write_table(folder / PROGRESS, HEADER, _rows(trainer))
 
 
+def _macs(trainer: Any) -> float | None:
+    """Multiply-adds of one patch."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from medmixers.nnunet.trainer import plain_network
+
+    trainer.set_deep_supervision_enabled(False)
+    network = plain_network(trainer.network).eval()
+    image = torch.zeros(1, trainer.num_input_channels, *trainer.configuration_manager.patch_size, device=trainer.device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(image)
+    return float(counter.get_total_flops() / 2)
+
+
 def _write_facts(folder: Path, trainer: Any) -> None:
     import torch
 
+    peak = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
     rows = _rows(trainer)
     _write_table(folder / "curve.csv", ("epoch", "loss", "validation"), rows)
     seconds = [float(row["seconds"]) for row in rows]
@@ -152,7 +170,8 @@ def _write_facts(folder: Path, trainer: Any) -> None:
         "train_seconds": sum(seconds),
         "epochs": len(rows),
         "step_seconds": steps[len(steps) // 2] if steps else None,
-        "peak_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
+        "peak_memory_mib": peak,
+        "macs": _macs(trainer),
     }
     write_json(folder / "facts.json", facts)
 
