@@ -102,8 +102,12 @@ KEUTH2025_SEGMENTATION = TrainingRecipe(
 )
 RECIPES.register("keuth2025_segmentation", KEUTH2025_SEGMENTATION)
 for _name, _sampling, _note in (
-    ("keuth2025_segmentation_volumes", "foreground", "The study trains on whole, cropped volumes, we on patches."),
-    ("keuth2025_segmentation_slides", "inverse_root_frequency", "The study's batch is one patch of 128 images."),
+    ("keuth2025_segmentation_volumes", "foreground", "Keuth et al. train on whole, cropped volumes, we on patches."),
+    (
+        "keuth2025_segmentation_slides",
+        "inverse_root_frequency",
+        "In Keuth et al. a batch is one patch of 128 images.",
+    ),
 ):
     RECIPES.register(
         _name,
@@ -133,9 +137,9 @@ RECIPES.register(
         label_smoothing=0.1,
         class_weight_ceiling=10.0,
         notes=(
-            "The study lowered the learning rate of local attention and doubled its epochs, because its compiled "
-            "attention kernel was unstable; ours is not compiled and keeps the recipe. For other tasks than the "
-            "study's, 100 epochs are ours."
+            "Keuth et al. lowered the learning rate of local attention and doubled its epochs, because their compiled "
+            "attention kernel was unstable. Ours is not compiled and keeps the recipe. For other tasks than "
+            "theirs, 100 epochs is our choice."
         ),
     ),
 )
@@ -173,9 +177,9 @@ RECIPES.register(
         source="medmixers",
         notes=(
             "keuth2025_segmentation cut down to minutes on a CPU: some hundred steps of one patch. Residual "
-            "branches start at full strength, which in so few steps reached a higher validation Dice than the "
-            "study's 1e-5; stochastic depth and affine augmentation are off, to fit the data sooner. Cross-entropy "
-            "includes the background, Dice does not."
+            "branches start at full strength. In so few steps this reached a higher validation Dice than the value "
+            "1e-5 of Keuth et al. Stochastic depth and affine augmentation are off, to fit the data sooner. "
+            "Cross-entropy includes the background, Dice does not."
         ),
     ),
 )
@@ -210,9 +214,9 @@ RECIPES.register(
         source="xue2026",
         notes=(
             f"{_LOST}, schedule, loss and augmentation are not stated: "
-            "ours are 1e-4, cosine, Dice + cross-entropy, none. The study's batch of 12 slices comes from one volume, "
-            "and an epoch takes 12 slices of each: about all of a heart's, a tenth of an abdomen's, which therefore "
-            "gets ten times the study's 100 epochs."
+            "ours are 1e-4, cosine, Dice + cross-entropy, none. Xue et al. take the 12 slices of a batch from one "
+            "volume, and 12 slices of each volume per epoch. That is about all of a heart, but a tenth of an abdomen. "
+            "The abdomen therefore gets ten times their 100 epochs."
         ),
     ),
 )

@@ -275,11 +275,11 @@ for _name, _target, _task, _summary in (
 
 for _name, _target, _task, _source, _blocks, _summary in (
     ("unet_keuth2025", "study_unet", "segmentation", "keuth2025", MONAI_UNET_BLOCKS,
-     "MONAI's UNet as in the study, kernel 3 to 9"),
+     "MONAI's UNet as in Keuth et al., kernel 3 to 9"),
     ("unet_patch_embedding_keuth2025", "study_unet_patch_embedding", "segmentation", "keuth2025", MONAI_UNET_BLOCKS,
-     "UNet@PatchEmb of the study: MetaFormer's stem, MONAI's UNet"),
+     "UNet@PatchEmb of Keuth et al.: MetaFormer's stem, MONAI's UNet"),
     ("resnet18_keuth2025", "study_resnet18", "classification", "keuth2025", MONAI_RESNET_BLOCKS,
-     "MONAI's ResNet18 with widened kernels, as in the study"),
+     "MONAI's ResNet18 with widened kernels, as in Keuth et al."),
     ("unet_tshimanga2026", "token_unet_paper_unet", "segmentation", "tshimanga2026", MONAI_UNET_BLOCKS,
      "MONAI's UNet of six levels"),
     ("swin_unetr_tshimanga2026", "swin_unetr", "segmentation", "tshimanga2026", SWIN_UNETR_BLOCKS,

@@ -20,7 +20,7 @@ from pathlib import Path
 from comparisons import COMPARISONS
 from measure import as_json, compare
 
-from medmixers.errors import InputError
+from medmixers.errors import InputError, one_line_errors
 from medmixers.results import describe_run, documents, record
 from medmixers.results.tables import benchmark_table
 
@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PEERS = ("timm", "dynamic_network_architectures", "natten")  # recorded in addition to torch, MONAI and nnU-Net
 
 
+@one_line_errors("benchmark")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer comparisons, times only")
@@ -40,17 +41,14 @@ def main() -> None:
     chosen = [name for name in names if arguments.only in name]
     run = describe_run(device=arguments.device, checkout=ROOT)
     if not chosen:
-        sys.exit(f"benchmark: error: no comparison has {arguments.only!r} in its name; valid: {', '.join(names)}")
+        raise InputError(f"no comparison has {arguments.only!r} in its name; valid: {', '.join(names)}")
     if arguments.record and (arguments.quick or arguments.only):
-        sys.exit("benchmark: error: --record is for a whole run, without --quick and --only")
+        raise InputError("--record is for a whole run, without --quick and --only")
     if arguments.record and run.pop("dirty") is not False:
-        sys.exit("benchmark: error: the checkout is not clean or not under git; commit, then run again")
+        raise InputError("the checkout is not clean or not under git; commit, then run again")
 
     if arguments.record:
-        try:
-            documents.render(ROOT)  # wrong markers must show before the minutes of measuring
-        except InputError as error:
-            sys.exit(f"benchmark: error: {error}")
+        documents.render(ROOT)  # wrong markers must show before the minutes of measuring
 
     rows = []
     for name in chosen:

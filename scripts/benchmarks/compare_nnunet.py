@@ -23,7 +23,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from medmixers.demo.report import DATASET, TASK, case_dice
-from medmixers.errors import InputError
+from medmixers.errors import InputError, one_line_errors
 from medmixers.nnunet.environment import TRAINER_VARIABLE, trainer_path
 from medmixers.results import describe_run, documents, record, write_json
 from medmixers.results.tables import nnunet_table
@@ -90,7 +90,7 @@ class Comparison:
         with open(file, "w", encoding="utf-8") as out:
             status = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **variables})
         if status.returncode:
-            raise RuntimeError(f"{arguments[0]} ended with status {status.returncode}; all of it: {file}")
+            raise InputError(f"{arguments[0]} ended with status {status.returncode}; all of it: {file}")
 
     def prepare(self) -> None:
         """The data set, nnU-Net's plans and preprocessed data, and a split of one validation case."""
@@ -120,7 +120,7 @@ class Comparison:
         )
         name = default_plans_name(contender.network, contender.options)
         if self.shape(name) != shape:
-            raise RuntimeError(f"{name} has {self.shape(name)}, {STOCK_PLANS} {shape}: no equal comparison")
+            raise InputError(f"{name} has {self.shape(name)}, {STOCK_PLANS} {shape}: no equal comparison")
         return name
 
     def shape(self, plans: str) -> dict[str, Any]:
@@ -236,6 +236,7 @@ def parse() -> argparse.Namespace:
     return settings
 
 
+@one_line_errors("compare_nnunet")
 def main() -> None:
     settings = parse()
     import torch
@@ -245,19 +246,16 @@ def main() -> None:
     run = describe_run(device=device, checkout=ROOT)
     run |= {key: getattr(settings, key) for key in ("epochs", "iterations", "resolution")}
     names = [name for name in CONTENDERS if settings.only in name]
-    try:
-        if not names:
-            raise InputError(f"no network has {settings.only!r} in its name; valid: {'; '.join(CONTENDERS)}")
-        if settings.record and settings.only:
-            raise InputError("--record is for a whole run, without --only")
-        if settings.record and run["dirty"] is not False:
-            raise InputError("the checkout is not clean or not under git; commit, then run again")
-        run = begin(settings.folder, run)
-        comparison = Comparison(settings.folder, settings)
-        comparison.prepare()
-        rows = run_all(comparison, names)
-    except (OSError, RuntimeError, ValueError) as error:
-        sys.exit(f"compare_nnunet: error: {error}")
+    if not names:
+        raise InputError(f"no network has {settings.only!r} in its name; valid: {'; '.join(CONTENDERS)}")
+    if settings.record and settings.only:
+        raise InputError("--record is for a whole run, without --only")
+    if settings.record and run["dirty"] is not False:
+        raise InputError("the checkout is not clean or not under git; commit, then run again")
+    run = begin(settings.folder, run)
+    comparison = Comparison(settings.folder, settings)
+    comparison.prepare()
+    rows = run_all(comparison, names)
     run |= comparison.shape("nnUNetPlans")
     print(nnunet_table({**run, "commit": run["commit"] or "unknown", "figures": rows}))
     if settings.record:

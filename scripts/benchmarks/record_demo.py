@@ -9,28 +9,25 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
 
 from medmixers.demo.report import report
-from medmixers.errors import InputError
+from medmixers.errors import InputError, one_line_errors
 from medmixers.results import MEASURED, documents, read_clean_run, record
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = MEASURED.with_name("demo.png")
 
 
+@one_line_errors("record_demo")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the demo's folder")
     folder = parser.parse_args().run
-    try:
-        run = read_clean_run([folder / "bundle", folder / "nnunet"])
-        result = report(folder)
-        if len(result.rows) < 2 or any(row.seconds is None for row in result.rows):
-            raise InputError(f"{folder} is not finished; run scripts/demo.sh {folder} again")
-    except (ValueError, OSError) as error:
-        sys.exit(f"record_demo: error: {error}")
+    run = read_clean_run([folder / "bundle", folder / "nnunet"])
+    result = report(folder)
+    if len(result.rows) < 2 or any(row.seconds is None for row in result.rows):
+        raise InputError(f"{folder} is not finished; run scripts/demo.sh {folder} again")
     rows = [
         {"name": row.name, "parameters": row.parameters, "dice": dict(row.dice), "seconds": row.seconds}
         for row in result.rows

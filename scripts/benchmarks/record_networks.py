@@ -18,6 +18,7 @@ from typing import Any
 from exports import measure_exports, sampled_networks
 from samples import count_parameters
 
+from medmixers.errors import InputError, one_line_errors
 from medmixers.results import NETWORK_FACTS, documents, network_facts, write_json
 from medmixers.variants import NETWORKS
 
@@ -45,9 +46,7 @@ def record(facts: dict[str, Any], *, again: bool) -> None:
     """Count, measure what is missing or everything, and write after each network."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "onnx", "onnxruntime", "monai"))
     if facts.get("measured with") != versions and facts.get("exports") and not again:
-        raise SystemExit(
-            f"record_networks: error: recorded with {facts['measured with']}, here are {versions}: --again"
-        )
+        raise InputError(f"recorded with {facts['measured with']}, here are {versions}: --again")
     known = {} if again else facts["exports"]
     facts = {"parameters": count_all(), "measured with": versions, "exports": {}}
     for label in sampled_networks():
@@ -59,6 +58,7 @@ def record(facts: dict[str, Any], *, again: bool) -> None:
     documents.write(ROOT)
 
 
+@one_line_errors("record_networks")
 def main() -> int:
     """Exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

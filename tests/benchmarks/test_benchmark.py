@@ -97,6 +97,6 @@ def test_script_prints_the_table_and_refuses_what_it_cannot_do():
     assert out.returncode == 0, out.stderr
     assert "| pooling 56x56 kernel 3 | forward | " in out.stdout
     unknown = run_script("--only", "poling")
-    assert unknown.returncode == 1
+    assert unknown.returncode == 2
     assert "no comparison has 'poling' in its name; valid: " in unknown.stderr
     assert "--record is for a whole run" in run_script("--record", "--quick").stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def test_every_bundle_carries_its_own_network_only(sources: dict[str, dict[str, 
 def test_every_name_that_a_module_imports_is_there(sources: dict[str, dict[str, str]]) -> None:
     """Imports at the start of a module, and inside functions unless they fall back."""
     for files in {tuple(files): files for files in sources.values()}.values():
-        trees = {path: ast.parse(text) for path, text in files.items()}
+        trees = {path: parsed(text) for path, text in files.items()}
         for path, tree in trees.items():
             guarded = {
                 id(inner)
@@ -86,6 +87,12 @@ def test_every_name_that_a_module_imports_is_there(sources: dict[str, dict[str, 
                         )
 
 
+@cache
+def parsed(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
+@cache
 def defined(tree: ast.Module) -> set[str]:
     """Names that a module defines or imports."""
     names = set()
@@ -105,11 +112,10 @@ def test_nothing_is_needed_that_bundles_do_not_require(sources: dict[str, dict[s
 
 
 def test_files_are_the_packages_own_but_for_the_two_tables(sources: dict[str, dict[str, str]]) -> None:
-    for files in sources.values():
-        for path, text in files.items():
-            if path not in ("variants.py", "mixers/__init__.py"):
-                assert text == (FOLDER / path).read_text()
-            compile(text, path, "exec")
+    for path, text in {file for files in sources.values() for file in files.items()}:
+        if path not in ("variants.py", "mixers/__init__.py"):
+            assert text == (FOLDER / path).read_text()
+        compile(text, path, "exec")
 
 
 def test_a_package_is_named_by_its_content() -> None:

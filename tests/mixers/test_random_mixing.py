@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from medmixers.kernels import random_rows as kernel
 from medmixers.kernels.random_rows import random_rows
@@ -130,3 +131,15 @@ def test_a_matrix_without_a_seed_fits_the_stored_form_only():
     for foreign in ({"mixing": matrix}, stored.state_dict()):
         with pytest.raises(RuntimeError, match="'mixing' was saved without a seed: build random_mixing with stored"):
             build((6, 7), stored=False).load_state_dict(foreign)
+
+
+def test_an_estimate_on_the_meta_device_takes_one_product(monkeypatch):
+    """Planning asks for memory many times: block by block, each estimate would take minutes."""
+    made = []
+    monkeypatch.setattr(kernel, "plain_random_rows", lambda *arguments: made.append(arguments))
+    x = torch.empty(1, 8, 2**17, device="meta", requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        mixed = kernel.mix_by_random_rows(x, torch.zeros((), dtype=torch.int64, device="meta"))
+    assert mixed.shape == x.shape
+    assert counter.get_total_flops() == 2 * 8 * 2**34
+    assert not made

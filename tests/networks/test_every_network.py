@@ -22,7 +22,17 @@ OTHER_SIZES = {2: [(53, 35), (64, 64), (9, 70)], 3: [(37, 50, 35), (33, 8, 64)]}
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 # Networks of fixed width, MONAI's, in 2D only: a U-Net of 84 million parameters in 3D takes half a minute a check.
 FORMS = [(names[0], dims) for names in families().values() for dims in ((2, 3) if small_options(names[0]) else (2,))]
+# Each way to mix, norm, scale and decode once. The other names compile in the slow tests.
+COMPILED = {
+    "metaformer_s12", "caformer_s18", "randformer_s12", "metaformer_segformer_s12", "med_next", "med_unext",
+    "token_unet", "token_unet_released_8_mlp_mixer", "token_unet_released_32_attention",
+    "unet_tshimanga2026", "resnet18_keuth2025",
+}  # fmt: skip
 every_form = pytest.mark.parametrize(("name", "dims"), FORMS)
+
+
+def quick_or_slow(name):
+    return pytest.param(name, marks=() if name in COMPILED else pytest.mark.slow)
 
 
 def build(name, dims, **options):
@@ -178,7 +188,7 @@ def test_mixers_of_all_positions_compile_behind_a_channels_last_group_norm(mixer
     assert how_it_exports(network, ways=["torch.compile"])["torch.compile"] in (ANY_SIZE, ONE_SIZE)
 
 
-@pytest.mark.parametrize("name", [names[0] for names in families().values()])
+@pytest.mark.parametrize("name", [quick_or_slow(names[0]) for names in families().values()])
 def test_compiles_as_one_graph_and_traces(name):
     network = create_small(name, SIZES[2][0]).eval()
     expected = dict.fromkeys(("torch.compile", "TorchScript"), ONE_SIZE if is_bound(name) else ANY_SIZE)
@@ -220,7 +230,9 @@ def test_an_exported_program_takes_any_size_and_batch(name, example, options):
         torch.testing.assert_close(program(x), network(x))
 
 
-@pytest.mark.parametrize(("label", "dims"), [("metaformer_segformer_*", 2), ("convformer_*", 3)])
+@pytest.mark.parametrize(
+    ("label", "dims"), [("metaformer_segformer_*", 2), pytest.param("convformer_*", 3, marks=pytest.mark.slow)]
+)
 def test_exports_as_recorded(label, dims):
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     logging.getLogger("onnxscript").setLevel(logging.ERROR)

@@ -108,8 +108,13 @@ NETWORKS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("spatial_dims", [2, 3])
-@pytest.mark.parametrize("case", NETWORKS)
+SWIN_IN_3D = pytest.param("swin_unetr", 3, marks=pytest.mark.slow)  # half a minute
+
+
+@pytest.mark.parametrize(
+    ("case", "spatial_dims"), [*((case, dims) for case in NETWORKS for dims in (2, 3) if "swin" not in case),
+    ("swin_unetr", 2), SWIN_IN_3D],
+)  # fmt: skip
 def test_every_network_fits_nnunets_deep_supervision(case, spatial_dims):
     name, options, *strides = NETWORKS[case]
     patch_size, pools = ([12, 128, 96], POOLS) if spatial_dims == 3 else ([64, 32], [[1, 1]] + [[2, 2]] * 5)

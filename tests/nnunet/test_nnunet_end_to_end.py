@@ -75,6 +75,7 @@ def test_saved_plans_rebuild_the_network(work):
     assert json.loads((work.fold / "debug.json").read_text())["enable_deep_supervision"] == "True"
 
 
+@pytest.mark.slow
 def test_validation_alone(work):
     summary = work.fold / "validation" / "summary.json"
     before = json.loads(summary.read_text())
@@ -149,6 +150,7 @@ def test_a_stock_trainer_learns_with_our_plans(work, planned):
     assert len(heads) == 2 * 3, "weight and bias of the network's own classifier and of two auxiliary heads"
 
 
+@pytest.mark.slow
 def test_our_plans_predict_without_the_variable(work, planned):
     out = work.root / "planned_predictions"
     work.run(

@@ -78,7 +78,7 @@ def test_record_demo_ends_in_one_line_and_writes_nothing(tmp_path):
     before = results.MEASURED.read_bytes()
     script = ROOT / "scripts" / "benchmarks" / "record_demo.py"
     out = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, check=False)
-    assert out.returncode == 1
+    assert out.returncode == 2
     assert out.stderr.startswith("record_demo: error: there is no ")
     assert len(out.stderr.splitlines()) == 1
     assert results.MEASURED.read_bytes() == before

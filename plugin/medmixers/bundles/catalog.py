@@ -162,7 +162,7 @@ def study_row(
     classifies = task.task == "classification"
     mixing = {"mixer": mixer, **STUDY_MIXERS.get(mixer, {}), **(options or {})}
     if classifies and task.spatial_dims == 2 and mixer == "global_attention":
-        mixing["positional_embedding"] = True  # the study's 2D classification only
+        mixing["positional_embedding"] = True  # 2D classification of Keuth et al. only
     smaller, note = (roi_size_of or {}).get(mixer), ""
     if smaller is not None:
         sizes = " x ".join(map(str, smaller)), " x ".join(map(str, roi_size or ()))

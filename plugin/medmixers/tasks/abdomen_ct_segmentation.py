@@ -34,8 +34,8 @@ ABDOMEN_CT_SEGMENTATION = TaskSpec(
     intended_use="Non-commercial research on segmenting abdominal organs and vessels in CT.",
     limits=(
         "Most masks were made by networks and revised by radiologists. The volumes come from other public data sets: "
-        "a network trained on them must not be tested on those, and one patient may have several volumes, which the "
-        "set does not tell. The study crops to the true organs before it predicts; that is not done here. Some "
+        "a network trained on them must not be tested on those. One patient may have several volumes, and the data "
+        "set does not say which. Keuth et al. crop to the true organs before prediction; this bundle does not. Some "
         f"headers are not orthonormal. {NOT_CLINICAL}"
     ),
 )

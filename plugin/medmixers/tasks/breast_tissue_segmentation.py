@@ -31,12 +31,14 @@ BREAST_TISSUE_SEGMENTATION = TaskSpec(
         "TIGER challenge (2022), tiger.grand-challenge.org. Amgad M. et al. (2019). Structured crowdsourcing enables "
         "convolutional segmentation of histology images (BCSS). Bioinformatics 35(18), 3461-3467."
     ),
-    data_source="TIGER training set WSIROIS, roi-level annotations tissue-bcss and tissue-cells, about 0.5 um a pixel",
+    data_source=(
+        "TIGER training set WSIROIS, roi-level annotations tissue-bcss and tissue-cells, about 0.5 um per pixel"
+    ),
     intended_use="Non-commercial research on segmenting tissue in haematoxylin and eosin stained breast cancer.",
     limits=(
         "HER2-positive and triple-negative breast cancer only. TIGER's mask value 0 means excluded: it becomes the "
         "ignored value 8, and label 0 (background) never occurs, so its output means nothing. Regions of one slide "
-        "stay on one side of the split, unlike in the study, whose 284 regions have a side of at least 1,000 "
-        f"pixels. Images are not resampled. {NOT_CLINICAL}"
+        "stay on one side of the split, unlike in Keuth et al., who use 284 regions with a side of at least "
+        f"1,000 pixels. Images are not resampled. {NOT_CLINICAL}"
     ),
 )

@@ -30,8 +30,8 @@ CHEST_XRAY_SEGMENTATION = TaskSpec(
     intended_use="Research on segmenting overlapping structures in frontal chest X-rays.",
     limits=(
         "The landmarks were made by a network from reference masks, not by hand. The masks are polygons: straight "
-        "between landmarks. The study splits at the 160th file, which leaves few nodules, if any, to test on; here "
-        "nodule and other cases are shared out alike, 159 / 87. Films digitised before 2000. "
+        "between landmarks. Keuth et al. split at the 160th file, which leaves few nodules, if any, in the test part. "
+        "Here both parts have the same share of nodules, 159 / 87 cases. The films were digitised before 2000. "
         f"{NOT_CLINICAL}"
     ),
 )
