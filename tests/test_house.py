@@ -36,7 +36,7 @@ ARROWS: dict[str, set[str]] = {
     "bundles": {"datasets", "images", "mixers"},
     "bundle_runtime": {"datasets", "images"},
     "datasets": {"images"},
-    "study": {"networks", "mixers", "datasets", "bundles", "nnunet"},
+    "study": {"networks", "mixers", "datasets", "bundles", "bundle_runtime", "nnunet"},
     "demo": {"bundles", "datasets", "explain"},
     "cli": {"bundles", "datasets", "demo", "explain", "mixers", "nnunet", "profiling", "study"},
 }
