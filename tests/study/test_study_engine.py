@@ -16,9 +16,9 @@ import pytest
 from fake_study import STEPS, command, fake_plan, traced, write_study
 
 from medmixers.errors import InputError
-from medmixers.study.engine.jobs import finished, make_job, needs, run_job
+from medmixers.study.engine.jobs import finished, make_job, run_job
 from medmixers.study.engine.local import LocalRunner
-from medmixers.study.engine.records import difference, is_locked, locked, run_folder
+from medmixers.study.engine.records import difference, is_locked, locked, needs, run_folder
 from medmixers.study.engine.status import describe_job, study_status
 
 FAKE = Path(__file__).parent / "fake_study.py"

@@ -9,12 +9,10 @@ from typing import Any
 from medmixers.errors import ExistingFileError, InputError
 from medmixers.files import written_whole
 from medmixers.progress import Announce, silent
-from medmixers.study.engine.jobs import finished, needs
+from medmixers.study.engine.jobs import finished
 from medmixers.study.engine.local import LocalRunner
-from medmixers.study.engine.records import PLAN, SPEC, holder, is_locked, read_json, write_json
+from medmixers.study.engine.records import PLAN, SPEC, holder, is_locked, needs, read_json, write_json
 from medmixers.study.engine.spec import Spec, read_spec
-
-RUNNERS = ("local", "slurm")
 
 
 def plan_text(
@@ -32,9 +30,7 @@ def plan_text(
     return describe_plan(plan, designs, out=study_folder(spec, out), measure=measure, announce=announce)
 
 
-def run_study(
-    file: str, out: str | None = None, *, on: str = "local", allow_underpowered: bool = False
-) -> tuple[str, dict[str, str]]:
+def run_study(file: str, out: str | None = None, *, allow_underpowered: bool = False) -> tuple[str, dict[str, str]]:
     """Plan a study into its folder, and run what is not done.
 
     Returns:
@@ -44,15 +40,9 @@ def run_study(
         InputError: faults of the file, a design that cannot answer the question, finished trainings of other inputs, or
             a study that another process runs.
     """
-    if on not in RUNNERS:
-        raise InputError(f"on must be one of {', '.join(RUNNERS)}, got {on!r}")
     spec = read_spec(file)
     folder = study_folder(spec, out)
     plan = write_plan(spec, folder, allow_underpowered=allow_underpowered)
-    if on == "slurm":
-        from medmixers.study.engine.slurm import submit
-
-        return submit(folder, plan), {}
     failed = LocalRunner(folder, plan, plan["devices"]).run()
     total = len(needs(plan))
     if failed:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from medmixers.bundle_runtime.cases import split
-from medmixers.datasets.datalist_format import FILE as LIST_FILE
 from medmixers.datasets.raw_format import (
     held_out_cases,
     read_description,
@@ -243,6 +242,3 @@ def _fingerprint(cases: Mapping[str, Mapping[str, Any]]) -> str:
         sizes = [os.path.getsize(file) if os.path.isfile(file) else str(file) for file in files]
         rows.append([name, case["group"], sizes])
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
-
-
-__all__ = ["LIST_FILE", "describe", "metric_of", "nnunet_folder", "task_of"]

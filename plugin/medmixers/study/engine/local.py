@@ -16,8 +16,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-from medmixers.study.engine.jobs import finished, job_command, needs
-from medmixers.study.engine.records import locked
+from medmixers.study.engine.jobs import finished, job_command
+from medmixers.study.engine.records import locked, needs
 from medmixers.study.engine.status import describe_job
 
 Command = Callable[[Path, str, str], Sequence[str]]

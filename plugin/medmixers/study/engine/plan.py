@@ -14,7 +14,7 @@ from medmixers.mixers import TOKEN_MIXERS
 from medmixers.recipes import RECIPES
 from medmixers.results import git_commit
 from medmixers.study.engine.cost import network_cost
-from medmixers.study.engine.datasets import describe, metric_of, task_of
+from medmixers.study.engine.datasets import describe, metric_of
 from medmixers.study.engine.design import Design, Spread, comparisons, pilot_spread
 from medmixers.study.engine.entries import Entry
 from medmixers.study.engine.spec import Data, Question, Spec
@@ -59,7 +59,6 @@ def make_plan(spec: Spec, *, allow_underpowered: bool = False) -> dict[str, Any]
         "runs": _runs(spec, datasets),
         "devices": list(spec.machine.devices),
         "threads": spec.machine.threads,
-        "slurm": dict(spec.machine.slurm),
         "versions": _versions(),
         "commit": git_commit(Path(medmixers.__file__).parents[2]),
         "refusals": refusals,
@@ -248,6 +247,3 @@ def _notes(datasets: list[dict[str, Any]], entries: list[dict[str, Any]]) -> lis
             "network needs a multiple that nnU-Net's patch is not (run.json says so)"
         )
     return notes
-
-
-__all__ = ["built_of", "design_of", "make_plan", "task_of"]

@@ -19,6 +19,7 @@ from medmixers.files import written_whole
 PLAN, SPEC, LOCK, LOG, FAILED = "plan.json", "study.yaml", "lock", "log.txt", "failed.json"
 PREPARE = "prepare"
 STAGES = ("train", "predict", "score")
+PROGRESS = "progress.csv"  # of a training: one row per finished epoch
 
 
 class LockedError(InputError):
@@ -57,6 +58,16 @@ def run_folder(study: Path, job: str) -> Path:
 def prepared_dataset(job: str) -> str | None:
     """Name of the data set of ``prepare__DATASET``; None for a training."""
     return job.removeprefix(f"{PREPARE}__") if job.startswith(f"{PREPARE}__") else None
+
+
+def needs(plan: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Job -> jobs that must be done before; preparations first, then the trainings in the plan's order."""
+    prepared = [f"{PREPARE}__{dataset['name']}" for dataset in plan["datasets"] if dataset["world"] == "nnunet"]
+    graph: dict[str, list[str]] = {name: [] for name in prepared}
+    for run in plan["runs"]:
+        before = f"{PREPARE}__{run['dataset']}"
+        graph[run["id"]] = [before] if before in prepared else []
+    return graph
 
 
 def stage_file(folder: Path, stage: str) -> Path:

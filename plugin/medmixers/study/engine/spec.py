@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medmixers.recipes import RECIPES
 from medmixers.study.engine.entries import Entry, read_entries
 from medmixers.study.engine.lines import Faults, Reader, load_with_lines
-from medmixers.study.engine.training import TRAIN_KEYS, Training, read_training
+from medmixers.study.engine.training import Training, read_training
 from medmixers.tasks import TASKS
 
 KEYS = ("study", "question", "data", "entries", "seeds", "folds", "train", "run")
@@ -87,12 +86,10 @@ class Machine:
     Args:
         devices: one slot each, "cuda:0", "cpu", "mps".
         threads: CPU threads of each training; None leaves it to the tools.
-        slurm: parameters of sbatch, by name.
     """
 
     devices: tuple[str, ...] = ("cpu",)
     threads: int | None = None
-    slurm: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +242,7 @@ def _read_nnunet_data(reader: Reader, training: Training, base: Path) -> Data | 
 
 
 def _read_machine(reader: Reader) -> Machine:
-    reader.known("devices", "threads", "slurm")
+    reader.known("devices", "threads")
     devices = reader.content.get("devices", ["cpu"])
     devices = [devices] if isinstance(devices, str) else devices
     if not isinstance(devices, list) or not devices or not all(DEVICE.fullmatch(str(each)) for each in devices):
@@ -255,9 +252,4 @@ def _read_machine(reader: Reader) -> Machine:
     twice = sorted({name for name in names if names.count(name) > 1 and name != "cpu"})
     if twice:
         reader.fault("devices", f"{', '.join(twice)} stands twice in devices: one training per GPU")
-    slurm = reader.content.get("slurm")
-    inner = Reader(slurm, ("run", "slurm"), reader.faults)
-    return Machine(devices=tuple(names), threads=reader.whole("threads"), slurm=inner.content)
-
-
-__all__ = ["RECIPES", "TRAIN_KEYS", "Data", "Machine", "Question", "Spec", "read_spec"]
+    return Machine(devices=tuple(names), threads=reader.whole("threads"))

@@ -9,22 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medmixers.study.engine.jobs import needs
 from medmixers.study.engine.records import (
     FAILED,
     LOG,
     PREPARE,
+    PROGRESS,
     STAGES,
     holder,
     is_locked,
+    needs,
     prepared_dataset,
     read_json,
     read_plan,
     run_folder,
     stage_file,
 )
-
-PROGRESS = "progress.csv"  # epoch,epochs,seconds: one row per finished epoch of a training
 
 
 @dataclass(frozen=True)

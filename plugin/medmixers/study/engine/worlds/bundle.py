@@ -16,9 +16,8 @@ from medmixers.bundles.catalog import BundleRow
 from medmixers.bundles.new import ROI_SIZES, default_recipe, write_bundle
 from medmixers.files import written_whole
 from medmixers.study.engine.datasets import task_of
-from medmixers.study.engine.jobs import Job, JobFailed
-from medmixers.study.engine.records import write_json
-from medmixers.study.engine.status import PROGRESS
+from medmixers.study.engine.job import Job, JobFailed
+from medmixers.study.engine.records import PROGRESS, write_json
 
 SMALLER = {2: (256, 256), 3: (64, 64, 64)}  # patch of all entries where one has a matrix over all positions
 KEY_METRICS = {"segmentation": "val_mean_dice", "classification": "val_f1"}

@@ -14,8 +14,7 @@ from typing import Any
 
 from medmixers.errors import one_line_errors
 from medmixers.files import written_whole
-from medmixers.study.engine.records import write_json
-from medmixers.study.engine.status import PROGRESS
+from medmixers.study.engine.records import PROGRESS, write_json
 
 HEADER = ("epoch", "epochs", "seconds", "steps", "loss", "validation", "peak_memory_mib")
 
