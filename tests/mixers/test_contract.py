@@ -72,10 +72,19 @@ def test_goes_by_its_inputs_device_and_by_torch_func(name, spatial_dims):
     torch.testing.assert_close(transformed, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
 
 
+@every_mixer
+@both_dims
+def test_the_meta_device_gives_the_shape(name, spatial_dims):
+    """nnU-Net's planner estimates memory there, and a bundle's check compares shapes there."""
+    with torch.device("meta"):
+        mixer, x = build(name, spatial_dims, SIZES[spatial_dims]), torch.empty(2, DIM, *SIZES[spatial_dims])
+        assert mixer(x).shape == x.shape
+
+
 def own_ways(name, spatial_dims):
     """A mixer in float64 that computes by this package's functions where it has them, and its parameters."""
     names, size = mixer_option_names(name), (6, 5, 7)[:spatial_dims]
-    options = {"kernel_size": 5, "full_attention_tokens": 0, "feature_size": size}
+    options = {"kernel_size": 7, "full_attention_tokens": 0, "feature_size": size}
     if name == "global_attention":
         options = {}
     torch.manual_seed(0)

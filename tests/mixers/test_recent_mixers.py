@@ -1,0 +1,176 @@
+"""Spectral, state-space, dilated-attention and large-kernel mixers against their definitions, written as loops."""
+
+from itertools import product
+
+import pytest
+import torch
+from scipy.ndimage import map_coordinates
+from torch.nn import functional as F
+
+from medmixers.mixers.build import create_mixer
+from medmixers.mixers.local_attention import LocalAttention
+from medmixers.mixers.state_space import CHUNK, scan
+
+SIZES = {2: (7, 10), 3: (5, 4, 7)}
+both_dims = pytest.mark.parametrize("spatial_dims", [2, 3])
+
+
+def build(name, spatial_dims, dim=16, **options):
+    torch.manual_seed(0)
+    return create_mixer(name, dim, spatial_dims=spatial_dims, **options).double()
+
+
+def feature_map(*size, dim=16):
+    return torch.randn(2, dim, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+@both_dims
+@torch.no_grad()
+def test_spectral_is_a_circular_convolution(spatial_dims):
+    size = SIZES[spatial_dims]
+    mixer, x = build("spectral", spatial_dims), feature_map(*size)
+    impulse = torch.zeros(1, 16, *size, dtype=torch.float64)
+    impulse[(..., *[0] * spatial_dims)] = 1
+    kernel = mixer(impulse)[0]
+    expected = torch.zeros_like(x)
+    for offset in product(*map(range, size)):
+        moved = x.roll(offset, dims=tuple(range(2, x.ndim)))
+        expected += kernel[(slice(None), *offset)].view(1, 16, *[1] * spatial_dims) * moved
+    torch.testing.assert_close(mixer(x), expected)
+
+
+@both_dims
+@torch.no_grad()
+def test_spectral_interpolates_its_filter_at_the_maps_frequencies(spatial_dims):
+    size = SIZES[spatial_dims]
+    mixer = build("spectral", spatial_dims, dim=1, frequencies=4)
+    impulse = torch.zeros(1, 1, *size, dtype=torch.float64)
+    impulse[(..., *[0] * spatial_dims)] = 1
+    axes = tuple(range(2, 2 + spatial_dims))
+    found = torch.fft.rfftn(mixer(impulse), dim=axes)[0, 0]
+    frequencies = [torch.fft.fftfreq(n) for n in size[:-1]] + [torch.fft.rfftfreq(size[-1])]
+    place = (
+        torch.stack(torch.meshgrid(*frequencies, indexing="ij")).double() * 2 * 3
+    )  # three steps from 0 to the highest
+    place[:-1] += 3
+    real, imaginary = (
+        torch.from_numpy(map_coordinates(part[0].numpy(), place.numpy(), order=1)) for part in mixer.filter
+    )
+    inner = (..., slice(1, (size[-1] + 1) // 2))  # at 0 and the highest frequency, real signals make it symmetric
+    torch.testing.assert_close(found[inner], torch.complex(real, imaginary)[inner])
+
+
+@torch.no_grad()
+def test_spectral_keeps_the_filter_when_the_map_grows():
+    """A map of twice the size is filtered alike: where frequencies agree, so does the filter."""
+    mixer = build("spectral", 2, frequencies=4)
+    size, dtype = 12, torch.float64
+    small, large = mixer._filter_for([size, size], dtype), mixer._filter_for([2 * size, 2 * size], dtype)
+    for frequency in range(size // 2):  # of the last axis, at 0 of the first
+        torch.testing.assert_close(large[:, :, 0, 2 * frequency], small[:, :, 0, frequency])
+
+
+def scan_by_loop(x, decay, b, c):
+    state = torch.zeros(x.shape[0], x.shape[2], b.shape[-1], x.shape[3], dtype=x.dtype)
+    outputs = []
+    for t in range(x.shape[1]):
+        kept = decay[:, t].exp()[..., None, None] * state
+        state = kept + b[:, t, None, :, None] * x[:, t, :, None, :]
+        outputs.append(torch.einsum("zn,zhnd->zhd", c[:, t], state))
+    return torch.stack(outputs, 1)
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 37])
+def test_the_scan_is_the_loop_in_values_and_gradients(count):
+    torch.manual_seed(0)
+    shapes = [(2, count, 3, 4), (2, count, 3), (2, count, 5), (2, count, 5)]
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    results = []
+    for function in (lambda *given: scan(*given, 4), scan_by_loop):
+        x, decay, b, c = inputs
+        y = function(x, -decay.square(), b, c)
+        results.append([y, *torch.autograd.grad(y.sin().sum(), inputs)])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("decay", [0.0, -50.0])
+def test_the_scan_neither_overflows_nor_forgets(decay):
+    """States that keep everything, and states that keep nothing, over several chunks."""
+    count = 5 * CHUNK
+    x, ones = torch.ones(1, count, 1, 1), torch.ones(1, count, 1)
+    y = scan(x, torch.full((1, count, 1), decay), ones, ones, CHUNK).flatten()
+    torch.testing.assert_close(y, torch.arange(1.0, count + 1) if decay == 0 else torch.ones(count))
+
+
+@both_dims
+@torch.no_grad()
+def test_state_space_reads_both_ways(spatial_dims):
+    """The mirrored map gives the mirrored result, and every position reaches every other one."""
+    size = SIZES[spatial_dims]
+    mixer, x = build("state_space", spatial_dims), feature_map(*size)
+    axes = tuple(range(2, x.ndim))
+    torch.testing.assert_close(mixer(x.flip(axes)), mixer(x).flip(axes))
+    moved = x.clone()
+    moved[(slice(None), slice(None), *[0] * spatial_dims)] += 1
+    assert ((mixer(moved) - mixer(x)).abs().amax(1) > 0).all()
+
+
+@both_dims
+@pytest.mark.parametrize(("kernel_size", "dilation"), [(3, 2), (3, 3), (5, 2), (3, 9)])
+@torch.no_grad()
+def test_dilated_attention_is_the_loop(spatial_dims, kernel_size, dilation):
+    size = SIZES[spatial_dims]
+    mixer = build("dilated_attention", spatial_dims, dim=8, head_dim=4, kernel_size=kernel_size, dilation=dilation)
+    x = feature_map(*size, dim=8)
+    q, k, v = mixer.qkv(x.movedim(1, -1)).unflatten(-1, (3, 2, 4)).unbind(-3)  # (B, *spatial, heads, 4)
+    reach = range(-(kernel_size // 2), kernel_size // 2 + 1)
+    mixed = torch.zeros_like(q)
+    for place in product(*map(range, size)):
+        keys = [
+            tuple(p + dilation * o for p, o in zip(place, offset, strict=True))
+            for offset in product(reach, repeat=spatial_dims)
+        ]
+        keys = [key for key in keys if all(0 <= p < n for p, n in zip(key, size, strict=True))]
+        of_keys, of_values = (torch.stack([t[(slice(None), *key)] for key in keys], 1) for t in (k, v))
+        weights = torch.einsum("zhd,zkhd->zhk", q[(slice(None), *place)], of_keys).div(2).softmax(-1)
+        mixed[(slice(None), *place)] = torch.einsum("zhk,zkhd->zhd", weights, of_values)
+    torch.testing.assert_close(mixer(x), mixer.proj(mixed.flatten(-2)).movedim(-1, 1))
+
+
+@both_dims
+@torch.no_grad()
+def test_dilation_1_is_local_attention(spatial_dims):
+    mixer = build("dilated_attention", spatial_dims, kernel_size=3, dilation=1)
+    local = LocalAttention(16, spatial_dims=spatial_dims, kernel_size=3, full_attention_tokens=0).double()
+    local.load_state_dict(mixer.state_dict())
+    x = feature_map(*SIZES[spatial_dims])
+    torch.testing.assert_close(mixer(x), local(x))
+
+
+@both_dims
+@torch.no_grad()
+def test_large_kernel_is_one_large_convolution_inside_the_map(spatial_dims):
+    """Two kernels in a row are one: their convolution. At the border the first one's output is cut off."""
+    mixer = build("large_kernel", spatial_dims, dim=3, kernel_size=7, dilation=2)  # kernels of 3 and 5, reach 11
+    for conv in (mixer.local, mixer.distant):
+        conv.bias.zero_()
+    pad, convolve = 2 * spatial_dims * [10], F.conv2d if spatial_dims == 2 else F.conv3d
+    spread = torch.zeros(3, 1, *[9] * spatial_dims, dtype=torch.float64)
+    spread[(..., *[slice(None, None, 2)] * spatial_dims)] = mixer.distant.weight
+    flipped = mixer.local.weight.flip(tuple(range(2, 2 + spatial_dims)))
+    kernel = convolve(F.pad(spread.transpose(0, 1), 2 * spatial_dims * [2]), flipped, groups=3).transpose(0, 1)
+    assert kernel.shape[2:] == (11,) * spatial_dims
+    x = F.pad(feature_map(*[3] * spatial_dims, dim=3), pad)
+    attention = mixer.pointwise(convolve(x, kernel, groups=3, padding=5))
+    torch.testing.assert_close(mixer(x), x * attention)
+
+
+def test_large_kernel_has_the_published_kernels():
+    mixer = build("large_kernel", 2)
+    assert mixer.local.kernel_size == (5, 5)
+    assert (mixer.distant.kernel_size, mixer.distant.dilation) == ((7, 7), (3, 3))
+    assert sum(p.numel() for p in mixer.parameters()) == 16 * (25 + 49 + 16 + 3)
+    for wrong in ({"kernel_size": 5}, {"dilation": 1}):
+        with pytest.raises(ValueError, match="kernel_size must be at least 7 and dilation at least 2"):
+            build("large_kernel", 2, **wrong)
