@@ -148,7 +148,7 @@ def _read_question(reader: Reader, entries: tuple[Entry, ...], base: Path) -> Qu
             "samples",
             f"samples must be cases, got {reader.content['samples']!r}: fold means are not independent samples",
         )
-    sd = None
+    sd: dict[str, float] | None = None
     if reader.content.get("sd") is not None:
         inner = Reader(reader.content["sd"], ("question", "sd"), reader.faults)
         inner.known("case", "seed", "residual")

@@ -20,7 +20,7 @@ from medmixers.study.engine.worlds.bundle import run_facts
 STEPS = "medmixers.study.engine.worlds.nnunet_steps"
 STOCK = PLANNERS["default"][1]
 # recipe -> trainer with nnU-Net's own loop and this recipe's optimizer
-TRAINERS = {
+TRAINERS: dict[str | None, str] = {
     None: "nnUNetTrainerStockRecipe",
     **dict.fromkeys(("keuth2025_segmentation", "keuth2025_segmentation_volumes"), "nnUNetTrainerKeuth2025"),
     "tshimanga2026": "nnUNetTrainerTshimanga2026",

@@ -30,7 +30,9 @@ def plan(asked: dict[str, Any]) -> None:
     stock = _shape(folder, STOCK_PLANS, configuration)
     shapes = {entry: _shape(folder, name, configuration) for entry, name in asked["stock"].items()}
     for row in asked["networks"]:
-        options = {key: tuple(value) if isinstance(value, list) else value for key, value in row["options"].items()}
+        options: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in row["options"].items()
+        }
         name = default_plans_name(row["network"], options)
         plan_network(
             asked["dataset"], row["network"], gpu_memory_gb=1000, plans_name=name, patch_size=stock["patch_size"],
