@@ -55,11 +55,11 @@ def new_bundle(
     if weights is not None:
         if network is not None:
             raise InputError("--weights decides the network: leave --network out")
-        row = _row_of_weights(spec, weights, mixer, kernel_size, recipe or _recipe(spec))
+        row = _row_of_weights(spec, weights, mixer, kernel_size, recipe or default_recipe(spec))
         return write_bundle(row, Path(out), weights=weights)
     if network is None:
         raise InputError("give --network NAME, or --weights FILE of the authors' code")
-    row = _row(spec, network, mixer, recipe or _recipe(spec))
+    row = _row(spec, network, mixer, recipe or default_recipe(spec))
     if kernel_size is not None:
         row = replace(row, network_options={**row.network_options, "kernel_size": kernel_size})
     return write_bundle(row, Path(out))
@@ -129,7 +129,8 @@ def _row_of_weights(
     )
 
 
-def _recipe(task: TaskSpec) -> str:
+def default_recipe(task: TaskSpec) -> str:
+    """The recipe of a task's bundles where none is given."""
     if task.task == "classification":
         return "keuth2025_classification"
     if task.image_size is not None:
