@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from importlib.metadata import distribution, version
 from pathlib import Path
+from typing import Any
 
 from medmixers.bundles.catalog import BundleRow, study_row
 from medmixers.bundles.render.bundle import render_bundle
