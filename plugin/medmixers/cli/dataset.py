@@ -28,7 +28,7 @@ class Dataset:
 
         return convert(task, source, out, link=link, **options)
 
-    def check(self, folder: str, *, report: str | None = None) -> str:
+    def check(self, folder: str, report: str | None = None) -> str:
         """Check files, geometry, NaN and labels of every case.
 
         The first fault ends the check. Notes name near-identical images and patients in two parts, and outliers.
