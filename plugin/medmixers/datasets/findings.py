@@ -130,12 +130,12 @@ def _apart(group: Sequence[CaseFacts]) -> list[CaseFacts]:
 
 def _pairs_of_copies(facts: Sequence[CaseFacts]) -> Iterator[tuple[int, int]]:
     """Pairs of positions."""
-    kinds: dict[tuple[bool, int], list[int]] = defaultdict(list)
+    kinds: dict[tuple[bool, int], dict[int, Array]] = defaultdict(dict)
     for i, each in enumerate(facts):
         if each.share is not None:
-            kinds[each.share.dtype == bool, len(each.share)].append(i)
-    for (is_picture, _), places in kinds.items():
-        rows = np.stack([facts[i].share for i in places]).astype(np.float32)
+            kinds[each.share.dtype == bool, len(each.share)][i] = each.share
+    for (is_picture, _), shares in kinds.items():
+        places, rows = list(shares), np.stack(list(shares.values())).astype(np.float32)
         if is_picture:
             rows = 2 * rows - 1  # then the scalar product is 64 - 2 x the number of different bits
         least = rows.shape[1] - 2 * MOST_BITS if is_picture else (1 - SAME_BLOCKS) * rows.shape[1]
