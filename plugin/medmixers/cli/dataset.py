@@ -31,7 +31,7 @@ class Dataset:
     def check(self, folder: str, report: str | None = None) -> str:
         """Check files, geometry, NaN and labels of every case.
 
-        The first fault ends the check. Notes name near-identical images and patients in two parts, and outliers.
+        The first fault ends the check. Notes name copies and patients on both sides of a split, and outliers.
 
         Args:
             folder: a data set in nnU-Net's raw format, or a folder with datalist.json.

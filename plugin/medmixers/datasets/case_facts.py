@@ -73,7 +73,8 @@ def patient_of(name: str, file: Path) -> str | None:
         return patient
     if found := NAMED.search(name) or KNOWN.search(name):
         return found[0].lower()
-    stem = name
+    ending = next((each for each in (*NIFTI, *PICTURES, ".dcm") if name.lower().endswith(each)), "")
+    name = stem = name[: len(name) - len(ending)]
     while match := VISIT.fullmatch(stem):
         stem = match[1]
     return stem.lower() if stem != name else None

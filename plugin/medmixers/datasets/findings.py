@@ -83,7 +83,7 @@ def find(facts: Sequence[CaseFacts], *, keeping: str) -> tuple[Finding, ...]:
 
     Args:
         facts: of all cases.
-        keeping: what a user changes to keep cases together in a split, as the end of a sentence.
+        keeping: words for cases of one part that a split may divide, as "that folds may divide".
     """
     return (*copies(facts, keeping), *patients(facts, keeping), *outliers(facts))
 
@@ -113,8 +113,9 @@ def _divided(
 ) -> Iterator[Finding]:
     """A line about the groups in several parts, and one about those that lie in one part and may be divided."""
     across = [group for group in groups if len({each.part for each in group}) > 1]
-    within = [group for group in groups if group not in across and len({each.unit for each in group}) > 1]
-    for chosen, where in ((across, "in two parts, which makes scores too good"), (within, keeping)):
+    alone = [group for group in groups if len({each.part for each in group}) == 1]
+    within = [group for group in alone if len({each.unit for each in group}) > 1]
+    for chosen, where in ((across, "in different parts, which makes scores too good"), (within, keeping)):
         if chosen:
             shown = " and ".join(f"{each.name} ({each.part})" for each in _apart(chosen[0]))
             count = f"{len(chosen)} such {words[1]}" + ("s" if len(chosen) > 1 else "")
@@ -201,8 +202,9 @@ def outliers(facts: Sequence[CaseFacts]) -> Iterator[Finding]:
             shown = ", ".join(f"{name}: {value:.4g}" for name, value in list(far.items())[:SHOWN])
             more = ", ..." if len(far) > SHOWN else ""
             middle = float(np.median(list(each.values.values())))
+            count = f"{len(far)} of {len(each.values)} cases"
             yield Finding(
                 "outlier",
-                f"{each.name}: {len(far)} of {len(each.values)} cases far from the median {middle:.4g} ({shown}{more})",
+                f"{each.name}: {count} beyond {MOST_SCORE} modified z-scores of the median {middle:.4g} ({shown}{more})",
                 tuple(far),
             )
