@@ -200,11 +200,11 @@ def outliers(facts: Sequence[CaseFacts]) -> Iterator[Finding]:
         far = each.outliers()
         if far:
             shown = ", ".join(f"{name}: {value:.4g}" for name, value in list(far.items())[:SHOWN])
-            more = ", ..." if len(far) > SHOWN else ""
+            shown += ", ..." if len(far) > SHOWN else ""
             middle = float(np.median(list(each.values.values())))
             count = f"{len(far)} of {len(each.values)} cases"
             yield Finding(
                 "outlier",
-                f"{each.name}: {count} beyond {MOST_SCORE} modified z-scores of the median {middle:.4g} ({shown}{more})",
+                f"{each.name}: {count} beyond {MOST_SCORE} modified z-scores of the median {middle:.4g} ({shown})",
                 tuple(far),
             )
