@@ -74,6 +74,7 @@ def write_page(report: AuditReport | DatalistReport, page: Path) -> None:
         "total": {part: sum(each.part == part for each in report.facts) for part in PARTS},
         "found": {name for each in report.findings for name in each.cases},
         "labels": _legend(report),
+        "has_volumes": any(len(each.size) == 3 for each in report.facts),
         "score": MOST_SCORE,
         "most_outliers": MOST_OUTLIERS,
         "size": (WIDTH, HEIGHT),
