@@ -61,10 +61,22 @@ def matching_weights(path: str, content: Any, network: Any) -> dict[str, Any]:
             f"{path!r} holds the weights of another network, or of other options: {len(wrong)} tensors are "
             f"missing, unknown or of another shape, {min(wrong)!r} for example"
         )
+    kinds = [name for name in expected if _kind(expected[name]) != _kind(weights[name])]
+    if kinds:
+        found, wanted = weights[kinds[0]].dtype, expected[kinds[0]].dtype
+        raise InputError(
+            f"{path!r} holds {len(kinds)} tensors of another kind of numbers, {kinds[0]!r} as {found} for {wanted} for "
+            "example"
+        )
     broken = [name for name in expected if not weights[name].isfinite().all()]
     if broken:
         raise InputError(f"{path!r} holds NaN or infinity in {len(broken)} tensors, {broken[0]!r} for example")
     return {name: weights[name] for name in expected}
+
+
+def _kind(tensor: Any) -> tuple[bool, bool]:
+    """Whether a tensor holds real numbers in floating point, or complex ones. Precisions are converted, kinds not."""
+    return tensor.is_floating_point(), tensor.is_complex()
 
 
 def open_checkpoint(path: str, option: str, hint: str = "") -> Any:

@@ -17,6 +17,10 @@ class InputError(ValueError):
     """Bad input: a value, a file or an option that a person can change. The message names it and what is valid."""
 
 
+class FaultsError(InputError):
+    """Several faults of one input, found at once. The message has a line for each, and is printed so."""
+
+
 class MissingFileError(InputError, FileNotFoundError):
     """A file or folder that does not exist."""
 
@@ -130,7 +134,8 @@ def _stopped(name: str, stop: type[BaseException]) -> int:
 
 
 def _print_line(name: str, error: BaseException) -> None:
-    print(f"{name}: error: {joined_lines(error)}", file=sys.stderr)
+    text = str(error) if isinstance(error, FaultsError) else joined_lines(error)
+    print(f"{name}: error: {text}", file=sys.stderr)
 
 
 def first_line(error: BaseException) -> str:

@@ -92,19 +92,20 @@ def test_errors_reach_the_caller(tmp_path):
 def test_the_check_before_a_start_finds_what_reading_would(tmp_path):
     voxels = np.ones((4, 4, 8), np.int16)
     volume = BundleImageReader(spatial_dims=3, channels=1)
-    assert volume.check(write_series(tmp_path / "whole", voxels)) == 1
+    volume.check_case([write_series(tmp_path / "whole", voxels)])
     with pytest.raises(InputError, match="unequal steps"):
-        volume.check(write_series(tmp_path / "gap", voxels, kept=[0, 1, 2, 6, 7]))
+        volume.check_case([write_series(tmp_path / "gap", voxels, kept=[0, 1, 2, 6, 7])])
     write_series(tmp_path / "two", voxels)
     write_series(tmp_path / "two", voxels[..., :3], SeriesInstanceUID="1.2.9")
     with pytest.raises(InputError, match="holds 2 DICOM series"):
-        volume.check(tmp_path / "two")
-    assert BundleImageReader(spatial_dims=3, channels=1, series_uid="1.2.9").check(tmp_path / "two") == 1
+        volume.check_case([tmp_path / "two"])
+    BundleImageReader(spatial_dims=3, channels=1, series_uid="1.2.9").check_case([tmp_path / "two"])
     picture = BundleImageReader(spatial_dims=2, channels=3)
     Image.fromarray(RAMP).save(tmp_path / "g.png")
-    assert picture.check(tmp_path / "g.png") == picture.check(tmp_path / "g.png", whole=False) == 3
+    for whole in (True, False):
+        picture.check_case([tmp_path / "g.png"], whole=whole)
     with pytest.raises(InputError, match="is 2D; the network takes 3D images"):
-        volume.check(tmp_path / "g.png")
+        volume.check_case([tmp_path / "g.png"])
 
 
 def test_files_that_are_not_predicted_are_named(tmp_path):
@@ -117,14 +118,31 @@ def test_files_that_are_not_predicted_are_named(tmp_path):
     assert unread_files(tmp_path, images) == ["b.gif", "patient2"]
 
 
+def test_a_grey_picture_per_channel_gives_one_channel_each(tmp_path):
+    files = [tmp_path / f"case_{channel:04d}.png" for channel in range(3)]
+    for shift, file in enumerate(files):
+        Image.fromarray(RAMP + np.uint8(shift)).save(file)
+    reader = BundleImageReader(spatial_dims=2, channels=3)
+    reader.check_case(files)
+    image = load(files, channels=3)
+    np.testing.assert_array_equal(image, [(RAMP + np.uint8(shift)).T for shift in range(3)])
+    Image.fromarray(np.stack([RAMP, 255 - RAMP, RAMP], -1)).save(files[1])
+    BundleImageReader(spatial_dims=2, channels=3).check_case(files)  # one channel of it: its luma
+    with pytest.raises(InputError, match=r"case_0001\.png is a colour picture; the network takes 1 channel"):
+        BundleImageReader(spatial_dims=2, channels=3, convert_colour=False).check_case(files)
+    with pytest.raises(InputError, match=r"case_0000\.png' has 2 channels; the network takes 3"):
+        reader.check_case(files[:2])
+
+
 def test_volumes_of_a_4d_file_are_channels_on_request(tmp_path: Path) -> None:
     voxels = np.random.default_rng(0).uniform(1, 9, (5, 6, 7, 4)).astype(np.float32)
     nib.save(nib.Nifti1Image(voxels, np.diag([2.0, 3, 4, 1])), tmp_path / "a.nii.gz")
     plain = BundleImageReader(spatial_dims=3, channels=4)
     with pytest.raises(InputError, match=r"has 4 axes \(5, 6, 7, 4\)"):
-        plain.check(tmp_path / "a.nii.gz")
+        plain.check_case([tmp_path / "a.nii.gz"])
     reader = BundleImageReader(spatial_dims=3, channels=4, volumes_as_channels=True)
-    assert reader.check(tmp_path / "a.nii.gz") == reader.check(tmp_path / "a.nii.gz", whole=False) == 4
+    for whole in (True, False):
+        reader.check_case([tmp_path / "a.nii.gz"], whole=whole)
 
     image = load(str(tmp_path / "a.nii.gz"), spatial_dims=3, channels=4, volumes_as_channels=True)
     np.testing.assert_array_equal(image, np.moveaxis(voxels, -1, 0))

@@ -14,12 +14,13 @@ import torch
 from bundle_helpers import SHAPE, last_words, save, write_dataset
 
 from medmixers.bundle_runtime.cases import find_images
+from medmixers.bundle_runtime.image_reader import BundleImageReader
 from medmixers.bundle_runtime.preflight import check_evaluation, check_inference, check_training
 from medmixers.bundles.verify.synthetic import oblique_affine
 from medmixers.datasets.audit import audit_nnunet_dataset
 
 NETWORK = torch.nn.Conv3d(1, 3, 1)
-SHARED = {"spatial_dims": 3, "in_channels": 1, "validation_every": 5, "network": NETWORK}
+SHARED = {"image_reader": BundleImageReader(spatial_dims=3, channels=1), "validation_every": 5, "network": NETWORK}
 EXPECTED = {**SHARED, "label_values": [0, 1, 2]}
 TRAINING = {**EXPECTED, "pretrained_ckpt": None, "resume_ckpt": None}
 
@@ -98,7 +99,9 @@ def test_data_set_of_another_task(dataset: Path) -> None:
 
 def test_network_of_other_dimensions(dataset: Path) -> None:
     with pytest.raises(SystemExit) as error:
-        check_training(dataset_dir=str(dataset), **{**TRAINING, "spatial_dims": 2})
+        check_training(
+            dataset_dir=str(dataset), **{**TRAINING, "image_reader": BundleImageReader(spatial_dims=2, channels=1)}
+        )
     assert "are 3D; the network takes 2D images" in last_words(error)
 
 
@@ -117,6 +120,11 @@ def test_weights_come_first(dataset: Path, tmp_path: Path) -> None:
         ([1, 2], "holds no weights: a dict of tensors"),
         ({"epoch": 1}, "holds no weights: a dict of tensors"),
         (torch.nn.Conv3d(1, 3, 3).state_dict(), "1 tensors are missing, unknown or of another shape, 'weight'"),
+        (
+            {**NETWORK.state_dict(), "bias": torch.zeros(3, dtype=torch.int64)},
+            "'bias' as torch.int64 for torch.float32",
+        ),
+        ({**NETWORK.state_dict(), "bias": torch.zeros(3, dtype=torch.complex64)}, "'bias' as torch.complex64 for"),
         (torch.nn.PReLU(3).state_dict(), "2 tensors are missing, unknown or of another shape, 'bias'"),
         ({**NETWORK.state_dict(), "bias": torch.tensor([0, np.nan, 1])}, "NaN or infinity in 1 tensors, 'bias' for"),
         ({**NETWORK.state_dict(), "bias": torch.tensor([0, np.inf, 1])}, "NaN or infinity in 1 tensors, 'bias' for"),
@@ -318,10 +326,10 @@ def test_channels_on_different_grids(change: dict[str, Any], message: str, tmp_p
     files = [str(tmp_path / f"case_000{channel}.nii.gz") for channel in range(2)]
     for file in files:
         nib.save(nib.Nifti1Image(np.ones(grid["shape"], np.float32), grid["affine"]), file)
-    infer([files], tmp_path, in_channels=2)
+    infer([files], tmp_path, channels=2)
     nib.save(nib.Nifti1Image(np.ones((grid | change)["shape"], np.float32), (grid | change)["affine"]), files[1])
     with pytest.raises(SystemExit) as error:
-        infer([files], tmp_path, in_channels=2)
+        infer([files], tmp_path, channels=2)
     assert message in last_words(error)
 
 
@@ -329,14 +337,15 @@ def evaluate(dataset: Path, weights: Path, **options: Any) -> None:
     check_evaluation(dataset_dir=str(dataset), part="test", ckpt_path=str(weights), **EXPECTED, **options)
 
 
-def infer(images: list[Any], folder: Path, *, ckpt_path: Path | None = None, **options: Any) -> None:
+def infer(images: list[Any], folder: Path, *, ckpt_path: Path | None = None, channels: int = 1, **options: Any) -> None:
     check_inference(
         dataset_dir=str(folder),
         images=images,
         ckpt_path=str(ckpt_path or ""),
         network=NETWORK,
         load_pretrain=ckpt_path is not None,
-        **{"spatial_dims": 3, "in_channels": 1, **options},
+        image_reader=BundleImageReader(spatial_dims=3, channels=channels),
+        **options,
     )
 
 
@@ -348,7 +357,7 @@ def test_predictions_never_replace_data(place: str, dataset: Path, tmp_path: Pat
     images = find_images(dataset)
     before = Path(images[0]).read_bytes()
     target = tmp_path / "link" if place == "link" else dataset / place
-    shared = {"ckpt_path": str(tmp_path / "model.pt"), "network": NETWORK, "spatial_dims": 3, "in_channels": 1}
+    shared = {"ckpt_path": str(tmp_path / "model.pt"), "network": NETWORK, "image_reader": SHARED["image_reader"]}
     with pytest.raises(SystemExit) as error:
         check_inference(dataset_dir=str(dataset), images=images, load_pretrain=True, folders=[str(target)], **shared)
     assert "lies in" in last_words(error) or "holds the input" in last_words(error)

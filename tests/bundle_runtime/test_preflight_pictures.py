@@ -14,10 +14,11 @@ from ignite.metrics import Fbeta, Precision, Recall
 from monai.metrics import compute_roc_auc
 from PIL import Image
 
+from medmixers.bundle_runtime.image_reader import BundleImageReader
 from medmixers.bundle_runtime.preflight import check_evaluation, check_training
 
 NETWORK = torch.nn.Conv3d(1, 3, 1)
-PICTURES = {"spatial_dims": 2, "in_channels": 3, "validation_every": 2, "network": NETWORK}
+PICTURES = {"image_reader": BundleImageReader(spatial_dims=2, channels=3), "validation_every": 2, "network": NETWORK}
 LISTED = {**PICTURES, "pretrained_ckpt": None, "resume_ckpt": None}
 
 

@@ -24,8 +24,8 @@ ORDER = {  # what you change, data, network, training, validation, what runs
                   "postprocessing", "evaluator", "preflight", "initialize", "run"),
 }  # fmt: skip
 RUNS = {
-    "train": ["@preflight", "$@train::trainer.run()"],
-    "evaluate": ["@preflight", "$@validate::evaluator.run()"],
+    "train": ["@preflight", "@cache", "$@train::trainer.run()"],
+    "evaluate": ["@preflight", "@cache", "$@validate::evaluator.run()"],
     "inference": ["@preflight", "$@evaluator.run()"],
 }
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import json
+import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +19,15 @@ from PIL import Image
 
 from medmixers.bundle_runtime.cases import split
 from medmixers.datasets.audit import audit_nnunet_dataset
-from medmixers.datasets.image_files import read_image
+from medmixers.datasets.image_files import has_shear, read_image
 from medmixers.datasets.raw_format import label_names
 
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 SHAPE = (6, 7, 5)
+FEW = (
+    "2 training cases are fewer than nnU-Net's 5 folds: nnUNetv2_train takes only fold 'all' then, unless "
+    "splits_final.json names the folds"
+)
 
 
 def save(path: Path, data: np.ndarray, affine: np.ndarray = AFFINE) -> None:
@@ -64,7 +71,7 @@ def test_a_sound_data_set(folder: Path) -> None:
     assert report.channels == ("T1", "T2")
     assert report.voxels == {value: 2 * int((label() == value).sum()) for value in range(3)}
     assert report.shapes == (SHAPE, SHAPE)
-    assert report.notes == ()
+    assert report.notes == (FEW,)
     assert "cases: 2 training, 1 test" in str(report)
     assert "6 x 7 x 5" in str(report)
 
@@ -72,6 +79,23 @@ def test_a_sound_data_set(folder: Path) -> None:
 def test_without_a_test_folder(folder: Path) -> None:
     (folder / "imagesTs").rename(folder / "elsewhere")
     assert audit_nnunet_dataset(folder).test == ()
+
+
+SECOND = ["imagesTr/b_1_0000.nii.gz", "imagesTr/b_1_0001.nii.gz", "labelsTr/b_1.nii.gz"]
+
+
+def shear(path: Path) -> None:
+    sheared = AFFINE.copy()
+    sheared[0, 2] = 0.6
+    save(path, np.asanyarray(nib.load(path).dataobj), sheared)
+
+
+def zero_affine(path: Path) -> None:
+    """sform_code 1 and three rows of zeros, which nibabel reads and does not write."""
+    raw = bytearray(gzip.decompress(path.read_bytes()))
+    struct.pack_into("<2h", raw, 252, 0, 1)
+    struct.pack_into("<12f", raw, 280, *[0.0] * 12)
+    path.write_bytes(gzip.compress(bytes(raw)))
 
 
 FAULTS: list[tuple[str, Callable[[Path], Any], type[Exception], str]] = [
@@ -192,6 +216,68 @@ FAULTS: list[tuple[str, Callable[[Path], Any], type[Exception], str]] = [
         r"lacks channel_names, numTraining, file_ending",
     ),
     (
+        "all zero",
+        lambda f: save(f / "imagesTr/a_0001.nii.gz", np.zeros(SHAPE, np.float32)),
+        ValueError,
+        r"a_0001\.nii\.gz is 0 in all of its 210 voxels",
+    ),
+    (
+        "single precision",
+        lambda f: save(f / "imagesTr/a_0001.nii.gz", np.full(SHAPE, 1e300)),
+        ValueError,
+        r"a_0001\.nii\.gz holds 1e\+300, which is infinite in single precision",
+    ),
+    (
+        "complex voxels",
+        lambda f: save(f / "imagesTr/a_0000.nii.gz", image().astype(np.complex64)),
+        ValueError,
+        r"a_0000\.nii\.gz has voxels of type complex64; a channel holds real numbers",
+    ),
+    (
+        "whole numbers that are not exact",
+        lambda f: nib.save(
+            nib.Nifti1Image(np.full(SHAPE, 2**53 + 1), AFFINE, dtype=np.int64), f / "imagesTr/a_0000.nii.gz"
+        ),
+        ValueError,
+        r"a_0000\.nii\.gz holds whole numbers up to 9007199254740993; those beyond 2\^53",
+    ),
+    (
+        "zero affine",
+        lambda f: [zero_affine(f / f"imagesTr/a_000{c}.nii.gz") for c in range(2)],
+        ValueError,
+        r"a_0000\.nii\.gz has no valid affine: voxel edges of 0, 0, 0 mm",
+    ),
+    (
+        "sheared axes",
+        lambda f: [shear(f / name) for name in SECOND],
+        ValueError,
+        r"b_1_0000\.nii\.gz has axes that are not at right angles: SimpleITK, which nnU-Net chooses",
+    ),
+    (
+        "hidden file",
+        lambda f: (f / "imagesTr/._a_0000.nii.gz").write_bytes(b"\0\5\26\7"),
+        ValueError,
+        r"imagesTr holds 1 hidden files such as \._a_0000\.nii\.gz, which nnU-Net takes for cases; delete them",
+    ),
+    (
+        "another file_ending",
+        lambda f: save(f / "imagesTs/d_0000.nii", image()),
+        ValueError,
+        r"imagesTs holds 1 images of another file_ending than '\.nii\.gz', d_0000\.nii for example",
+    ),
+    (
+        "channel_names the wrong way round",
+        lambda f: describe(f, channel_names={"T1": 0, "T2": 1}),
+        ValueError,
+        r"channel_names must look like .* got \{'T1': 0, 'T2': 1\}",
+    ),
+    (
+        "channel_names in another order than the files",
+        lambda f: describe(f, channel_names={"1": "CT", "0": "MR"}),
+        ValueError,
+        r"channel_names must look like \{\"0\": \"T1\"",
+    ),
+    (
         "no images",
         lambda f: (f / "imagesTr").rename(f / "x"),
         FileNotFoundError,
@@ -243,8 +329,8 @@ def test_header_rounding_is_no_fault(folder: Path) -> None:
 
 
 def test_ignore_label_and_regions(folder: Path) -> None:
-    labels = {"background": 0, "core": [2], "whole": [1, 2], "ignore": 3}
-    describe(folder, labels=labels, regions_class_order=[2, 1])
+    labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
+    describe(folder, labels=labels, regions_class_order=[1, 2])
     save(folder / "labelsTr/a.nii.gz", label(3))
     report = audit_nnunet_dataset(folder)
     assert report.labels == {0: "background", 1: "whole", 2: "core", 3: "ignore"}
@@ -265,12 +351,56 @@ def test_ignore_label_and_regions(folder: Path) -> None:
         ({"background": 0, "organ": 2}, r"consecutive from 0, got \[0, 2\]"),
         ({"background": 0, "organ": "1"}, r"'organ' must be an integer or a list of them, got '1'"),
         ({"background": 0, "organ": 2, "ignore": 1}, "ignore label must be the highest value, got 1"),
+        (
+            {"background": 0, "whole": [1, 2, 3, 4], "core": [1, 2, 3], "enhancing": 1},
+            "does not give the labels back: a perfect network would write 1 as 3, 3 as 2, 4 as 1",
+        ),
         ({"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order must have 2 values, got None"),
     ],
 )
 def test_labels_against_nnunets_rules(labels: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        label_names({"labels": labels})
+        label_names({"labels": labels, **({"regions_class_order": [1, 2, 3]} if "enhancing" in labels else {})})
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations([1, 2, 3])))
+def test_orders_of_regions_are_judged_by_nnunets_painting(order: tuple[int, ...]) -> None:
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
+    manager = LabelManager(labels, regions_class_order=list(order))
+    truth = np.arange(4)
+    perfect = np.stack([np.isin(truth, region) for region in manager.foreground_regions]).astype(np.float32)
+    gives_back = (manager.convert_probabilities_to_segmentation(perfect) == truth).all()
+    if gives_back:
+        assert list(label_names({"labels": labels, "regions_class_order": list(order)})) == [0, 1, 2, 3]
+        return
+    with pytest.raises(ValueError, match="does not give the labels back"):
+        label_names({"labels": labels, "regions_class_order": list(order)})
+
+
+@pytest.mark.parametrize("tilt", [1e-5, 1e-4, 1e-3, 0.3])
+def test_shear_is_what_simpleitk_does_not_read(tilt: float, tmp_path: Path) -> None:
+    affine = AFFINE.copy()
+    affine[:3, 2] += tilt * affine[:3, 0]
+    save(tmp_path / "a.nii.gz", image(), affine)
+    try:
+        sitk.ReadImage(str(tmp_path / "a.nii.gz"))
+    except RuntimeError:  # ITK only supports orthonormal direction cosines
+        assert has_shear(read_image(tmp_path / "a.nii.gz"))
+    else:
+        assert not has_shear(read_image(tmp_path / "a.nii.gz"))
+
+
+def test_an_axis_of_length_1_behind_the_third_is_none(folder: Path) -> None:
+    """As nnU-Net reads it."""
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+    path = folder / "imagesTr/a_0000.nii.gz"
+    save(path, image((*SHAPE, 1)))
+    assert audit_nnunet_dataset(folder).shapes == (SHAPE, SHAPE)
+    voxels, _ = SimpleITKIO().read_images([str(path)])
+    np.testing.assert_array_equal(read_image(path).data, voxels[0].T)
 
 
 def test_notes(folder: Path) -> None:
@@ -280,6 +410,7 @@ def test_notes(folder: Path) -> None:
     assert audit_nnunet_dataset(folder).notes == (
         "no training label holds 2 tumour",
         "only background in 1 training labels, a for example",
+        FEW,
         "1 files in labelsTr have no image, extra.nii.gz for example",
     )
 

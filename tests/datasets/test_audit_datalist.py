@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
@@ -84,8 +85,15 @@ def test_a_damaged_image(classes: Path) -> None:
 
 
 def test_an_image_with_other_channels(classes: Path) -> None:
+    """A picture is converted to what the network takes; a volume among pictures is not."""
     save(classes / "images/c.png", np.zeros((6, 5)))
-    with pytest.raises(ValueError, match=r"c\.png has 1 channels in 2D, .*a\.png has 3 in 2D"):
+    report = audit_datalist(classes)
+    assert report.channels == 3
+    assert "1 grey pictures and 3 in colour: a bundle converts them to what its network takes" in report.notes
+    nib.save(nib.Nifti1Image(np.ones((6, 5, 4), np.uint8), np.eye(4)), classes / "images/c.nii.gz")
+    content = json.loads((classes / "datalist.json").read_text().replace("c.png", "c.nii.gz"))
+    (classes / "datalist.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"c\.nii\.gz has 1 channels in 3D, .*a\.png has 3 in 2D"):
         audit_datalist(classes)
 
 

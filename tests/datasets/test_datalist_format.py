@@ -61,6 +61,11 @@ def test_an_empty_validation_part_is_taken_from_training_by_group(tmp_path: Path
         ({"training": [{"image": "a.png", "label": "b"}]}, r"training\[0\]: label must be a class id, .* got 'b'"),
         ({"training": [{"image": "a.png", "label": True}]}, r"label must be a class id, .* got True"),
         ({"training": [{"image": "a.png", "label": 1, "group": 7}]}, r"training\[0\]: group must be text, got 7"),
+        (
+            {"training": [{"image": "a.png", "label": 1}], "test": [{"image": "./b/../a.png", "label": 1}]},
+            r"training\[0\] and test\[0\] are one image",
+        ),
+        ({"training": [{"image": "a.png", "label": 1}] * 2}, r"training\[0\] and training\[1\] are one image"),
         ({"training": {}}, r"must hold the lists training, validation, test"),
         (
             {p: [{"image": f"{i}.png", "label": 1, "group": "g"}] for p, i in (("training", "a"), ("test", "b"))},

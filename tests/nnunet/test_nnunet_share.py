@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -24,13 +25,14 @@ from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainer
 from trained_models import OBLIQUE, REGIONS, write_images
 from trained_models import train as train_model
 
-from medmixers.bundle_runtime.nnunet_inference import PROPERTIES, NnUNetPreprocessd, NnUNetSaved, Plans, find_cases
+from medmixers.bundle_runtime.nnunet_images import NnUNetImages, find_cases
+from medmixers.bundle_runtime.nnunet_inference import PROPERTIES, NnUNetPreprocessd, NnUNetSaved, Plans
 from medmixers.bundles.share.archive import open_archive
 from medmixers.bundles.share.pack import pack_bundle
 from medmixers.bundles.verify.checks import verify_bundle
 from medmixers.bundles.verify.run_checks import check_nnunet
 from medmixers.bundles.verify.subject import FailedCheck, Subject
-from medmixers.errors import MissingFileError
+from medmixers.errors import InputError, MissingFileError
 from medmixers.nnunet import portable
 from medmixers.nnunet.bundle import write_nnunet_bundle
 from medmixers.nnunet.environment import trainer_path
@@ -343,6 +345,59 @@ def test_a_colour_picture_is_one_file(stock_bundle, tmp_path):
     (tmp_path / "skin_0001.png").touch()
     with pytest.raises(FileNotFoundError, match=r"skin_0002\.png: each case has 3 files"):
         find_cases(str(tmp_path), plans)
+
+
+def write_volume(file, data, affine=OBLIQUE):
+    nib.save(nib.Nifti1Image(data, affine), file)
+
+
+NOISE = np.random.default_rng(0).normal(size=(9, 8, 7)).astype(np.float32)
+SHEARED = np.array([[1, 0, 0.6, 0], [0, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: f.write_bytes(f.read_bytes()[:-600]), "case_0001.nii.gz cannot be read"),
+        (lambda f: write_volume(f, np.where(NOISE > 1, np.nan, NOISE)), "holds NaN or infinity"),
+        (lambda f: write_volume(f, 0 * NOISE), "is 0 in all of its 504 voxels"),
+        (lambda f: write_volume(f, NOISE[..., 0]), "has shape (9, 8), case_0000.nii.gz has (9, 8, 7)"),
+        (lambda f: write_volume(f, np.stack([NOISE] * 2, -1)), "has 4 axes (9, 8, 7, 2)"),
+        (lambda f: write_volume(f, NOISE, np.eye(4)), "lies elsewhere than case_0000.nii.gz"),
+        (lambda f: [write_volume(each, NOISE, SHEARED) for each in f.parent.iterdir()], "not at right angles"),
+        (lambda f: [write_volume(each, NOISE[..., 0]) for each in f.parent.iterdir()], "the model takes 3D images"),
+        (lambda f: f.rename(f.with_name("case_0001.nii")), "case_0001.nii.gz: each case has 2 files"),
+        (lambda f: [each.rename(each.with_name(f"{n}.nii.gz")) for n, each in enumerate(f.parent.iterdir())],
+         "has no image; expected files named CASE_0000.nii.gz; it holds 2 other files, 0.nii.gz for example"),
+    ],
+)  # fmt: skip
+def test_images_are_checked_before_a_prediction(spoil, message, stock_bundle, tmp_path):
+    """As generated bundles check them; nnU-Net's reader reads the first three without an error."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for channel in range(2):
+        write_volume(folder / f"case_{channel:04d}.nii.gz", NOISE)
+    plans = Plans(str(stock_bundle[1] / "configs/nnunet"), configuration="3d_fullres")
+    NnUNetImages(plans=plans).check_case([Path(file) for file in find_cases(str(folder), plans)[0]])
+    spoil(folder / "case_0001.nii.gz")
+    with pytest.raises(InputError, match=re.escape(message)):
+        NnUNetImages(plans=plans).check_case([Path(file) for file in find_cases(str(folder), plans)[0]])
+
+
+def test_hidden_files_are_no_cases_and_a_fault_is_one_line(stock_bundle, images, tmp_path):
+    _, bundle = stock_bundle
+    shutil.copytree(images, tmp_path / "images")
+    (tmp_path / "images/._case_0000.nii.gz").write_bytes(b"\0\5\26\7")
+    plans = Plans(str(bundle / "configs/nnunet"), configuration="3d_fullres")
+    assert len(find_cases(str(tmp_path / "images"), plans)) == 1
+    write_volume(tmp_path / "images/case_0001.nii.gz", 0 * NOISE)
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", bundle / "configs/inference.json"]
+    command += ["--bundle_root", bundle, "--dataset_dir", tmp_path / "images", "--output_dir", tmp_path / "out"]
+    done = subprocess.run([*map(str, command), "--device", "cpu"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "case_0001.nii.gz is 0 in all of its 504 voxels" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_bundles_name_must_be_one(ours, tmp_path):

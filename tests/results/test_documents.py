@@ -1,5 +1,7 @@
 """README and guides show the recorded figures; wrong markers end in one line."""
 
+import json
+import shutil
 import subprocess
 import sys
 
@@ -17,7 +19,11 @@ END = documents.END
 @pytest.fixture
 def checkout(tmp_path):
     """A checkout whose documents hold every marker and no table."""
-    blocks = [f"{documents.START.format(name=name)}\n{END}\n" for name in tables.TABLES]
+    cases = ROOT / documents.INPUT_CASES
+    names = [*tables.TABLES, *(f"inputs-{kind}" for kind in json.loads(cases.read_text()))]
+    (tmp_path / documents.INPUT_CASES).parent.mkdir(parents=True)
+    shutil.copy(cases, tmp_path / documents.INPUT_CASES)
+    blocks = [f"{documents.START.format(name=name)}\n{END}\n" for name in names]
     (tmp_path / "README.md").write_text(f"# a\n\n{blocks[0]}\nb\n")
     guides = tmp_path / "plugin" / "docs"
     guides.mkdir(parents=True)

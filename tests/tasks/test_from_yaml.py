@@ -34,6 +34,9 @@ def test_every_task_survives_yaml(name: str, tmp_path: Path) -> None:
     assert loaded == TASKS[name]
 
 
+REGIONS = {"multi_label": True, "labels": ["all", "core"]}
+
+
 def write(folder: Path, **changes: Any) -> Path:
     content = plain(TASKS["brain_tissue_segmentation"]) | changes
     text = yaml.safe_dump({key: value for key, value in content.items() if value != "absent"})
@@ -76,6 +79,13 @@ def test_numbers_in_exponent_notation(tmp_path: Path) -> None:
         ({"channels": "T1"}, r"channels must be a list, as \[a, b\], got 'T1'"),
         ({"spacing": [1, 1, "wide"]}, r"each of spacing must be a number, got 'wide'"),
         ({"spacing": [1, 1]}, r"spacing must have spatial_dims values above 0"),
+        ({"spacing": [1, 1, float("nan")]}, r"spacing must be from 1e-05 to 1000 mm per axis, got \(1\.0, 1\.0, nan\)"),
+        ({"spacing": [1, 1, float("inf")]}, r"spacing must be from 1e-05 to 1000 mm per axis"),
+        ({"spacing": [1, 1, 1e-9]}, r"spacing must be from 1e-05 to 1000 mm per axis"),
+        ({"intensity": "window", "window": [0, 1e300]}, r"window must be .* within 1e\+30 of 0, got"),
+        (REGIONS | {"regions": {"all": [1, 300], "core": [300]}}, r"ids of regions must be .* got \[1, 300\]"),
+        (REGIONS | {"regions": {"all": [-1, 2], "core": [2]}}, r"ids of regions must be whole numbers from 1"),
+        (REGIONS | {"regions": {"all": [0, 1], "core": [1]}}, r"ids of regions must be whole numbers from 1"),
         ({"labels": {0: "background"}}, r"label 0 must be \{name: \.\.\., colour: .*got 'background'"),
         ({"labels": {"a": {"name": "a", "colour": [0, 0, 0]}}}, r"an id of labels must be a whole number, got 'a'"),
         ({"labels": {0: {"name": "a", "colour": [0, 0, 256]}}}, r"colour of label 0 .* from 0 to 255"),

@@ -17,6 +17,7 @@ from medmixers.datasets.raw_format import (
     NIFTI,
     CaseFiles,
     held_out_cases,
+    is_hidden,
     read_description,
     read_folds,
     stem_and_ending,
@@ -69,7 +70,7 @@ def _images(folder: Path, channels: int) -> list[Any]:
         return [_channels(case, count, files) for case, count in _raw_cases(folder, held_out=True)]
     if (folder / LIST_FILE).is_file():
         return [item["image"] for item in split(folder, part="test", validation_every=2)]
-    entries = listing(str(folder))
+    entries = {name: is_file for name, is_file in listing(str(folder)).items() if not is_hidden(name)}
     found = [
         folder / name
         for name, is_file in entries.items()
@@ -128,7 +129,7 @@ def unread_files(dataset_dir: str | Path, images: Sequence[Any]) -> list[str]:
     read = {file.name for file in files if file.parent == folder}
     if folder in files or not read:
         return []
-    return sorted(name for name in listing(str(folder)) if name not in read and not name.startswith("."))
+    return sorted(name for name in listing(str(folder)) if name not in read and not is_hidden(name))
 
 
 def _is_series(path: Path) -> bool:

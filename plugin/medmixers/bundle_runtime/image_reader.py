@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.data import ImageReader, ITKReader, NibabelReader, NrrdReader
-from monai.utils import MetaKeys, SpaceKeys
+from monai.data import ImageReader
 from numpy.typing import NDArray
 
-from medmixers.datasets.image_files import read_image
+from medmixers.bundle_runtime.volumes import load_volume, metadata, read_paths, stacked
+from medmixers.datasets.image_files import PILLOW_ENDINGS, check_geometry, read_image
 from medmixers.datasets.raw_format import NIFTI
 from medmixers.errors import InputError, MissingFileError
 from medmixers.images.dicom import (
@@ -74,82 +73,80 @@ class BundleImageReader(ImageReader):
 
     def read(self, data: Any, **_: Any) -> list[Path]:
         """The paths. Files are opened by :meth:`get_data`: MONAI would try other readers after an error here."""
-        paths = [data] if isinstance(data, (str, Path)) else list(data)
-        return [Path(path) for path in paths]
+        return read_paths(data)
 
     def get_data(self, img: Sequence[Path]) -> tuple[NDArray[Any], dict[str, Any]]:
         """Voxels and metadata of one image: a file, a folder with a DICOM series, or a file per channel."""
-        arrays, metas = zip(*(self._load(path) for path in img), strict=True)
-        if len(arrays) == 1:
-            return arrays[0], metas[0]
-        if len({array.shape for array in arrays}) > 1:
-            shapes = ", ".join(str(array.shape) for array in arrays)
-            raise InputError(f"the channels of {img[0]} have different shapes: {shapes}")
-        return np.stack(arrays), {**metas[0], MetaKeys.ORIGINAL_CHANNEL_DIM: 0}
+        channels = self._channels_per_file(img)
+        return stacked(img, [self._load(path, channels) for path in img])
 
-    def check(self, path: Path, *, whole: bool = True) -> int:
-        """Find one image file readable and of the network's dimensions, before anything is trained or predicted.
+    def check_case(self, files: Sequence[Path], *, whole: bool = True) -> None:
+        """Find the files of one image readable, on one grid, and what the network takes, before a start.
 
         Args:
-            path: a file, or the folder of a DICOM series.
-            whole: read its voxels too, not only its headers.
-
-        Returns:
-            The channels that it gives to the network.
+            files: one file, the folder of a DICOM series, or a file per channel.
+            whole: read the voxels too, not only the headers.
 
         Raises:
             MissingFileError: there is no such file or folder.
-            InputError: what reading it would raise; other dimensions; a NIfTI file of zeros or with NaN.
+            InputError: what reading it would raise; other dimensions or channels; files on different grids; a volume
+                of zeros, with NaN, or with numbers that are infinite in single precision.
         """
+        channels = sum(self._check_file(file, self._channels_per_file(files), whole=whole) for file in files)
+        if channels != self.channels:
+            raise InputError(f"{str(files[0])!r} has {channels} channels; the network takes {self.channels}")
+        known = [file for file in files if file.name.lower().endswith((*NIFTI, *PILLOW_ENDINGS))]
+        grids = [read_image(file, whole=False) for file in known] if len(known) > 1 else []
+        for file, grid in zip(known, grids, strict=False):
+            check_geometry(file, grid, known[0], grids[0])
+
+    def _channels_per_file(self, files: Sequence[Path]) -> int:
+        """Channels that one file gives: all of the network, or one where each channel has its own file."""
+        return self.channels if len(files) == 1 else 1
+
+    def _check_file(self, path: Path, channels: int, *, whole: bool) -> int:
+        """The channels that a file gives to the network."""
         if not path.exists():
             raise MissingFileError(f"there is no image {str(path)!r}")
         if path.is_dir() or (path.is_file() and is_dicom(path)):
             if self.spatial_dims == 2:
-                return _channels(self._load_dicom(path)[0]) if whole else self.channels
+                return _channels(self._load_dicom(path, channels)[0]) if whole else channels
             check_series(series_files(path, series_uid=self.series_uid))
             return 1
         if path.name.lower().endswith(PICTURES):
             self._check_dims(path, 2, "is 2D")
-            return self._check_picture(path, whole=whole)
+            if whole:
+                return _channels(read_picture(path, **self._colours(channels)).pixels)
+            _, own = picture_size(path)
+            return channels if self.convert_colour and {own, channels} <= {1, 3} else own
         if not path.name.lower().endswith(NIFTI):
-            return self.channels
+            return channels
         image = read_image(path, whole=whole, channels_last=self.volumes_as_channels)
         self._check_dims(path, len(image.shape), f"has the shape {image.shape}")
-        if whole and not image.data.any():
-            raise InputError(f"{str(path)!r} is 0 in all of its {image.data.size} voxels")
         return image.components
-
-    def _check_picture(self, path: Path, *, whole: bool) -> int:
-        if whole:
-            pixels = read_picture(path, **self._colours()).pixels
-            return _channels(pixels)
-        _, channels = picture_size(path)
-        return self.channels if self.convert_colour and {channels, self.channels} <= {1, 3} else channels
 
     def _check_dims(self, path: Path, dims: int, what: str) -> None:
         if dims != self.spatial_dims:
             raise InputError(f"{str(path)!r} {what}; the network takes {self.spatial_dims}D images")
 
-    def _load(self, path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
+    def _load(self, path: Path, channels: int) -> tuple[NDArray[Any], dict[str, Any]]:
         if path.is_dir() or (path.is_file() and is_dicom(path)):
-            return self._load_dicom(path)
+            return self._load_dicom(path, channels)
         if path.name.lower().endswith(PICTURES):
-            return self._from_picture(path, read_picture(path, **self._colours()), np.eye(4))
-        reader = next(reader for reader in _monai_readers() if reader.verify_suffix(str(path)))
-        data, meta = reader.get_data(reader.read(str(path)))
-        return data, dict(meta)
+            return self._from_picture(path, read_picture(path, **self._colours(channels)), np.eye(4))
+        return load_volume(path, channels_last=self.volumes_as_channels)
 
-    def _load_dicom(self, path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
+    def _load_dicom(self, path: Path, channels: int) -> tuple[NDArray[Any], dict[str, Any]]:
         if self.spatial_dims == 3:
             volume = read_volume(path, series_uid=self.series_uid)
-            return volume.voxels, _meta(volume.voxels.shape, volume.affine, channel_dim=float("nan"))
+            return volume.voxels, metadata(volume.voxels.shape, volume.affine)
         file = path
         if path.is_dir():
             files = sorted(each for each in path.iterdir() if each.is_file() and is_dicom(each))
             if len(files) != 1:
                 raise InputError(f"{path} holds {len(files)} DICOM files; a 2D network takes one image per case")
             file = files[0]
-        picture = read_dicom_picture(file, voi_window=self.voi_window, **self._colours())
+        picture = read_dicom_picture(file, voi_window=self.voi_window, **self._colours(channels))
         return self._from_picture(file, picture, picture_affine(file))
 
     def _from_picture(
@@ -159,33 +156,11 @@ class BundleImageReader(ImageReader):
             self.said.add(picture.converted)
             LOGGER.warning("medmixers: note: %s, in %s for example", picture.converted, path)
         pixels = np.swapaxes(picture.pixels, 0, 1)  # (x, y), as MONAI's readers give it
-        channel_dim = -1 if pixels.ndim == 3 else float("nan")
-        return pixels, _meta(pixels.shape[:2], affine, channel_dim=channel_dim)
+        return pixels, metadata(pixels.shape[:2], affine, has_channels=pixels.ndim == 3)
 
-    def _colours(self) -> dict[str, Any]:
-        return {"channels": self.channels if self.channels in (1, 3) else None, "convert": self.convert_colour}
+    def _colours(self, channels: int) -> dict[str, Any]:
+        return {"channels": channels if channels in (1, 3) else None, "convert": self.convert_colour}
 
 
 def _channels(pixels: NDArray[Any]) -> int:
     return 1 if pixels.ndim == 2 else pixels.shape[-1]
-
-
-def _meta(shape: tuple[int, ...], affine: NDArray[np.float64], *, channel_dim: float) -> dict[str, Any]:
-    return {
-        MetaKeys.AFFINE: affine,
-        MetaKeys.ORIGINAL_AFFINE: affine.copy(),
-        MetaKeys.SPATIAL_SHAPE: np.array(shape),
-        MetaKeys.ORIGINAL_CHANNEL_DIM: channel_dim,
-        MetaKeys.SPACE: SpaceKeys.RAS,
-    }
-
-
-@cache
-def _monai_readers() -> list[ImageReader]:
-    readers: list[ImageReader] = [NibabelReader()]
-    for kind in (NrrdReader, ITKReader):
-        try:
-            readers.append(kind())
-        except Exception:  # MONAI's OptionalImportError: the package behind this reader is not installed
-            continue
-    return readers

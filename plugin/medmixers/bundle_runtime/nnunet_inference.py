@@ -16,14 +16,13 @@ import torch
 from monai.config import KeysCollection
 from monai.inferers import Inferer
 from monai.transforms import MapTransform
-from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
-from medmixers.errors import InputError, MissingFileError
+from medmixers.errors import InputError
 from medmixers.files import written_whole
 
 PROPERTIES = "nnunet_properties"  # batch key of the properties that undo the preprocessing
@@ -70,31 +69,12 @@ class Plans:
         self.manager = PlansManager(json.loads((Path(folder) / "plans.json").read_text("utf-8")))
         self.configuration = self.manager.get_configuration(configuration)
         self.labels = self.manager.get_label_manager(self.dataset)
+        self.dims = len(self.configuration.patch_size)  # 2 takes volumes too, slice by slice
 
-
-def find_cases(dataset_dir: str, plans: Plans) -> list[list[str]]:
-    """The files of each case, one a channel: of CASE_0000, CASE_0001 ... in a folder or in its imagesTs.
-
-    Raises:
-        FileNotFoundError: no such folder, no case in it, or a channel that is missing.
-    """
-    folder, ending = Path(dataset_dir), plans.dataset["file_ending"]
-    folder = folder / "imagesTs" if (folder / "imagesTs").is_dir() else folder
-    if not folder.is_dir():
-        raise MissingFileError(f"there is no folder of images {folder}")
-    cases = sorted(
-        {name for path in folder.glob(f"*_0000{ending}") if (name := path.name.removesuffix(f"_0000{ending}"))}
-    )
-    if not cases:
-        raise MissingFileError(f"{folder} has no image; expected files named CASE_0000{ending}")
-    channels = len(plans.dataset.get("channel_names") or plans.dataset["modality"])
-    if ending in NaturalImage2DIO.supported_file_endings and not list(folder.glob(f"*_0001{ending}")):
-        channels = 1  # a colour picture holds all of its channels
-    files = [[folder / f"{case}_{channel:04d}{ending}" for channel in range(channels)] for case in cases]
-    for file in (file for case in files for file in case):
-        if not file.is_file():
-            raise MissingFileError(f"there is no {file}: each case has {channels} files")
-    return [[str(file) for file in case] for case in files]
+    @property
+    def channels(self) -> int:
+        """Number of image channels."""
+        return len(self.dataset.get("channel_names") or self.dataset["modality"])
 
 
 class PlansTransform(MapTransform):

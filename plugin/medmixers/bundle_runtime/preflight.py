@@ -7,13 +7,13 @@ all; SystemExit passes through. torch is imported only where weights are looked 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from medmixers.bundle_runtime.cases import find_images, split, unread_files
 from medmixers.bundle_runtime.options import build, given_cases
-from medmixers.bundle_runtime.preflight_files import VOXELS_OF, check_cases, check_folders, check_given, check_grid
+from medmixers.bundle_runtime.preflight_files import VOXELS_OF, check_cases, check_folders, check_given, paths
 from medmixers.bundle_runtime.preflight_weights import check_state
 from medmixers.bundle_runtime.stack import one_line_in_command
 from medmixers.checkpoints import read_weights
@@ -24,9 +24,11 @@ from medmixers.errors import InputError
 
 if TYPE_CHECKING:
     from medmixers.bundle_runtime.image_reader import BundleImageReader
+    from medmixers.bundle_runtime.nnunet_images import NnUNetImages
 
 # The keys where MONAI's clients set lists of cases instead of a folder.
 TRAINING_DATA = {"training": "train::dataset::data", "validation": "validate::dataset::data"}
+T = TypeVar("T")
 SILENT_SECONDS = 5  # a check that takes longer shows a progress bar
 
 
@@ -45,8 +47,7 @@ def check_training(
     network: Any,
     pretrained_ckpt: str | None,
     resume_ckpt: str | None,
-    spatial_dims: int,
-    in_channels: int,
+    image_reader: BundleImageReader,
     label_values: Sequence[int] = (),
     classes: int = 0,
     masks: int = 0,
@@ -57,7 +58,7 @@ def check_training(
     """Raise InputError unless the training cases can be read, split, and fit the network. Held-out cases are not read.
 
     Names, pairs and headers of all of them, voxels of the first VOXELS_OF: every start waits for this, on every rank.
-    `medmixers dataset check` reads all voxels.
+    The readers of images and labels check the others as each is loaded; `medmixers dataset check` reads all voxels.
 
     Args:
         dataset_dir: a data set in nnU-Net raw format, or a folder with datalist.json.
@@ -65,8 +66,7 @@ def check_training(
         network: the module that loads the checkpoints, or its key in the config: it is then built here.
         pretrained_ckpt: weights to start from, or None.
         resume_ckpt: state of a training to go on with, or None.
-        spatial_dims: of the images.
-        in_channels: of the network.
+        image_reader: what will read the images.
         label_values: what the label files of a data set in nnU-Net raw format may hold.
         classes: classes of a datalist.json, where a case has one.
         masks: mask files of each case of a datalist.json, where a case has those.
@@ -85,15 +85,15 @@ def check_training(
     is_folder = all(items is None for items in given.values())
     check_given(given)
     if is_folder:
-        _check_format(dataset_dir, label_values, in_channels=in_channels)
+        _check_format(dataset_dir, label_values, in_channels=image_reader.channels)
     rule = {"validation_every": validation_every, "fold": fold}
     parts = [split(dataset_dir, part=part, **rule) if items is None else items for part, items in given.items()]
     cases = [case for part in parts for case in part]
     check_folders(folders, _inputs(cases))
     if is_folder:
-        _check_cases(dataset_dir, label_values, cases, "training", spatial_dims, in_channels, listed)
+        _check_cases(dataset_dir, label_values, cases, "training", image_reader, listed)
     else:
-        check_cases(_with_progress(cases), _reader(spatial_dims, in_channels), label_values=label_values, **listed)
+        check_cases(_with_progress(cases), image_reader, label_values=label_values, **listed)
 
 
 @one_line_in_command()
@@ -104,8 +104,7 @@ def check_evaluation(
     validation_every: int,
     ckpt_path: str,
     network: Any,
-    spatial_dims: int,
-    in_channels: int,
+    image_reader: BundleImageReader,
     label_values: Sequence[int] = (),
     classes: int = 0,
     masks: int = 0,
@@ -121,8 +120,7 @@ def check_evaluation(
         validation_every: of the split.
         ckpt_path: file of the weights.
         network: as :func:`check_training` has it.
-        spatial_dims: of the images.
-        in_channels: of the network.
+        image_reader: as :func:`check_training` has it.
         label_values: as :func:`check_training` has it.
         classes: as :func:`check_training` has it.
         masks: as :func:`check_training` has it.
@@ -136,16 +134,16 @@ def check_evaluation(
     given = given_cases(TRAINING_DATA["validation"])
     check_given({"evaluated": given})
     if given is None:
-        _check_format(dataset_dir, label_values, in_channels=in_channels)
+        _check_format(dataset_dir, label_values, in_channels=image_reader.channels)
         cases = split(dataset_dir, part=part, validation_every=validation_every, fold=fold)
     else:
         cases = given
     check_folders(folders, _inputs(cases))
     if given is None:
         audited = "test" if part == "test" else "training"
-        _check_cases(dataset_dir, label_values, cases, audited, spatial_dims, in_channels, listed)
+        _check_cases(dataset_dir, label_values, cases, audited, image_reader, listed)
     else:
-        check_cases(_with_progress(cases), _reader(spatial_dims, in_channels), label_values=label_values, **listed)
+        check_cases(_with_progress(cases), image_reader, label_values=label_values, **listed)
     if class_names:
         _name_absent_classes(class_names, cases, part)
 
@@ -158,10 +156,9 @@ def check_inference(
     ckpt_path: str,
     network: Any,
     load_pretrain: bool,
-    spatial_dims: int,
-    in_channels: int,
-    image_reader: BundleImageReader | None = None,
+    image_reader: BundleImageReader | NnUNetImages,
     writes_images: bool = False,
+    find: Callable[[str], list[Any]] = find_images,
     folders: Sequence[str] = (),
 ) -> None:
     """Raise InputError unless there are weights and readable images.
@@ -172,10 +169,9 @@ def check_inference(
         ckpt_path: file of the weights.
         network: as :func:`check_training` has it.
         load_pretrain: False predicts with random weights, on purpose.
-        spatial_dims: of the images.
-        in_channels: of the network.
-        image_reader: what will read the images; None takes one with its default options.
+        image_reader: as :func:`check_training` has it.
         writes_images: each prediction is a file named after its case, so no two cases may have one name.
+        find: what lists the images of ``dataset_dir``.
         folders: as :func:`check_training` has it.
     """
     check_folders(folders)
@@ -187,35 +183,25 @@ def check_inference(
         check_given({"predicted": given})
         images = [case["image"] for case in given]
     if not images:
-        find_images(dataset_dir)  # raises and says what is missing
+        find(dataset_dir)  # raises and says what is missing
         raise InputError("the datalist is empty: there is no image to predict")
+    cases = [paths(entry) for entry in images]
     check_folders(folders, _inputs([{"image": entry} for entry in images]))
     _name_unread(dataset_dir, images)
-    reader = image_reader or _reader(spatial_dims, 1 if isinstance(images[0], list) else in_channels)
-    first_of: dict[str, Any] = {}
-    for entry in _with_progress(images):
-        files = [Path(file) for file in ([entry] if isinstance(entry, (str, Path)) else entry)]
+    first_of: dict[str, Path] = {}
+    for files in _with_progress(cases):
         other = first_of.setdefault(stem_and_ending(files[0])[0], files[0])
         if writes_images and other is not files[0]:
             raise InputError(f"the predictions of {str(other)!r} and {str(files[0])!r} would have one name; rename one")
-        channels = sum(reader.check(file) for file in files)
-        if channels != in_channels:
-            raise InputError(f"{str(files[0])!r} has {channels} channels; the network takes {in_channels}")
-        check_grid(files)
+        image_reader.check_case(files)
 
 
 def _inputs(cases: Sequence[Any]) -> list[Path]:
     """One input file per folder, of images and labels: what is written into such a folder could replace it."""
     entries = [case.get(key) for case in cases for key in ("image", "label")]
     files = [file for entry in entries for file in (entry if isinstance(entry, (list, tuple)) else [entry])]
-    paths = [Path(file) for file in files if isinstance(file, (str, Path))]
-    return list({path.parent: path for path in paths}.values())
-
-
-def _reader(spatial_dims: int, channels: int) -> BundleImageReader:
-    from medmixers.bundle_runtime.image_reader import BundleImageReader  # imports MONAI
-
-    return BundleImageReader(spatial_dims=spatial_dims, channels=channels)
+    found = [Path(file) for file in files if isinstance(file, (str, Path))]
+    return list({path.parent: path for path in found}.values())
 
 
 def _name_unread(dataset_dir: str, images: Sequence[Any]) -> None:
@@ -230,11 +216,11 @@ def _built(network: Any) -> Any:
     return build(network) if isinstance(network, str) else network
 
 
-def _with_progress(cases: Sequence[Any]) -> Iterable[Any]:
+def _with_progress(cases: Sequence[T]) -> Iterable[T]:
     """The cases, with a progress bar after some seconds where stderr is a terminal."""
     from tqdm import tqdm
 
-    bar: Iterable[Any] = tqdm(cases, desc="check", unit="case", delay=SILENT_SECONDS, disable=None)
+    bar: Iterable[T] = tqdm(cases, desc="check", unit="case", delay=SILENT_SECONDS, disable=None)
     return bar
 
 
@@ -259,16 +245,17 @@ def _check_cases(
     label_values: Sequence[int],
     cases: list[dict[str, Any]],
     part: str,
-    spatial_dims: int,
-    in_channels: int,
-    listed: dict[str, int],
+    reader: BundleImageReader,
+    listed: dict[str, Any],
 ) -> None:
     if not label_values:
-        check_cases(_with_progress(cases), _reader(spatial_dims, in_channels), **listed)
+        check_cases(_with_progress(cases), reader, **listed)
         return
     axes = check_raw_dataset(dataset_dir, parts=(part,), voxels_of=VOXELS_OF, progress=_with_progress)
-    if axes != spatial_dims:
-        raise InputError(f"the images of {dataset_dir!r} are {axes}D; the network takes {spatial_dims}D images")
+    if axes != reader.spatial_dims:
+        raise InputError(f"the images of {dataset_dir!r} are {axes}D; the network takes {reader.spatial_dims}D images")
+    for case in cases[:VOXELS_OF] if axes == 2 else ():  # pictures: their depth and colour model too
+        reader.check_case(paths(case["image"]))
 
 
 def _name_absent_classes(names: Sequence[str], cases: list[dict[str, Any]], part: str) -> None:

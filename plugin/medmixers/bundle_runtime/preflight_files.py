@@ -7,15 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from medmixers.datasets.image_files import PILLOW_ENDINGS, check_geometry, read_image
+from medmixers.datasets.image_files import check_geometry, read_any, read_image
+from medmixers.datasets.label_values import check_label_values
 from medmixers.datasets.raw_format import NIFTI
 from medmixers.errors import InputError
 from medmixers.files import refuse_overwriting_inputs
 from medmixers.images.pictures import PICTURES, picture_size
 
-VOXELS_OF = 4  # cases whose voxels are read before a training or an evaluation; of the others, the headers
+VOXELS_OF = 4  # cases whose voxels are read before a training or an evaluation; of the others, as each is loaded
 
 if TYPE_CHECKING:
     from medmixers.bundle_runtime.image_reader import BundleImageReader
@@ -39,12 +38,9 @@ def check_folders(folders: Sequence[str], inputs: Iterable[Path] = ()) -> None:
             raise InputError(f"nothing can be written into {folder!r}: {str(existing)!r} is not writable")
 
 
-def check_grid(files: Sequence[Path]) -> None:
-    """Raise ValueError where the files of one case, NIfTI or pictures, do not lie on one voxel grid."""
-    known = [file for file in files if file.name.lower().endswith((*NIFTI, *PILLOW_ENDINGS))]
-    grids = [read_image(file, whole=False) for file in known] if len(known) > 1 else []
-    for file, grid in zip(known, grids, strict=False):
-        check_geometry(file, grid, known[0], grids[0])
+def paths(image: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The files of an image: one, or one per channel."""
+    return [Path(image)] if isinstance(image, (str, Path)) else [Path(file) for file in image]
 
 
 def check_given(given: Mapping[str, Any]) -> None:
@@ -76,17 +72,13 @@ def check_cases(
         if not label_values:
             check_listed_case(case, reader=reader, classes=classes, masks=masks, whole=whole)
             continue
-        image = case["image"]
-        files = [Path(file) for file in ([image] if isinstance(image, (str, Path)) else image)]
-        channels = sum(reader.check(file, whole=whole) for file in files)
-        if channels != reader.channels:
-            raise InputError(f"{str(files[0])!r} has {channels} channels; the network takes {reader.channels}")
-        label = Path(case["label"])
-        check_grid([*files, label])
-        held = set(np.unique(read_image(label).data).tolist()) if whole else set()
-        if not held <= set(label_values):
-            wrong = min(held - set(label_values))
-            raise InputError(f"{str(label)!r} holds the label {wrong}; the network has {list(label_values)}")
+        files, label = paths(case["image"]), Path(case["label"])
+        reader.check_case(files, whole=whole)
+        read = read_any(label, whole=whole)
+        if files[0].name.lower().endswith((*NIFTI, *PICTURES)):
+            check_geometry(label, read, files[0], read_image(files[0], whole=False))
+        if whole:
+            check_label_values(label, read.data, dict.fromkeys(label_values, ""))
 
 
 def check_listed_case(
@@ -104,9 +96,8 @@ def check_listed_case(
     Raises:
         FileNotFoundError, ValueError: with the file or the value that does not fit.
     """
-    channels, label = reader.check(Path(case["image"]), whole=whole), case["label"]
-    if channels != reader.channels:
-        raise InputError(f"{case['image']!r} has {channels} channels; the network takes {reader.channels}")
+    reader.check_case([Path(case["image"])], whole=whole)
+    label = case["label"]
     if classes:
         if not isinstance(label, int) or not 0 <= label < classes:
             raise InputError(f"{case['image']!r} has the class {label}; the network has 0 to {classes - 1}")

@@ -75,7 +75,8 @@ class BundleRow:
             )
         if self.version not in self.changelog:
             raise InputError(f"version {self.version!r} is not in the changelog: {', '.join(self.changelog)}")
-        options = {**self.network_options, **recipe.network_options}
+        of_metaformers = recipe.network_options if NETWORKS[self.network].encoder else {}
+        options = {**self.network_options, **of_metaformers}
         object.__setattr__(self, "network_options", MappingProxyType(options))
         object.__setattr__(self, "changelog", MappingProxyType(dict(self.changelog)))
 

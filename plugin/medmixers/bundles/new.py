@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from importlib.metadata import distribution, version
 from pathlib import Path
+from typing import Any
 
 from medmixers.bundles.catalog import BundleRow, study_row
 from medmixers.bundles.render.bundle import render_bundle
@@ -55,11 +56,11 @@ def new_bundle(
     if weights is not None:
         if network is not None:
             raise InputError("--weights decides the network: leave --network out")
-        row = _row_of_weights(spec, weights, mixer, kernel_size, recipe or _recipe(spec))
+        row = _row_of_weights(spec, weights, mixer, kernel_size, recipe or default_recipe(spec))
         return write_bundle(row, Path(out), weights=weights)
     if network is None:
         raise InputError("give --network NAME, or --weights FILE of the authors' code")
-    row = _row(spec, network, mixer, recipe or _recipe(spec))
+    row = _row(spec, network, mixer, recipe or default_recipe(spec))
     if kernel_size is not None:
         row = replace(row, network_options={**row.network_options, "kernel_size": kernel_size})
     return write_bundle(row, Path(out))
@@ -92,9 +93,10 @@ def _write_weights(row: BundleRow, weights: str | Path, file: Path) -> None:
     """Load a checkpoint into the row's network, exactly, and save the network's tensors."""
     import torch
 
-    options = {**row.network_options, **({"input_size": row.size} if row.is_bound_to_size else {})}
+    options: dict[str, Any] = {**row.network_options, **({"input_size": row.size} if row.is_bound_to_size else {})}
     channels = {"in_channels": len(row.task_spec.channels), "out_channels": row.task_spec.out_channels}
-    network = create_network(row.network, spatial_dims=len(row.size), **channels, **options, pretrained=weights)
+    options |= channels
+    network = create_network(row.network, spatial_dims=len(row.size), **options, pretrained=weights)
     file.parent.mkdir(exist_ok=True)
     torch.save(network.state_dict(), file)
 
@@ -129,7 +131,8 @@ def _row_of_weights(
     )
 
 
-def _recipe(task: TaskSpec) -> str:
+def default_recipe(task: TaskSpec) -> str:
+    """The recipe of a task's bundles where none is given."""
     if task.task == "classification":
         return "keuth2025_classification"
     if task.image_size is not None:

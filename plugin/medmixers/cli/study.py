@@ -1,10 +1,82 @@
-"""``medmixers study``: which entry is better, from scores."""
+"""``medmixers study``: which entry is better, from one YAML file or from scores."""
 
 from __future__ import annotations
 
 
 class Study:
     """Compare entries (mixers, networks) over cases and seeds."""
+
+    def plan(self, file: str, out: str | None = None, measure: bool = False, allow_underpowered: bool = False) -> str:
+        """Check a study, and print its trainings, hours, disk and detectable difference.
+
+        Nothing is written. A study that cannot answer its question is refused, with what it would need.
+
+        Args:
+            file: YAML file of the study.
+            out: folder of the study, by default next to the file, with the study's name.
+            measure: time a training step of each entry on the first device.
+            allow_underpowered: go on where the study cannot answer its question.
+
+        Example:
+            medmixers study plan my_study.yaml --measure
+        """
+        from medmixers.progress import steps
+        from medmixers.study.engine.command import plan_text
+
+        with steps("study plan") as announce:
+            return plan_text(file, out, measure=measure, allow_underpowered=allow_underpowered, announce=announce)
+
+    def run(self, file: str, out: str | None = None, allow_underpowered: bool = False) -> None:
+        """Run a study's trainings, predictions and scores; the same command resumes it.
+
+        The exit status is 1 if a job failed.
+
+        Args:
+            file: YAML file of the study.
+            out: folder of the study, by default next to the file, with the study's name.
+            allow_underpowered: run a study that cannot answer its question; the report says so.
+
+        Example:
+            medmixers study run my_study.yaml
+        """
+        from medmixers.study.engine.command import run_study
+
+        text, failed = run_study(file, out, allow_underpowered=allow_underpowered)
+        print(text, flush=True)
+        raise SystemExit(1 if failed else 0)
+
+    def status(self, study: str) -> str:
+        """Print one line per job: waiting, running, stopped, failed or done.
+
+        Args:
+            study: folder of the study.
+
+        Example:
+            medmixers study status mixers_on_my_data
+        """
+        from medmixers.study.engine.status import study_status
+
+        return study_status(study)
+
+    def job(self, study: str, job: str, device: str = "auto") -> str:
+        """Run one job of a study: the command that `study run` starts for each training.
+
+        Finished stages are skipped. The exit status is 75 if the job was told to end and can go on.
+
+        Args:
+            study: folder of the study.
+            job: its name, as `study status` prints it.
+            device: cpu, cuda:0, mps, or auto.
+
+        Example:
+            medmixers study job mixers_on_my_data Dataset900__pooling__seed0 --device cuda:0
+        """
+        from medmixers.study.engine.jobs import REQUEUE, Ended, run_job
+
+        try:
+            return run_job(study, job, device=device)
+        except Ended:
+            raise SystemExit(REQUEUE) from None
 
     def rank(
         self,

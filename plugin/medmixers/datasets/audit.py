@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from medmixers.datasets.raw_checks import AUDITED, CheckedCase, check_cases, listed_cases
-from medmixers.datasets.raw_format import label_names, read_description
+from medmixers.datasets.raw_format import FOLDS_FILE, label_names, read_description
 from medmixers.progress import progress
+
+NNUNET_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,11 @@ def _notes(
     empty = [case.files.name for case in training if case.voxels is not None and set(case.voxels) <= {0}]
     if empty:
         yield f"only background in {len(empty)} training labels, {empty[0]} for example"
+    if len(training) < NNUNET_FOLDS and not (folder / FOLDS_FILE).is_file():
+        yield (
+            f"{len(training)} training cases are fewer than nnU-Net's {NNUNET_FOLDS} folds: nnUNetv2_train takes only "
+            f"fold 'all' then, unless {FOLDS_FILE} names the folds"
+        )
     if "dataset" not in description:
         files = {path.name for path in (folder / "labelsTr").glob(f"*{description['file_ending']}")}
         orphans = sorted(files - {case.files.label.name for case in training if case.files.label})

@@ -11,7 +11,8 @@ import numpy as np
 
 from medmixers.datasets.audit import extremes, voxels_line
 from medmixers.datasets.datalist_format import Item, read_datalist
-from medmixers.datasets.image_files import Volume, read_image
+from medmixers.datasets.image_files import Volume, read_any, read_image
+from medmixers.datasets.label_values import check_mask_values
 from medmixers.datasets.split_rule import PARTS
 from medmixers.errors import InputError
 from medmixers.images.pictures import PICTURES, read_picture
@@ -72,12 +73,15 @@ def audit_datalist(folder: str | Path) -> DatalistReport:
     first, shapes = listed[0], []
     kind = _kind(first)
     channels = axes = 0
+    colours: Counter[int] = Counter()
     for item in progress(listed, "check"):
         if _kind(item) != kind:
             raise InputError(f"{item['image']} has the label {item['label']}, {first['image']} has {first['label']}")
         image = _read_listed(Path(item["image"]))
         channels, axes = channels or image.components, axes or len(image.shape)
-        if (image.components, len(image.shape)) != (channels, axes):
+        colours[image.components] += 1
+        is_converted = axes == 2 and {image.components, channels} <= {1, 3}  # between grey and RGB, by the reader
+        if len(image.shape) != axes or (image.components != channels and not is_converted):
             raise InputError(
                 f"{item['image']} has {image.components} channels in {len(image.shape)}D, "
                 f"{first['image']} has {channels} in {axes}D"
@@ -92,9 +96,9 @@ def audit_datalist(folder: str | Path) -> DatalistReport:
         len({item["group"] for item in listed}),
         counts,
         kind,
-        channels,
+        max(colours),
         extremes(shapes),
-        tuple(_notes(items, counts)),
+        (*_notes(items, counts), *_colour_notes(colours)),
     )
 
 
@@ -119,17 +123,17 @@ def _kind(item: Item) -> int:
 
 
 def _check_mask(path: Path, item: Item, image: Volume) -> None:
-    mask = read_image(path)
+    mask = read_any(path)
     if mask.components != 1 or mask.shape != image.shape:
         raise InputError(
             f"{path} has {mask.components} channels of {mask.shape}, {item['image']} has the shape {image.shape}"
         )
-    values = np.unique(mask.data)
-    if not (set(values.tolist()) <= {0, 1} or set(values.tolist()) <= {0, 255}):
-        shown = ", ".join(f"{value:g}" for value in values[:5])
-        raise InputError(
-            f"{path} holds {shown}{' and more' if len(values) > 5 else ''}; a mask has 0 and 1, or 0 and 255"
-        )
+    check_mask_values(path, mask.data)
+
+
+def _colour_notes(colours: Mapping[int, int]) -> Iterator[str]:
+    if len(colours) > 1:
+        yield f"{colours[1]} grey pictures and {colours[3]} in colour: a bundle converts them to what its network takes"
 
 
 def _notes(items: Mapping[str, list[Item]], counts: Mapping[str, Mapping[int, int]]) -> Iterator[str]:

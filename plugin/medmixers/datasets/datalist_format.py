@@ -8,6 +8,7 @@ of mask files, one per channel; ``group`` may be left out. ``validation`` may be
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,24 @@ def _parsed(path: str) -> dict[str, list[Item]]:
         part: [_read_entry(f"{path}: {part}[{index}]", folder, entry) for index, entry in enumerate(content[part])]
         for part in PARTS
     }
+    _check_images_once(path, folder, items)
     seen: dict[str, str] = {}
     for part in PARTS:
         for item in items[part]:
             if seen.setdefault(item["group"], part) != part:
                 raise InputError(f"{path}: group {item['group']!r} lies in {seen[item['group']]} and in {part}")
     return items
+
+
+def _check_images_once(path: str, folder: Path, items: Mapping[str, list[Item]]) -> None:
+    """Raise InputError for an image that is listed twice, also under another spelling, as ./a.png."""
+    places: dict[str, str] = {}
+    for part in PARTS:
+        for index, item in enumerate(items[part]):
+            place = f"{part}[{index}]"
+            other = places.setdefault(os.path.abspath(item["image"]), place)
+            if other != place:
+                raise InputError(f"{path}: {other} and {place} are one image, {item['image']}")
 
 
 def _masks(item: Item) -> list[str]:

@@ -20,6 +20,9 @@ GEOMETRY_TOLERANCE = 0.1
 GZIP_RATIO = 1032  # deflate's highest: bytes that one byte of a .gz file can unpack to
 PIECE = 2**20  # bytes that are read at a time
 NIFTI2_HEADER = 540  # length in bytes, which is the header's first number
+SHEAR_TOLERANCE = 1e-4  # of the cosine between two axes; ITK refuses from about twice of it
+MOST_SINGLE = float(np.finfo(np.float32).max)
+MOST_EXACT = 2**53  # whole numbers beyond it are not exact in floating point
 
 
 class Volume(NamedTuple):
@@ -29,6 +32,7 @@ class Volume(NamedTuple):
     affine: NDArray[np.float64]  # voxels to millimetres, (D + 1, D + 1)
     components: int = 1
     data: NDArray[Any] = np.empty(0)  # (*shape), or (*shape, components) where components > 1; empty: only the header
+    world: NDArray[np.float64] = np.eye(4)  # of NIfTI: voxels to RAS millimetres, the third axis of a 2D file too
 
 
 def check_geometry(path: Path, volume: Volume, other_path: Path, other: Volume) -> None:
@@ -47,7 +51,8 @@ def check_geometry(path: Path, volume: Volume, other_path: Path, other: Volume) 
 def read_image(path: Path, *, whole: bool = True, channels_last: bool = False) -> Volume:
     """Read an image file, or only its header.
 
-    Raises InputError for a file that is damaged, has other than real numbers, or holds NaN or infinity.
+    Raises InputError for a file that is damaged, has other than real numbers, holds NaN, infinity or what is infinite
+    in single precision, or is a volume of zeros.
 
     Args:
         path: of the file.
@@ -55,10 +60,25 @@ def read_image(path: Path, *, whole: bool = True, channels_last: bool = False) -
         channels_last: take the last of four axes as components; else four axes are refused.
     """
     volume = read_any(path, whole=whole, channels_last=channels_last)
-    if not np.isfinite(volume.data).all():
-        bad = int((~np.isfinite(volume.data)).sum())
-        raise InputError(f"{path} holds NaN or infinity in {bad} of {volume.data.size} voxels")
+    if whole:
+        check_voxels(path, volume)
     return volume
+
+
+def check_voxels(path: Path, volume: Volume) -> None:
+    """Raise InputError for NaN, infinity, numbers that networks cannot take, and a volume of zeros.
+
+    A picture may be black: slices at the end of a scan are.
+    """
+    data = volume.data
+    finite = np.isfinite(data) if data.dtype.kind == "f" else np.True_
+    if not finite.all():
+        raise InputError(f"{path} holds NaN or infinity in {int((~finite).sum())} of {data.size} voxels")
+    is_double = data.dtype.kind == "f" and data.dtype.itemsize > 4 and data.size > 0
+    if is_double and max(-float(data.min()), float(data.max())) > MOST_SINGLE:
+        raise InputError(f"{path} holds {np.abs(data).max():.3g}, which is infinite in single precision (float32)")
+    if len(volume.shape) == 3 and not data.any():
+        raise InputError(f"{path} is 0 in all of its {data.size} voxels")
 
 
 def read_any(path: Path, *, whole: bool = True, channels_last: bool = False) -> Volume:
@@ -82,7 +102,26 @@ def read_any(path: Path, *, whole: bool = True, channels_last: bool = False) -> 
         raise InputError(f"{path} has {len(volume.shape)} axes {volume.shape}; each file is one 2D or 3D channel")
     if volume.data.dtype.kind not in "biuf":
         raise InputError(f"{path} has voxels of type {volume.data.dtype}; a channel holds real numbers")
+    _check_affine(path, volume.affine)
+    if volume.data.dtype.itemsize == 8 and volume.data.dtype.kind in "iu" and volume.data.size:
+        most = max(-int(volume.data.min()), int(volume.data.max()))
+        if most > MOST_EXACT:
+            raise InputError(f"{path} holds whole numbers up to {most}; those beyond 2^53 are not exact in a network")
     return volume
+
+
+def has_shear(volume: Volume) -> bool:
+    """Whether the axes of the grid are not at right angles. ITK, and nnU-Net with it, reads no such NIfTI file."""
+    axes = volume.affine[:-1, :-1] / np.linalg.norm(volume.affine[:-1, :-1], axis=0)
+    return bool(np.abs(axes.T @ axes - np.eye(len(axes))).max() > SHEAR_TOLERANCE)
+
+
+def _check_affine(path: Path, affine: NDArray[np.float64]) -> None:
+    """Raise InputError where voxels have no size: an affine of zeros, NaN, or with two parallel axes."""
+    edges = np.linalg.norm(affine[:-1, :-1], axis=0)
+    if not (np.isfinite(affine).all() and (edges > 0).all() and abs(np.linalg.det(affine[:-1, :-1] / edges)) > 1e-6):
+        shown = ", ".join(f"{edge:.3g}" for edge in edges)
+        raise InputError(f"{path} has no valid affine: voxel edges of {shown} mm, or axes that are parallel")
 
 
 def _read_nifti(path: Path, *, whole: bool) -> Volume:
@@ -104,10 +143,11 @@ def _read_nifti(path: Path, *, whole: bool) -> Volume:
 
 
 def _nifti_volume(image: Any, *, whole: bool) -> Volume:
-    axes = min(len(image.shape), 3)
-    kept = [*range(axes), 3]
-    header = Volume(image.shape, image.affine[np.ix_(kept, kept)])
-    return header._replace(data=np.asanyarray(image.dataobj)) if whole else header
+    shape = image.shape[:3] if set(image.shape[3:]) <= {1} else image.shape  # (X, Y, Z, 1) is one volume
+    kept = [*range(min(len(shape), 3)), 3]
+    none = np.empty(0, image.dataobj.dtype)
+    header = Volume(shape, image.affine[np.ix_(kept, kept)], data=none, world=image.affine)
+    return header._replace(data=np.asanyarray(image.dataobj).reshape(shape)) if whole else header
 
 
 def check_length(path: Path, data: Any) -> None:

@@ -10,21 +10,25 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from medmixers.datasets.image_files import Volume, check_geometry, read_any, read_image
+from medmixers.datasets.image_files import Volume, check_geometry, has_shear, read_any, read_image
+from medmixers.datasets.label_values import check_label_values
 from medmixers.datasets.raw_format import (
+    NIFTI,
     CaseFiles,
     held_out_cases,
+    is_hidden,
     label_names,
     read_description,
     read_folds,
     training_cases,
 )
-from medmixers.datasets.readings import Files
+from medmixers.datasets.readings import Files, listing
 from medmixers.errors import InputError, MissingFileError
+from medmixers.images.pictures import PICTURES
 
 AUDITED = ("training", "test")  # parts of the raw format: folds take the validation cases from the training part
+FOLDERS = {"training": ("imagesTr", "labelsTr"), "test": ("imagesTs", "labelsTs")}
+IMAGE_ENDINGS = (*NIFTI, *PICTURES, ".mha", ".nrrd", ".dcm")
 
 
 class CheckedCase(NamedTuple):
@@ -54,6 +58,8 @@ def listed_cases(folder: Path, parts: Collection[str] = AUDITED) -> list[tuple[C
         raise InputError(f"parts must be of {', '.join(AUDITED)}, got {tuple(parts)}")
     description = read_description(folder)
     label_names(description)
+    for name in (name for part in parts for name in FOLDERS[part] if "dataset" not in description):
+        _check_folder(folder / name, description["file_ending"])
     training = _counted_training_cases(folder, description) if "training" in parts else []
     if training:
         read_folds(folder, [case.name for case in training])
@@ -80,13 +86,19 @@ def check_cases(
     description = read_description(folder)
     labels = label_names(description)
     channels = tuple(str(name) for name in description["channel_names"].values())
-    files, axes = Files(), 0
+    files = Files()
+    first: Volume | None = None
     for index, (case, is_training) in enumerate(cases):
         whole = voxels_of is None or index < voxels_of
         image = _check_images(case, channels, description["file_ending"], files, whole=whole)
-        axes = axes or len(image.shape)
-        if axes != len(image.shape):
-            raise InputError(f"{case.images[0]} has {len(image.shape)} axes, the first case has {axes}")
+        first = first or image
+        if len(first.shape) != len(image.shape):
+            raise InputError(f"{case.images[0]} has {len(image.shape)} axes, the first case has {len(first.shape)}")
+        if has_shear(image) and not has_shear(first):
+            raise InputError(
+                f"{case.images[0]} has axes that are not at right angles: SimpleITK, which nnU-Net chooses by the "
+                "first case, reads no such file; resample it to a grid with right angles"
+            )
         counts = None
         if case.label is not None:
             counts = _check_label(case.label, image, case.images[0], labels, files, whole=whole)
@@ -115,6 +127,25 @@ def check_raw_dataset(
     cases = progress(listed_cases(folder, parts))
     checked = list(check_cases(folder, cases, voxels_of=voxels_of))
     return len(checked[0].shape)
+
+
+def _check_folder(folder: Path, ending: str) -> None:
+    """Raise InputError for files that nnU-Net would take for cases, and for images that it would leave out."""
+    if not folder.is_dir():
+        return
+    names = sorted(name for name, is_file in listing(str(folder)).items() if is_file)
+    hidden = [name for name in names if is_hidden(name) and name.endswith(ending)]
+    if hidden:
+        raise InputError(
+            f"{folder} holds {len(hidden)} hidden files such as {hidden[0]}, which nnU-Net takes for cases; delete them"
+        )
+    others = [name for name in names if name.lower().endswith(IMAGE_ENDINGS) and not name.endswith(ending)]
+    others = [name for name in others if not is_hidden(name)]
+    if others:
+        raise InputError(
+            f"{folder} holds {len(others)} images of another file_ending than {ending!r}, {others[0]} for example, "
+            "which nnU-Net and the bundles leave out; convert them, or move them away"
+        )
 
 
 def _counted_training_cases(folder: Path, description: dict[str, Any]) -> list[CaseFiles]:
@@ -154,10 +185,4 @@ def _check_label(
     if label.components != 1:
         raise InputError(f"{path} has {label.components} components per voxel; a label has one")
     check_geometry(path, label, image_path, image)
-    values, counts = np.unique(label.data, return_counts=True)
-    unknown = [f"{value:g}" for value in values.tolist() if value not in labels]
-    if unknown:
-        shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-        valid = ", ".join(f"{value} {name}" for value, name in labels.items())
-        raise InputError(f"{path} holds label {shown}, which dataset.json does not know; valid: {valid}")
-    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+    return check_label_values(path, label.data, labels)

@@ -44,11 +44,18 @@ def read_description(folder: Path) -> dict[str, Any]:
     missing = [key for key in REQUIRED if key not in description] if isinstance(description, dict) else REQUIRED
     if missing:
         raise InputError(f"{path} lacks {', '.join(missing)}; it needs {', '.join(REQUIRED)}")
-    if not isinstance(description["channel_names"], dict) or not description["channel_names"]:
-        raise InputError(f'{path}: channel_names must look like {{"0": "T1"}}, got {description["channel_names"]}')
+    _check_channel_names(path, description["channel_names"])
     if not isinstance(description["file_ending"], str):
         raise InputError(f'{path}: file_ending must look like ".nii.gz", got {description["file_ending"]}')
     return dict(description)
+
+
+def _check_channel_names(path: Path, names: Any) -> None:
+    """nnU-Net chooses a normalization by each name, in the order of the file, for the images _0000, _0001, ..."""
+    numbers = [str(number) for number in range(len(names))] if isinstance(names, dict) else []
+    if not numbers or list(names) != numbers or not all(isinstance(name, str) and name for name in names.values()):
+        form = '{"0": "T1", "1": "T2", ...}: the number of each channel, from 0 in order, and its name'
+        raise InputError(f"{path}: channel_names must look like {form}; got {names}")
 
 
 def label_names(description: Mapping[str, Any]) -> dict[int, str]:
@@ -73,11 +80,29 @@ def label_names(description: Mapping[str, Any]) -> dict[int, str]:
         raise InputError(f"dataset.json: label values must be consecutive from 0, got {sorted(names)}")
     regions = [name for name, value in labels.items() if name != "ignore" and value not in (0, [0])]
     order = description.get("regions_class_order")
-    if any(isinstance(value, list) and len(value) > 1 for value in labels.values()) and (
-        not isinstance(order, list) or len(order) != len(regions)
-    ):
-        raise InputError(f"dataset.json: regions_class_order must have {len(regions)} values, got {order}")
+    if any(isinstance(value, list) and len(value) > 1 for value in labels.values()):
+        if not isinstance(order, list) or len(order) != len(regions):
+            raise InputError(f"dataset.json: regions_class_order must have {len(regions)} values, got {order}")
+        _check_class_order(order, [labels[name] for name in regions], set(names) - {labels.get("ignore")})
     return dict(sorted(names.items()))
+
+
+def _check_class_order(order: list[int], regions: Sequence[int | list[int]], values: set[int]) -> None:
+    """Raise InputError unless painting the regions in their order gives each label value back.
+
+    As nnU-Net's ``convert_probabilities_to_segmentation`` paints them.
+    """
+    members = [set(region) if isinstance(region, list) else {region} for region in regions]
+    painted = dict.fromkeys(values, 0)
+    for value in values:
+        for written, region in zip(order, members, strict=True):
+            painted[value] = written if value in region else painted[value]
+    wrong = [f"{value} as {written}" for value, written in sorted(painted.items()) if value != written]
+    if wrong:
+        raise InputError(
+            f"dataset.json: regions_class_order {order} does not give the labels back: a perfect network would write "
+            f"{', '.join(wrong)}. List the regions from the outermost inwards, each with the value that it adds"
+        )
 
 
 def training_cases(folder: Path, description: dict[str, Any]) -> list[CaseFiles]:
@@ -142,6 +167,11 @@ def read_folds(folder: Path, cases: Collection[str]) -> list[dict[str, list[str]
     return folds
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file's name begins with a dot, as those that macOS adds (._NAME)."""
+    return name.startswith(".")
+
+
 def stem_and_ending(file: str | Path) -> tuple[str, str]:
     """Name of the case of an image file, and the file's ending in small letters."""
     path = Path(file)
@@ -190,7 +220,7 @@ def _group_images(folder: Path, ending: str) -> list[tuple[str, list[Path]]]:
     pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(ending)}")
     channels: dict[str, list[int]] = {}
     for file in sorted(listing(str(folder))):
-        if not file.endswith(ending):
+        if not file.endswith(ending) or is_hidden(file):
             continue
         match = pattern.fullmatch(file)
         if match is None:

@@ -17,6 +17,7 @@ class MixerRow(NamedTuple):
         pairwise: whether it relates all pairs of positions, at a cost of positions squared.
         size_bound: whether it is built for one feature map size, its option ``feature_size``.
         takes_position: whether it can have a positional embedding, of its option ``feature_size``.
+        has_kernel: whether it has the option ``kernel_size``.
     """
 
     target: str
@@ -24,6 +25,7 @@ class MixerRow(NamedTuple):
     pairwise: bool = False
     size_bound: bool = False
     takes_position: bool = False
+    has_kernel: bool = False
 
 
 TOKEN_MIXERS: Registry[MixerRow] = Registry("token mixer", listing="medmixers list mixers")
@@ -34,10 +36,10 @@ def _row(name: str, target: str, summary: str, **flags: bool) -> None:
 
 
 _row("identity", "identity.Identity", "no mixing")
-_row("pooling", "pooling.Pooling", "local average minus the input")
-_row("conv", "conv.Conv", "convolution across all channels")
-_row("grouped_conv", "grouped_conv.GroupedConv", "depthwise convolution")
-_row("local_attention", "local_attention.LocalAttention", "self-attention within a neighbourhood")
+_row("pooling", "pooling.Pooling", "local average minus the input", has_kernel=True)
+_row("conv", "conv.Conv", "convolution across all channels", has_kernel=True)
+_row("grouped_conv", "grouped_conv.GroupedConv", "depthwise convolution", has_kernel=True)
+_row("local_attention", "local_attention.LocalAttention", "self-attention within a neighbourhood", has_kernel=True)
 _row(
     "global_attention",
     "global_attention.GlobalAttention",
@@ -52,7 +54,7 @@ _row(
     pairwise=True,
     size_bound=True,
 )
-_row("sep_conv", "sep_conv.SepConv", "inverted separable convolution of ConvFormer")
+_row("sep_conv", "sep_conv.SepConv", "inverted separable convolution of ConvFormer", has_kernel=True)
 _row(
     "spatial_fc",
     "spatial_fc.SpatialFC",

@@ -14,7 +14,7 @@ from typing import Any
 
 from medmixers.errors import InputError
 from medmixers.registry import locate, option_names
-from medmixers.variants import NETWORKS
+from medmixers.variants import NETWORKS, PEER
 
 # Networks with fixed strides, the same on each axis.
 # network                    scales of its outputs     multiple that a patch must have
@@ -43,7 +43,7 @@ def level_halvings(name: str, options: Mapping[str, Any]) -> list[int] | None:
         first = [stem.bit_length() - 1] if stem > 1 else []
         return first + [1] * (len(chosen["dims"]) - 1)
     target = locate(row.target)
-    if "strides" in option_names(target):
+    if "strides" in option_names(target) and not PEER.fullmatch(name):
         channels = chosen.get("channels", inspect.signature(target).parameters["channels"].default)
         return [1] * (len(channels) - 1)
     return None

@@ -129,6 +129,11 @@ def write_json(path: Path, data: Any) -> None:
         partial.write_text(json.dumps(data, indent=2) + "\n")
 
 
+def git_commit(checkout: str | Path) -> str | None:
+    """The commit of a checkout; None where the folder is not the root of one."""
+    return _git(checkout, "rev-parse", "HEAD") if (Path(checkout) / ".git").exists() else None
+
+
 def _git(checkout: str | Path, *arguments: str) -> str | None:
     """What git prints; None without git or outside a checkout."""
     try:

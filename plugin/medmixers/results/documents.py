@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 from medmixers.errors import InputError
 from medmixers.files import written_whole
 from medmixers.results import measured, network_facts
+from medmixers.results.inputs import inputs_table
 from medmixers.results.tables import TABLES
 
 START, END = "<!-- table: {name} -->", "<!-- end of table -->"
+INPUT_CASES = "tests/inputs/cases.json"  # what the tests hold about each kind of input
 _MARKER = re.compile(r"(<!-- table: [^>]* -->|<!-- end of table -->)")
 
 
@@ -60,6 +63,8 @@ def render(checkout: Path) -> dict[Path, str]:
     """
     sections, facts = measured(), network_facts()
     tables = {name: table(sections, facts) for name, table in TABLES.items()}
+    cases = json.loads((checkout / INPUT_CASES).read_text(encoding="utf-8"))
+    tables |= {f"inputs-{kind}": inputs_table(rows) for kind, rows in cases.items()}
     rendered, shown = {}, set()
     for path in documents(checkout):
         try:

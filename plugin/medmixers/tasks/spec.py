@@ -9,6 +9,9 @@ from types import MappingProxyType
 from medmixers.errors import InputError
 
 TASK_KINDS = ("segmentation", "classification")
+SPACINGS = (1e-5, 1e3)  # mm: from electron microscopy to whole-body planar scans
+MOST_INTENSITY = 1e30  # products of it are finite in single precision with a margin
+MOST_ID = 255  # of label files: converters and predictions write uint8
 INTENSITY_RULES = ("zscore", "zscore_nonzero", "unit", "window")
 
 
@@ -108,10 +111,16 @@ class TaskSpec:
                 raise InputError(
                     f"{name} must have spatial_dims values above 0, got {name}={values}, {self.spatial_dims=}"
                 )
+        if self.spacing is not None and not all(SPACINGS[0] <= value <= SPACINGS[1] for value in self.spacing):
+            raise InputError(f"spacing must be from {SPACINGS[0]:g} to {SPACINGS[1]:g} mm per axis, got {self.spacing}")
         if (self.intensity == "window") != (self.window is not None):
             raise InputError(f'window belongs to intensity "window", got {self.intensity=}, {self.window=}')
-        if self.window is not None and not (len(self.window) == 2 and self.window[0] < self.window[1]):
-            raise InputError(f"window must be (low, high) with low < high, got {self.window}")
+        if self.window is not None and not (
+            len(self.window) == 2 and -MOST_INTENSITY <= self.window[0] < self.window[1] <= MOST_INTENSITY
+        ):
+            raise InputError(
+                f"window must be (low, high) with low < high, within {MOST_INTENSITY:g} of 0, got {self.window}"
+            )
 
     def _check_labels(self) -> None:
         if (len(self.labels) < 2 and not self.multi_label) or sorted(self.labels) != list(range(len(self.labels))):
@@ -135,6 +144,20 @@ class TaskSpec:
             raise InputError(
                 f"regions belong to a segmentation with multi_label and must name its labels in order, "
                 f"{', '.join(names)}, got {', '.join(self.regions)}"
+            )
+        if self.regions is not None:
+            self._check_region_ids(self.regions)
+        if len(self.labels) > MOST_ID:
+            raise InputError(
+                f"a task has at most {MOST_ID} labels, since label files hold 8 bits; got {len(self.labels)}"
+            )
+
+    def _check_region_ids(self, regions: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise InputError for ids that label files cannot hold."""
+        ids = sorted({0}.union(*regions.values()))
+        if ids != list(range(len(ids))) or len(ids) > MOST_ID or any(0 in region for region in regions.values()):
+            raise InputError(
+                f"ids of regions must be whole numbers from 1, without a gap and at most {MOST_ID}, got {ids[1:]}"
             )
 
     @property

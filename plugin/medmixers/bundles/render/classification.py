@@ -6,6 +6,7 @@ from typing import Any
 
 from medmixers.bundles.render.kind import BundleKind
 from medmixers.bundles.render.parts import (
+    ONE_LINE_ERRORS,
     PREDICTED_AND_TRUE,
     STATS,
     TO_FLOAT32,
@@ -89,6 +90,7 @@ class ClassificationKind(BundleKind):
         """The metrics in a table, and the probabilities of every case."""
         return {
             "validate::handlers": [
+                ONE_LINE_ERRORS,
                 weights_loader("@ckpt_path"),
                 STATS,
                 {"_target_": "MetricsSaver", "save_dir": "@output_dir", "metrics": "*"},

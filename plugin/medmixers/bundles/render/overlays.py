@@ -26,7 +26,8 @@ def evaluate_config(row: BundleRow) -> Config:
             ckpt_path="@ckpt_path",
             folders=["@output_dir"],
         ),
-        "run": ["@preflight", "$@validate::evaluator.run()"],
+        "cache": ours("preflight.check_built", keys=["validate::evaluator"]),
+        "run": ["@preflight", "@cache", "$@validate::evaluator.run()"],
     }
 
 

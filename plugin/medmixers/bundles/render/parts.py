@@ -25,12 +25,14 @@ IMAGES: Config = {
     "transform": "@preprocessing",
 }
 ONE_BY_ONE: Config = {
-    "_target_": "DataLoader",
+    "_target_": f"{RUNTIME}.loading.OneLineLoader",
+    "_requires_": "@find_package",
     "dataset": "@dataset",
     "batch_size": 1,
     "shuffle": False,
     "num_workers": "@num_workers",
 }
+ONE_LINE_ERRORS: Config = {"_target_": f"{RUNTIME}.loading.OneLineErrors", "_requires_": "@find_package"}
 EVALUATOR: Config = {
     "_target_": "SupervisedEvaluator",
     "device": "@device",
@@ -114,10 +116,19 @@ def image_reader(row: BundleRow) -> Config:
     return {"image_reader": ours("image_reader.BundleImageReader", **arguments)}
 
 
+def label_reader(row: BundleRow) -> Config:
+    """The reader of label files, in training; none where a label is a number."""
+    task = row.task_spec
+    if task.task == "classification":
+        return {}
+    return {
+        "label_reader": ours("label_reader.BundleLabelReader", values=task.file_values if task.has_raw_format else [])
+    }
+
+
 def load_files(*keys: str) -> list[Config]:
     """Files to arrays with the channel first: two transforms, since MONAI Deploy replaces the first by its own."""
-    reader = {"image": {"reader": "@image_reader"}}
-    loaders = [{"_target_": "LoadImaged", "keys": key, **reader.get(key, {})} for key in keys]
+    loaders = [{"_target_": "LoadImaged", "keys": key, "reader": f"@{key}_reader"} for key in keys]
     return [*loaders, {"_target_": "EnsureChannelFirstd", "keys": keys[0] if len(keys) == 1 else list(keys)}]
 
 
@@ -205,7 +216,7 @@ def weights_loader(path: str, **extra: Any) -> Config:
 def expected_data(row: BundleRow) -> Config:
     """What the preflight compares a data set and its images with."""
     task = row.task_spec
-    keys: Config = {"spatial_dims": task.spatial_dims, "in_channels": len(task.channels)}
+    keys: Config = {"image_reader": "@image_reader"}
     if row.task_spec.has_raw_format:
         keys["label_values"] = task.file_values
     else:

@@ -10,6 +10,7 @@ from typing import Any
 
 from medmixers.bundles.render.kind import BundleKind
 from medmixers.bundles.render.parts import (
+    ONE_LINE_ERRORS,
     PREDICTED_AND_TRUE,
     STATS,
     TO_FLOAT32,
@@ -205,7 +206,7 @@ class SegmentationKind(BundleKind):
         }
         return {
             "validate::additional_metrics": {HD95: hausdorff},
-            "validate::handlers": [weights_loader("@ckpt_path"), STATS, tables, progress("evaluate")],
+            "validate::handlers": [ONE_LINE_ERRORS, weights_loader("@ckpt_path"), STATS, tables, progress("evaluate")],
             "finalize": [
                 f"$print('Dice of each case: ' + os.path.join(@output_dir, '{self.key_metric}_raw.csv'))",
                 f"$print('HD95 of each case: ' + os.path.join(@output_dir, '{HD95}_raw.csv'))",

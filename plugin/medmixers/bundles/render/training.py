@@ -11,6 +11,7 @@ from medmixers.bundles.render.parts import (
     AUTOCAST,
     FIND_PACKAGE,
     IMPORTS,
+    ONE_LINE_ERRORS,
     STATS,
     WORKERS,
     Config,
@@ -19,6 +20,7 @@ from medmixers.bundles.render.parts import (
     device,
     expected_data,
     image_reader,
+    label_reader,
     network_keys,
     network_options,
     ours,
@@ -44,6 +46,7 @@ def train_config(row: BundleRow) -> Config:
         "val_datalist": _split(row, "validation"),
         **kind.data_keys(),
         **image_reader(row),
+        **label_reader(row),
         **network_keys(row),
         "loss": kind.loss(),
         "optimizer": _optimizer(row),
@@ -59,7 +62,8 @@ def train_config(row: BundleRow) -> Config:
         "validate": _validate(kind),
         "preflight": _preflight(row),
         "initialize": [check_options(), SEED],
-        "run": ["@preflight", "$@train::trainer.run()"],
+        "cache": ours("preflight.check_built", keys=["train::trainer"]),
+        "run": ["@preflight", "@cache", "$@train::trainer.run()"],
         "finalize": [ours("saving.say_best_weights", folder="@ckpt_dir")],
     }
 
@@ -143,13 +147,8 @@ def _dataset(data: str, transform: str) -> Config:
 
 
 def _loader(dataset: str, *, batch_size: Any, shuffle: bool) -> Config:
-    return {
-        "_target_": "DataLoader",
-        "dataset": dataset,
-        "batch_size": batch_size,
-        "shuffle": shuffle,
-        "num_workers": "@num_workers",
-    }
+    options = {"batch_size": batch_size, "shuffle": shuffle, "num_workers": "@num_workers"}
+    return ours("loading.OneLineLoader", dataset=dataset, **options)
 
 
 def _train(kind: BundleKind) -> Config:
@@ -187,6 +186,7 @@ def _train_handlers(kind: BundleKind) -> list[Config]:
     validation = {"_target_": "ValidationHandler", "validator": "@validate::evaluator", "epoch_level": True}
     logged = {"tag_name": "train_loss", "output_transform": TRAIN_LOSS}
     return [
+        ONE_LINE_ERRORS,
         ours("handlers.StartWeights", path="@pretrained_ckpt", network="@network", device="@device"),
         ours("handlers.EpochSeeds", seed="$@seed + @rank", transforms="@train::preprocessing"),
         ours("handlers.LossCheck"),
@@ -233,7 +233,12 @@ def _validate(kind: BundleKind) -> Config:
         "key_metric": key_metric,
         "additional_metrics": additional_metrics,
         "best_weights": ours("saving.best_weights_saver", save_dir="@ckpt_dir", save_dict={"model": "@network"}),
-        "handlers": [{**STATS, **FIRST_RANK_ONLY}, {**tensorboard, **FIRST_RANK_ONLY}, "@validate::best_weights"],
+        "handlers": [
+            ONE_LINE_ERRORS,
+            {**STATS, **FIRST_RANK_ONLY},
+            {**tensorboard, **FIRST_RANK_ONLY},
+            "@validate::best_weights",
+        ],
         "evaluator": {
             "_target_": "SupervisedEvaluator",
             "device": "@device",

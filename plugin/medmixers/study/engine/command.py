@@ -1,0 +1,76 @@
+"""What ``medmixers study plan`` and ``study run`` do."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from medmixers.errors import ExistingFileError, InputError
+from medmixers.files import written_whole
+from medmixers.progress import Announce, silent
+from medmixers.study.engine.jobs import finished
+from medmixers.study.engine.local import LocalRunner
+from medmixers.study.engine.records import PLAN, SPEC, holder, is_locked, needs, read_json, write_json
+from medmixers.study.engine.spec import Spec, read_spec
+
+
+def plan_text(
+    file: str, out: str | None = None, *, measure: bool, allow_underpowered: bool, announce: Announce = silent
+) -> str:
+    """Plan a study and say what it costs; nothing is written."""
+    spec = read_spec(file)
+    announce("load torch")
+    from medmixers.study.engine.describe import describe_plan
+    from medmixers.study.engine.plan import design_of, make_plan
+
+    announce("build each network")
+    plan = make_plan(spec, allow_underpowered=allow_underpowered)
+    designs = {row["name"]: design_of(spec, row) for row in plan["datasets"]}
+    return describe_plan(plan, designs, out=study_folder(spec, out), measure=measure, announce=announce)
+
+
+def run_study(file: str, out: str | None = None, *, allow_underpowered: bool = False) -> tuple[str, dict[str, str]]:
+    """Plan a study into its folder, and run what is not done.
+
+    Returns:
+        What was done in words, and job -> reason of each job that failed.
+
+    Raises:
+        InputError: faults of the file, a design that cannot answer the question, finished trainings of other inputs, or
+            a study that another process runs.
+    """
+    spec = read_spec(file)
+    folder = study_folder(spec, out)
+    plan = write_plan(spec, folder, allow_underpowered=allow_underpowered)
+    failed = LocalRunner(folder, plan, plan["devices"]).run()
+    total = len(needs(plan))
+    if failed:
+        listed = "".join(f"\n  {name}: {reason}" for name, reason in failed.items())
+        return f"{folder}: {total - len(failed)} of {total} jobs done, {len(failed)} failed:{listed}", failed
+    from medmixers.study.scores import join
+
+    return f"{folder}: all {total} jobs done; scores: {join(folder)}; next: medmixers study report {folder}", failed
+
+
+def study_folder(spec: Spec, out: str | None) -> Path:
+    """The given folder, or one with the study's name next to its file."""
+    return Path(out) if out is not None else spec.path.parent / spec.study
+
+
+def write_plan(spec: Spec, folder: Path, *, allow_underpowered: bool) -> dict[str, Any]:
+    """Write plan.json and study.yaml, after a check that no finished training was made with other inputs."""
+    from medmixers.study.engine.plan import make_plan
+
+    if folder.exists() and not (folder / PLAN).is_file() and any(folder.iterdir()):
+        raise ExistingFileError(f"{folder} exists and is no study; give another --out")
+    plan = make_plan(spec, allow_underpowered=allow_underpowered)
+    if folder.is_dir() and is_locked(folder):
+        raise InputError(f"study {folder} is running on {holder(folder)}")
+    for name in needs(plan):
+        finished(folder, plan, name)
+    if read_json(folder / PLAN) != plan:
+        write_json(folder / PLAN, plan)
+    with written_whole(folder / SPEC) as partial:
+        shutil.copyfile(spec.path, partial)
+    return plan

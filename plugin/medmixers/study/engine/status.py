@@ -1,0 +1,87 @@
+"""What each job of a study is at, from its files alone."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medmixers.study.engine.records import (
+    FAILED,
+    LOG,
+    PREPARE,
+    PROGRESS,
+    STAGES,
+    holder,
+    is_locked,
+    needs,
+    prepared_dataset,
+    read_json,
+    read_plan,
+    run_folder,
+    stage_file,
+)
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """State of one job: waiting, running, stopped, failed or done, and what more there is to say."""
+
+    name: str
+    state: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.state}{f', {self.detail}' if self.detail else ''}"
+
+
+def describe_job(study: Path, plan: Mapping[str, Any], name: str) -> JobStatus:
+    """Where a job stands."""
+    folder = run_folder(study, name)
+    stages = STAGES if prepared_dataset(name) is None else (PREPARE,)
+    left = [stage for stage in stages if not stage_file(folder, stage).is_file()]
+    if not left:
+        return JobStatus(name, "done")
+    failure = read_json(folder / FAILED)
+    if is_locked(folder):
+        return JobStatus(name, "running", f"{_at(folder, left[0])} on {holder(folder)}")
+    if failure is not None:
+        return JobStatus(name, "failed", f"{failure['stage']}: {failure['line']}")
+    if (folder / LOG).is_file():
+        return JobStatus(name, "stopped", f"{_at(folder, left[0])}; goes on with the next run")
+    return JobStatus(name, "waiting")
+
+
+def _at(folder: Path, stage: str) -> str:
+    """ "epoch 312/1000, 2 h 10 min left" of a training; else the stage."""
+    file = folder / PROGRESS
+    if stage != "train" or not file.is_file():
+        return stage
+    with file.open(newline="", encoding="utf-8") as content:
+        rows = list(csv.DictReader(content))
+    if not rows:
+        return stage
+    epoch, epochs = int(rows[-1]["epoch"]), int(rows[-1]["epochs"])
+    recent = [float(row["seconds"]) for row in rows[-10:]]
+    return f"epoch {epoch}/{epochs}, {duration((epochs - epoch) * sum(recent) / len(recent))} left"
+
+
+def duration(seconds: float) -> str:
+    """ "35 s", "12 min", "3 h 20 min"."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def study_status(study: str | Path) -> str:
+    """One line per job, and the number of jobs in each state."""
+    study = Path(study)
+    plan = read_plan(study)
+    jobs = [describe_job(study, plan, name) for name in needs(plan)]
+    counts = Counter(job.state for job in jobs)
+    total = ", ".join(f"{counts[state]} {state}" for state in ("done", "running", "waiting", "stopped", "failed"))
+    return "\n".join([*map(str, jobs), f"{len(jobs)} jobs: {total}"])

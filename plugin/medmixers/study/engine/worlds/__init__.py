@@ -1,0 +1,1 @@
+"""The two worlds that train: MONAI Bundles and nnU-Net."""
