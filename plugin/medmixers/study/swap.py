@@ -20,12 +20,14 @@ MIXER_OF_BLOCK = {"MetaFormerBlock": "token_mixer", "MEDBlock": "sem"}  # class 
 QKV_ATTENTION = ("GlobalAttention", "LocalAttention", "DilatedAttention", "AttentionLayer")
 TOKEN_POOLING, TOKEN_SPREADING = "TokenPooling", "TokenSpreading"  # to tokens and back, in Token-UNet
 
+
 class FirstInput(nn.Module):
     """Return the first input, whatever follows."""
 
     def forward(self, x: Tensor, *others: Tensor) -> Tensor:
         """x: (B, C, *spatial) -> the same tensor."""
         return x
+
 
 @dataclass
 class Place:
@@ -53,6 +55,7 @@ class Place:
         can = {"identity": bool(self.slots), "pooling": bool(self.slots) and self.has_shape}
         return [name for name in REPLACEMENTS if can.get(name, bool(self.attentions))]
 
+
 def places_of(network: nn.Module) -> list[Place]:
     """All places, in the order of the network.
 
@@ -76,6 +79,7 @@ def places_of(network: nn.Module) -> list[Place]:
         )
     return found
 
+
 def _token_places(network: nn.Module) -> list[Place]:
     """The tokens of a Token-UNet, and the attention among them."""
     tokens, attention = Place("tokens", "", "", has_shape=False), Place("attention of tokens", "", "")
@@ -90,6 +94,7 @@ def _token_places(network: nn.Module) -> list[Place]:
             attention.path, attention.mixer = attention.path or name.rpartition(".")[0], _snake(module)
             attention.attentions.append(module)
     return [place for place in (tokens, attention) if place.slots or place.attentions]
+
 
 @contextmanager
 def replaced(network: nn.Module, places: Sequence[Place], replacement: str, *, kernel_size: int = 3) -> Iterator[None]:
@@ -124,9 +129,11 @@ def replaced(network: nn.Module, places: Sequence[Place], replacement: str, *, k
         for part, before in zeroed:
             part.copy_(before)
 
+
 def _pooling(network: nn.Module, kernel_size: int) -> Pooling:
     dims = next(int(module.spatial_dims) for module in network.modules() if hasattr(module, "spatial_dims"))
     return Pooling(1, spatial_dims=dims, kernel_size=kernel_size)  # it learns nothing, so any number of channels fits
+
 
 def _score_weights(module: nn.Module) -> list[Tensor]:
     """Parameters that decide on attention: with zeros, all scores are equal, and so all weights of a softmax."""
@@ -141,14 +148,16 @@ def _score_weights(module: nn.Module) -> list[Tensor]:
         layers = [(qkv.weight, qkv.bias, qkv.out_features // 3)]  # the queries come first
     return [part.detach()[:rows] for *parts, rows in layers for part in parts if part is not None]
 
+
 def _kinds(module: nn.Module) -> list[str]:
     return [kind.__name__ for kind in type(module).__mro__]
 
+
 def _is(module: nn.Module, *names: str) -> bool:
     return any(kind in names for kind in _kinds(module))
+
 
 def _snake(module: nn.Module) -> str:
     """GroupedConv -> grouped_conv, as the tables of networks and mixers name it."""
     kinds = [kind for kind in _kinds(module) if not kind.startswith("Fast")]
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kinds[0]).lower()
-

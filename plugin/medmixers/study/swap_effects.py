@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ Array = NDArray[np.float64]
 SWAP_FILE = "swap.csv"  # of a study's run
 COLUMNS = (
     "stage", "module", "mixer", "replacement", "metric", "trained", "change", "low", "high", "p_corrected", "cases",
-    "left_out",
+    "left_out", "alpha",
 )  # fmt: skip
 DICE, OVERLAP = "dice", "val_mean_dice"
 PER_CASE = ("accuracy", "brier", "log_loss")
@@ -80,7 +80,8 @@ class Effects:
 
     def write_csv(self, file: Path) -> None:
         """Write one row per replacement, in the columns :data:`COLUMNS`."""
-        write_table(file, COLUMNS, [dict(zip(COLUMNS, astuple(row), strict=True)) for row in self.rows])
+        rows = [dict(zip(COLUMNS, (*astuple(row), self.alpha), strict=True)) for row in self.rows]
+        write_table(file, COLUMNS, rows)
 
     def __str__(self) -> str:
         first = self.rows[0]
@@ -105,8 +106,8 @@ class Effects:
             f"{text_table(head, cells)}\n\n"
             f"Change: with the replacement minus as trained, on the same cases; {better} is better. Intervals are over "
             f"cases and not corrected; p is corrected over {len(self.rows)} replacements.\n"
-            "No change means that this trained network does not use the mixer there. It does not say how a network "
-            "trained without the mixer would score."
+            "A change of about 0, with a narrow interval, means that this trained network does not use the mixer "
+            "there. It does not say how a network trained without the mixer would score."
         )
 
 
@@ -248,13 +249,19 @@ class _Outcome:
     probabilities: Array | None = None
     labels: NDArray[np.int64] | None = None
 
+    def of_case(self, metric: str) -> Array:
+        """Score of each case by a metric that cases have one by one, (cases,)."""
+        if self.scores is not None:
+            return self.scores
+        assert self.probabilities is not None
+        assert self.labels is not None
+        return by_case(self.probabilities, self.labels)[metric]
+
 
 class _Evaluation:
     """The evaluator of a bundle's configs, without its files and prints."""
 
-    def __init__(
-        self, bundle: Path, settings: Mapping[str, Any], *, checkpoint: str | None, device: str
-    ) -> None:
+    def __init__(self, bundle: Path, settings: Mapping[str, Any], *, checkpoint: str | None, device: str) -> None:
         from ignite.engine import Events
         from monai.bundle import ConfigParser
 
@@ -269,13 +276,25 @@ class _Evaluation:
         for key, value in changes.items():
             self.parser[key] = value
         if "val_datalist" not in settings:
-            self.parser.get_parsed_content("preflight")
-        self.network = self.parser.get_parsed_content("network").eval()
+            self._built("preflight")
+        self.network = self._built("network").eval()
         self.network.load_state_dict(read_weights(weights, self.network, hint=", here --checkpoint FILE"))
-        self.items = self.parser.get_parsed_content("val_datalist")
-        self.engine = self.parser.get_parsed_content("validate#evaluator")
+        self.items = self._built("val_datalist")
+        self.engine = self._built("validate#evaluator")
         self.engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         self.output: list[tuple[Array, int]] = []
+
+    def _built(self, key: str) -> Any:
+        """A component of the config. An input error is raised without MONAI's around it."""
+        from medmixers.bundle_runtime.loading import input_error
+
+        try:
+            return self.parser.get_parsed_content(key)
+        except Exception as error:
+            cause = input_error(error)
+            if cause is None:
+                raise
+            raise cause from error
 
     def metric(self, name: str | None) -> str:
         """The metric's name, checked."""
@@ -304,7 +323,8 @@ class _Evaluation:
 
     def _collect(self, engine: Any) -> None:
         if not self.is_overlap:
-            self.output += [(item["pred"].double().cpu().numpy(), int(item["label"].argmax())) for item in engine.state.output]
+            for item in engine.state.output:
+                self.output.append((item["pred"].double().cpu().numpy(), int(item["label"].argmax())))
 
 
 def _mean_of_classes(details: Array) -> Array:
@@ -335,10 +355,7 @@ class _Changes:
         """One row per outcome after the first, and the correction's name."""
         if metric in POOLED:
             return self._pooled(metric, outcomes), "max-T"
-        get: Callable[[_Outcome], Array | None] = lambda each: each.scores  # noqa: E731
-        if metric in PER_CASE:
-            get = lambda each: by_case(each.probabilities, each.labels)[metric]  # type: ignore[arg-type]  # noqa: E731
-        return self._per_case(np.array([get(each) for each in outcomes])), "Holm"
+        return self._per_case(np.array([each.of_case(metric) for each in outcomes])), "Holm"
 
     def _per_case(self, values: Array) -> list[Row]:
         """values: (variants, cases). t of the mean difference over groups of cases."""
