@@ -195,3 +195,39 @@ class Study:
         for file in files:
             effects.write_csv(file)
         return "\n".join([str(effects), *map(str, files)])
+
+    def pack(self, study: str, out: str) -> str:
+        """Pack the scores of a study with their provenance, for a merge with other sites that cannot share data.
+
+        The zip holds scores per case, entries, seeds, counts, versions and hashes of code and configs. It holds no
+        image and no path. Names of cases and groups are digests with a key that stays in STUDY/site_salt. Where the
+        metric is one of all cases together, such as AUROC, it also holds the probabilities and the truth of each case.
+
+        Args:
+            study: folder of the study.
+            out: the zip to write; its name without .zip is the site's name in a merge.
+
+        Example:
+            medmixers study pack mixers_on_my_data -o north.zip
+        """
+        from medmixers.study.sharing.pack import pack_study
+
+        return str(pack_study(study, out))
+
+    def merge(self, *zips: str, out: str, seed: int = 0) -> str:
+        """Merge packs of the same study from several sites: verdicts per site, and over sites by random effects.
+
+        Packs whose YAML, versions or scorer differ are refused with the difference. The tables are OUT/scores.csv,
+        OUT/sites.csv and OUT/across.csv.
+
+        Args:
+            zips: packs of `medmixers study pack`, one per site.
+            out: folder for the tables.
+            seed: of the random draws.
+
+        Example:
+            medmixers study merge north.zip south.zip west.zip -o merged
+        """
+        from medmixers.study.sharing.merge import merge_packs
+
+        return str(merge_packs([str(each) for each in zips], out, seed=seed))
