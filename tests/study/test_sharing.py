@@ -150,8 +150,6 @@ def test_merge_joins_the_sites(studies, tmp_path, capsys):
     assert {row["dataset"] for row in joined} == {f"{site}/{data}" for site in SITES for data in ("brain", "colon")}
     files = [file for site in SITES for file in (studies / site).glob("runs/*/scores.csv")]
     assert len(joined) == sum(len(rows_of(file)) for file in files)
-        len(rows_of(file)) for site in SITES for file in (studies / site).glob("runs/*/scores.csv")
-    )
 
 
 def changed(studies, folder, file, old, new):

@@ -17,12 +17,13 @@ from test_study_command import run
 
 from medmixers import create_network
 from medmixers.bundles.share.pack import pack_bundle
+from medmixers.bundles.verify.synthetic import write_synthetic
 from medmixers.study.report.page import write_report
 from medmixers.study.swap import places_of, replaced
 from medmixers.study.swap_effects import _Changes, _Outcome, swap_effects
 
 sys.path.append(str(Path(__file__).parents[1] / "bundles"))
-from bundle_helpers import write_dataset
+from bundle_helpers import ROOT, write_dataset
 from small_bundle import OPTIONS, start_weights, write_small_bundle
 
 FOUR = {"depths": [1, 2, 1, 1], "dims": [16, 16, 16, 16], "layer_scale_init": 1.0}
@@ -113,9 +114,10 @@ def test_tokens_that_add_nothing_and_equal_attention(name, image):
         assert torch.allclose(network(image), without, atol=1e-5)  # zero scores spread nothing
 
 
-def test_a_network_without_mixers_is_refused():
+@pytest.mark.parametrize(("name", "options"), [("unet_star_star", {"channels": [8, 8]}), ("timm:poolformer_s12", {})])
+def test_a_network_without_mixers_of_ours_is_refused(name, options):
     with pytest.raises(ValueError, match="has no token mixer that can be replaced"):
-        places_of(network_of("unet_star_star", channels=[8, 8]))
+        places_of(network_of(name, **options))
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +215,33 @@ def test_changes_of_auroc_are_scikit_learns_and_groups_count_once():
     right = [(each.argmax(1) == labels).reshape(30, 2).mean(1) for each in (first, second)]
     low, high = ttest_rel(right[1], right[0]).confidence_interval(0.95)
     assert accuracy[0][1:4] == pytest.approx(((right[1] - right[0]).mean(), low, high))
+
+
+def test_a_classifier_against_its_own_evaluation(tmp_path):
+    name = "chest_xray_pneumonia_classification_global_attention"
+    bundle = shutil.copytree(ROOT / "bundles" / name, tmp_path / name)
+    for file in ("train", "inference"):
+        config = json.loads((bundle / "configs" / f"{file}.json").read_text())
+        config["network_def"] |= FOUR
+        config["image_size"] = [32, 32]
+        (bundle / "configs" / f"{file}.json").write_text(json.dumps(config))
+    options = {"mixer": "global_attention", "positional_embedding": True, "input_size": [32, 32], **FOUR}
+    network = network_of(**{**options, "out_channels": 2})
+    (bundle / "models").mkdir()
+    torch.save(network.state_dict(), bundle / "models" / "model.pt")
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    data = write_synthetic(tmp_path / "data", metadata, {"spatial_dims": 2, "classes": 2})
+    effects = swap_effects(bundle, data, replacements=["mean"], metric="brier")
+    assert [row.stage for row in effects.rows] == ["stage 1", "stage 2", "stage 3", "stage 4", "all stages"]
+    assert effects.rows[0].change != 0
+    assert effects.rows[3].change == 0  # one position: it attends to itself
+    files = [str(bundle / "configs" / f"{name}.json") for name in ("train", "evaluate")]
+    options = {"dataset_dir": str(data), "output_dir": str(tmp_path / "eval")}
+    monai.bundle.run(config_file=files, bundle_root=str(bundle), **options)
+    with (tmp_path / "eval" / "probabilities.csv").open() as content:
+        rows = list(csv.DictReader(content))
+    brier = [sum((float(row[name]) - (row["truth"] == name)) ** 2 for name in ("normal", "pneumonia")) for row in rows]
+    assert effects.rows[0].trained == pytest.approx(np.mean(brier), abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Replace the token mixers of a trained network, stage by stage, and put them back.
 
-Modules are known by the names of their classes: a packed bundle carries its own copy of them.
+Modules are known by the names of their classes: a packed bundle carries its own copy of them, in a package named after
+this one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from medmixers.mixers.pooling import Pooling
 REPLACEMENTS = ("identity", "pooling", "mean")
 MIXER_OF_BLOCK = {"MetaFormerBlock": "token_mixer", "MEDBlock": "sem"}  # class of a block -> its token mixer
 QKV_ATTENTION = ("GlobalAttention", "LocalAttention", "DilatedAttention", "AttentionLayer")
+OWN = re.compile(r"(medmixers(_[0-9a-f]{8})?|torch)\.")  # timm has a MetaFormerBlock too
 TOKEN_POOLING, TOKEN_SPREADING = "TokenPooling", "TokenSpreading"  # to tokens and back, in Token-UNet
 
 
@@ -74,8 +76,8 @@ def places_of(network: nn.Module) -> list[Place]:
     found = [*stages.values(), *_token_places(network)]
     if not found:
         raise InputError(
-            f"{type(network).__name__} has no token mixer that can be replaced: networks with MetaFormer or MED blocks "
-            "or with tokens have"
+            f"{type(network).__name__} has no token mixer that can be replaced: our networks with MetaFormer or MED "
+            "blocks or with tokens have"
         )
     return found
 
@@ -93,7 +95,7 @@ def _token_places(network: nn.Module) -> list[Place]:
         elif _is(module, "MultiheadAttention", "AttentionLayer"):
             attention.path, attention.mixer = attention.path or name.rpartition(".")[0], _snake(module)
             attention.attentions.append(module)
-    return [place for place in (tokens, attention) if place.slots or place.attentions]
+    return [place for place in (tokens, attention) if place.attentions] if tokens.attentions else []
 
 
 @contextmanager
@@ -150,7 +152,7 @@ def _score_weights(module: nn.Module) -> list[Tensor]:
 
 
 def _kinds(module: nn.Module) -> list[str]:
-    return [kind.__name__ for kind in type(module).__mro__]
+    return [kind.__name__ for kind in type(module).__mro__ if OWN.match(kind.__module__)]
 
 
 def _is(module: nn.Module, *names: str) -> bool:

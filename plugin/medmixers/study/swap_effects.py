@@ -170,7 +170,7 @@ def swap_effects(
         mixers = ", ".join(dict.fromkeys(place.mixer for place in places))
         name, module = (single.name, single.path) if single else (ALL, "")
         effects.append(Effect(name, module, mixers, replacement, measure, *row))
-    return Effects(model.name, alpha, correction, tuple(effects))
+    return Effects(model.resolve().name, alpha, correction, tuple(effects))
 
 
 def _variants(network: Any, replacements: Sequence[str]) -> Iterator[tuple[list[Any], str]]:
