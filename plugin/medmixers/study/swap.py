@@ -133,7 +133,7 @@ def replaced(network: nn.Module, places: Sequence[Place], replacement: str, *, k
 
 
 def _pooling(network: nn.Module, kernel_size: int) -> Pooling:
-    dims = next(int(module.spatial_dims) for module in network.modules() if hasattr(module, "spatial_dims"))
+    dims = next(vars(module)["spatial_dims"] for module in network.modules() if "spatial_dims" in vars(module))
     return Pooling(1, spatial_dims=dims, kernel_size=kernel_size)  # it learns nothing, so any number of channels fits
 
 

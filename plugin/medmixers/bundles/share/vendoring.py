@@ -157,7 +157,8 @@ def _optional_imports(tree: ast.AST) -> set[ast.AST]:
     guarded: set[ast.AST] = set()
     for node in ast.walk(tree):
         is_caught = isinstance(node, ast.Try) and any(_catches_import_error(each.type) for each in node.handlers)
-        if is_caught or (isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"):
+        is_typing = isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        if isinstance(node, ast.Try | ast.If) and (is_caught or is_typing):
             guarded |= {inner for statement in node.body for inner in ast.walk(statement)}
     return guarded
 
