@@ -21,8 +21,8 @@ from medmixers.bundles.share.vendoring import (
 from medmixers.mixers import TOKEN_MIXERS
 
 # The most that a bundle carries, measured over all of them; the whole package has more than 150 files.
-MOST_FILES, MOST_LINES = 50, 6100
-MOST_OF_GROUPED_CONV = 50, 5900
+MOST_FILES, MOST_LINES = 51, 6150
+MOST_OF_GROUPED_CONV = 51, 5900
 
 
 def configs_of(name: str) -> dict[str, str]:

@@ -221,7 +221,7 @@ class Study:
         OUT/sites.csv and OUT/across.csv.
 
         Args:
-            zips: packs of `medmixers study pack`, one per site.
+            zips: of `medmixers study pack`, one per site.
             out: folder for the tables.
             seed: of the random draws.
 
