@@ -105,7 +105,7 @@ def test_help_of_each_command(path, flag, medmixers):
     rows = [line.strip() for line in out.out.partition("arguments:\n")[2].splitlines()]
     for each in declared(command):
         needed = each.default is each.empty
-        name = each.name.upper() if needed else f"--{each.name}"
+        name = each.name.upper() if needed and each.kind is not each.KEYWORD_ONLY else f"--{each.name}"
         text = " ".join(rows[next(i for i, row in enumerate(rows) if row.split()[:1] == [name]) :])
         kind = {int: "integer", float: "number", bool: "switch", str: "text"}.get(kind_of(each), "size")
         assert re.match(rf"{name} +\w.* \({kind}[^()]*; {'required' if needed else 'default'}[^()]*\)", text), text

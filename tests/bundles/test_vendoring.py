@@ -21,8 +21,8 @@ from medmixers.bundles.share.vendoring import (
 from medmixers.mixers import TOKEN_MIXERS
 
 # The most that a bundle carries, measured over all of them; the whole package has more than 150 files.
-MOST_FILES, MOST_LINES = 47, 5700
-MOST_OF_GROUPED_CONV = 47, 5500
+MOST_FILES, MOST_LINES = 51, 6150
+MOST_OF_GROUPED_CONV = 51, 5900
 
 
 def configs_of(name: str) -> dict[str, str]:
@@ -64,7 +64,7 @@ def test_every_name_that_a_module_imports_is_there(sources: dict[str, dict[str, 
             guarded = {
                 id(inner)
                 for node in ast.walk(tree)
-                if isinstance(node, ast.Try)
+                if isinstance(node, ast.Try) or getattr(getattr(node, "test", None), "id", "") == "TYPE_CHECKING"
                 for statement in node.body
                 for inner in ast.walk(statement)
             }

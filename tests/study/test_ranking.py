@@ -7,11 +7,18 @@ import json
 import numpy as np
 import pytest
 import scikit_posthocs
-from scipy.stats import wilcoxon
+from scipy.stats import kendalltau, wilcoxon
 
 from medmixers.errors import InputError
 from medmixers.results.published import PUBLISHED
-from medmixers.study.ranking import friedman_nemenyi, global_scores, rank_scores, rank_stability, wilcoxon_points
+from medmixers.study.ranking import (
+    friedman_nemenyi,
+    global_scores,
+    kendall_taus,
+    rank_scores,
+    rank_stability,
+    wilcoxon_points,
+)
 
 TABLES = [
     table
@@ -109,3 +116,11 @@ def test_rank_stability_of_a_sure_and_an_unsure_order():
     unsure = rank_stability(means, rng.normal(size=(2000, 3)))
     assert abs(unsure.kendall_tau) < 0.1
     np.testing.assert_array_equal([unsure.low, unsure.high], [[1, 1, 1], [3, 3, 3]])
+
+
+def test_kendall_taus_are_scipys():
+    rng = np.random.default_rng(0)
+    ranks, drawn = rng.integers(4, size=6).astype(float), rng.integers(4, size=(20, 6)).astype(float)
+    drawn[0] = 1  # all tie
+    expected = [kendalltau(ranks, row).statistic for row in drawn]
+    assert np.allclose(kendall_taus(ranks, drawn), expected, equal_nan=True)

@@ -29,7 +29,7 @@ class OneLineLoader(DataLoader):
             except StopIteration:
                 return
             except Exception as error:
-                cause = _input_error(error)
+                cause = input_error(error)
                 if cause is None:
                     raise
                 raise cause from error
@@ -51,12 +51,12 @@ class OneLineErrors:
             raise error
 
 
-def _input_error(error: BaseException | None) -> BaseException | None:
+def input_error(error: BaseException | None) -> BaseException | None:
     """The input error among the causes of an exception."""
     if error is None or is_input_error(error):
         return error
     found = IN_WORKER.search(str(error))
-    return InputError(found[1]) if found else _input_error(error.__cause__)
+    return InputError(found[1]) if found else input_error(error.__cause__)
 
 
 def _is_no_announcement(record: LogRecord) -> bool:

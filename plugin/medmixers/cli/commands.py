@@ -19,7 +19,7 @@ def commands_of(group: Any) -> dict[str, Command]:
 def declared(command: Command) -> list[inspect.Parameter]:
     """Parameters with a name of their own; a command may take free options too."""
     parameters = inspect.signature(command, eval_str=True).parameters.values()
-    return [each for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+    return [each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
 
 
 def free(command: Command) -> inspect.Parameter | None:
@@ -30,10 +30,12 @@ def free(command: Command) -> inspect.Parameter | None:
 
 def usage(path: Sequence[str], command: Command) -> str:
     """``medmixers demo data OUT [--FLAG VALUE ...]``."""
-    words = ["medmixers", *path, *(each.name.upper() for each in declared(command) if each.default is each.empty)]
+    required = [each for each in declared(command) if each.default is each.empty]
+    words = ["medmixers", *path, *(each.name.upper() for each in required if each.kind is not each.KEYWORD_ONLY)]
     rest = free(command)
     if rest is not None and rest.kind is rest.VAR_POSITIONAL:
         words.append(f"[{rest.name.upper()} ...]")
+        words += [f"--{each.name} VALUE" for each in required if each.kind is each.KEYWORD_ONLY]
     elif rest is not None or any(each.default is not each.empty for each in declared(command)):
         words.append("[--FLAG VALUE ...]")
     return " ".join(words)

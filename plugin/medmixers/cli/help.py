@@ -66,7 +66,7 @@ def examples(command: Command) -> list[str]:
 def _argument_rows(command: Command, meanings: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for each in declared(command):
         needed = each.default is each.empty
-        name = each.name.upper() if needed else f"--{each.name}"
+        name = each.name.upper() if needed and each.kind is not each.KEYWORD_ONLY else f"--{each.name}"
         kind = KINDS.get(kind_of(each), "text")
         default = "required" if needed else f"default {_shown(each.default)}"
         yield name, f"{meanings[each.name].rstrip('.')} ({kind}; {default})"

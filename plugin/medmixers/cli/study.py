@@ -141,3 +141,93 @@ class Study:
         from medmixers.study.report.page import write_report
 
         return str(write_report(out, seed=seed))
+
+    def swap(
+        self,
+        model: str,
+        data: str | None = None,
+        part: str = "test",
+        metric: str | None = None,
+        replacements: str = "identity,pooling,mean",
+        checkpoint: str | None = None,
+        csv: str | None = None,
+        device: str = "cpu",
+        alpha: float = 0.05,
+        seed: int = 0,
+    ) -> str:
+        """Replace the token mixers of a trained network, stage by stage, and measure how its score changes.
+
+        Nothing is trained. A stage whose replacement changes nothing does not use its mixer. For a run of a study, the
+        table also becomes RUN/swap.csv, which the report shows.
+
+        Args:
+            model: folder of a trained bundle, its zip, or folder runs/ID of a study whose run trained a bundle.
+            data: data set of the bundle; a run has its own.
+            part: test, validation or training.
+            metric: dice of segmentations; of classifiers auroc (the default), average_precision, balanced_accuracy,
+                f1, ece, accuracy, brier or log_loss.
+            replacements: identity (no mixing), pooling (3 voxels wide) and mean (attention with equal weights).
+            checkpoint: file of the weights; by default models/model.pt of the bundle.
+            csv: file for the table.
+            device: cpu, cuda, cuda:1 or mps.
+            alpha: level of the intervals.
+            seed: of the bootstrap draws of AUROC and the like.
+
+        Example:
+            medmixers study swap my_bundle data/Dataset001_Organ --csv swap.csv
+            medmixers study swap mixers_on_my_data/runs/Dataset900__pooling__seed0
+        """
+        from pathlib import Path
+
+        from medmixers.cli.device import usable_device
+        from medmixers.files import refuse_overwriting_inputs
+        from medmixers.study.swap_effects import SWAP_FILE, swap_effects
+
+        if csv is not None:
+            refuse_overwriting_inputs(csv, [each for each in (model, data) if each is not None])
+        effects = swap_effects(
+            model, data, part=part, metric=metric, replacements=[each.strip() for each in replacements.split(",")],
+            checkpoint=checkpoint, device=usable_device(device), alpha=alpha, seed=seed,
+        )  # fmt: skip
+        files = [Path(csv)] if csv is not None else []
+        if (Path(model) / "bundle").is_dir():
+            files.append(Path(model) / SWAP_FILE)
+        for file in files:
+            effects.write_csv(file)
+        return "\n".join([str(effects), *map(str, files)])
+
+    def pack(self, study: str, out: str) -> str:
+        """Pack the scores of a study with their provenance, for a merge with other sites that cannot share data.
+
+        The zip holds scores per case, entries, seeds, counts, versions and hashes of code and configs. It holds no
+        image and no path. Names of cases and groups are digests with a key that stays in STUDY/site_salt. Where the
+        metric is one of all cases together, such as AUROC, it also holds the probabilities and the truth of each case.
+
+        Args:
+            study: folder of the study.
+            out: the zip to write; its name without .zip is the site's name in a merge.
+
+        Example:
+            medmixers study pack mixers_on_my_data -o north.zip
+        """
+        from medmixers.study.sharing.pack import pack_study
+
+        return str(pack_study(study, out))
+
+    def merge(self, *zips: str, out: str, seed: int = 0) -> str:
+        """Merge packs of the same study from several sites: verdicts per site, and over sites by random effects.
+
+        Packs whose YAML, versions or scorer differ are refused with the difference. The tables are OUT/scores.csv,
+        OUT/sites.csv and OUT/across.csv.
+
+        Args:
+            zips: of `medmixers study pack`, one per site.
+            out: folder for the tables.
+            seed: of the random draws.
+
+        Example:
+            medmixers study merge north.zip south.zip west.zip -o merged
+        """
+        from medmixers.study.sharing.merge import merge_packs
+
+        return str(merge_packs([str(each) for each in zips], out, seed=seed))

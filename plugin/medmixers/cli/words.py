@@ -93,7 +93,8 @@ def _run(command: Command, arguments: tuple[Any, ...], options: dict[str, Any]) 
 def _checked_words(words: list[str], command: Command, name: str) -> list[str]:
     """The words with each flag written out as ``--name=value``. Raises InputError for an unknown flag."""
     parameters = {each.name: each for each in declared(command)}
-    takes_any = free(command) is not None
+    rest = free(command)
+    takes_any = rest is not None and rest.kind is rest.VAR_KEYWORD
     checked = []
     while words:
         word = words.pop(0)

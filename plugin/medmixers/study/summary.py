@@ -136,10 +136,10 @@ def _one(comparison: Comparison) -> str:
         f", {comparison.left_out} left out without a score of every entry and seed" if comparison.left_out else ""
     )
     lines = [f"{title}: {counted}{left_out}; {' or '.join(map(str, seeds))} seed(s) per entry"]
-    lines += ["", _table(("rank", "95 %", "entry", "mean", "sd of seeds", "points", "score"), _ranking(comparison))]
+    lines += ["", text_table(("rank", "95 %", "entry", "mean", "sd of seeds", "points", "score"), _ranking(comparison))]
     lines += [
         "",
-        _table(
+        text_table(
             ("first - second", "difference", "95 % interval", "p (corrected)", "detectable", "verdict"),
             _pairs(comparison),
         ),
@@ -205,7 +205,7 @@ def _over(overall: Overall) -> str:
         (f"{row.score:.3f}", row.entry, str(row.datasets), f"{row.by_mean:.3f}", f"{row.low:.3f} to {row.high:.3f}")
         for row in overall.rows
     ]
-    table = _table(("geometric mean", "entry", "data sets", "by mean", "95 %"), rows)
+    table = text_table(("geometric mean", "entry", "data sets", "by mean", "95 %"), rows)
     text = f"over data sets, {overall.metric or 'score'}, rank scores as in Keuth et al. 2025:\n\n{table}"
     if overall.friedman is not None:
         ranks = sorted(zip(overall.friedman.mean_ranks, overall.entries, strict=True))
@@ -222,7 +222,8 @@ def _corrections(comparison: Comparison) -> str:
     return "Holm" if retrained else comparison.correction
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def text_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell, two spaces apart."""
     cells = [tuple(head), *map(tuple, rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)

@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from medmixers.checkpoints import read_checkpoint
 from medmixers.errors import ExistingFileError, InputError, MissingFileError
@@ -27,6 +28,23 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can state
 # Limits of a zip bomb. Bundles are packed uncompressed; other tools shrink configs and code to a tenth at most.
 RATIO, MOST_BYTES, MOST_FILES = 100, 2**35, 10_000
 PIECE = 2**20  # bytes that are read at a time
+
+
+class Contents(NamedTuple):
+    """What the zips of one kind hold.
+
+    Args:
+        holder: what such a zip is, in the plural.
+        suffixes: of the files.
+        names: of other files.
+    """
+
+    holder: str
+    suffixes: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+BUNDLE = Contents("bundles", SUFFIXES, NAMES)
 
 
 def manifest_text(files: Mapping[str, bytes | Path]) -> str:
@@ -47,7 +65,7 @@ def _digest(data: bytes | Path) -> str:
     return file_digest(data) if isinstance(data, Path) else hashlib.sha256(data).hexdigest()
 
 
-def write_archive(target: Path, root: str, files: Mapping[str, bytes | Path]) -> None:
+def write_archive(target: Path, root: str, files: Mapping[str, bytes | Path], *, contents: Contents = BUNDLE) -> None:
     """Write a zip of ``files`` and their manifest below the folder ``root``.
 
     The same files give the same bytes everywhere: sorted, with one date and one permission. Nothing is compressed:
@@ -57,13 +75,14 @@ def write_archive(target: Path, root: str, files: Mapping[str, bytes | Path]) ->
         target: the zip.
         root: name of the bundle.
         files: content, or the file that holds it, by path below ``root``.
+        contents: kinds of files that the zip may hold.
 
     Raises:
         ValueError: a name or a kind of file that :func:`open_archive` refuses.
     """
     check_root(root)
     for path in files:
-        check_kind(path)
+        check_kind(path, contents=contents)
     whole: dict[str, bytes | Path] = {**files, MANIFEST: manifest_text(files).encode()}
     with written_whole(target) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
         for path, data in sorted(whole.items()):
@@ -87,28 +106,35 @@ def check_root(name: str) -> None:
         )
 
 
-def check_kind(path: str, root: str = "") -> None:
-    """Raise InputError unless bundles hold this kind of file.
+def check_kind(path: str, root: str = "", *, contents: Contents = BUNDLE) -> None:
+    """Raise InputError unless bundles, or zips with other contents, hold this kind of file.
 
     Args:
         path: of the file, below ``root`` where one is given.
         root: name of the bundle.
+        contents: kinds of files.
     """
     below = path.removeprefix(f"{root}/") if root else path
     name = PurePosixPath(below).name
     is_hidden = any(part.startswith(".") for part in PurePosixPath(below).parts)
-    if is_hidden or (PurePosixPath(name).suffix not in SUFFIXES and name not in NAMES):
-        raise InputError(f"{path!r} is no kind of file that bundles hold; valid: {', '.join((*SUFFIXES, *NAMES))}")
+    if is_hidden or (PurePosixPath(name).suffix not in contents.suffixes and name not in contents.names):
+        valid = ", ".join((*contents.suffixes, *contents.names))
+        raise InputError(f"{path!r} is no kind of file that {contents.holder} hold; valid: {valid}")
     if below == "__init__.py":
         raise InputError(f"{path!r} would make the bundle's folder a Python package, which could hide another one")
 
 
-def open_archive(source: str | Path, folder: str | Path = ".") -> Path:
+def open_archive(source: str | Path, folder: str | Path = ".", *, contents: Contents = BUNDLE) -> Path:
     """Unpack a bundle's zip to ``folder``/NAME once everything in it is checked; the whole bundle or nothing.
 
     Refused are: a folder without a bundle's name, a path out of the bundle, a link, a kind of file that bundles do not
     hold, a file that the manifest lacks or has another digest of, a ``.pt`` file with more than tensors, a ``.ts`` file
     that is not TorchScript, and a zip that unpacks to more than RATIO times its size.
+
+    Args:
+        source: the zip.
+        folder: that will hold the bundle's folder.
+        contents: kinds of files that the zip may hold.
 
     Returns:
         The bundle's folder.
@@ -123,7 +149,7 @@ def open_archive(source: str | Path, folder: str | Path = ".") -> Path:
         raise MissingFileError(f"there is no zip {str(source)!r}")
     try:
         with zipfile.ZipFile(source) as archive:
-            root = _check_entries(source, archive.infolist())
+            root = _check_entries(source, archive.infolist(), contents)
             _check_sizes(source, source.name, archive.infolist(), source.stat().st_size)
             target = Path(folder) / root
             if target.exists():
@@ -140,7 +166,7 @@ def open_archive(source: str | Path, folder: str | Path = ".") -> Path:
     return target
 
 
-def _check_entries(source: Path, entries: list[zipfile.ZipInfo]) -> str:
+def _check_entries(source: Path, entries: list[zipfile.ZipInfo], contents: Contents) -> str:
     """The one folder that every entry lies in."""
     roots: set[str] = set()
     seen: set[str] = set()
@@ -166,7 +192,7 @@ def _check_entries(source: Path, entries: list[zipfile.ZipInfo]) -> str:
     try:
         check_root(root)
         for name in kinds:
-            check_kind(name, root)
+            check_kind(name, root, contents=contents)
     except InputError as error:
         raise InputError(f"{source} is refused: {error}") from None
     return root

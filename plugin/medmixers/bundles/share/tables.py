@@ -23,7 +23,7 @@ def trimmed_variants(configs: Mapping[str, str], reached: Reached) -> str:
     Of a row's ``blocks``, the classes in modules that the network does not import are left out.
     """
     rows = {}
-    for name in named_in(configs, variants.NETWORKS):
+    for name in [*named_in(configs, variants.NETWORKS), *peers_in(configs)]:
         row = variants.NETWORKS[name]
         modules = reached([row.target, *([row.encoder] if row.encoder else []), *mixer_targets(configs)])
         own = tuple(block for block in row.blocks if not block.startswith("medmixers.") or reached([block]) <= modules)
@@ -67,6 +67,12 @@ def named_in(configs: Mapping[str, str], table: Iterable[str]) -> list[str]:
     return sorted({text for config in configs.values() for text in _strings(json.loads(config))} & known)
 
 
+def peers_in(configs: Mapping[str, str]) -> list[str]:
+    """Networks of MONAI and timm that are values in the configs, sorted."""
+    strings = {text for config in configs.values() for text in _strings(json.loads(config))}
+    return sorted(text for text in strings if variants.PEER.fullmatch(text))
+
+
 def trimmed_table(module: ModuleType, registry: str, rows: Mapping[str, Any], docstring: str) -> str:
     """Source of a table's module: its row class and its registry, and these rows only.
 
@@ -81,10 +87,12 @@ def trimmed_table(module: ModuleType, registry: str, rows: Mapping[str, Any], do
     body = ast.parse(source).body
     row_class = type(table[next(iter(table))]).__name__
     kept = [node for node in body if _defines(node, {row_class, registry})]
-    used = {node.id for part in kept for node in ast.walk(part) if isinstance(node, ast.Name)} | {"annotations"}
+    used = {node.id for part in kept for node in ast.walk(part) if isinstance(node, ast.Name)}
+    used |= {"annotations", "Registry"}
     imports = [_only(node, used) for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
     lines = "\n".join(ast.unparse(node) for node in imports if node.names)
     code = "\n\n\n".join(_segment(source, node) for node in kept)
+    code = code.replace(f"{type(table).__name__}(", "Registry(")  # a subclass finds rows that are not registered
     text = "\n".join([f'"""{docstring}"""', "", lines, "", "", code, *_registrations(registry, rows)]) + "\n"
     return text.replace(f'Registry("{table.kind}"', f'Registry("{table.kind} of this zip"', 1)
 

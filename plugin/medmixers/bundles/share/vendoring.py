@@ -82,7 +82,8 @@ def vendored_sources(configs: Mapping[str, str]) -> dict[str, str]:
 
     A module is followed through its imports, those inside functions too, and through the dotted paths in its strings:
     the tables name classes so. Two kinds of code are left out. The tables of networks and token mixers keep only the
-    rows that the configs name. An import that falls back (``try: ... except ImportError``) is not followed.
+    rows that the configs name. An import that falls back (``try: ... except ImportError``) or that type checkers alone
+    see is not followed.
 
     Nor is the package's own ``__init__.py`` carried, or one that holds a docstring only. Python finds the modules of
     such a namespace package in every folder of ``sys.path``: where two opened zips carry equal code, either folder may
@@ -152,10 +153,12 @@ def _names_in(text: str) -> tuple[str, ...]:
 
 
 def _optional_imports(tree: ast.AST) -> set[ast.AST]:
-    """Imports in the body of a ``try`` that catches ImportError."""
+    """Imports in the body of a ``try`` that catches ImportError, and those that type checkers alone see."""
     guarded: set[ast.AST] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Try) and any(_catches_import_error(handler.type) for handler in node.handlers):
+        is_caught = isinstance(node, ast.Try) and any(_catches_import_error(each.type) for each in node.handlers)
+        is_typing = isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        if isinstance(node, ast.Try | ast.If) and (is_caught or is_typing):
             guarded |= {inner for statement in node.body for inner in ast.walk(statement)}
     return guarded
 

@@ -120,7 +120,7 @@ def _write_tables(sections: Sequence[Section], compared: Sequence[Comparison], o
     if overall := over_datasets(compared):
         write_table(out / "overall.csv", OVERALL, overall_rows(overall))
     for each in sections:
-        for table in (each.ranking, each.tests, each.trained, each.metrics, each.classes):
+        for table in (each.ranking, each.tests, each.trained, each.metrics, each.classes, each.swaps):
             if table is not None:
                 _write_latex(table, out)
 

@@ -16,6 +16,7 @@ from medmixers.study.report.case_pictures import worst_cases
 from medmixers.study.report.costs import cost_of
 from medmixers.study.report.drawing import Picture
 from medmixers.study.report.folder import StudyFolder
+from medmixers.study.report.swaps import swaps
 from medmixers.study.report.tables import Table
 from medmixers.study.report.words import answer
 
@@ -29,7 +30,7 @@ class Section:
         title: name of the data set.
         answer: the sentence that comes first.
         comparison: None where the data set cannot be compared yet; ``answer`` says why.
-        ranking, tests, trained, metrics, classes: tables.
+        ranking, tests, trained, metrics, classes, swaps: tables.
         figures: in the page's order.
         worst: pictures of cases.
         notes: what is left out and why.
@@ -45,6 +46,7 @@ class Section:
     trained: Table | None
     metrics: Table | None
     classes: Table | None
+    swaps: Table | None
     figures: list[Picture]
     worst: list[Picture]
     notes: list[str]
@@ -74,7 +76,8 @@ def section(study: StudyFolder, dataset: Mapping[str, Any], number: int, folder:
         )
     except InputError as error:
         says = f"No comparison: {error}"
-        return Section(f"data{number}", dataset["name"], says, None, None, None, None, None, None, [], [], [], [], [])
+        empty: list[list[Any]] = [[] for _ in range(5)]
+        return Section(f"data{number}", dataset["name"], says, None, None, None, None, None, None, None, *empty)
     return _compared(study, dataset, comparison, f"data{number}", folder, stem)
 
 
@@ -109,6 +112,7 @@ def _compared(
         trained=tables.trained_models(comparison, stem),
         metrics=metrics,
         classes=tables.by_class(study, comparison, list(dataset["classes"]), stem),
+        swaps=swaps(study, dataset["name"], stem),
         figures=[each for each in figures if each is not None],
         worst=worst,
         notes=[*_notes(study, comparison), *notes],

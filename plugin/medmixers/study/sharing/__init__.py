@@ -1,0 +1,1 @@
+"""Studies of hospitals that cannot share data: packs of scores, and the verdict over sites."""
