@@ -70,12 +70,18 @@ def _others(entry: Mapping[str, Any]) -> str:
 def uplift(study: StudyFolder, comparison: Comparison, folder: Path, stem: str) -> Picture | None:
     """Gain by pretraining of entries that are equal otherwise (Keuth et al. 2025, Fig. 4). None without such pairs."""
     means = {row.entry: row for row in comparison.ranking}
-    plain, pretrained = {}, {}
+    plain, pretrained = {}, []
     for name in means:
         entry = study.entry(name)
-        twin = entry.get("mixer"), entry.get("kernel_size"), str(_without_weights(entry.get("options") or {}))
-        (pretrained if entry.get("pretrained") else plain)[twin] = name
-    pairs = [(pretrained[twin], plain[twin]) for twin in pretrained if twin in plain]
+        twin = (
+            entry.get("network"), entry.get("mixer"), entry.get("kernel_size"),
+            str(_without_weights(entry.get("options") or {})),
+        )  # fmt: skip
+        if entry.get("pretrained"):
+            pretrained.append((name, twin))
+        else:
+            plain[twin] = name
+    pairs = [(name, plain[twin]) for name, twin in pretrained if twin in plain]
     if not pairs:
         return None
     gains = sorted(((means[a].mean - means[b].mean, a, b) for a, b in pairs), reverse=True)
