@@ -65,18 +65,19 @@ def describe_missing(data: Data, folds: Sequence[int] | None) -> dict[str, Any] 
         if Path(str(data.folder)).is_dir():
             return None
         row = _bundle_row(data, task_of(str(data.task)))
-        convert = f"medmixers dataset convert {data.task} DOWNLOADED {data.folder}"
-        how = convert if data.task in CONVERTERS else "make it, or correct its name"
+        how = "make it, or correct its name"
         if data.task == "brain_tissue_segmentation":
             how = f"medmixers demo data {data.folder}"
+        elif data.task in CONVERTERS:
+            how = f"medmixers dataset convert {data.task} DOWNLOADED {data.folder}"
         missing = f"there is no data set folder {data.folder}; {how}"
     else:
         try:
             nnunet_folder(data.nnunet)
             return None
         except InputError as error:
-            missing = f"{error}; every converter writes such folders (medmixers dataset convert), and so does " \
-                "medmixers demo data nnUNet_raw/Dataset900_BrainTissue"
+            writers = "medmixers dataset convert (tasks of label maps) and medmixers demo data write such folders"
+            missing = f"{error}; {writers}"
         row = {
             "task": None, "folder": None, "configuration": data.configuration, "kind": "segmentation", "classes": {},
             "ignore_label": None, "spatial_dims": 2 if data.configuration == "2d" else 3, "channels": None,

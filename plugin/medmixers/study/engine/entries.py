@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -92,6 +93,8 @@ def _read_datasets(reader: Reader, datasets: Sequence[str]) -> tuple[str, ...] |
     if names is None:
         return None
     names = [names] if isinstance(names, str) else names
+    if isinstance(names, list):  # a star stands for any text
+        names = [each for name in names for each in fnmatch.filter(datasets, str(name)) or [name]]
     wrong = [name for name in names if name not in datasets] if isinstance(names, list) else [names]
     if wrong and datasets:
         reader.fault("data", f"unknown data set {wrong[0]!r}; valid: {valid_names(wrong[0], datasets)}")

@@ -178,7 +178,8 @@ def _missing_weights(spec: Spec, *, allow_missing: bool) -> list[str]:
     for file, names in missing.items():
         origin = next((NETWORKS[e.network].weights for e in spec.entries if e.name == names[0] and e.network), "")
         which = f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
-        listed.append(f"{which}: there are no weights {file}" + (f"; the published ones are {origin}" if origin else ""))
+        published = f"; the published ones are {origin}" if origin else ""
+        listed.append(f"{which}: there are no weights {file}{published}")
     return listed
 
 
