@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cache
 from typing import Any
 
 from medmixers.registry import valid_names
@@ -30,14 +31,11 @@ class Printed:
 
     def of(self, dataset: str, metric: str) -> dict[str, Any] | None:
         """Numbers for a data set: ``{"paper", "where", "values": {entry: text}}``; None without any."""
+        asked = self.data.get(dataset), QUANTITIES.get(metric)
+        column = [row for row in _rows(self.paper) if None not in asked and (row.task, row.quantity) == asked]
         values, where = {}, []
         for entry, (protocol, name) in self.entries.items():
-            rows = [
-                row
-                for row in _rows(self.paper)
-                if (row.protocol, row.name, row.task, row.quantity)
-                == (protocol, name, self.data.get(dataset), QUANTITIES.get(metric))
-            ]
+            rows = [row for row in column if (row.protocol, row.name) == (protocol, name)]
             if texts := list(dict.fromkeys(map(_text, rows))):
                 values[entry] = " or ".join(texts)
                 where += [row.where for row in rows]
@@ -93,8 +91,9 @@ def _read_block(
             found[entry] = protocol, str(name)
 
 
-def _rows(paper: str) -> list[PublishedFigure]:
-    return [row for row in published() if row.paper == paper]
+@cache
+def _rows(paper: str) -> tuple[PublishedFigure, ...]:
+    return tuple(row for row in published() if row.paper == paper)
 
 
 def _text(row: PublishedFigure) -> str:

@@ -175,7 +175,7 @@ def secondary(study: StudyFolder, comparison: Comparison, kind: str, stem: str) 
     for row in comparison.ranking:
         line = [row.entry]
         for metric in metrics:
-            means = _seed_means(study, name, metric, row.entry)
+            means = study.seed_means(name, metric, row.entry)
             spread = float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
             rows.append({"dataset": name, "metric": metric, "entry": row.entry, "mean": mean(means), "seed_sd": spread})
             line.append(f"{mean(means):.4f}" + ("" if np.isnan(spread) else f" ± {spread:.4f}"))
@@ -183,15 +183,6 @@ def secondary(study: StudyFolder, comparison: Comparison, kind: str, stem: str) 
     head = ("entry", *(f"{m} (lower is better)" if m in ("hd95", "brier", "ece", "log_loss") else m for m in metrics))
     caption = f"All metrics: mean ± standard deviation of the seeds. No test. {basis(comparison)}."
     return Table(f"{stem}_metrics", caption, head, tuple(cells)), rows
-
-
-def _seed_means(study: StudyFolder, dataset: str, metric: str, entry: str) -> list[float]:
-    """Mean over the folds of each seed."""
-    seeds: dict[str, list[float]] = {}
-    for key, value in study.run_means.items():
-        if key[:3] == (dataset, metric, entry):
-            seeds.setdefault(key[3], []).append(value)
-    return [mean(values) for values in seeds.values()]
 
 
 def by_class(study: StudyFolder, comparison: Comparison, classes: Sequence[str], stem: str) -> Table | None:
