@@ -119,7 +119,11 @@ def test_missing_weights_are_a_fault_of_a_run(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("pretrained: weights.pt, data", "pretrained: 3, data", "line 9: pretrained must be a file, timm:NAME, true or"),
+        (
+            "pretrained: weights.pt, data",
+            "pretrained: 3, data",
+            "line 9: pretrained must be a file, timm:NAME, true or",
+        ),
         ("warm_start: false", "warm_start: cold", "line 10: warm_start must be true or false, got 'cold'"),
         ("pretrained: weights.pt, warm", "warm", "line 10: warm_start belongs to an entry with pretrained weights"),
         ('"colon_*"', '"pathology_*"', "line 9: unknown data set 'pathology_.'; valid: colon_a, colon_b"),

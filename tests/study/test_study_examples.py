@@ -11,6 +11,7 @@ from medmixers.bundles.catalog import BUNDLES
 from medmixers.cli.main import main
 from medmixers.datasets.converters import CONVERTERS
 from medmixers.errors import ExistingFileError, InputError
+from medmixers.recipes import RECIPES
 from medmixers.registry import UnknownNameError
 from medmixers.results.published import published
 from medmixers.study.engine import plan as planning
@@ -186,7 +187,7 @@ def test_missing_weights_are_said_once(quick):
         ("tshimanga2026", "FeTS2022", "token_unet", "0.8721 ± 0.0035"),
         ("tshimanga2026", "FeTS2022", "unet_star_star", None),  # printed nowhere
         ("tshimanga2026", "FeTS2022_nnunet", "released_swin_unetr", "0.8226 ± 0.0144"),
-        ("xue2026", "Monkeypox", "mednext", "0.997"),
+        ("xue2026", "Monkeypox", "mednext", "0.9970"),
         ("xue2026", "ACDC", "medunext", "0.9128"),
     ],
 )
@@ -197,11 +198,14 @@ def test_published_numbers_of_a_plan(example, dataset, entry, value, quick):
     data = next(each for each in spec.data if each.name == dataset)
     metric = data.metric or spec.question.metric
     assert metric in kinds
-    assert spec.printed.of(dataset, metric)["values"].get(entry) == value
+    values = spec.printed.of(dataset, metric, [each.name for each in spec.entries if each.trains_on(dataset)])["values"]
+    assert values.get(entry) == value
+    assert set(values) <= {each.name for each in spec.entries if each.trains_on(dataset)}
 
 
 def test_imagewoof_has_no_published_auc_from_scratch():
-    assert spec_of("keuth2025_classification").printed.of("ImageWoof_scratch", "auroc") is None
+    spec = spec_of("keuth2025_classification")
+    assert spec.printed.of("ImageWoof_scratch", "auroc", ["pooling_k3", "conv_k3"]) is None
 
 
 def test_the_networks_in_nnunet_are_those_of_the_script():
@@ -216,7 +220,8 @@ def test_the_demo_trains_the_networks_of_its_script():
     spec = spec_of("demo")
     row = BUNDLES["brain_tissue_segmentation_grouped_conv"]
     entry = next(entry for entry in spec.entries if entry.name == "grouped_conv")
-    assert (entry.network, dict(entry.options)) == (row.network, dict(row.network_options))
+    options = {**RECIPES[row.recipe].network_options, **entry.options}
+    assert (entry.network, options) == (row.network, dict(row.network_options))
     assert (spec.data[0].training.recipe, spec.data[0].training.patch_size) == (row.recipe, row.roi_size)
     assert "token_unet" in [entry.network for entry in spec.entries]  # of nnUNetTrainerTokenUNet
 
@@ -231,7 +236,7 @@ def test_the_command_prints_and_writes(tmp_path, capsys):
     assert file.read_text() == text
     with pytest.raises(ExistingFileError, match="exists; give another file"):
         write_example("demo", file)
-    with pytest.raises(UnknownNameError, match="unknown example 'keuth'; valid: keuth2025_"):
+    with pytest.raises(UnknownNameError, match="unknown example 'keuth'; valid: compare_nnunet, demo, keuth2025_3d"):
         write_example("keuth")
     assert set(EXAMPLES) == {*PAPERS, "demo", "compare_nnunet"}
 

@@ -82,9 +82,9 @@ def _dataset(spec: Spec, data: Data, folds: list[int] | None, *, allow_missing: 
         faults.add(data.place, joined_lines(error))
         return None
     row["margin"] = data.margin or spec.question.margin
-    row["published"] = None if spec.printed is None else spec.printed.of(data.name, row["metric"])
     row["training"] = asdict(data.training)
     row["entries"] = [entry.name for entry in entries]
+    row["published"] = None if spec.printed is None else spec.printed.of(data.name, row["metric"], row["entries"])
     for entry in entries:
         if reason := _impossible(row, entry):
             faults.add(entry.place, f"entry {entry.name!r}: {reason}; or limit the entry: data: [NAME, ...]")

@@ -29,13 +29,13 @@ class Printed:
     data: Mapping[str, str] = field(default_factory=dict)
     entries: Mapping[str, tuple[str | None, str]] = field(default_factory=dict)
 
-    def of(self, dataset: str, metric: str) -> dict[str, Any] | None:
-        """Numbers for a data set: ``{"paper", "where", "values": {entry: text}}``; None without any."""
+    def of(self, dataset: str, metric: str, entries: Sequence[str]) -> dict[str, Any] | None:
+        """Numbers of a data set's entries: ``{"paper", "where", "values": {entry: text}}``; None without any."""
         asked = self.data.get(dataset), QUANTITIES.get(metric)
         column = [row for row in _rows(self.paper) if None not in asked and (row.task, row.quantity) == asked]
         values, where = {}, []
-        for entry, (protocol, name) in self.entries.items():
-            rows = [row for row in column if (row.protocol, row.name) == (protocol, name)]
+        for entry in entries:
+            rows = [row for row in column if (row.protocol, row.name) == self.entries.get(entry)]
             if texts := list(dict.fromkeys(map(_text, rows))):
                 values[entry] = " or ".join(texts)
                 where += [row.where for row in rows]

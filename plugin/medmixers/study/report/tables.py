@@ -91,8 +91,11 @@ def ranking(
         f"{stem}_ranking",
         f"Ranking by mean {comparison.scores.metric}. {basis(comparison)}. Points and rank score as in Keuth et al. "
         "2025: uncorrected tests of the first seed."
-        + (f" Published: as {published['paper']} prints it ({published['where']}); it takes part in no test."
-           if published and any(row.entry in printed for row in comparison.ranking) else ""),
+        + (
+            f" Published: as {published['paper']} prints it ({published['where']}); it takes part in no test."
+            if published and any(row.entry in printed for row in comparison.ranking)
+            else ""
+        ),
         tuple(head[i] for i in kept),
         tuple(tuple(row[i] for i in kept) for row in rows),
     )
