@@ -97,7 +97,7 @@ def test_a_block_has_the_rows_of_its_table(example, block):
 
 
 def test_counts_that_the_papers_state():
-    """Keuth et al., section 4.3: N = 15, 19; JSRT and GRAZ 15, TIGER 18. Table 4: 11 and 2. Tshimanga et al.: Table 1."""
+    """Keuth et al., section 4.3: N = 15, 19; JSRT and GRAZ 15, TIGER 18. Table 4: 11 and 2. Then Tshimanga et al."""
     counts = {
         (name, data.name): sum(entry.trains_on(data.name) for entry in spec.entries)
         for name in PAPERS

@@ -73,7 +73,8 @@ def uplift(study: StudyFolder, comparison: Comparison, folder: Path, stem: str) 
 
     The entry from scratch may stand in another block of the study, on the same cases.
     """
-    metric, plain = comparison.scores.metric, {}
+    metric = comparison.scores.metric
+    plain: dict[tuple[str, ...], tuple[str, list[float]]] = {}
     for block in reversed(study.same_data(comparison.scores.dataset)):
         for entry in study.plan["entries"]:
             if not entry.get("pretrained") and (means := study.seed_means(block, metric, entry["name"])):
