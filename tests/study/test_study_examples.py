@@ -168,6 +168,7 @@ def test_missing_weights_are_said_once(quick):
     plan = make_plan(spec_of("keuth2025_classification"), allow_missing=True)
     (weights,) = [each for each in plan["missing"] if "there are no weights" in each]
     assert weights.startswith("pretrained_pooling_k3 and 18 more: ")
+    assert any(note.startswith("rad_dino: not built here; ") for note in plan["notes"])
     assert weights.endswith("the published ones are sail-sg/poolformer: metaformer_ppaa_s12_224.pth.tar")
 
 

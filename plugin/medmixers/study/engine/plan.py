@@ -68,7 +68,7 @@ def make_plan(spec: Spec, *, allow_underpowered: bool = False, allow_missing: bo
         "commit": git_commit(Path(medmixers.__file__).parents[2]),
         "refusals": refusals,
         "missing": missing,
-        "notes": _notes(datasets, entries),
+        "notes": [*_notes(datasets, entries), *([] if not allow_missing else _not_built(entries))],
     }
 
 
@@ -209,6 +209,16 @@ def _build_all(spec: Spec, datasets: list[dict[str, Any]], entries: list[dict[st
                     row["parameters"][entry["name"]] = cost.parameters
             except (InputError, OSError) as error:
                 spec.faults.add(places[entry["name"]], f"entry {entry['name']!r}: {joined_lines(error)}")
+
+
+def _not_built(entries: list[dict[str, Any]]) -> list[str]:
+    """Entries that a plan without downloads cannot build."""
+    return [
+        f"{entry['name']}: not built here; its training loads the encoder {entry['options'].get('encoder')!r} by "
+        "transformers, which downloads it"
+        for entry in entries
+        if entry["network"] is not None and not _is_whole(entry)
+    ]
 
 
 def _is_whole(entry: Mapping[str, Any]) -> bool:
