@@ -39,10 +39,9 @@ def make_plan(spec: Spec, *, allow_underpowered: bool = False, allow_missing: bo
     fold_list = None if spec.folds is None else list(spec.folds)
     rows = (_dataset(spec, data, fold_list, allow_missing=allow_missing) for data in spec.data)
     datasets = [row for row in rows if row is not None]
+    missing = [*_missing_data(datasets), *_missing_weights(spec, allow_missing=allow_missing)]
     spec.faults.raise_any()
     entries = [_entry(entry) for entry in spec.entries]
-    missing = _missing_data(datasets)
-    missing += _missing_weights(spec, allow_missing=allow_missing)
     _build_all(spec, datasets, entries, fetch=not allow_missing)
     spec.faults.raise_any()
     designs = {row["name"]: design_of(spec, row) for row in datasets}

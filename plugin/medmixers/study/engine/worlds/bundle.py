@@ -106,6 +106,7 @@ class BundleWorld:
         bundle, out = job.folder / "bundle", job.folder / "predictions"
         for state in (bundle / "models").glob("resume_checkpoint_epoch=*.pt"):
             state.unlink()  # the training is on record; each is several times the weights
+        (bundle / "models" / "start.pt").unlink(missing_ok=True)
         shutil.rmtree(out, ignore_errors=True)
         cases = job.parts["test"]
         images = [self._image(job.dataset["cases"][case]["image"]) for case in cases]
