@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import shutil
 
 import made_study
 import pytest
 
-from medmixers.cli.main import main
+from medmixers.study.comparison import compare
+from medmixers.study.report import drawing, tables
+from medmixers.study.report.costs import cost_of
+from medmixers.study.report.folder import read_folder
+from medmixers.study.report.score_figures import uplift
 
 PRINTED = {"paper": "keuth2025", "where": "Table 3", "values": {"identity": "0.9458", "absent": "0.1"}}
 
@@ -39,26 +42,30 @@ def study(tmp_path_factory):
                 writer.writerow(row | {"dataset": "weights", "entry": own["entry"], "value": value})
         plan["runs"].append(own)
     (folder / "plan.json").write_text(json.dumps(plan))
-    main(["study", "report", str(folder)])
-    return folder
+    return read_folder(folder)
+
+
+def compared(study, number):
+    return compare(study.scores(study.plan["datasets"][number]), margin=0.02)
 
 
 def test_the_published_number_stands_beside_ours(study):
-    ranking = {row["entry"]: row for row in csv.DictReader((study / "report" / "ranking.csv").open())}
-    assert {name: row["published"] for name, row in ranking.items()} == {
-        "identity": "0.9458", "pooling k3": "", "identity weights": "", "pooling k3 weights": "",
-    }  # fmt: skip
-    page = (study / "report" / "report.html").read_text()
-    captions = re.findall(r"<caption>(Ranking by mean[^<]*)", page)
-    assert len(captions) == 2
-    assert "Published: as keuth2025 prints it (Table 3); it takes part in no test." in captions[0]
-    assert "Published" not in captions[1]
-    assert page.count(">published</th>") == 1
-    assert page.count(">0.9458</td>") == 1
+    comparison = compared(study, 0)
+    costs = {row.entry: cost_of(study, "brain", row.entry) for row in comparison.ranking}
+    table = tables.ranking(comparison, costs, "1", PRINTED)
+    column = table.head.index("published")
+    assert {row[0]: row[column] for row in table.rows} == {"identity": "0.9458", "pooling k3": "-"}
+    assert "Published: as keuth2025 prints it (Table 3); it takes part in no test." in table.caption
+    rows = tables.ranking_with_costs(comparison, costs, PRINTED)
+    assert {row["entry"]: row["published"] for row in rows} == {"identity": "0.9458", "pooling k3": ""}
+    plain = tables.ranking(comparison, costs, "1")
+    assert "published" not in plain.head
+    assert "Published" not in plain.caption
 
 
-def test_pretraining_is_compared_with_the_block_from_scratch(study):
-    page = (study / "report" / "report.html").read_text()
-    assert page.count("Change by pretraining") == 1
-    assert "identity weights minus identity: -0.0500" in page
-    assert "pooling k3 weights minus pooling k3: -0.0500" in page
+def test_pretraining_is_compared_with_the_block_from_scratch(study, tmp_path):
+    with drawing.styled():
+        picture = uplift(study, compared(study, 1), tmp_path, "weights")
+        assert uplift(study, compared(study, 0), tmp_path, "brain") is None
+    assert "identity weights minus identity: -0.0500" in picture.alt
+    assert "pooling k3 weights minus pooling k3: -0.0500" in picture.alt
