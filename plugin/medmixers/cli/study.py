@@ -6,6 +6,23 @@ from __future__ import annotations
 class Study:
     """Compare entries (mixers, networks) over cases and seeds."""
 
+    def example(self, name: str, out: str | None = None) -> str:
+        """Print a study's file that redoes the tables of a paper, or write it.
+
+        The names are keuth2025_classification, keuth2025_segmentation, keuth2025_3d, tshimanga2026, xue2026, demo and
+        compare_nnunet. The file says which table each block redoes, what cannot be redone, and how to get the data.
+
+        Args:
+            name: of the example.
+            out: file to write instead; it must not exist.
+
+        Example:
+            medmixers study example keuth2025_classification -o keuth.yaml
+        """
+        from medmixers.study.examples import write_example
+
+        return write_example(name, out)
+
     def plan(self, file: str, out: str | None = None, measure: bool = False, allow_underpowered: bool = False) -> str:
         """Check a study, and print its trainings, hours, disk and detectable difference.
 

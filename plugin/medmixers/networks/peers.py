@@ -134,6 +134,6 @@ def _built(name: str, target: Callable[..., nn.Module], arguments: Mapping[str, 
     with torch.device("cpu"):  # some read values of tensors; the meta device has none
         try:
             network = target(**arguments)
-        except (ValueError, TypeError, KeyError, AssertionError, NotImplementedError) as error:
+        except (ValueError, TypeError, KeyError, AssertionError, RuntimeError) as error:
             raise InputError(f"network {name!r} cannot be built: {error}") from error
     return Peer(network, pads=pads).to(torch.get_default_device())

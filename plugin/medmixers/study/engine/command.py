@@ -25,7 +25,7 @@ def plan_text(
     from medmixers.study.engine.plan import design_of, make_plan
 
     announce("build each network")
-    plan = make_plan(spec, allow_underpowered=allow_underpowered)
+    plan = make_plan(spec, allow_underpowered=allow_underpowered, allow_missing=True)
     designs = {row["name"]: design_of(spec, row) for row in plan["datasets"]}
     return describe_plan(plan, designs, out=study_folder(spec, out), measure=measure, announce=announce)
 

@@ -20,21 +20,25 @@ class Cost:
 
 
 def network_cost(
-    network: str, options: Mapping[str, Any], size: Sequence[int], in_channels: int, out_channels: int
-) -> Cost:
-    """Count on the meta device. Raises InputError for a network that cannot be built so."""
+    network: str, options: Mapping[str, Any], size: Sequence[int], in_channels: int, out_channels: int, *,
+    forward: bool = True,
+) -> Cost:  # fmt: skip
+    """Count on the meta device; multiply-adds only with ``forward``. Raises InputError for what cannot be built so."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):
         model = _build(network, options, size, in_channels, out_channels).eval()
+        parameters = sum(each.numel() for each in model.parameters() if each.requires_grad)
+        if not forward:
+            return Cost(parameters, None)
         try:
             with FlopCounterMode(display=False) as counter, torch.no_grad():
                 model(torch.empty(1, in_channels, *size))
             macs: float | None = counter.get_total_flops() / 2
         except (RuntimeError, NotImplementedError):  # an operator without a meta kernel
             macs = None
-    return Cost(sum(each.numel() for each in model.parameters() if each.requires_grad), macs)
+    return Cost(parameters, macs)
 
 
 def step_seconds(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medmixers.bundle_runtime.cases import split
+from medmixers.datasets.converters import CONVERTERS
 from medmixers.datasets.raw_format import (
     held_out_cases,
     read_description,
@@ -55,6 +56,41 @@ def describe(data: Data, folds: Sequence[int] | None) -> dict[str, Any]:
     return {"name": data.name, "world": data.world, **described}
 
 
+def describe_missing(data: Data, folds: Sequence[int] | None) -> dict[str, Any] | None:
+    """The row of a data set whose folder is not there: what its task says, without cases; None where it is there.
+
+    ``missing`` says what to do. Of an nnU-Net data set channels and classes are unknown, so they are None.
+    """
+    if data.nnunet is None:
+        if Path(str(data.folder)).is_dir():
+            return None
+        row = _bundle_row(data, task_of(str(data.task)))
+        how = "make it, or correct its name"
+        if data.task == "brain_tissue_segmentation":
+            how = f"medmixers demo data {data.folder}"
+        elif data.task in CONVERTERS:
+            how = f"medmixers dataset convert {data.task} DOWNLOADED {data.folder}"
+        missing = f"there is no data set folder {data.folder}; {how}"
+    else:
+        try:
+            nnunet_folder(data.nnunet)
+            return None
+        except InputError as error:
+            writers = "medmixers dataset convert (tasks of label maps) and medmixers demo data write such folders"
+            missing = f"{error}; {writers}"
+        row = {
+            "task": None, "folder": None, "configuration": data.configuration, "kind": "segmentation", "classes": {},
+            "ignore_label": None, "spatial_dims": 2 if data.configuration == "2d" else 3, "channels": None,
+            "out_channels": None,
+        }  # fmt: skip
+    nothing: dict[str, list[str]] = {"training": [], "validation": [], "test": []}
+    parts = {"test": nothing} if folds is None else {str(fold): nothing for fold in folds}
+    return {
+        "name": data.name, "world": data.world, **row, "cases": {}, "test": [], "parts": parts, "fingerprint": "",
+        "missing": missing,
+    }  # fmt: skip
+
+
 def metric_of(data: Data, kind: str, metric: str | None) -> str:
     """The metric on a data set. Raises InputError where it is for the other kind of task."""
     chosen = data.metric or metric or METRICS[kind][0]
@@ -80,22 +116,28 @@ def _bundle(data: Data, folds: Sequence[int] | None) -> dict[str, Any]:
     for part, listed in parts.items():
         named[part] = names[start : start + len(listed)]
         start += len(listed)
-    labels = spec.label_names
-    classes = {name: key for key, name in labels.items()}
+    return {
+        **_bundle_row(data, spec),
+        "cases": cases,
+        "test": named.get("test", []),
+        "parts": {"test": named} if folds is None else _folds(folder, cases, spec.validation_every, folds),
+    }
+
+
+def _bundle_row(data: Data, spec: TaskSpec) -> dict[str, Any]:
+    """What the task says of a bundle's data set."""
+    classes = {name: key for key, name in spec.label_names.items()}
     if spec.task == "segmentation" and not spec.multi_label:
         classes = {name: key for name, key in classes.items() if key}
     return {
         "task": str(data.task),
-        "folder": str(folder),
+        "folder": str(Path(str(data.folder)).resolve()),
         "kind": spec.task,
         "classes": {name: list(spec.regions[name]) for name in classes} if spec.regions is not None else classes,
         "ignore_label": spec.ignore_label,
         "spatial_dims": spec.spatial_dims,
         "channels": len(spec.channels),
         "out_channels": spec.out_channels,
-        "cases": cases,
-        "test": named.get("test", []),
-        "parts": {"test": named} if folds is None else _folds(folder, cases, spec.validation_every, folds),
     }
 
 

@@ -55,12 +55,17 @@ def describe_plan(
     lines += _cost_lines(plan, total, unknown=unknown)
     lines += [f"note: {note}" for note in plan["notes"]]
     lines += [f"overridden: {reason}" for reason in plan["refusals"]]
+    lines += [f"missing: {what}" for what in plan["missing"]]
+    if plan["missing"]:
+        lines.append("study run needs what is missing")
     return "\n".join(lines)
 
 
 def _heading(row: Mapping[str, Any]) -> str:
     parts = row["parts"]
-    if "test" in parts:
+    if "missing" in row:
+        cases = "no" if "test" in parts else f"{len(parts)} folds, no"
+    elif "test" in parts:
         cases = ", ".join(f"{len(parts['test'][part])} {part}" for part in parts["test"] if parts["test"][part])
     else:
         cases = f"{len(row['cases'])} in {len(parts)} folds"
@@ -71,6 +76,8 @@ def _heading(row: Mapping[str, Any]) -> str:
 def _design_lines(design: Design, row: Mapping[str, Any]) -> list[str]:
     detectable = design.detectable()
     what = f"{design.cases} independent test cases, {design.seeds} seeds, {design.comparisons} comparison(s)"
+    if design.cases is None:
+        return ["detectable difference: unknown, the data is missing"]
     if detectable is None or design.spread is None:
         return [f"detectable difference: unknown ({what}); give question: sd or pilot"]
     spread = f"seed sd {design.spread.seed:.3g}, residual sd {design.spread.residual:.3g}, {design.spread.source}"
@@ -107,7 +114,7 @@ def _hours(
     ]
     if seconds:
         return median(seconds) / 3600
-    if not measure or row["world"] == "nnunet":  # nnU-Net's patch is known once its data is prepared
+    if not measure or row["world"] == "nnunet" or "missing" in row:  # nnU-Net's patch is known once it has planned
         return None
     network, options, size = built_of(row, entry)
     bundle = row_of(row, entry)

@@ -34,14 +34,14 @@ class Design:
     """A planned comparison on one data set.
 
     Args:
-        cases: groups of test cases.
+        cases: groups of test cases; None where the data is missing.
         seeds: trainings per entry.
         comparisons: pairs, or entries against the control.
         margin, alpha: of the question.
         spread: None where it is unknown.
     """
 
-    cases: int
+    cases: int | None
     seeds: int
     comparisons: int
     margin: float
@@ -50,7 +50,7 @@ class Design:
 
     def detectable(self, seeds: int | None = None) -> float | None:
         """Smallest difference that a pair's corrected test finds with 80 % power; None without a spread."""
-        if self.spread is None or self.cases < 2:
+        if self.spread is None or self.cases is None or self.cases < 2:
             return None
         return planned_detectable(
             cases=self.cases, seeds=seeds or self.seeds, residual_sd=self.spread.residual, seed_sd=self.spread.seed,
@@ -76,7 +76,7 @@ class Design:
                 f"at least {LEAST_SEEDS} are needed"
             )
         needed = cases_needed(self.alpha, self.comparisons)
-        if self.cases < needed:
+        if self.cases is not None and self.cases < needed:
             reasons.append(
                 f"{self.cases} independent test cases are too few: with Holm's correction for {self.comparisons} "
                 f"comparison(s) Wilcoxon's test needs at least {needed}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,6 @@ from medmixers.registry import near_names, valid_names
 from medmixers.study.engine.lines import Faults, Reader
 from medmixers.variants import NETWORKS
 
-OWN = ("name", "data", "network", "nnunet", "plans")
 PLANNERS = {  # name in a study's file -> planner class of nnU-Net, the plans that it writes
     "default": ("ExperimentPlanner", "nnUNetPlans"),
     **{f"ResEnc{size}": (f"nnUNetPlannerResEnc{size}", f"nnUNetResEncUNet{size}Plans") for size in "ML"},
@@ -34,6 +34,8 @@ class Entry:
         options: of the network, mixer and kernel_size among them.
         trainer: of nnU-Net, for an entry of its own network.
         plans: name in :data:`PLANNERS`, for an entry of nnU-Net's own network.
+        pretrained: start weights: a file, "timm:NAME", or True for those that timm publishes; None without.
+        warm_start: whether token mixers take start weights too, where they fit.
         data: names of the data sets that it trains on; None means all.
         place: in the file.
     """
@@ -43,6 +45,8 @@ class Entry:
     options: Mapping[str, Any] = field(default_factory=dict)
     trainer: str | None = None
     plans: str = "default"
+    pretrained: str | bool | None = None
+    warm_start: bool = True
     data: tuple[str, ...] | None = None
     place: tuple[str | int, ...] = ()
 
@@ -50,8 +54,15 @@ class Entry:
     def what(self) -> dict[str, Any]:
         """What it is, without its name: equal for two entries that are the same."""
         if self.network is not None:
-            return {"network": self.network, **self.options}
+            start = {} if self.pretrained is None else {"pretrained": self.pretrained, "warm_start": self.warm_start}
+            return {"network": self.network, **self.options, **start}
         return {"nnunet": self.trainer, "plans": self.plans}
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file of start weights; None where timm downloads them or there are none."""
+        named = isinstance(self.pretrained, str) and not self.pretrained.startswith("timm:")
+        return Path(str(self.pretrained)) if named else None
 
     def trains_on(self, dataset: str) -> bool:
         """Whether it takes part in the comparison on this data set."""
@@ -82,6 +93,8 @@ def _read_datasets(reader: Reader, datasets: Sequence[str]) -> tuple[str, ...] |
     if names is None:
         return None
     names = [names] if isinstance(names, str) else names
+    if isinstance(names, list):  # a star stands for any text
+        names = [each for name in names for each in fnmatch.filter(datasets, str(name)) or [name]]
     wrong = [name for name in names if name not in datasets] if isinstance(names, list) else [names]
     if wrong and datasets:
         reader.fault("data", f"unknown data set {wrong[0]!r}; valid: {valid_names(wrong[0], datasets)}")
@@ -125,6 +138,7 @@ def _read_networks(reader: Reader, data: tuple[str, ...] | None) -> list[Entry]:
         return []
     for network in lists["network"]:
         _check_name(reader, "network", network, NETWORKS)
+    _check_start(reader, lists)
     for mixer in lists.get("mixer", ()):
         for each in mixer if isinstance(mixer, list) else [mixer]:
             _check_name(reader, "mixer", each, TOKEN_MIXERS)
@@ -132,13 +146,29 @@ def _read_networks(reader: Reader, data: tuple[str, ...] | None) -> list[Entry]:
     for values in product(*lists.values()):
         options = dict(zip(lists, values, strict=True))
         network = str(options.pop("network"))
+        pretrained, warm_start = options.pop("pretrained", None), options.pop("warm_start", True)
+        if isinstance(pretrained, str) and not pretrained.startswith("timm:"):
+            pretrained = str(reader.faults.path.parent / pretrained)
         if not _has_kernel(options.get("mixer")):
             options.pop("kernel_size", None)
         options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-        entry = Entry("", network, options, data=data, place=reader.place)
+        entry = Entry(
+            "", network, options, pretrained=pretrained or None, warm_start=warm_start, data=data, place=reader.place
+        )
         if entry.what not in [other.what for other in entries]:
             entries.append(entry)
     return entries
+
+
+def _check_start(reader: Reader, lists: Mapping[str, list[Any]]) -> None:
+    for value in lists.get("pretrained", ()):
+        if value is not None and not isinstance(value, (bool, str)):
+            reader.fault("pretrained", f"pretrained must be a file, timm:NAME, true or false, got {value!r}")
+    for value in lists.get("warm_start", ()):
+        if not isinstance(value, bool):
+            reader.fault("warm_start", f"warm_start must be true or false, got {value!r}")
+        elif "pretrained" not in lists:
+            reader.fault("warm_start", "warm_start belongs to an entry with pretrained weights")
 
 
 def _check_name(reader: Reader, key: str, name: Any, table: Mapping[str, Any]) -> None:
@@ -194,6 +224,9 @@ def _parts(entry: Entry, group: Sequence[Entry]) -> list[str]:
     for key in sorted(_differing(group), key=lambda key: (key != "mixer", key != "kernel_size")):
         value = entry.what.get(key)
         if value is None or (key == "plans" and value == "default"):
+            continue
+        if key in ("pretrained", "warm_start"):
+            parts.append("pretrained" if key == "pretrained" else "warm" if value else "cold")
             continue
         text = "_".join(map(str, value)) if isinstance(value, tuple) else str(value)
         parts.append({"mixer": text, "kernel_size": f"k{text}", "plans": text}.get(key, f"{key}_{text}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +15,7 @@ from medmixers.mixers import TOKEN_MIXERS
 from medmixers.recipes import RECIPES
 from medmixers.results import git_commit
 from medmixers.study.engine.cost import network_cost
-from medmixers.study.engine.datasets import describe, metric_of
+from medmixers.study.engine.datasets import describe, describe_missing, metric_of
 from medmixers.study.engine.design import Design, Spread, comparisons, pilot_spread
 from medmixers.study.engine.entries import Entry
 from medmixers.study.engine.spec import Data, Question, Spec
@@ -24,21 +25,24 @@ from medmixers.variants import NETWORKS
 VERSIONS = ("medmixers", "torch", "monai", "nnunetv2", "timm")
 
 
-def make_plan(spec: Spec, *, allow_underpowered: bool = False) -> dict[str, Any]:
+def make_plan(spec: Spec, *, allow_underpowered: bool = False, allow_missing: bool = False) -> dict[str, Any]:
     """The content of plan.json. Nothing is written.
 
     Args:
         spec: the study's file.
         allow_underpowered: go on where the design cannot answer the question; the reasons become part of the plan.
+        allow_missing: plan without data sets and start weights that are not there; ``plan["missing"]`` names them.
 
     Raises:
         InputError: faults, each with its line, or a design that cannot answer the question.
     """
     fold_list = None if spec.folds is None else list(spec.folds)
-    datasets = [row for data in spec.data if (row := _dataset(spec, data, fold_list)) is not None]
+    rows = (_dataset(spec, data, fold_list, allow_missing=allow_missing) for data in spec.data)
+    datasets = [row for row in rows if row is not None]
+    missing = [*_missing_data(datasets), *_missing_weights(spec, allow_missing=allow_missing)]
     spec.faults.raise_any()
     entries = [_entry(entry) for entry in spec.entries]
-    _build_all(spec, datasets, entries)
+    _build_all(spec, datasets, entries, fetch=not allow_missing)
     spec.faults.raise_any()
     designs = {row["name"]: design_of(spec, row) for row in datasets}
     refusals = [f"{name}: {reason}" for name, design in designs.items() for reason in design.refusals()]
@@ -62,15 +66,16 @@ def make_plan(spec: Spec, *, allow_underpowered: bool = False) -> dict[str, Any]
         "versions": _versions(),
         "commit": git_commit(Path(medmixers.__file__).parents[2]),
         "refusals": refusals,
-        "notes": _notes(datasets, entries),
+        "missing": missing,
+        "notes": [*_notes(datasets, entries), *([] if not allow_missing else _not_built(entries))],
     }
 
 
-def _dataset(spec: Spec, data: Data, folds: list[int] | None) -> dict[str, Any] | None:
+def _dataset(spec: Spec, data: Data, folds: list[int] | None, *, allow_missing: bool) -> dict[str, Any] | None:
     """A data set's row; None, with a fault noted, where it cannot be read or no entry can train on it."""
     faults, entries = spec.faults, [entry for entry in spec.entries if entry.trains_on(data.name)]
     try:
-        row = describe(data, folds)
+        row = (describe_missing(data, folds) if allow_missing else None) or describe(data, folds)
         row["metric"] = metric_of(data, row["kind"], spec.question.metric)
     except (InputError, OSError) as error:
         faults.add(data.place, joined_lines(error))
@@ -78,6 +83,7 @@ def _dataset(spec: Spec, data: Data, folds: list[int] | None) -> dict[str, Any] 
     row["margin"] = data.margin or spec.question.margin
     row["training"] = asdict(data.training)
     row["entries"] = [entry.name for entry in entries]
+    row["published"] = None if spec.printed is None else spec.printed.of(data.name, row["metric"], row["entries"])
     for entry in entries:
         if reason := _impossible(row, entry):
             faults.add(entry.place, f"entry {entry.name!r}: {reason}; or limit the entry: data: [NAME, ...]")
@@ -114,6 +120,8 @@ def _impossible(row: Mapping[str, Any], entry: Entry) -> str:
         return f"nnU-Net's {entry.trainer} cannot train {row['name']!r}, a MONAI Bundle's data set" * (
             row["world"] == "bundle"
         )
+    if row["world"] == "nnunet" and entry.pretrained is not None:
+        return f"pretrained is for data sets of MONAI Bundles, {row['name']!r} is nnU-Net's"
     kind = NETWORKS[entry.network].task
     if kind != row["kind"]:
         where = "nnU-Net's data set" if row["world"] == "nnunet" else "data set"
@@ -124,38 +132,97 @@ def _impossible(row: Mapping[str, Any], entry: Entry) -> str:
 
 
 def _mixers(entry: Entry) -> list[str]:
-    mixer = entry.options.get("mixer", ())
+    mixer = entry.options.get("mixer", NETWORKS[entry.network].arguments.get("mixer", ()) if entry.network else ())
     return [mixer] if isinstance(mixer, str) else list(mixer)
 
 
 def _entry(entry: Entry) -> dict[str, Any]:
-    mixers = _mixers(entry)
+    mixers, kernel, file = _mixers(entry), entry.options.get("kernel_size"), entry.weights_file
+    what = dict(entry.what)
+    if file is not None:  # the file may lie elsewhere; its content counts
+        what["pretrained"] = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else file.name
     return {
         "name": entry.name,
         "options": dict(entry.options),
         "network": entry.network,
         "trainer": entry.trainer,
         "plans": entry.plans,
-        "what": {key: list(value) if isinstance(value, tuple) else value for key, value in entry.what.items()},
+        "what": {key: list(value) if isinstance(value, tuple) else value for key, value in what.items()},
         "mixer": mixers[0] if len(mixers) == 1 else (", ".join(mixers) or None),
-        "kernel_size": entry.options.get("kernel_size"),
+        "kernel_size": max(kernel) if isinstance(kernel, tuple) else kernel,
+        "pretrained": entry.pretrained is not None,
+        "start": None if entry.pretrained is None else {"weights": entry.pretrained, "warm_start": entry.warm_start},
     }
 
 
-def _build_all(spec: Spec, datasets: list[dict[str, Any]], entries: list[dict[str, Any]]) -> None:
-    """Build every network of every data set on the meta device; a wrong option is a fault of its entry."""
+def _missing_data(datasets: list[dict[str, Any]]) -> list[str]:
+    """What is missing of the data, each once, with the names that it has in the study."""
+    names: dict[str, list[str]] = {}
+    for row in datasets:
+        if "missing" in row:
+            names.setdefault(row["missing"], []).append(row["name"])
+    return [f"{', '.join(each)}: {what}" for what, each in names.items()]
+
+
+def _missing_weights(spec: Spec, *, allow_missing: bool) -> list[str]:
+    """Files of start weights that are not there, each with its entries; a fault unless they may be missing."""
+    missing: dict[str, list[str]] = {}
+    for entry in spec.entries:
+        file = entry.weights_file
+        if file is not None and not file.is_file():
+            missing.setdefault(str(file), []).append(entry.name)
+            if not allow_missing:
+                spec.faults.add(entry.place, f"entry {entry.name!r}: there are no weights {file}")
+    listed = []
+    for file, names in missing.items():
+        origin = next((NETWORKS[e.network].weights for e in spec.entries if e.name == names[0] and e.network), "")
+        which = f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
+        published = f"; the published ones are {origin}" if origin else ""
+        listed.append(f"{which}: there are no weights {file}{published}")
+    return listed
+
+
+def _build_all(spec: Spec, datasets: list[dict[str, Any]], entries: list[dict[str, Any]], *, fetch: bool) -> None:
+    """Build every network of every data set on the meta device; a wrong option is a fault of its entry.
+
+    Args:
+        spec: takes the faults.
+        datasets: rows, which get ``parameters``.
+        entries: rows of the plan.
+        fetch: build networks too whose frozen part is downloaded.
+    """
     places = {entry.name: entry.place for entry in spec.entries}
+    ran: list[Any] = []  # one forward pass per network, options, size and channels is enough
     for row in datasets:
         row["parameters"] = {}
         for entry in entries:
-            if entry["name"] not in row["entries"] or entry["network"] is None:
+            if entry["name"] not in row["entries"] or entry["network"] is None or not (fetch or _is_whole(entry)):
                 continue
             try:
                 network, options, size = built_of(row, entry)
-                cost = network_cost(network, options, size, row["channels"], row["out_channels"])
-                row["parameters"][entry["name"]] = cost.parameters
-            except InputError as error:
+                channels = row["channels"] or 1  # of a missing nnU-Net data set they are unknown
+                key = network, options, size, channels
+                cost = network_cost(network, options, size, channels, row["out_channels"] or 2, forward=key not in ran)
+                ran.append(key)
+                if row["channels"]:
+                    row["parameters"][entry["name"]] = cost.parameters
+            except (InputError, OSError) as error:
                 spec.faults.add(places[entry["name"]], f"entry {entry['name']!r}: {joined_lines(error)}")
+
+
+def _not_built(entries: list[dict[str, Any]]) -> list[str]:
+    """Entries that a plan without downloads cannot build."""
+    return [
+        f"{entry['name']}: not built here; its training loads the encoder {entry['options'].get('encoder')!r} by "
+        "transformers, which downloads it"
+        for entry in entries
+        if entry["network"] is not None and not _is_whole(entry)
+    ]
+
+
+def _is_whole(entry: Mapping[str, Any]) -> bool:
+    """Whether a network can be built from what is here: RAD-DINO's frozen encoder comes from the hub or a folder."""
+    return not entry["network"].startswith("rad_dino_") or Path(str(entry["options"].get("encoder"))).is_dir()
 
 
 def built_of(row: Mapping[str, Any], entry: Mapping[str, Any]) -> tuple[str, dict[str, Any], tuple[int, ...]]:
@@ -176,7 +243,7 @@ def design_of(spec: Spec, row: Mapping[str, Any]) -> Design:
     elif question.pilot is not None:
         spread = pilot_spread(question.pilot, dataset=row["name"], metric=row["metric"])
     return Design(
-        cases=len({row["cases"][case]["group"] for case in tested}),
+        cases=None if "missing" in row else len({row["cases"][case]["group"] for case in tested}),
         seeds=len(spec.seeds),
         comparisons=comparisons(len(row["entries"]), control=question.control is not None),
         margin=row["margin"],

@@ -10,10 +10,11 @@ from typing import Any
 
 from medmixers.study.engine.entries import Entry, read_entries
 from medmixers.study.engine.lines import Faults, Reader, load_with_lines
+from medmixers.study.engine.printed import Printed, read_printed
 from medmixers.study.engine.training import Training, read_training
 from medmixers.tasks import TASKS
 
-KEYS = ("study", "question", "data", "entries", "seeds", "folds", "train", "run")
+KEYS = ("study", "question", "data", "entries", "seeds", "folds", "train", "run", "published")
 METRICS = {
     "segmentation": ("dice", "nsd", "hd95"),
     "classification": ("auroc", "average_precision", "balanced_accuracy", "f1", "brier", "ece"),
@@ -104,6 +105,7 @@ class Spec:
     seeds: tuple[int, ...]
     folds: tuple[int, ...] | None
     machine: Machine
+    printed: Printed | None
     faults: Faults
 
 
@@ -131,10 +133,13 @@ def read_spec(path: str | Path) -> Spec:
     seeds = root.wholes("seeds", (0, 1, 2))
     folds = None if root.content.get("folds") in (None, "test") else root.wholes("folds", (0,))
     machine = _read_machine(Reader(root.content.get("run"), ("run",), faults))
+    content = root.content.get("published")
+    names = [each.name for each in data], [each.name for each in entries]
+    printed = read_printed(content, *names, Reader(content, ("published",), faults))
     faults.raise_any()
     return Spec(
         path=path, study=name, question=question, data=data, entries=entries, seeds=seeds, folds=folds,
-        machine=machine, faults=faults,
+        machine=machine, printed=printed, faults=faults,
     )  # fmt: skip
 
 

@@ -88,6 +88,20 @@ class StudyFolder:
         """The plan's row of an entry."""
         return next((each for each in self.plan["entries"] if each["name"] == name), {"name": name})
 
+    def seed_means(self, dataset: str, metric: str, entry: str) -> list[float]:
+        """Mean over the folds of each seed."""
+        seeds: dict[str, list[float]] = {}
+        for key, value in self.run_means.items():
+            if key[:3] == (dataset, metric, entry):
+                seeds.setdefault(key[3], []).append(value)
+        return [mean(values) for values in seeds.values()]
+
+    def same_data(self, dataset: str) -> list[str]:
+        """Names of the data sets with the same cases and training, itself first: a study may compare in blocks."""
+        rows = {row["name"]: (row.get("fingerprint"), row.get("training")) for row in self.plan["datasets"]}
+        others = [name for name, row in rows.items() if name != dataset and row[0] and row == rows[dataset]]
+        return [dataset, *others]
+
     def runs_of(self, dataset: str, entry: str | None = None) -> list[Run]:
         """Scored runs of a data set, of one entry where it is given."""
         return [r for r in self.runs if r.dataset == dataset and r.state == SCORED and entry in (None, r.entry)]

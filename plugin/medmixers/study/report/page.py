@@ -114,7 +114,7 @@ def _versions(study: StudyFolder) -> dict[str, str]:
 
 def _write_tables(sections: Sequence[Section], compared: Sequence[Comparison], out: Path) -> None:
     ranking = [row for each in sections for row in each.ranking_rows]
-    write_table(out / "ranking.csv", (*RANKING, *tables.COST_COLUMNS), ranking)
+    write_table(out / "ranking.csv", (*RANKING, *tables.COST_COLUMNS, tables.PUBLISHED), ranking)
     write_table(out / "tests.csv", PAIRS, pair_rows(compared))
     write_table(out / "metrics.csv", METRIC_COLUMNS, [row for each in sections for row in each.metric_rows])
     if overall := over_datasets(compared):

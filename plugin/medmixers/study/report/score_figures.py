@@ -64,42 +64,54 @@ def by_kernel(study: StudyFolder, comparison: Comparison, folder: Path, stem: st
 
 def _others(entry: Mapping[str, Any]) -> str:
     """Whether weights were pretrained, as part of a curve's name."""
-    return ", pretrained" if entry.get("pretrained") else ""
+    cold = (entry.get("start") or {}).get("warm_start") is False
+    return (", pretrained" + ", mixers at random" * cold) if entry.get("pretrained") else ""
 
 
 def uplift(study: StudyFolder, comparison: Comparison, folder: Path, stem: str) -> Picture | None:
-    """Gain by pretraining of entries that are equal otherwise (Keuth et al. 2025, Fig. 4). None without such pairs."""
-    means = {row.entry: row for row in comparison.ranking}
-    plain: dict[Any, str] = {}
-    pretrained: dict[Any, str] = {}
-    for name in means:
-        entry = study.entry(name)
-        twin = entry.get("mixer"), entry.get("kernel_size"), str(_without_weights(entry.get("options") or {}))
-        (pretrained if entry.get("pretrained") else plain)[twin] = name
-    pairs = [(pretrained[twin], plain[twin]) for twin in pretrained if twin in plain]
-    if not pairs:
+    """Gain by pretraining of entries that are equal otherwise (Keuth et al. 2025, Fig. 4). None without such pairs.
+
+    The entry from scratch may stand in another block of the study, on the same cases.
+    """
+    metric = comparison.scores.metric
+    plain: dict[tuple[str, ...], tuple[str, list[float]]] = {}
+    for block in reversed(study.same_data(comparison.scores.dataset)):
+        for entry in study.plan["entries"]:
+            if not entry.get("pretrained") and (means := study.seed_means(block, metric, entry["name"])):
+                plain[_twin(entry)] = entry["name"], means
+    gains = []
+    for row in comparison.ranking:
+        entry = study.entry(row.entry)
+        if entry.get("pretrained") and _twin(entry) in plain:
+            name, before = plain[_twin(entry)]
+            after = study.seed_means(comparison.scores.dataset, metric, row.entry)
+            spread = [float(np.std(each, ddof=1)) if len(each) > 1 else 0.0 for each in (after, before)]
+            gains.append((float(np.mean(after) - np.mean(before)), row.entry, name, float(np.hypot(*spread))))
+    if not gains:
         return None
-    gains = sorted(((means[a].mean - means[b].mean, a, b) for a, b in pairs), reverse=True)
+    gains.sort(reverse=True)
     figure, axes = drawing.new_axes(drawing.list_height(len(gains)))
-    sds = [float(np.hypot(means[a].seed_sd, means[b].seed_sd)) for _, a, b in gains]
     axes.axvline(0, color="black", linewidth=0.8)
     axes.errorbar(
-        [g for g, *_ in gains], range(len(gains)), xerr=np.nan_to_num(sds), fmt="o", capsize=3, color=PALETTE[0]
+        [g for g, *_ in gains], range(len(gains)), xerr=[sd for *_, sd in gains], fmt="o", capsize=3, color=PALETTE[0]
     )
-    drawing.list_names(axes, [a for _, a, _ in gains])
+    drawing.list_names(axes, [a for _, a, *_ in gains])
     axes.set_xlabel(f"{comparison.scores.metric}: pretrained minus from scratch")
     return drawing.finish(
         figure,
         folder,
         f"{stem}_pretraining",
         title="Change by pretraining",
-        alt="; ".join(f"{a} minus {b}: {gain:+.4f}" for gain, a, b in gains),
+        alt="; ".join(f"{a} minus {b}: {gain:+.4f}" for gain, a, b, _ in gains),
         caption=f"Bars: standard deviation of the seeds of both. {basis(comparison)}.",
     )
 
 
-def _without_weights(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in sorted(options.items()) if name not in ("pretrained", "weights")}
+def _twin(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """Equal for two entries that differ in nothing but their start weights."""
+    options = entry.get("options") or {}
+    kept = {name: value for name, value in sorted(options.items()) if name not in ("pretrained", "weights")}
+    return tuple(map(str, (entry.get("network"), entry.get("mixer"), entry.get("kernel_size"), kept)))
 
 
 def boxes(study: StudyFolder, comparison: Comparison, folder: Path, stem: str) -> Picture:

@@ -107,7 +107,7 @@ def _compared(
         title=dataset["name"],
         answer=answer(comparison),
         comparison=comparison,
-        ranking=tables.ranking(comparison, costs, stem),
+        ranking=tables.ranking(comparison, costs, stem, dataset.get("published")),
         tests=tables.tests(comparison, stem),
         trained=tables.trained_models(comparison, stem),
         metrics=metrics,
@@ -116,7 +116,7 @@ def _compared(
         figures=[each for each in figures if each is not None],
         worst=worst,
         notes=[*_notes(study, comparison), *notes],
-        ranking_rows=tables.ranking_with_costs(comparison, costs),
+        ranking_rows=tables.ranking_with_costs(comparison, costs, dataset.get("published")),
         metric_rows=metric_rows,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from medmixers.study.report.costs import COST_COLUMNS, Cost
 from medmixers.study.report.folder import METRICS, StudyFolder, mean
 from medmixers.study.report.words import basis, seconds
 from medmixers.study.summary import pair_rows, ranking_rows
+
+PUBLISHED = "published"  # column
 
 
 @dataclass(frozen=True)
@@ -33,20 +35,34 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-def ranking_with_costs(comparison: Comparison, costs: dict[str, Cost]) -> list[dict[str, Any]]:
-    """Rows of ranking.csv: the ranking, and what each entry costs."""
+def ranking_with_costs(
+    comparison: Comparison, costs: dict[str, Cost], published: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Rows of ranking.csv: the ranking, what each entry costs, and what a paper prints."""
+    printed = published["values"] if published else {}
     rows = []
     for row in ranking_rows([comparison]):
         cost = asdict(costs[row["entry"]])
-        rows.append(row | {name: "" if cost[name] is None else cost[name] for name in COST_COLUMNS})
+        costing = {name: "" if cost[name] is None else cost[name] for name in COST_COLUMNS}
+        rows.append({**row, **costing, PUBLISHED: printed.get(row["entry"], "")})
     return rows
 
 
-def ranking(comparison: Comparison, costs: dict[str, Cost], stem: str) -> Table:
-    """Place, entry, mean, rank interval, points and score, cost."""
+def ranking(
+    comparison: Comparison, costs: dict[str, Cost], stem: str, published: Mapping[str, Any] | None = None
+) -> Table:
+    """Place, entry, mean, a paper's number, rank interval, points and score, cost.
+
+    Args:
+        comparison: of one data set.
+        costs: of each entry.
+        stem: start of the file's name.
+        published: of the plan's data set: paper, where in it, and entry -> number as printed.
+    """
+    printed = published["values"] if published else {}
     head = (
         "entry", "place", f"mean {comparison.scores.metric}", "sd of seeds", "seeds", "rank, 95 %", "points",
-        "rank score", "parameters", "GMACs", "training", "memory", "epoch of 90 %",
+        "rank score", PUBLISHED, "parameters", "GMACs", "training", "memory", "epoch of 90 %",
     )  # fmt: skip
     rows = []
     for place, row in enumerate(comparison.ranking, start=1):
@@ -62,6 +78,7 @@ def ranking(comparison: Comparison, costs: dict[str, Cost], stem: str) -> Table:
                 f"{row.rank_low:g} to {row.rank_high:g}",
                 str(row.points),
                 f"{row.rank_score:.2f}",
+                printed.get(row.entry, "-"),
                 "-" if cost.parameters is None else f"{cost.parameters / 1e6:.2f} M",
                 _or_dash(cost.gmacs, "{:.3g}"),
                 "-" if cost.train_seconds is None else seconds(cost.train_seconds),
@@ -73,7 +90,12 @@ def ranking(comparison: Comparison, costs: dict[str, Cost], stem: str) -> Table:
     return Table(
         f"{stem}_ranking",
         f"Ranking by mean {comparison.scores.metric}. {basis(comparison)}. Points and rank score as in Keuth et al. "
-        "2025: uncorrected tests of the first seed.",
+        "2025: uncorrected tests of the first seed."
+        + (
+            f" Published: as {published['paper']} prints it ({published['where']}); it takes part in no test."
+            if published and any(row.entry in printed for row in comparison.ranking)
+            else ""
+        ),
         tuple(head[i] for i in kept),
         tuple(tuple(row[i] for i in kept) for row in rows),
     )
@@ -156,7 +178,7 @@ def secondary(study: StudyFolder, comparison: Comparison, kind: str, stem: str) 
     for row in comparison.ranking:
         line = [row.entry]
         for metric in metrics:
-            means = _seed_means(study, name, metric, row.entry)
+            means = study.seed_means(name, metric, row.entry)
             spread = float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
             rows.append({"dataset": name, "metric": metric, "entry": row.entry, "mean": mean(means), "seed_sd": spread})
             line.append(f"{mean(means):.4f}" + ("" if np.isnan(spread) else f" ± {spread:.4f}"))
@@ -164,15 +186,6 @@ def secondary(study: StudyFolder, comparison: Comparison, kind: str, stem: str) 
     head = ("entry", *(f"{m} (lower is better)" if m in ("hd95", "brier", "ece", "log_loss") else m for m in metrics))
     caption = f"All metrics: mean ± standard deviation of the seeds. No test. {basis(comparison)}."
     return Table(f"{stem}_metrics", caption, head, tuple(cells)), rows
-
-
-def _seed_means(study: StudyFolder, dataset: str, metric: str, entry: str) -> list[float]:
-    """Mean over the folds of each seed."""
-    seeds: dict[str, list[float]] = {}
-    for key, value in study.run_means.items():
-        if key[:3] == (dataset, metric, entry):
-            seeds.setdefault(key[3], []).append(value)
-    return [mean(values) for values in seeds.values()]
 
 
 def by_class(study: StudyFolder, comparison: Comparison, classes: Sequence[str], stem: str) -> Table | None:

@@ -18,6 +18,7 @@ from medmixers.files import written_whole
 from medmixers.study.engine.datasets import task_of
 from medmixers.study.engine.job import Job, JobFailed
 from medmixers.study.engine.records import PROGRESS, write_json
+from medmixers.study.engine.start import write_start_weights
 
 SMALLER = {2: (256, 256), 3: (64, 64, 64)}  # patch of all entries where one has a matrix over all positions
 KEY_METRICS = {"segmentation": "val_mean_dice", "classification": "val_f1"}
@@ -74,6 +75,8 @@ class BundleWorld:
             "val_datalist": self._items(job, "validation"),
             "+train::handlers": [self._record(job, row)],
         }
+        if job.entry.get("start") and not states:
+            options["pretrained_ckpt"] = str(self._start_weights(job, row))
         training = job.dataset["training"]
         if training["epochs"]:
             options["epochs"] = training["epochs"]
@@ -83,11 +86,27 @@ class BundleWorld:
             self._run(job, "train", options)
         self._write_facts(job, row)
 
+    @staticmethod
+    def _start_weights(job: Job, row: BundleRow) -> Path:
+        """Write the weights that the training starts from, as the bundle's network names them."""
+        assert job.entry is not None
+        assert job.run is not None
+        file, spec = job.folder / "bundle" / "models" / "start.pt", row.task_spec
+        sized = {"input_size": row.size} if row.is_bound_to_size else {}
+        options = {**sized, **row.network_options}
+        channels = {"in_channels": len(spec.channels), "out_channels": spec.out_channels}
+        write_start_weights(
+            file, row.network, {"spatial_dims": len(row.size), **channels, **options}, seed=job.run["seed"],
+            **job.entry["start"],
+        )  # fmt: skip
+        return file
+
     def predict(self, job: Job) -> None:
         """Predict the test cases with the weights that validated best."""
         bundle, out = job.folder / "bundle", job.folder / "predictions"
         for state in (bundle / "models").glob("resume_checkpoint_epoch=*.pt"):
             state.unlink()  # the training is on record; each is several times the weights
+        (bundle / "models" / "start.pt").unlink(missing_ok=True)
         shutil.rmtree(out, ignore_errors=True)
         cases = job.parts["test"]
         images = [self._image(job.dataset["cases"][case]["image"]) for case in cases]
