@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import fcntl
 import hashlib
 import json
@@ -68,6 +69,15 @@ def needs(plan: Mapping[str, Any]) -> dict[str, list[str]]:
         before = f"{PREPARE}__{run['dataset']}"
         graph[run["id"]] = [before] if before in prepared else []
     return graph
+
+
+def progress_rows(folder: Path) -> list[dict[str, str]]:
+    """The finished epochs of a training; none where it has not begun."""
+    try:
+        with (folder / PROGRESS).open(newline="", encoding="utf-8") as content:
+            return list(csv.DictReader(content))
+    except FileNotFoundError:
+        return []
 
 
 def stage_file(folder: Path, stage: str) -> Path:

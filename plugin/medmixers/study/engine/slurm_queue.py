@@ -1,0 +1,73 @@
+"""What Slurm knows about a study's jobs."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medmixers.errors import InputError
+from medmixers.study.engine.records import needs, read_json, run_folder
+
+SLURM = "slurm"  # a job's folder of submitit's files
+SUBMITTED = "slurm.json"  # in a job's folder: the number of its last Slurm job
+OVER = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
+        "REVOKED", "TIMEOUT")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SlurmJob:
+    """A Slurm job of a study.
+
+    Args:
+        number: of the job.
+        state: in Slurm's words; empty where Slurm has forgotten the job, "UNKNOWN" without Slurm.
+        reason: why it waits, in Slurm's words; empty for "None".
+    """
+
+    number: str
+    state: str = ""
+    reason: str = ""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it is queued or running."""
+        return self.state not in ("", "UNKNOWN", *OVER)
+
+    def __str__(self) -> str:
+        reason = f" ({self.reason})" if self.reason else ""
+        return f"Slurm job {self.number} {self.state or 'has ended'}{reason}"
+
+
+def slurm_jobs(study: Path, plan: Mapping[str, Any]) -> dict[str, SlurmJob]:
+    """Job -> its last Slurm job, of those that were submitted. Slurm is asked only where there are any.
+
+    Raises:
+        InputError: Slurm does not answer.
+    """
+    numbers = {
+        name: str(record["job"])
+        for name in needs(plan)
+        if (record := read_json(run_folder(study, name) / SUBMITTED)) is not None
+    }
+    if not numbers:
+        return {}
+    if shutil.which("squeue") is None:
+        return {name: SlurmJob(number, "UNKNOWN") for name, number in numbers.items()}
+    found = _ask(numbers.values())
+    return {name: found.get(number, SlurmJob(number)) for name, number in numbers.items()}
+
+
+def _ask(numbers: Iterable[str]) -> dict[str, SlurmJob]:
+    words = ["squeue", "--noheader", "--states=all", "--jobs", ",".join(numbers), "--format=%i|%T|%r"]
+    answer = subprocess.run(words, capture_output=True, text=True, check=False)
+    if answer.returncode and "Invalid job id" not in answer.stderr:  # it says so of a single job that it has forgotten
+        raise InputError(f"squeue: {(answer.stderr.strip().splitlines() or ['no answer'])[-1]}")
+    jobs = {}
+    for line in answer.stdout.splitlines():
+        number, state, reason = line.strip().split("|", 2)
+        jobs[number] = SlurmJob(number, state, "" if reason == "None" else reason)
+    return jobs
