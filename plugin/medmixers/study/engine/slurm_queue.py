@@ -13,7 +13,9 @@ from medmixers.errors import InputError
 from medmixers.study.engine.records import needs, read_json, run_folder
 
 SLURM = "slurm"  # a job's folder of submitit's files
+ERROR = "medmixers: error: "
 SUBMITTED = "slurm.json"  # in a job's folder: the number of its last Slurm job
+UNKNOWN = "UNKNOWN"  # on a machine without Slurm
 OVER = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
         "REVOKED", "TIMEOUT")  # fmt: skip
 
@@ -24,7 +26,7 @@ class SlurmJob:
 
     Args:
         number: of the job.
-        state: in Slurm's words; empty where Slurm has forgotten the job, "UNKNOWN" without Slurm.
+        state: in Slurm's words; empty where Slurm has forgotten the job, :data:`UNKNOWN` without Slurm.
         reason: why it waits, in Slurm's words; empty for "None".
     """
 
@@ -35,7 +37,7 @@ class SlurmJob:
     @property
     def is_live(self) -> bool:
         """Whether it is queued or running."""
-        return self.state not in ("", "UNKNOWN", *OVER)
+        return self.state not in ("", UNKNOWN, *OVER)
 
     def __str__(self) -> str:
         reason = f" ({self.reason})" if self.reason else ""
@@ -56,9 +58,20 @@ def slurm_jobs(study: Path, plan: Mapping[str, Any]) -> dict[str, SlurmJob]:
     if not numbers:
         return {}
     if shutil.which("squeue") is None:
-        return {name: SlurmJob(number, "UNKNOWN") for name, number in numbers.items()}
+        return {name: SlurmJob(number, UNKNOWN, "no squeue here") for name, number in numbers.items()}
     found = _ask(numbers.values())
     return {name: found.get(number, SlurmJob(number)) for name, number in numbers.items()}
+
+
+def last_words(folder: Path, job: SlurmJob) -> str:
+    """What a Slurm job that has ended said last: the command's own error, else the last line; empty if cancelled."""
+    file = folder / SLURM / job.number / f"{job.number}_0_log.err"
+    if job.state == "CANCELLED" or not file.is_file():
+        return ""
+    lines = [line.strip() for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    ours = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]
+    others = [line for line in lines if not line.startswith(("srun:", "slurmstepd"))]
+    return (ours or others or [""])[-1][-500:]
 
 
 def _ask(numbers: Iterable[str]) -> dict[str, SlurmJob]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medmixers.study.engine.job import last_error
 from medmixers.study.engine.records import (
     FAILED,
     LOG,
@@ -24,7 +23,7 @@ from medmixers.study.engine.records import (
     run_folder,
     stage_file,
 )
-from medmixers.study.engine.slurm_queue import SLURM, SlurmJob, slurm_jobs
+from medmixers.study.engine.slurm_queue import UNKNOWN, SlurmJob, last_words, slurm_jobs
 
 AGAIN = "goes on with the next run"
 
@@ -55,12 +54,12 @@ def describe_job(study: Path, plan: Mapping[str, Any], name: str, slurm: SlurmJo
         return JobStatus(name, "running" if slurm.state == "RUNNING" else "waiting", f"{_at(folder, left[0])}, {slurm}")
     if failure is not None:
         return JobStatus(name, "failed", f"{failure['stage']}: {failure['line']}")
-    if slurm is not None:
-        said = last_error(folder / SLURM / slurm.number / f"{slurm.number}_0_log.err")
+    if slurm is not None and slurm.state != UNKNOWN:
+        said = last_words(folder, slurm)
         return JobStatus(name, "stopped", f"{_at(folder, left[0])}; {slurm}{f': {said}' if said else ''}; {AGAIN}")
     if (folder / LOG).is_file():
         return JobStatus(name, "stopped", f"{_at(folder, left[0])}; {AGAIN}")
-    return JobStatus(name, "waiting")
+    return JobStatus(name, "waiting", "" if slurm is None else str(slurm))
 
 
 def _at(folder: Path, stage: str) -> str:
