@@ -1,4 +1,4 @@
-"""A study on a real Slurm, with fake trainings. Without Slurm's programs, or without root, it says so and is skipped."""
+"""A study on a real Slurm, with fake trainings. Without Slurm's programs or root, its tests say so and are skipped."""
 
 from __future__ import annotations
 
