@@ -26,7 +26,7 @@ def fake_plan(*, world: str = "bundle", epochs: int = 1, seeds: tuple[int, ...] 
         for seed in seeds
         for name in ENTRIES
     ]
-    dataset = {"name": "data", "world": world, "fingerprint": "f", "training": {"epochs": epochs}}
+    dataset = {"name": "data", "world": world, "fingerprint": "f", "training": {"epochs": epochs, "patch_size": (8, 8)}}
     return {"datasets": [dataset], "entries": entries, "runs": runs, "versions": {}, "commit": None}
 
 

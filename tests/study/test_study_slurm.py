@@ -19,7 +19,7 @@ from real_slurm import NotStarted, real_slurm, why_not
 
 from medmixers.errors import InputError
 from medmixers.study.engine.command import run_study
-from medmixers.study.engine.records import is_locked, needs, read_json, read_plan, write_json
+from medmixers.study.engine.records import is_locked, locked, needs, read_json, read_plan, write_json
 from medmixers.study.engine.slurm import Task, refuse_changes, refuse_live, submit_study
 from medmixers.study.engine.slurm_options import Slurm
 from medmixers.study.engine.status import study_status
@@ -91,6 +91,7 @@ def test_a_grid_with_a_cancelled_and_a_requeued_training(slurm, tmp_path):
     plan = read_plan(study)
     with pytest.raises(InputError, match=r"Slurm has 4 jobs of .*: --on slurm, or scancel"):
         refuse_live(study, plan)
+    refuse_changes(study, fake_plan(seeds=(0,)))  # the same; in JSON, its tuples are lists
     plan["datasets"][0]["training"]["epochs"] = 3
     with pytest.raises(InputError, match=r"is Slurm job \d+ \w+.* with other inputs: epochs 1 -> 3; scancel"):
         refuse_changes(study, plan)
@@ -101,6 +102,11 @@ def test_a_grid_with_a_cancelled_and_a_requeued_training(slurm, tmp_path):
     wait_for(study, lambda: not is_locked(study / "runs" / cancelled) and not is_locked(study / "runs" / requeued))
     wait_for(study, lambda: "PENDING (BeginTime)" in line(study, requeued))
     do_not_wait_for_requeued(numbers[requeued])
+    preempted = waiting[0]
+    wait_for(study, lambda: ["step", preempted, str(STEPS // 2)] in traced(study, "step"))
+    subprocess.run(["scancel", "--signal=TERM", numbers[preempted]], check=True)  # as in a preemption's grace time
+    wait_for(study, lambda: "PENDING (BeginTime)" in line(study, preempted))
+    do_not_wait_for_requeued(numbers[preempted])
     (study / "hold.txt").unlink()
     wait_for(study, lambda: counts(study) == "4 jobs: 3 done, 0 running, 0 waiting, 1 stopped, 0 failed")
     assert f"Slurm job {numbers[cancelled]} CANCELLED" in line(study, cancelled)
@@ -151,6 +157,16 @@ def test_what_needs_a_failed_preparation_is_cancelled(slurm, tmp_path, monkeypat
     assert list(again) == names
     wait_for(study, lambda: counts(study).startswith("5 jobs: 5 done"))
     assert (study / "trace.txt").read_text().splitlines()[0] == "prepared prepare__data"
+
+
+@needs_slurm
+def test_what_runs_elsewhere_is_not_submitted(slurm, tmp_path):
+    study, names = a_study(tmp_path, world="nnunet")
+    with locked(study / "prepare" / "data", "prepare__data"):
+        submitted, there = submit(study)
+    assert submitted == {}
+    assert there["prepare__data"].startswith("running on ")
+    assert there[names[1]] == f"not submitted: it needs prepare__data, which is {there['prepare__data']}"
 
 
 @needs_slurm

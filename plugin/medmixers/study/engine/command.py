@@ -55,9 +55,10 @@ def run_study(
         submitted, there = submit_study(folder, plan)
         if submitted or there:
             done = total - len(submitted) - len(there)
+            listed = "".join(f"\n  {name}: {where}" for name, where in there.items())
             return (
-                f"{folder}: {len(submitted)} jobs submitted to Slurm, {len(there)} are queued or running, {done} done; "
-                f"next: medmixers study status {folder}"
+                f"{folder}: {len(submitted)} jobs submitted to Slurm, {done} done, {len(there)} were there before:"
+                f"{listed or ' none'}\nnext: medmixers study status {folder}"
             ), {}
         failed = {}
     else:

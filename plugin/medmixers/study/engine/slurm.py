@@ -51,7 +51,8 @@ def submit_study(
         command: makes the command of a job from study, name and device; the device is its last word.
 
     Returns:
-        Submitted job -> number of its Slurm job; job that is queued or runs already -> where.
+        Submitted job -> number of its Slurm job; job that is not done and was not submitted -> where it
+        is queued or runs.
 
     Raises:
         InputError: no Slurm, a submission that sbatch refuses, or finished stages of other inputs.
@@ -72,7 +73,9 @@ def submit_study(
             if name in numbers:
                 there[name] = str(jobs[name])
             elif is_locked(folder):
-                there[name] = holder(folder)
+                there[name] = f"running on {holder(folder)}"
+            elif lacking := [need for need in needs(plan)[name] if need in there and need not in numbers]:
+                there[name] = f"not submitted: it needs {lacking[0]}, which is {there[lacking[0]]}"
             else:
                 before = [numbers[need] for need in needs(plan)[name] if need in numbers]
                 task = Task(list(command(study, name, ""))[:-1], study, name, options.time, has_gpu=options.has_gpu)
@@ -92,10 +95,9 @@ def refuse_changes(study: Path, plan: Mapping[str, Any]) -> None:
         if slurm.is_live and name in needs(plan):
             before, now = make_job(study, old, name), make_job(study, plan, name)
             for stage in stages_of(before):
-                if before.inputs(stage) != now.inputs(stage):
+                if changed := difference(before.inputs(stage), now.inputs(stage)):
                     raise InputError(
-                        f"{name} is {slurm} with other inputs: {difference(before.inputs(stage), now.inputs(stage))}; "
-                        f"scancel {slurm.number}, or give another --out"
+                        f"{name} is {slurm} with other inputs: {changed}; scancel {slurm.number}, or give another --out"
                     )
 
 
