@@ -20,7 +20,7 @@ IN_WORKER = re.compile(r"^medmixers\.errors\.\w+: (.+)$", re.MULTILINE)
 class OneLineLoader(DataLoader):
     """MONAI's DataLoader. An input error of the readers is raised without MONAI's and torch's around it."""
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:
         """Batches."""
         batches = super().__iter__()
         while True:

@@ -108,7 +108,7 @@ def _components(path: str, value: Any) -> Iterator[tuple[str, set[str]]]:
 
 def _arguments(parser: Any, path: str) -> set[str] | None:
     """Names that a component takes; None where it takes any."""
-    target = locate(str(parser.ref_resolver.get_item(path).resolve_module_name()))
+    target: Any = locate(str(parser.ref_resolver.get_item(path).resolve_module_name()))
     names: set[str] = set()
     for each in getattr(target, "__mro__", (target,)):
         if isinstance(each, type) and "__init__" not in vars(each):

@@ -246,7 +246,7 @@ def _check_cases(
     cases: list[dict[str, Any]],
     part: str,
     reader: BundleImageReader,
-    listed: dict[str, int],
+    listed: dict[str, Any],
 ) -> None:
     if not label_values:
         check_cases(_with_progress(cases), reader, **listed)

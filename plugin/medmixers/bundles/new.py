@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from importlib.metadata import distribution, version
 from pathlib import Path
+from typing import Any
 
 from medmixers.bundles.catalog import BundleRow, study_row
 from medmixers.bundles.render.bundle import render_bundle
@@ -92,9 +93,10 @@ def _write_weights(row: BundleRow, weights: str | Path, file: Path) -> None:
     """Load a checkpoint into the row's network, exactly, and save the network's tensors."""
     import torch
 
-    options = {**row.network_options, **({"input_size": row.size} if row.is_bound_to_size else {})}
+    options: dict[str, Any] = {**row.network_options, **({"input_size": row.size} if row.is_bound_to_size else {})}
     channels = {"in_channels": len(row.task_spec.channels), "out_channels": row.task_spec.out_channels}
-    network = create_network(row.network, spatial_dims=len(row.size), **channels, **options, pretrained=weights)
+    options |= channels
+    network = create_network(row.network, spatial_dims=len(row.size), **options, pretrained=weights)
     file.parent.mkdir(exist_ok=True)
     torch.save(network.state_dict(), file)
 

@@ -80,11 +80,9 @@ def label_names(description: Mapping[str, Any]) -> dict[int, str]:
         raise InputError(f"dataset.json: label values must be consecutive from 0, got {sorted(names)}")
     regions = [name for name, value in labels.items() if name != "ignore" and value not in (0, [0])]
     order = description.get("regions_class_order")
-    if any(isinstance(value, list) and len(value) > 1 for value in labels.values()) and (
-        not isinstance(order, list) or len(order) != len(regions)
-    ):
-        raise InputError(f"dataset.json: regions_class_order must have {len(regions)} values, got {order}")
     if any(isinstance(value, list) and len(value) > 1 for value in labels.values()):
+        if not isinstance(order, list) or len(order) != len(regions):
+            raise InputError(f"dataset.json: regions_class_order must have {len(regions)} values, got {order}")
         _check_class_order(order, [labels[name] for name in regions], set(names) - {labels.get("ignore")})
     return dict(sorted(names.items()))
 

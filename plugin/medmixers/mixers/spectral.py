@@ -38,7 +38,7 @@ class Spectral(nn.Module):
 
     def _filtered(self, x: Tensor) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)  # a CPU has no transform of half precision
-        axes, size = list(range(2, x.ndim)), x.shape[2:]
+        axes, size = list(range(2, x.ndim)), list(x.shape[2:])
         real, imaginary = self._filter_for(size, dtype).unbind(0)
         spectrum = torch.fft.rfftn(x.to(dtype), dim=axes) * torch.complex(real, imaginary)
         return torch.fft.irfftn(spectrum, s=size, dim=axes).to(x.dtype)

@@ -79,8 +79,10 @@ def built_options(network: nn.Module) -> dict[str, list[Any]]:
         blocks = [block for block in encoder.modules() if isinstance(block, MetaFormerBlock)]
         norms = [_norm_of(block.norm1) for block in blocks]
         built["norm"], built["norm_eps"] = [name for name, _ in norms], [eps for _, eps in norms]
-        built["activation"] = [_activation_of(block.mlp.act) for block in blocks if block.mlp is not None]
-        mixers = [block.token_mixer for block in blocks]
+        built["activation"] = [
+            _activation_of(block.mlp.get_submodule("act")) for block in blocks if block.mlp is not None
+        ]
+        mixers: list[Any] = [block.token_mixer for block in blocks]
         built["head_dim"] = [mixer.proj.in_features // mixer.heads for mixer in mixers if hasattr(mixer, "heads")]
         for option in ("full_attention_tokens", "identity_on_small_maps"):
             built[option] = [getattr(mixer, option) for mixer in mixers if hasattr(mixer, option)]

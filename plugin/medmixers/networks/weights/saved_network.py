@@ -90,11 +90,11 @@ def _token_unet(state: Mapping[str, Tensor]) -> SavedNetwork:
     processor = "none"
     if layers:
         processor = "attention" if any(name.endswith(".qkv.weight") for name in state) else "mlp_mixer"
-    found = {"num_tokens": tokens, "token_processor": processor, "processor_layers": len(layers) or 2}
+    found: dict[str, Any] = {"num_tokens": tokens, "token_processor": processor, "processor_layers": len(layers) or 2}
     rows = {name: row.arguments for name, row in NETWORKS.items() if name.startswith("token_unet_released")}
     name = next((name for name, fixed in rows.items() if {"processor_layers": 2, **fixed} == found), "")
     channels = (head.shape[1], *widths)
-    options = {} if channels == (16, 32, 64, 128) else {"channels": channels}
+    options: dict[str, Any] = {} if channels == (16, 32, 64, 128) else {"channels": channels}
     if not name:
         name, options = "token_unet_released_8_attention", {**found, **options}
     return SavedNetwork("MedMaxLab/tokenunet", name, stem.ndim - 2, stem.shape[1], head.shape[0], options)

@@ -140,7 +140,8 @@ def _save(
     """Draw as JPEG: photographs are smaller so than as SVG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(INCHES, INCHES), dpi=DOTS, facecolor="black", layout="none")
+    figure = Figure(figsize=(INCHES, INCHES), dpi=DOTS, facecolor="black")
+    figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     grey = plane.ndim == 2

@@ -68,7 +68,7 @@ def write_report(folder: str | Path, *, seed: int = 0) -> Report:
         _write_tables(sections, compared, out)
         overall = over_datasets(compared)
         across = [picture for each in overall if (picture := critical_difference(each, figures)) is not None]
-        facts = {
+        facts: dict[str, Any] = {
             "study": study,
             "sections": sections,
             "overall": [tables.overall(each) for each in overall],

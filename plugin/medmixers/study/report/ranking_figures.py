@@ -20,6 +20,8 @@ COLOURS = {1: BETTER, -1: WORSE, 0: EQUAL, None: NEUTRAL}
 
 def rank_blobs(comparison: Comparison, folder: Path, stem: str) -> Picture:
     """How often each entry has each rank when cases and seeds are drawn again; area is the share of the draws."""
+    from matplotlib.ticker import MaxNLocator
+
     names = [row.entry for row in comparison.ranking]
     order = [comparison.scores.entries.index(name) for name in names]
     share = comparison.stability.share[order]
@@ -31,7 +33,7 @@ def rank_blobs(comparison: Comparison, folder: Path, stem: str) -> Picture:
         axes.plot([row.rank], [place], "x", color="black", markersize=5)
     drawing.list_names(axes, names)
     axes.set(xlabel="rank, 1 is best", xlim=(0.4, len(names) + 0.6))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     best = comparison.ranking[0]
     return drawing.finish(
         figure,

@@ -70,7 +70,8 @@ def _others(entry: Mapping[str, Any]) -> str:
 def uplift(study: StudyFolder, comparison: Comparison, folder: Path, stem: str) -> Picture | None:
     """Gain by pretraining of entries that are equal otherwise (Keuth et al. 2025, Fig. 4). None without such pairs."""
     means = {row.entry: row for row in comparison.ranking}
-    plain, pretrained = {}, {}
+    plain: dict[Any, str] = {}
+    pretrained: dict[Any, str] = {}
     for name in means:
         entry = study.entry(name)
         twin = entry.get("mixer"), entry.get("kernel_size"), str(_without_weights(entry.get("options") or {}))
