@@ -83,12 +83,18 @@ def real_slurm(folder: Path) -> Iterator[dict[str, str]]:
         _wait(lambda: (folder / "munge.socket").exists(), folder)
         for daemon in ("slurmctld", "slurmd"):
             stack.enter_context(_running(folder, daemon, "-D", **variables))
-        _wait(lambda: "idle" in _sinfo(variables), folder)
-        yield variables
+        _wait(lambda: "idle" in _said(variables, "sinfo", "--noheader", "--format=%T"), folder)
+        try:
+            yield variables
+        finally:  # what a failed test left would live on
+            _said(variables, "scancel", f"--nodelist={host}")
+            _said(variables, "scancel", "--state=PENDING")
+            end = time.monotonic() + WAIT
+            while _said(variables, "squeue", "--noheader") and time.monotonic() < end:
+                time.sleep(0.2)
 
 
-def _sinfo(variables: dict[str, str]) -> str:
-    words = ["sinfo", "--noheader", "--format=%T"]
+def _said(variables: dict[str, str], *words: str) -> str:
     return subprocess.run(words, env={**os.environ, **variables}, capture_output=True, text=True, check=False).stdout
 
 
