@@ -87,8 +87,8 @@ def real_slurm(folder: Path) -> Iterator[dict[str, str]]:
         try:
             yield variables
         finally:  # what a failed test left would live on
-            _said(variables, "scancel", f"--nodelist={host}")
             _said(variables, "scancel", "--state=PENDING")
+            _said(variables, "scancel", f"--nodelist={host}")
             end = time.monotonic() + WAIT
             while _said(variables, "squeue", "--noheader") and time.monotonic() < end:
                 time.sleep(0.2)

@@ -57,8 +57,8 @@ def run_study(
             done = total - len(submitted) - len(there)
             listed = "".join(f"\n  {name}: {where}" for name, where in there.items())
             return (
-                f"{folder}: {len(submitted)} jobs submitted to Slurm, {done} done, {len(there)} were there before:"
-                f"{listed or ' none'}\nnext: medmixers study status {folder}"
+                f"{folder}: {len(submitted)} jobs submitted to Slurm, {done} done{', not submitted:' * bool(there)}"
+                f"{listed}\nnext: medmixers study status {folder}"
             ), {}
         failed = {}
     else:

@@ -75,7 +75,7 @@ def submit_study(
             elif is_locked(folder):
                 there[name] = f"running on {holder(folder)}"
             elif lacking := [need for need in needs(plan)[name] if need in there and need not in numbers]:
-                there[name] = f"not submitted: it needs {lacking[0]}, which is {there[lacking[0]]}"
+                there[name] = f"it needs {lacking[0]}, which is {there[lacking[0]]}"
             else:
                 before = [numbers[need] for need in needs(plan)[name] if need in numbers]
                 task = Task(list(command(study, name, ""))[:-1], study, name, options.time, has_gpu=options.has_gpu)
@@ -170,7 +170,8 @@ class Task:
         if process.returncode == REQUEUE and _is_running(os.environ["SLURM_JOB_ID"]):
             signal.raise_signal(ask_to_end)  # submitit calls checkpoint(), requeues and exits
         if process.returncode:
-            raise RuntimeError(f"{self.name} ended with exit status {process.returncode}")
+            ended = "was told to end" if process.returncode == REQUEUE else f"exit status {process.returncode}"
+            raise RuntimeError(f"{self.name}: {ended}")
 
     def checkpoint(self) -> Any:
         """End the job command, which leaves what it needs to go on. Submitit calls it before it requeues.
@@ -185,7 +186,7 @@ class Task:
                 os.kill(self.process, signal.SIGTERM)
                 os.waitid(os.P_PID, self.process, os.WEXITED | os.WNOWAIT)  # Popen's own wait may hold its lock
         if time.monotonic() - self.start > 0.8 * 60 * self.limit and self._progress() <= self.before:
-            line = f"no epoch was finished within Slurm's limit of {self.limit} min: give more time"
+            line = f"no epoch or stage was finished within Slurm's limit of {self.limit} min: give more time"
             write_json(self.folder / FAILED, {"stage": SLURM, "line": line, "time": now_text()})
             raise RuntimeError(line)
         self.process = None

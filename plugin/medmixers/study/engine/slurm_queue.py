@@ -60,7 +60,7 @@ def slurm_jobs(study: Path, plan: Mapping[str, Any]) -> dict[str, SlurmJob]:
     if shutil.which("squeue") is None:
         return {name: SlurmJob(number, UNKNOWN, "no squeue here") for name, number in numbers.items()}
     found = _ask(numbers.values())
-    return {name: found.get(number, SlurmJob(number)) for name, number in numbers.items()}
+    return {name: found.get((number, name), SlurmJob(number)) for name, number in numbers.items()}
 
 
 def last_words(folder: Path, job: SlurmJob) -> str:
@@ -74,13 +74,14 @@ def last_words(folder: Path, job: SlurmJob) -> str:
     return (ours or others or [""])[-1][-500:]
 
 
-def _ask(numbers: Iterable[str]) -> dict[str, SlurmJob]:
-    words = ["squeue", "--noheader", "--states=all", "--jobs", ",".join(numbers), "--format=%i|%T|%r"]
+def _ask(numbers: Iterable[str]) -> dict[tuple[str, str], SlurmJob]:
+    """Number and name -> job. The name tells a job of ours from one of another cluster with the same number."""
+    words = ["squeue", "--noheader", "--states=all", "--jobs", ",".join(numbers), "--format=%i|%j|%T|%r"]
     answer = subprocess.run(words, capture_output=True, text=True, check=False)
     if answer.returncode and "Invalid job id" not in answer.stderr:  # it says so of a single job that it has forgotten
         raise InputError(f"squeue: {(answer.stderr.strip().splitlines() or ['no answer'])[-1]}")
     jobs = {}
     for line in answer.stdout.splitlines():
-        number, state, reason = line.strip().split("|", 2)
-        jobs[number] = SlurmJob(number, state, "" if reason == "None" else reason)
+        number, name, state, reason = line.strip().split("|", 3)
+        jobs[number, name] = SlurmJob(number, state, "" if reason == "None" else reason)
     return jobs
