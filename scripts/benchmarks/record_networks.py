@@ -18,7 +18,7 @@ from typing import Any
 from exports import measure_exports, sampled_networks
 from samples import count_parameters
 
-from medmixers.errors import InputError, one_line_errors
+from medmixers.errors import one_line_errors
 from medmixers.results import NETWORK_FACTS, documents, network_facts, write_json
 from medmixers.variants import NETWORKS
 
@@ -45,16 +45,15 @@ def differences(facts: dict[str, Any]) -> list[str]:
 def record(facts: dict[str, Any], *, again: bool) -> None:
     """Count, measure what is missing or everything, and write after each network."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "onnx", "onnxruntime", "monai"))
-    if facts.get("measured with") != versions and facts.get("exports") and not again:
-        raise InputError(f"recorded with {facts['measured with']}, here are {versions}: --again")
     known = {} if again else facts["exports"]
-    facts = {"parameters": count_all(), "measured with": versions, "exports": {}}
+    exports = {label: known[label] for label in sampled_networks() if label in known}
+    facts = {"parameters": count_all(), "exports": exports}
     for label in sampled_networks():
-        measured = known.get(label) or {key: measure_exports(label, dims) for key, dims in DIMS.items()}
-        facts["exports"][label] = measured
-        print(label, measured, flush=True)
-        write_json(NETWORK_FACTS, {**facts, "exports": {**known, **facts["exports"]}})
-    write_json(NETWORK_FACTS, facts)
+        if label not in exports:
+            exports[label] = {key: measure_exports(label, dims) for key, dims in DIMS.items()}
+            exports[label]["measured with"] = versions
+            print(label, exports[label], flush=True)
+        write_json(NETWORK_FACTS, facts)
     documents.write(ROOT)
 
 

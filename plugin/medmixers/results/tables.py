@@ -148,7 +148,13 @@ def _gradient_norms(sections: Mapping[str, Section], facts: Mapping[str, Any]) -
 
 
 def _exports(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
-    return f"{exports_table(facts['exports'])}\n\nMeasured with {facts['measured with']}."
+    by_versions: dict[str, list[str]] = {}
+    for label, row in facts["exports"].items():
+        by_versions.setdefault(row["measured with"], []).append(f"`{label}`")
+    most, *others = sorted(by_versions, key=lambda versions: -len(by_versions[versions]))
+    notes = [f"Measured with {most}.", *(f"{', '.join(by_versions[each])}: measured with {each}." for each in others)]
+    outcomes = {label: {dims: row[dims] for dims in ("2D", "3D")} for label, row in facts["exports"].items()}
+    return "\n\n".join([exports_table(outcomes), " ".join(notes)])
 
 
 def _networks(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
