@@ -205,7 +205,7 @@ def test_a_job_that_got_no_gpu_fails(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="asked for a GPU, but Slurm set no CUDA_VISIBLE_DEVICES"):
         task()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    with pytest.raises(RuntimeError, match="^a: exit status 6$"):  # "cuda:3"
+    with pytest.raises(RuntimeError, match=r"^a: exit status 6$"):  # "cuda:3"
         task()
 
 
