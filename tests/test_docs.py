@@ -61,7 +61,7 @@ def test_commands_exist_and_take_their_options(path):
         ("medmixers list network", InputError),
         ("medmixers dataset check", AssertionError),
         ("medmixers dataset", AssertionError),
-        ("medmixers dataset check DATA more", InputError),
+        ("medmixers dataset check DATA check.html more", InputError),
         ("medmixers profile token_unet --sise 8,8,8", AssertionError),
         ("medmixers profile token_net", AssertionError),
         ("medmixers nnunet plan -d 900 --network token_unet --mixer conv", AssertionError),

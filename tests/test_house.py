@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "plugin" / "medmixers"
 CORE = ("layers", "kernels", "mixers", "networks")
 NO_TORCH = (
-    "errors", "files", "images", "progress", "registry", "variants", "factory", "tasks", "recipes", "results",
+    "errors", "files", "images", "pages", "progress", "registry", "variants", "factory", "tasks", "recipes", "results",
     "bundles", "datasets", "cli",
 )  # fmt: skip
 # room -> rooms whose modules it may import, besides itself and the tables
@@ -46,6 +46,7 @@ TABLES = {
     "checkpoints",
     "errors",
     "files",
+    "pages",
     "progress",
     "registry",
     "variants",

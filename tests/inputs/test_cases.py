@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from doors import DOORS
 from kinds import AFFINE, COLOURS, PICTURES, RAMP, SHAPE, VOLUMES, VOXELS, nifti
 
 from medmixers.bundle_runtime.cases import find_images
@@ -127,7 +128,23 @@ def test_a_picture(
     judge(outcome(doors[door], capsys), result, says)
 
 
+@pytest.mark.parametrize("row", [row for row in CASES["others"] if "test" not in row], ids=lambda row: row["input"])
+def test_another_door(
+    row: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    judge(outcome(lambda: DOORS[row["input"]](tmp_path), capsys), row["result"], row["says"])
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("row", [row for row in CASES["others"] if "test" in row], ids=lambda row: row["input"])
+def test_a_row_without_a_door_names_its_test(row: dict[str, str]) -> None:
+    file, _, name = row["test"].partition("::")
+    assert f"def {name}(" in (Path(__file__).parents[2] / file).read_text("utf-8")
+
+
 def test_every_input_is_in_the_table() -> None:
     assert [row["input"] for row in CASES["volumes"]] == list(VOLUMES)
     assert [row["input"] for row in CASES["pictures"]] == list(PICTURES)
-    assert sum(len(row["results"]) for kind in CASES.values() for row in kind) >= 120
+    assert [row["input"] for row in CASES["others"] if "test" not in row] == list(DOORS)
+    assert sum(map(len, CASES.values())) >= 120

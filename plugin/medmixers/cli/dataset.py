@@ -28,13 +28,14 @@ class Dataset:
 
         return convert(task, source, out, link=link, **options)
 
-    def check(self, folder: str) -> str:
+    def check(self, folder: str, report: str | None = None) -> str:
         """Check files, geometry, NaN and labels of every case.
 
-        The first fault ends the check.
+        The first fault ends the check. Notes name copies and patients on both sides of a split, and outliers.
 
         Args:
             folder: a data set in nnU-Net's raw format, or a folder with datalist.json.
+            report: an HTML file to write: pictures of the cases, the notes, and distributions.
 
         Example:
             medmixers dataset check nnUNet_raw/Dataset900_BrainTissue
@@ -42,6 +43,13 @@ class Dataset:
         from medmixers.datasets import datalist_format
         from medmixers.datasets.audit import audit_nnunet_dataset
         from medmixers.datasets.audit_datalist import audit_datalist
+        from medmixers.datasets.check_page import check_place, write_page
 
+        page = None if report is None else check_place(report, folder)
         listed = (Path(folder) / datalist_format.FILE).is_file()
-        return str(audit_datalist(folder) if listed else audit_nnunet_dataset(folder))
+        audit = audit_datalist if listed else audit_nnunet_dataset
+        checked = audit(folder, with_thumbnails=page is not None)
+        if page is None:
+            return str(checked)
+        write_page(checked, page)
+        return f"{checked}\n{page}"

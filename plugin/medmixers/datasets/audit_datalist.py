@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from medmixers.datasets.audit import extremes, voxels_line
+from medmixers.datasets.audit import extremes, thumbnail_step, voxels_line
+from medmixers.datasets.case_facts import CaseFacts, facts_of, grey_of
 from medmixers.datasets.datalist_format import Item, read_datalist
+from medmixers.datasets.findings import Finding, find
 from medmixers.datasets.image_files import Volume, read_any, read_image
 from medmixers.datasets.label_values import check_mask_values
 from medmixers.datasets.split_rule import PARTS
@@ -32,6 +37,8 @@ class DatalistReport:
         channels: of every image.
         shapes: smallest and largest extent per axis over all images.
         notes: facts that are legal but unlikely to be meant, one line each.
+        facts: of each case.
+        findings: copies, patients in two parts, and outliers.
     """
 
     folder: Path
@@ -42,6 +49,8 @@ class DatalistReport:
     channels: int
     shapes: tuple[tuple[int, ...], tuple[int, ...]]
     notes: tuple[str, ...]
+    facts: tuple[CaseFacts, ...]
+    findings: tuple[Finding, ...]
 
     def __str__(self) -> str:
         labels = [f"masks: {self.masks} per case"] if self.masks else []
@@ -54,52 +63,100 @@ class DatalistReport:
                 f"channels: {self.channels}",
                 voxels_line(self.shapes),
                 *labels,
-                *(f"note: {note}" for note in self.notes),
+                *(f"note: {note}" for note in (*self.notes, *(finding.text for finding in self.findings))),
             ]
         )
 
 
-def audit_datalist(folder: str | Path) -> DatalistReport:
+def audit_datalist(folder: str | Path, *, with_thumbnails: bool = False) -> DatalistReport:
     """Read every image and mask of a folder with datalist.json and check that they suit one network.
+
+    Args:
+        folder: the data set.
+        with_thumbnails: draw cases, at most :data:`~medmixers.datasets.audit.MOST_THUMBNAILS`, evenly spaced.
 
     Raises:
         FileNotFoundError: the folder, its datalist.json or a file that an entry names.
         ValueError: anything else; the first fault found, in one line with the file and the values.
     """
     items = read_datalist(folder)
-    listed = [item for part in PARTS for item in items[part]]
+    listed = [(part, item) for part in PARTS for item in items[part]]
     if not items["training"]:
         raise InputError(f"{Path(folder) / 'datalist.json'} lists no training case")
-    first, shapes = listed[0], []
-    kind = _kind(first)
-    channels = axes = 0
-    colours: Counter[int] = Counter()
-    for item in progress(listed, "check"):
-        if _kind(item) != kind:
-            raise InputError(f"{item['image']} has the label {item['label']}, {first['image']} has {first['label']}")
-        image = _read_listed(Path(item["image"]))
-        channels, axes = channels or image.components, axes or len(image.shape)
-        colours[image.components] += 1
-        is_converted = axes == 2 and {image.components, channels} <= {1, 3}  # between grey and RGB, by the reader
-        if len(image.shape) != axes or (image.components != channels and not is_converted):
-            raise InputError(
-                f"{item['image']} has {image.components} channels in {len(image.shape)}D, "
-                f"{first['image']} has {channels} in {axes}D"
-            )
-        shapes.append(image.shape)
-        for mask in item["label"] if kind else []:
-            _check_mask(Path(mask), item, image)
+    first = listed[0][1]
+    look = _Look(Path(folder), _kind(first), every=thumbnail_step(len(listed)) if with_thumbnails else 0)
+    for part, item in progress(listed, "check"):
+        look(part, item, item["group"] if part == "training" and not items["validation"] else "")
+    kind = look.masks
     counts = {} if kind else {part: Counter(item["label"] for item in items[part]) for part in PARTS if items[part]}
     return DatalistReport(
         Path(folder),
         {part: len(items[part]) for part in PARTS},
-        len({item["group"] for item in listed}),
+        len({item["group"] for _, item in listed}),
         counts,
         kind,
-        max(colours),
-        extremes(shapes),
-        (*_notes(items, counts), *_colour_notes(colours)),
+        max(look.colours),
+        extremes([each.size for each in look.facts]),
+        (*_notes(items, counts), *_colour_notes(look.colours)),
+        tuple(look.facts),
+        find(look.facts, keeping="that a split may divide, as their groups differ"),
     )
+
+
+class _Look:
+    """Read each case, check that it suits the first one, and collect its facts.
+
+    Args:
+        folder: the data set.
+        masks: of each case.
+        every: of how many cases one is drawn; 0 draws none.
+    """
+
+    def __init__(self, folder: Path, masks: int, *, every: int) -> None:
+        self.masks = masks
+        self.facts: list[CaseFacts] = []
+        self.colours: Counter[int] = Counter()
+        self._folder, self._every = folder, every
+        self._first: tuple[Item, Volume] | None = None
+
+    def __call__(self, part: str, item: Item, unit: str) -> None:
+        """Read one case; ``unit`` is as of CaseFacts."""
+        path = Path(item["image"])
+        image = self._read(item)
+        masks = [_read_mask(Path(mask), item, image) for mask in (item["label"] if self.masks else [])]
+        self.colours[image.components] += 1
+        self.facts.append(
+            facts_of(
+                Path(os.path.relpath(path, self._folder)).as_posix(),
+                part,
+                unit,
+                path,
+                image,
+                {"brightness": grey_of(image)},
+                masks,
+                {f"mask {number}": int(np.count_nonzero(mask)) for number, mask in enumerate(masks, start=1)},
+                with_thumbnail=bool(self._every) and len(self.facts) % self._every == 0,
+                white=255 if path.name.lower().endswith(PICTURES) else None,
+            )
+        )
+
+    def _read(self, item: Item) -> Volume:
+        """The image of a case that has the axes, the channels and the kind of label of the first case."""
+        first = self._first[0] if self._first else item
+        if _kind(item) != self.masks:
+            raise InputError(f"{item['image']} has the label {item['label']}, {first['image']} has {first['label']}")
+        image = _read_listed(Path(item["image"]))
+        if self._first is None:
+            self._first = item, image._replace(data=image.data[:0])
+        grid = self._first[1]
+        axes = len(grid.shape)
+        is_converted = axes == 2 and {image.components, grid.components} <= {1, 3}  # between grey and RGB
+        if len(image.shape) != axes or (image.components != grid.components and not is_converted):
+            raise InputError(
+                f"{item['image']} has {image.components} channels in {len(image.shape)}D, "
+                f"{first['image']} has {grid.components} in {axes}D"
+            )
+        return image
 
 
 def _read_listed(path: Path) -> Volume:
@@ -107,7 +164,7 @@ def _read_listed(path: Path) -> Volume:
     if not path.name.lower().endswith(PICTURES):
         return read_image(path)
     pixels = read_picture(path).pixels
-    return Volume(pixels.shape[1::-1], np.eye(3), 1 if pixels.ndim == 2 else 3, pixels)
+    return Volume(pixels.shape[1::-1], np.eye(3), 1 if pixels.ndim == 2 else 3, pixels.swapaxes(0, 1))
 
 
 def _kind(item: Item) -> int:
@@ -122,13 +179,14 @@ def _kind(item: Item) -> int:
     return len(label)
 
 
-def _check_mask(path: Path, item: Item, image: Volume) -> None:
+def _read_mask(path: Path, item: Item, image: Volume) -> NDArray[Any]:
     mask = read_any(path)
     if mask.components != 1 or mask.shape != image.shape:
         raise InputError(
             f"{path} has {mask.components} channels of {mask.shape}, {item['image']} has the shape {image.shape}"
         )
     check_mask_values(path, mask.data)
+    return mask.data
 
 
 def _colour_notes(colours: Mapping[int, int]) -> Iterator[str]:

@@ -47,6 +47,14 @@ class CheckedCase(NamedTuple):
     voxels: Mapping[int, int] | None
 
 
+class CaseVoxels(NamedTuple):
+    """What was read of a case, while it is in memory: its channels' files in order, and its label."""
+
+    case: CheckedCase
+    images: tuple[Volume, ...]
+    label: Volume | None
+
+
 def listed_cases(folder: Path, parts: Collection[str] = AUDITED) -> list[tuple[CaseFiles, bool]]:
     """Cases of these parts, and whether each is of the training part; their number and folds are right.
 
@@ -70,7 +78,11 @@ def listed_cases(folder: Path, parts: Collection[str] = AUDITED) -> list[tuple[C
 
 
 def check_cases(
-    folder: Path, cases: Iterable[tuple[CaseFiles, bool]], *, voxels_of: int | None = None
+    folder: Path,
+    cases: Iterable[tuple[CaseFiles, bool]],
+    *,
+    voxels_of: int | None = None,
+    look: Callable[[CaseVoxels], None] | None = None,
 ) -> Iterator[CheckedCase]:
     """Read cases one by one.
 
@@ -78,6 +90,7 @@ def check_cases(
         folder: the data set.
         cases: of :func:`listed_cases`.
         voxels_of: number of cases, from the first, to read the voxels of; only headers of the others. None: of all.
+        look: called with the voxels of each case that is right and whose voxels were read.
 
     Raises:
         FileNotFoundError: a channel or a training label is missing.
@@ -90,8 +103,9 @@ def check_cases(
     first: Volume | None = None
     for index, (case, is_training) in enumerate(cases):
         whole = voxels_of is None or index < voxels_of
-        image = _check_images(case, channels, description["file_ending"], files, whole=whole)
-        first = first or image
+        images = _check_images(case, channels, description["file_ending"], files, whole=whole)
+        image = images[0]
+        first = first or image._replace(data=image.data[:0])
         if len(first.shape) != len(image.shape):
             raise InputError(f"{case.images[0]} has {len(image.shape)} axes, the first case has {len(first.shape)}")
         if has_shear(image) and not has_shear(first):
@@ -99,10 +113,15 @@ def check_cases(
                 f"{case.images[0]} has axes that are not at right angles: SimpleITK, which nnU-Net chooses by the "
                 "first case, reads no such file; resample it to a grid with right angles"
             )
-        counts = None
+        label = None
         if case.label is not None:
-            counts = _check_label(case.label, image, case.images[0], labels, files, whole=whole)
-        yield CheckedCase(case, is_training, image.shape, counts if whole else None)
+            label = _read_label(case.label, image, case.images[0], files, whole=whole)
+        counts = None if case.label is None or label is None else check_label_values(case.label, label.data, labels)
+        checked = CheckedCase(case, is_training, image.shape, counts if whole else None)
+        if look is not None and whole:
+            look(CaseVoxels(checked, tuple(images), label))
+        del images, image, label  # else two cases are in memory while the next one is read
+        yield checked
 
 
 def check_raw_dataset(
@@ -155,34 +174,34 @@ def _counted_training_cases(folder: Path, description: dict[str, Any]) -> list[C
     return cases
 
 
-def _check_images(case: CaseFiles, channels: tuple[str, ...], ending: str, files: Files, *, whole: bool) -> Volume:
-    """The first channel of a case. All channels must be whole, finite and in one geometry."""
-    first: Volume | None = None
+def _check_images(
+    case: CaseFiles, channels: tuple[str, ...], ending: str, files: Files, *, whole: bool
+) -> list[Volume]:
+    """The channels of a case, which must be whole, finite and in one geometry."""
+    read: list[Volume] = []
     count = 0
     for path in case.images:
         if path not in files:
             name = channels[count] if count < len(channels) else f"channel {count}"
             raise MissingFileError(f"case {case.name!r} lacks channel {count} ({name}): {path}")
         volume = read_image(path, whole=whole)
-        first = first or volume
-        check_geometry(path, volume, case.images[0], first)
+        read.append(volume)
+        check_geometry(path, volume, case.images[0], read[0])
         count += volume.components
     if count < len(channels):
         missing = case.images[0].parent / f"{case.name}_{len(case.images):04d}{ending}"
         raise MissingFileError(f"case {case.name!r} lacks channel {count} ({channels[count]}): {missing}")
-    if first is None or count > len(channels):
+    if not read or count > len(channels):
         raise InputError(f"case {case.name!r} has {count} channels, dataset.json names {len(channels)}")
-    return first
+    return read
 
 
-def _check_label(
-    path: Path, image: Volume, image_path: Path, labels: Mapping[int, str], files: Files, *, whole: bool
-) -> dict[int, int]:
-    """Voxels per label value; empty where only the header is read."""
+def _read_label(path: Path, image: Volume, image_path: Path, files: Files, *, whole: bool) -> Volume:
+    """A label on the grid of its image; its header only, unless ``whole``."""
     if path not in files:
         raise MissingFileError(f"{image_path.name} has no label: {path}")
     label = read_any(path, whole=whole)
     if label.components != 1:
         raise InputError(f"{path} has {label.components} components per voxel; a label has one")
     check_geometry(path, label, image_path, image)
-    return check_label_values(path, label.data, labels)
+    return label

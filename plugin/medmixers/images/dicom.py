@@ -54,6 +54,13 @@ def is_dicom(file: Path) -> bool:
         return content.read(132)[128:] == b"DICM"
 
 
+def patient_id(file: Path) -> str | None:
+    """PatientID of a DICOM file; None where it is empty, or where the file is not DICOM."""
+    if not is_dicom(file):
+        return None
+    return str(_header(file, ("PatientID",)).get("PatientID") or "").strip() or None
+
+
 def series_in(files: Sequence[Path]) -> dict[str, list[Path]]:
     """SeriesInstanceUID -> its files."""
     found: dict[str, list[Path]] = {}
@@ -259,7 +266,8 @@ def _check_same_grid(first: Slice, other: Slice) -> None:
     if first.size != other.size:
         raise InputError(f"{pair} have different sizes, {first.size} and {other.size} (rows, columns)")
     if not np.allclose(first.spacing, other.spacing, rtol=1e-3):
-        raise InputError(f"{pair} have different pixel spacings, {first.spacing} and {other.spacing} mm")
+        one, two = (" x ".join(f"{edge:g}" for edge in each.spacing) for each in (first, other))
+        raise InputError(f"{pair} have different pixel spacings, {one} and {two} mm")
 
 
 def _kinds(slice_: Slice) -> set[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from medmixers.errors import InputError
 from medmixers.files import written_whole
 from medmixers.results import measured, network_facts
-from medmixers.results.inputs import inputs_table
+from medmixers.results.inputs import faults_table, inputs_table
 from medmixers.results.tables import TABLES
 
 START, END = "<!-- table: {name} -->", "<!-- end of table -->"
@@ -64,7 +64,8 @@ def render(checkout: Path) -> dict[Path, str]:
     sections, facts = measured(), network_facts()
     tables = {name: table(sections, facts) for name, table in TABLES.items()}
     cases = json.loads((checkout / INPUT_CASES).read_text(encoding="utf-8"))
-    tables |= {f"inputs-{kind}": inputs_table(rows) for kind, rows in cases.items()}
+    render_rows = {"others": faults_table}
+    tables |= {f"inputs-{kind}": render_rows.get(kind, inputs_table)(rows) for kind, rows in cases.items()}
     rendered, shown = {}, set()
     for path in documents(checkout):
         try:

@@ -19,3 +19,16 @@ def inputs_table(rows: Sequence[Mapping[str, Any]]) -> str:
         message = f"... {row['says']} ..." if row["says"] else ""
         lines.append(f"| {row['input']} | {results} | {message} |")
     return "\n".join(lines)
+
+
+def faults_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Markdown: one row per fault, what happens, and the words of the refusal.
+
+    Args:
+        rows: input, result, says.
+    """
+    lines = ["| Input | What happens | Message |", "|---|---|---|"]
+    for row in rows:
+        message = f"... {row['says']} ..." if row["says"] else ""
+        lines.append(f"| {row['input']} | {row['result']} | {message} |".replace("*", "\\*"))
+    return "\n".join(lines)

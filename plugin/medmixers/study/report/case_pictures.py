@@ -16,9 +16,9 @@ from medmixers.datasets.raw_format import NIFTI
 from medmixers.errors import InputError
 from medmixers.files import written_whole
 from medmixers.images.pictures import PICTURES, read_picture
+from medmixers.pages import data_uri
 from medmixers.study.comparison import Comparison
 from medmixers.study.probabilities import PooledScores
-from medmixers.study.report import drawing
 from medmixers.study.report.drawing import PALETTE, Picture
 from medmixers.study.report.folder import StudyFolder
 from medmixers.study.report.score_figures import per_case
@@ -158,4 +158,4 @@ def _save(
     with written_whole(folder / f"{name}.jpg") as partial:
         partial.write_bytes(content.getvalue())
     alt = f"Image of case {title}" + (" with outlines of truth, solid, and prediction, dashed" if masks else "")
-    return Picture(name, title, f"{alt}. {caption}", caption, drawing.data_uri(content.getvalue(), "image/jpeg"))
+    return Picture(name, title, f"{alt}. {caption}", caption, data_uri(content.getvalue(), "image/jpeg"))

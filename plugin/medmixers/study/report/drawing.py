@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from medmixers.errors import MissingPackageError
 from medmixers.files import written_whole
+from medmixers.pages import data_uri
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,11 +96,6 @@ def finish(
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     return Picture(name, title, alt, caption, data_uri(text.getvalue().encode(), "image/svg+xml"), wide)
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    """``data:`` URI of a file's bytes."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def short(name: str, longest: int = LONGEST) -> str:

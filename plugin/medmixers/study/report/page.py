@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
+from medmixers import pages
 from medmixers.files import written_whole
 from medmixers.progress import progress
 from medmixers.study.comparison import Comparison
@@ -107,16 +103,7 @@ def fitting(facts: dict[str, Any]) -> str:
 
 def render(**facts: Any) -> str:
     """Text of the page. Everything that is not the template's own is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return environment.get_template("report.html.j2").render(style=Markup(style), style_hash=digest, **facts)
+    return pages.render(TEMPLATES, "report.html.j2", **facts)
 
 
 def _versions(study: StudyFolder) -> dict[str, str]:
