@@ -18,15 +18,15 @@ STEPS, PAUSE = 10, 0.02
 ENTRIES, SEEDS = ("identity", "pooling", "conv", "grouped_conv"), (0, 1)
 
 
-def fake_plan(*, world: str = "bundle", epochs: int = 1) -> dict[str, Any]:
+def fake_plan(*, world: str = "bundle", epochs: int = 1, seeds: tuple[int, ...] = SEEDS) -> dict[str, Any]:
     """Eight trainings: four entries and two seeds on one data set."""
     entries = [{"name": name, "what": {"network": "n", "mixer": name}} for name in ENTRIES]
     runs = [
         {"id": f"data__{name}__seed{seed}", "dataset": "data", "entry": name, "seed": seed, "fold": None}
-        for seed in SEEDS
+        for seed in seeds
         for name in ENTRIES
     ]
-    dataset = {"name": "data", "world": world, "fingerprint": "f", "training": {"epochs": epochs}}
+    dataset = {"name": "data", "world": world, "fingerprint": "f", "training": {"epochs": epochs, "patch_size": (8, 8)}}
     return {"datasets": [dataset], "entries": entries, "runs": runs, "versions": {}, "commit": None}
 
 

@@ -9,6 +9,7 @@ import pytest
 from medmixers.errors import FaultsError, InputError, MissingFileError
 from medmixers.mixers import TOKEN_MIXERS
 from medmixers.mixers.build import mixer_option_names
+from medmixers.study.engine.slurm_options import Slurm
 from medmixers.study.engine.spec import read_spec
 
 GOOD = """\
@@ -23,7 +24,7 @@ entries:
 seeds: [0, 1, 2]
 folds: test
 train: {epochs: 10}
-run: {devices: [cpu, cpu], threads: 1}
+run: {devices: [cpu, cpu], threads: 1, slurm: {partition: gpu, time: "24:00:00", mem: 32G, gpus: 1}}
 """
 
 
@@ -49,6 +50,7 @@ def test_a_file_is_read(tmp_path):
     ]
     assert spec.data[0].folder == tmp_path / "brain"
     assert {data.training.epochs for data in spec.data} == {10}
+    assert spec.machine.slurm == Slurm(partition="gpu", time=24 * 60, mem="32G", gpus=1)
     assert (spec.seeds, spec.folds, spec.machine.devices) == ((0, 1, 2), None, ("cpu", "cpu"))
 
 
@@ -89,6 +91,15 @@ def test_a_file_is_read(tmp_path):
         ("[cpu, cpu]", "[gpu]", 12, "devices must be a list such as [cuda:0, cuda:1] or [cpu, cpu], got ['gpu']"),
         ("[cpu, cpu]", "[cuda, cuda:0]", 12, "cuda:0 stands twice in devices: one training per GPU"),
         ("threads: 1", "threads: many", 12, "threads must be a whole number of at least 1, got 'many'"),
+        ("partition: gpu", "partitoin: gpu", 12, "slurm has no key 'partitoin'; valid: partition"),
+        ("partition: gpu", "partition: gpu --wrap", 12, "partition must be one word as sbatch takes it, got 'gpu --"),
+        ('time: "24:00:00", ', "", 12, "slurm lacks 'time', the limit of one start, such as"),
+        ('"24:00:00"', "24:00:00", 12, "in quotes; got 86400"),
+        ('"24:00:00"', "'30'", 12, "time must be such as"),
+        ('"24:00:00"', "'0:00:00'", 12, "time must be at least a minute, got '0:00:00'"),
+        ("mem: 32G", "mem: 32 GB", 12, "mem must be a number with its unit, such as 32G, got '32 GB'"),
+        ("gpus: 1", "gpus: 4", 12, "gpus must be 0 or 1: a training uses one GPU, got 4"),
+        ("gpus: 1", "gpus: 1, gres: 'gpu:a100:1'", 12, "gres 'gpu:a100:1' asks for a GPU already; leave gpus out"),
     ],
 )  # fmt: skip
 def test_a_fault_names_its_line_and_what_is_valid(tmp_path, old, new, line, message):
@@ -159,3 +170,23 @@ def test_names_are_made_of_what_differs(tmp_path, entries, expected):
 @pytest.mark.parametrize("mixer", TOKEN_MIXERS)
 def test_a_mixer_says_whether_it_has_a_kernel(mixer):
     assert TOKEN_MIXERS[mixer].has_kernel == ("kernel_size" in mixer_option_names(mixer))
+
+
+@pytest.mark.parametrize(
+    ("time", "minutes"),
+    [("24:00:00", 1440), ("0:30:00", 30), ("0:00:30", 1), ("2-12", 3600), ("1-00:30", 1470), ("7-00:00:00", 10080)],
+)
+def test_a_time_limit_is_read_as_slurm_does(tmp_path, time, minutes):
+    slurm = read_spec(write(tmp_path, GOOD.replace("24:00:00", time))).machine.slurm
+    assert slurm is not None
+    assert slurm.time == minutes
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "has_gpu"), [("", 1, True), ("gpus: 0", 0, False), ("gres: 'gpu:a100:1'", 0, True),
+                                   ("gres: 'nvme:1'", 1, True)],
+)  # fmt: skip
+def test_a_job_asks_for_one_gpu_unless_told_otherwise(tmp_path, asked, gpus, has_gpu):
+    slurm = read_spec(write(tmp_path, GOOD.replace("gpus: 1", asked))).machine.slurm
+    assert slurm is not None
+    assert (slurm.gpus, slurm.has_gpu) == (gpus, has_gpu)

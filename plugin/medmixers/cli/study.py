@@ -43,14 +43,15 @@ class Study:
         with steps("study plan") as announce:
             return plan_text(file, out, measure=measure, allow_underpowered=allow_underpowered, announce=announce)
 
-    def run(self, file: str, out: str | None = None, allow_underpowered: bool = False) -> None:
+    def run(self, file: str, out: str | None = None, on: str = "local", allow_underpowered: bool = False) -> None:
         """Run a study's trainings, predictions and scores; the same command resumes it.
 
-        The exit status is 1 if a job failed.
+        The exit status is 1 if a job failed. On Slurm, the command submits what is not done, queued or running.
 
         Args:
             file: YAML file of the study.
             out: folder of the study, by default next to the file, with the study's name.
+            on: local, or slurm for a cluster, with what each job asks for in the file as run: {slurm: ...}.
             allow_underpowered: run a study that cannot answer its question; the report says so.
 
         Example:
@@ -58,7 +59,7 @@ class Study:
         """
         from medmixers.study.engine.command import run_study
 
-        text, failed = run_study(file, out, allow_underpowered=allow_underpowered)
+        text, failed = run_study(file, out, on=on, allow_underpowered=allow_underpowered)
         print(text, flush=True)
         raise SystemExit(1 if failed else 0)
 

@@ -64,5 +64,15 @@ _row(
 )
 _row("spectral", "spectral.Spectral", "learned filter of the Fourier transform (GFNet)")
 _row("state_space", "state_space.StateSpace", "selective state space, scanned in both directions (Mamba-2)")
-_row("dilated_attention", "dilated_attention.DilatedAttention", "self-attention to a dilated neighbourhood (DiNAT)")
-_row("large_kernel", "large_kernel.LargeKernel", "decomposed large convolution that weighs its input (VAN)")
+_row(
+    "dilated_attention",
+    "dilated_attention.DilatedAttention",
+    "self-attention to a dilated neighbourhood (DiNAT)",
+    has_kernel=True,
+)
+_row(
+    "large_kernel",
+    "large_kernel.LargeKernel",
+    "decomposed large convolution that weighs its input (VAN)",
+    has_kernel=True,
+)

@@ -12,7 +12,10 @@ from medmixers.progress import Announce, silent
 from medmixers.study.engine.jobs import finished
 from medmixers.study.engine.local import LocalRunner
 from medmixers.study.engine.records import PLAN, SPEC, holder, is_locked, needs, read_json, write_json
+from medmixers.study.engine.slurm import refuse_changes, refuse_live, submit_study
 from medmixers.study.engine.spec import Spec, read_spec
+
+PLACES = ("local", "slurm")
 
 
 def plan_text(
@@ -30,21 +33,37 @@ def plan_text(
     return describe_plan(plan, designs, out=study_folder(spec, out), measure=measure, announce=announce)
 
 
-def run_study(file: str, out: str | None = None, *, allow_underpowered: bool = False) -> tuple[str, dict[str, str]]:
-    """Plan a study into its folder, and run what is not done.
+def run_study(
+    file: str, out: str | None = None, *, on: str = "local", allow_underpowered: bool = False
+) -> tuple[str, dict[str, str]]:
+    """Plan a study into its folder, and run what is not done, or submit it.
 
     Returns:
         What was done in words, and job -> reason of each job that failed.
 
     Raises:
-        InputError: faults of the file, a design that cannot answer the question, finished trainings of other inputs, or
-            a study that another process runs.
+        InputError: no such ``on``, faults of the file, a design that cannot answer the question, finished trainings of
+            other inputs, or a study that another process runs.
     """
+    if on not in PLACES:
+        raise InputError(f"--on must be {' or '.join(PLACES)}, got {on!r}")
     spec = read_spec(file)
     folder = study_folder(spec, out)
     plan = write_plan(spec, folder, allow_underpowered=allow_underpowered)
-    failed = LocalRunner(folder, plan, plan["devices"]).run()
     total = len(needs(plan))
+    if on == "slurm":
+        submitted, there = submit_study(folder, plan)
+        if submitted or there:
+            done = total - len(submitted) - len(there)
+            listed = "".join(f"\n  {name}: {where}" for name, where in there.items())
+            return (
+                f"{folder}: {len(submitted)} jobs submitted to Slurm, {done} done{', not submitted:' * bool(there)}"
+                f"{listed}\nnext: medmixers study status {folder}"
+            ), {}
+        failed = {}
+    else:
+        refuse_live(folder, plan)
+        failed = LocalRunner(folder, plan, plan["devices"]).run()
     if failed:
         listed = "".join(f"\n  {name}: {reason}" for name, reason in failed.items())
         return f"{folder}: {total - len(failed)} of {total} jobs done, {len(failed)} failed:{listed}", failed
@@ -69,6 +88,8 @@ def write_plan(spec: Spec, folder: Path, *, allow_underpowered: bool) -> dict[st
         raise InputError(f"study {folder} is running on {holder(folder)}")
     for name in needs(plan):
         finished(folder, plan, name)
+    if (folder / PLAN).is_file():
+        refuse_changes(folder, plan)
     if read_json(folder / PLAN) != plan:
         write_json(folder / PLAN, plan)
     with written_whole(folder / SPEC) as partial:

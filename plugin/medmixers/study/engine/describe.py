@@ -98,7 +98,9 @@ def _cost_lines(plan: Mapping[str, Any], total: float, *, unknown: bool) -> list
         if run["dataset"] == row["name"]
     )
     more = ", and nnU-Net's preprocessed data" if any(row["world"] == "nnunet" for row in plan["datasets"]) else ""
-    return [hours, f"disk: about {disk / GIB:.2g} GiB of weights{more}"]
+    asked = {key: value for key, value in (plan["slurm"] or {}).items() if value is not None}
+    slurm = ["slurm, per job: " + ", ".join(f"{key} {value}{' min' * (key == 'time')}" for key, value in asked.items())]
+    return [hours, *slurm * bool(asked), f"disk: about {disk / GIB:.2g} GiB of weights{more}"]
 
 
 def _hours(

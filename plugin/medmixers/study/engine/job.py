@@ -16,6 +16,12 @@ from typing import Any
 from medmixers.errors import InputError
 from medmixers.study.engine.records import LOG, now_text, run_folder
 
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # signals that tell a job to end
+
+
+class Ended(BaseException):
+    """The job was told to end; it goes on when it is started again."""
+
 
 class JobFailed(InputError):
     """A command of the job ended with an error."""
@@ -80,6 +86,7 @@ class Job:
 
         Raises:
             JobFailed: it ended with an error; the message is the log's last line of an error.
+            Ended: it was told to end, as Slurm tells all processes of a job.
         """
         environment = {**os.environ, **device_variables(self.device), **variables}
         if self.plan.get("threads"):
@@ -98,6 +105,8 @@ class Job:
         except BaseException:
             _end(process)
             raise
+        if -status in ENDING:
+            raise Ended(signal.Signals(-status).name)
         if status:
             raise JobFailed(f"{last_error(self.folder / LOG, place) or f'exit status {status}'}")
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from medmixers.errors import InputError
 from medmixers.registry import valid_names
-from medmixers.study.engine.job import Job, JobFailed
+from medmixers.study.engine.job import ENDING, Ended, Job, JobFailed
 from medmixers.study.engine.records import (
     FAILED,
     LOG,
@@ -32,11 +32,6 @@ from medmixers.study.engine.records import (
 )
 
 REQUEUE = 75  # exit status of a job that was ended and may go on
-ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-
-
-class Ended(BaseException):
-    """The job was told to end; it goes on when it is started again."""
 
 
 class World(Protocol):

@@ -63,6 +63,7 @@ def make_plan(spec: Spec, *, allow_underpowered: bool = False, allow_missing: bo
         "runs": _runs(spec, datasets),
         "devices": list(spec.machine.devices),
         "threads": spec.machine.threads,
+        "slurm": None if spec.machine.slurm is None else asdict(spec.machine.slurm),
         "versions": _versions(),
         "commit": git_commit(Path(medmixers.__file__).parents[2]),
         "refusals": refusals,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import fcntl
 import hashlib
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,6 +22,8 @@ PLAN, SPEC, LOCK, LOG, FAILED = "plan.json", "study.yaml", "lock", "log.txt", "f
 PREPARE = "prepare"
 STAGES = ("train", "predict", "score")
 PROGRESS = "progress.csv"  # of a training: one row per finished epoch
+
+TRIES = 5  # to lock: is_locked() of another process may hold the lock for an instant
 
 
 class LockedError(InputError):
@@ -68,6 +72,15 @@ def needs(plan: Mapping[str, Any]) -> dict[str, list[str]]:
         before = f"{PREPARE}__{run['dataset']}"
         graph[run["id"]] = [before] if before in prepared else []
     return graph
+
+
+def progress_rows(folder: Path) -> list[dict[str, str]]:
+    """The finished epochs of a training; none where it has not begun."""
+    try:
+        with (folder / PROGRESS).open(newline="", encoding="utf-8") as content:
+            return list(csv.DictReader(content))
+    except FileNotFoundError:
+        return []
 
 
 def stage_file(folder: Path, stage: str) -> Path:
@@ -129,10 +142,14 @@ def locked(folder: Path, name: str) -> Iterator[int]:
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LockedError(f"{name} is running on {holder(folder)}") from None
+        for left in reversed(range(TRIES)):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not left:
+                    raise LockedError(f"{name} is running on {holder(folder)}") from None
+                time.sleep(0.05)
         slurm = os.environ.get("SLURM_JOB_ID")
         who = {"host": socket.gethostname(), "pid": os.getpid(), "slurm": slurm, "start": now_text()}
         os.ftruncate(descriptor, 0)

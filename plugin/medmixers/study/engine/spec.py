@@ -11,6 +11,7 @@ from typing import Any
 from medmixers.study.engine.entries import Entry, read_entries
 from medmixers.study.engine.lines import Faults, Reader, load_with_lines
 from medmixers.study.engine.printed import Printed, read_printed
+from medmixers.study.engine.slurm_options import Slurm, read_slurm
 from medmixers.study.engine.training import Training, read_training
 from medmixers.tasks import TASKS
 
@@ -87,10 +88,12 @@ class Machine:
     Args:
         devices: one slot each, "cuda:0", "cpu", "mps".
         threads: CPU threads of each training; None leaves it to the tools.
+        slurm: what each job asks of Slurm; None where the file does not say.
     """
 
     devices: tuple[str, ...] = ("cpu",)
     threads: int | None = None
+    slurm: Slurm | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +250,7 @@ def _read_nnunet_data(reader: Reader, training: Training, base: Path) -> Data | 
 
 
 def _read_machine(reader: Reader) -> Machine:
-    reader.known("devices", "threads")
+    reader.known("devices", "threads", "slurm")
     devices = reader.content.get("devices", ["cpu"])
     devices = [devices] if isinstance(devices, str) else devices
     if not isinstance(devices, list) or not devices or not all(DEVICE.fullmatch(str(each)) for each in devices):
@@ -257,4 +260,7 @@ def _read_machine(reader: Reader) -> Machine:
     twice = sorted({name for name in names if names.count(name) > 1 and name != "cpu"})
     if twice:
         reader.fault("devices", f"{', '.join(twice)} stands twice in devices: one training per GPU")
-    return Machine(devices=tuple(names), threads=reader.whole("threads"))
+    slurm = None
+    if "slurm" in reader.content:
+        slurm = read_slurm(Reader(reader.content["slurm"], (*reader.place, "slurm"), reader.faults))
+    return Machine(devices=tuple(names), threads=reader.whole("threads"), slurm=slurm)

@@ -1,8 +1,7 @@
-"""What each job of a study is at, from its files alone."""
+"""What each job of a study is at, from its files and from Slurm."""
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,17 +12,20 @@ from medmixers.study.engine.records import (
     FAILED,
     LOG,
     PREPARE,
-    PROGRESS,
     STAGES,
     holder,
     is_locked,
     needs,
     prepared_dataset,
+    progress_rows,
     read_json,
     read_plan,
     run_folder,
     stage_file,
 )
+from medmixers.study.engine.slurm_queue import UNKNOWN, SlurmJob, last_words, slurm_jobs
+
+AGAIN = "goes on with the next run"
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class JobStatus:
         return f"{self.name}: {self.state}{f', {self.detail}' if self.detail else ''}"
 
 
-def describe_job(study: Path, plan: Mapping[str, Any], name: str) -> JobStatus:
-    """Where a job stands."""
+def describe_job(study: Path, plan: Mapping[str, Any], name: str, slurm: SlurmJob | None = None) -> JobStatus:
+    """Where a job stands; ``slurm`` is its last Slurm job."""
     folder = run_folder(study, name)
     stages = STAGES if prepared_dataset(name) is None else (PREPARE,)
     left = [stage for stage in stages if not stage_file(folder, stage).is_file()]
@@ -48,20 +50,21 @@ def describe_job(study: Path, plan: Mapping[str, Any], name: str) -> JobStatus:
     failure = read_json(folder / FAILED)
     if is_locked(folder):
         return JobStatus(name, "running", f"{_at(folder, left[0])} on {holder(folder)}")
+    if slurm is not None and slurm.is_live:
+        return JobStatus(name, "running" if slurm.state == "RUNNING" else "waiting", f"{_at(folder, left[0])}, {slurm}")
     if failure is not None:
         return JobStatus(name, "failed", f"{failure['stage']}: {failure['line']}")
+    if slurm is not None and slurm.state != UNKNOWN:
+        said = last_words(folder, slurm)
+        return JobStatus(name, "stopped", f"{_at(folder, left[0])}; {slurm}{f': {said}' if said else ''}; {AGAIN}")
     if (folder / LOG).is_file():
-        return JobStatus(name, "stopped", f"{_at(folder, left[0])}; goes on with the next run")
-    return JobStatus(name, "waiting")
+        return JobStatus(name, "stopped", f"{_at(folder, left[0])}; {AGAIN}")
+    return JobStatus(name, "waiting", "" if slurm is None else str(slurm))
 
 
 def _at(folder: Path, stage: str) -> str:
     """ "epoch 312/1000, 2 h 10 min left" of a training; else the stage."""
-    file = folder / PROGRESS
-    if stage != "train" or not file.is_file():
-        return stage
-    with file.open(newline="", encoding="utf-8") as content:
-        rows = list(csv.DictReader(content))
+    rows = progress_rows(folder) if stage == "train" else []
     if not rows:
         return stage
     epoch, epochs = int(rows[-1]["epoch"]), int(rows[-1]["epochs"])
@@ -81,7 +84,8 @@ def study_status(study: str | Path) -> str:
     """One line per job, and the number of jobs in each state."""
     study = Path(study)
     plan = read_plan(study)
-    jobs = [describe_job(study, plan, name) for name in needs(plan)]
+    in_slurm = slurm_jobs(study, plan)
+    jobs = [describe_job(study, plan, name, in_slurm.get(name)) for name in needs(plan)]
     counts = Counter(job.state for job in jobs)
     total = ", ".join(f"{counts[state]} {state}" for state in ("done", "running", "waiting", "stopped", "failed"))
     return "\n".join([*map(str, jobs), f"{len(jobs)} jobs: {total}"])
