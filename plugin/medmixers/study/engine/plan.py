@@ -175,11 +175,11 @@ def _missing_weights(spec: Spec, *, allow_missing: bool) -> list[str]:
             if not allow_missing:
                 spec.faults.add(entry.place, f"entry {entry.name!r}: there are no weights {file}")
     listed = []
-    for file, names in missing.items():
+    for path, names in missing.items():
         origin = next((NETWORKS[e.network].weights for e in spec.entries if e.name == names[0] and e.network), "")
         which = f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
         published = f"; the published ones are {origin}" if origin else ""
-        listed.append(f"{which}: there are no weights {file}{published}")
+        listed.append(f"{which}: there are no weights {path}{published}")
     return listed
 
 

@@ -86,7 +86,7 @@ def uplift(study: StudyFolder, comparison: Comparison, folder: Path, stem: str) 
             name, before = plain[_twin(entry)]
             after = study.seed_means(comparison.scores.dataset, metric, row.entry)
             spread = [float(np.std(each, ddof=1)) if len(each) > 1 else 0.0 for each in (after, before)]
-            gains.append((float(np.mean(after) - np.mean(before)), row.entry, name, float(np.hypot(*spread))))
+            gains.append((float(np.mean(after) - np.mean(before)), row.entry, name, float(np.linalg.norm(spread))))
     if not gains:
         return None
     gains.sort(reverse=True)
