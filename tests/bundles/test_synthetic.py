@@ -42,7 +42,12 @@ def test_regions_are_unions_of_exclusive_ids(tmp_path: Path) -> None:
     assert all(report.voxels.values())
 
 
-LISTED = [n for n, t in TASKS.items() if t.task == "classification" or (t.multi_label and t.regions is None)]
+WITH_BUNDLE = {row.task_spec.name for row in BUNDLES.values()}
+LISTED = [
+    name
+    for name, task in TASKS.items()
+    if name in WITH_BUNDLE and (task.task == "classification" or (task.multi_label and task.regions is None))
+]
 
 
 @pytest.mark.parametrize("name", LISTED)

@@ -90,9 +90,11 @@ class Subject:
             dims = 3 if ending == ".nii.gz" else 2
             return write_synthetic(folder, self.metadata, {"spatial_dims": dims, "label_values": (0, 1)})
         train = self.config("train")
-        expected, regions = _first_with("spatial_dims", train.get("preflight")), _first_with("regions", train)
-        if expected is None:
-            raise FailedCheck("train.json has no preflight that says what data the bundle takes")
+        expected, reader = _first_with("image_reader", train.get("preflight")), train.get("image_reader")
+        if expected is None or not isinstance(reader, dict) or "spatial_dims" not in reader:
+            raise FailedCheck("train.json has no preflight and image_reader that say what data the bundle takes")
+        regions = _first_with("regions", train)
+        expected = {**expected, "spatial_dims": reader["spatial_dims"]}
         return write_synthetic(folder, self.metadata, expected, regions=regions["regions"] if regions else ())
 
     @property

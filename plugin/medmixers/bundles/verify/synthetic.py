@@ -27,7 +27,7 @@ def write_synthetic(
     Args:
         folder: does not exist.
         metadata: of the bundle; it names channels and labels.
-        expected: demands of the bundle's preflight: ``spatial_dims``, and ``label_values``, ``classes`` or ``masks``.
+        expected: ``spatial_dims`` of the images, and the preflight's ``label_values``, ``classes`` or ``masks``.
         regions: label values of each region, where labels are regions.
     """
     formats = metadata["network_data_format"]
