@@ -7,6 +7,7 @@ size" it must also give them at another size that no stride divides. After ``LIM
 from __future__ import annotations
 
 import io
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,6 +23,7 @@ from medmixers.errors import first_line
 from medmixers.mixers import TOKEN_MIXERS
 
 ANY_SIZE, ONE_SIZE, NO = "any size", "one size", "no"
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # in torch's messages
 LIMIT_SECONDS = 300  # the slowest successful export takes about one minute
 # The network is exported at the first size and checked at the second: odd sizes, with other feature maps down to stride
 # 32, one of them too large for global attention in place of local. No axis of a map has one voxel, because torch.export
@@ -121,7 +123,7 @@ def how_it_exports(network: nn.Module, *, ways: Iterable[str] = WAYS) -> dict[st
                 if _agrees(eager, WAYS[way](network, images[0], one_size), images[:1]):
                     return ONE_SIZE
         except Exception as error:
-            return f"{NO}: {first_line(error)[:80]}"
+            return f"{NO}: {COLOUR.sub('', first_line(error))[:80].strip()}"
         return f"{NO}: other logits"
 
     return {way: outcome(way) for way in ways}
