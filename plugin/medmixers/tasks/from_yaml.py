@@ -15,7 +15,7 @@ from medmixers.tasks.palette import BACKGROUND, coloured, with_background
 from medmixers.tasks.spec import Label, TaskSpec
 from medmixers.tasks.texts import check_config_text
 
-MOST_BYTES = 2**20  # of a task file
+MOST_BYTES = 2**20  # of a file that a person writes
 
 
 class PlainLoader(yaml.SafeLoader):
@@ -29,6 +29,31 @@ class PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+def read_yaml(path: str | Path, kind: str, read: Callable[[PlainLoader], Any]) -> Any:
+    """What ``read`` makes of the loader of a YAML file that a person wrote.
+
+    Args:
+        path: the file.
+        kind: what it describes, for the messages: "task" or "study".
+        read: gets the loader of the file's text.
+
+    Raises:
+        MissingFileError: there is no such file.
+        InputError: it is not YAML, has an alias, or is larger than 1 MiB.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFileError(f"there is no {kind} file {path}")
+    if path.stat().st_size > MOST_BYTES:
+        raise InputError(f"{path} has {path.stat().st_size} bytes; a {kind} file has at most {MOST_BYTES}")
+    try:
+        return read(PlainLoader(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{path} is not valid YAML: {joined_lines(error)}") from None
+    except RecursionError:
+        raise InputError(f"{path} is not valid YAML for a {kind}: it nests too deeply") from None
+
+
 def load_task(path: str | Path) -> TaskSpec:
     """The task that a YAML file describes.
 
@@ -40,17 +65,7 @@ def load_task(path: str | Path) -> TaskSpec:
         ValueError: it is not YAML, has an alias, or a field is unknown, missing or of another kind; one line with the
             file, the field and what is valid.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise MissingFileError(f"there is no task file {path}")
-    if path.stat().st_size > MOST_BYTES:
-        raise InputError(f"{path} has {path.stat().st_size} bytes; a task file has at most {MOST_BYTES}")
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=PlainLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid YAML: {joined_lines(error)}") from None
-    except RecursionError:
-        raise InputError(f"{path} is not valid YAML for a task: it nests too deeply") from None
+    content = read_yaml(path, "task", lambda loader: loader.get_single_data())
     try:
         return TaskSpec(**_read_fields(content))
     except ValueError as error:

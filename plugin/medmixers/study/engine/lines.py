@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from medmixers.errors import FaultsError, InputError, MissingFileError, joined_lines
+from medmixers.errors import FaultsError
 from medmixers.registry import valid_names
-from medmixers.tasks.from_yaml import MOST_BYTES, PlainLoader
+from medmixers.tasks.from_yaml import PlainLoader, read_yaml
 
 Place = tuple[str | int, ...]  # keys and indices from the root: ("entries", 0, "mixer")
 
@@ -53,23 +53,15 @@ def load_with_lines(path: str | Path) -> tuple[Any, Faults]:
         MissingFileError: there is no such file.
         InputError: it is not YAML, has an alias, or is larger than 1 MiB.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise MissingFileError(f"there is no study file {path}")
-    if path.stat().st_size > MOST_BYTES:
-        raise InputError(f"{path} has {path.stat().st_size} bytes; a study file has at most {MOST_BYTES}")
-    try:
-        loader = PlainLoader(path.read_text(encoding="utf-8"))
+    lines: dict[Place, int] = {}
+    faults = Faults(Path(path), lines)
+
+    def read(loader: PlainLoader) -> Any:
         node = loader.get_single_node()
-        lines: dict[Place, int] = {}
-        faults = Faults(path, lines)
         _read_lines(node, (), lines, faults)
-        content = None if node is None else loader.construct_document(node)
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise InputError(f"{path} is not valid YAML: {joined_lines(error)}") from None
-    except RecursionError:
-        raise InputError(f"{path} is not valid YAML for a study: it nests too deeply") from None
-    return content, faults
+        return None if node is None else loader.construct_document(node)
+
+    return read_yaml(path, "study", read), faults
 
 
 def _read_lines(node: Any, place: Place, lines: dict[Place, int], faults: Faults) -> None:
