@@ -18,8 +18,9 @@ from fake_study import STEPS, command, fake_plan, traced, write_study
 from real_slurm import NotStarted, real_slurm, why_not
 
 from medmixers.errors import InputError
+from medmixers.results import write_json
 from medmixers.study.engine.command import run_study
-from medmixers.study.engine.records import is_locked, locked, needs, read_json, read_plan, write_json
+from medmixers.study.engine.records import is_locked, locked, needs, read_json, read_plan
 from medmixers.study.engine.slurm import Task, refuse_changes, refuse_live, submit_study
 from medmixers.study.engine.slurm_options import Slurm
 from medmixers.study.engine.slurm_queue import slurm_jobs

@@ -9,9 +9,10 @@ from typing import Any
 from medmixers.errors import ExistingFileError, InputError
 from medmixers.files import written_whole
 from medmixers.progress import Announce, silent
+from medmixers.results import write_json
 from medmixers.study.engine.jobs import finished
 from medmixers.study.engine.local import LocalRunner
-from medmixers.study.engine.records import PLAN, SPEC, holder, is_locked, needs, read_json, write_json
+from medmixers.study.engine.records import PLAN, SPEC, holder, is_locked, needs, read_json
 from medmixers.study.engine.slurm import refuse_changes, refuse_live, submit_study
 from medmixers.study.engine.spec import Spec, read_spec
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from medmixers.errors import InputError
 from medmixers.registry import valid_names
+from medmixers.results import write_json
 from medmixers.study.engine.job import ENDING, Ended, Job, JobFailed
 from medmixers.study.engine.records import (
     FAILED,
@@ -27,7 +28,6 @@ from medmixers.study.engine.records import (
     now_text,
     prepared_dataset,
     read_plan,
-    write_json,
     write_record,
 )
 

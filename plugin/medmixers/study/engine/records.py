@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medmixers.errors import InputError, MissingFileError
-from medmixers.files import written_whole
+from medmixers.results import write_json
 
 PLAN, SPEC, LOCK, LOG, FAILED = "plan.json", "study.yaml", "lock", "log.txt", "failed.json"
 PREPARE = "prepare"
@@ -37,12 +37,6 @@ def read_plan(study: str | Path) -> dict[str, Any]:
         raise MissingFileError(f"{study} has no {PLAN}: medmixers study run S.yaml makes it")
     plan: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return plan
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Write a JSON file whole."""
-    with written_whole(file) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def read_json(file: Path) -> Any:

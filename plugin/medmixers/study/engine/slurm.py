@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medmixers.errors import InputError, MissingPackageError
+from medmixers.results import write_json
 from medmixers.study.engine.jobs import REQUEUE, finished, job_command, make_job, stages_of
 from medmixers.study.engine.records import (
     FAILED,
@@ -28,7 +29,6 @@ from medmixers.study.engine.records import (
     read_plan,
     run_folder,
     stage_file,
-    write_json,
 )
 from medmixers.study.engine.slurm_options import TEXTS, Slurm
 from medmixers.study.engine.slurm_queue import SLURM, SUBMITTED, slurm_jobs

@@ -15,9 +15,10 @@ from typing import Any
 from medmixers.bundles.catalog import BundleRow
 from medmixers.bundles.new import ROI_SIZES, default_recipe, write_bundle
 from medmixers.files import written_whole
+from medmixers.results import write_json
 from medmixers.study.engine.datasets import task_of
 from medmixers.study.engine.job import Job, JobFailed
-from medmixers.study.engine.records import PROGRESS, write_json
+from medmixers.study.engine.records import PROGRESS
 from medmixers.study.engine.start import write_start_weights
 
 SMALLER = {2: (256, 256), 3: (64, 64, 64)}  # patch of all entries where one has a matrix over all positions

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from medmixers.nnunet.environment import ALLOCATOR_VARIABLES, TRAINER_VARIABLE, trainer_path
+from medmixers.results import write_json
 from medmixers.study.engine.entries import PLANNERS
 from medmixers.study.engine.job import Job, JobFailed
-from medmixers.study.engine.records import PREPARE, read_json, stage_file, write_json
+from medmixers.study.engine.records import PREPARE, read_json, stage_file
 from medmixers.study.engine.worlds.bundle import run_facts
 
 STEPS = "medmixers.study.engine.worlds.nnunet_steps"

@@ -14,7 +14,8 @@ from typing import Any
 
 from medmixers.errors import one_line_errors
 from medmixers.files import written_whole
-from medmixers.study.engine.records import PROGRESS, write_json
+from medmixers.results import write_json
+from medmixers.study.engine.records import PROGRESS
 
 HEADER = ("epoch", "epochs", "seconds", "steps", "loss", "validation", "peak_memory_mib")
 
