@@ -90,10 +90,7 @@ def check_training(
     parts = [split(dataset_dir, part=part, **rule) if items is None else items for part, items in given.items()]
     cases = [case for part in parts for case in part]
     check_folders(folders, _inputs(cases))
-    if is_folder:
-        _check_cases(dataset_dir, label_values, cases, "training", image_reader, listed)
-    else:
-        check_cases(_with_progress(cases), image_reader, label_values=label_values, **listed)
+    _check_cases(dataset_dir if is_folder else None, label_values, cases, "training", image_reader, listed)
 
 
 @one_line_in_command()
@@ -139,11 +136,8 @@ def check_evaluation(
     else:
         cases = given
     check_folders(folders, _inputs(cases))
-    if given is None:
-        audited = "test" if part == "test" else "training"
-        _check_cases(dataset_dir, label_values, cases, audited, image_reader, listed)
-    else:
-        check_cases(_with_progress(cases), image_reader, label_values=label_values, **listed)
+    audited = "test" if part == "test" else "training"
+    _check_cases(dataset_dir if given is None else None, label_values, cases, audited, image_reader, listed)
     if class_names:
         _name_absent_classes(class_names, cases, part)
 
@@ -241,15 +235,20 @@ def _check_format(dataset_dir: str, label_values: Sequence[int], *, in_channels:
 
 
 def _check_cases(
-    dataset_dir: str,
+    dataset_dir: str | None,
     label_values: Sequence[int],
     cases: list[dict[str, Any]],
     part: str,
     reader: BundleImageReader,
     listed: dict[str, Any],
 ) -> None:
-    if not label_values:
-        check_cases(_with_progress(cases), reader, **listed)
+    """Check the files of cases: of a folder in nnU-Net raw format as nnU-Net reads them, of a list case by case.
+
+    Args:
+        dataset_dir: the folder; None where a client gave the cases.
+    """
+    if dataset_dir is None or not label_values:
+        check_cases(_with_progress(cases), reader, label_values=label_values, **listed)
         return
     axes = check_raw_dataset(dataset_dir, parts=(part,), voxels_of=VOXELS_OF, progress=_with_progress)
     if axes != reader.spatial_dims:
