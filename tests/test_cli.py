@@ -167,7 +167,10 @@ def test_start_is_quick_and_without_torch(words):
     ("arguments", "message"),
     [
         (["profile", "metaformer_s13"], "unknown network 'metaformer_s13'; valid: metaformer_s"),
-        (["profile", "metaformer_s12", "--mixer", "poling"], "unknown token mixer 'poling'; valid: pooling, "),
+        (
+            ["profile", "metaformer_s12", "--mixer", "poling"],
+            "unknown token mixer 'poling'; valid: pooling, ...; 'medmixers list mixers' lists all 13",
+        ),
         (["profile", "metaformer_s12", "--kernal_size", "3"], "has no option 'kernal_size'; valid: kernel_size, "),
         (["profile", "token_unet", "--channels", "32"], "channels must be a sequence of integers, got 32"),
         (["profile", "token_unet", "--num_tokens", "many"], "num_tokens must be an integer, got 'many'"),

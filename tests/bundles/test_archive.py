@@ -16,24 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from medmixers.bundles.share.archive import MANIFEST, manifest_text, open_archive, write_archive
+from zipped_files import FILES, tensors
 
 Entries = dict[str, bytes]
-
-
-def tensors(content: object) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
-
-
-FILES = {
-    "LICENSE": b"Apache License",
-    "configs/metadata.json": b"{}",
-    "models/model.pt": tensors({"weight": torch.arange(3)}),
-}
 
 
 class Evil:

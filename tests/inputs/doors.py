@@ -6,7 +6,6 @@ A door returns where it takes the input, and may check what it read; what it ref
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import pickle
 import stat
@@ -36,6 +35,7 @@ from medmixers.images.dicom import read_dicom_picture, read_volume
 from medmixers.networks.weights import load_weights
 from medmixers.nnunet.architecture import plans_architecture
 from medmixers.tasks.from_yaml import load_task
+from zipped_files import FILES, tensors
 
 Door = Callable[[Path], Any]
 
@@ -45,19 +45,6 @@ class Payload:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
         return open, ("executed", "w")
-
-
-def tensors(content: object) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
-
-
-FILES = {
-    "LICENSE": b"Apache License",
-    "configs/metadata.json": b"{}",
-    "models/model.pt": tensors({"weight": torch.arange(3)}),
-}
 
 
 def zipped(root: str = "demo", add: Mapping[str, bytes] | None = None, **changes: Any) -> Door:

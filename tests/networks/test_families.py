@@ -32,10 +32,14 @@ def randomise(network):
 
 
 TIMM_MODELS = sorted(name for name in timm.list_models() if name.startswith(("poolformer", "convformer", "caformer")))
-OTHER_SIZE = [(name, (96, 160)) for name in TIMM_MODELS]
+# Every model at a size that is not square; at 224 x 224 every third one, the others in the slow tests.
+SIZES = [(name, (96, 160)) for name in TIMM_MODELS] + [
+    pytest.param(name, (224, 224), marks=pytest.mark.slow if index % 3 else ())
+    for index, name in enumerate(TIMM_MODELS)
+]
 
 
-@pytest.mark.parametrize(("name", "size"), [(name, (224, 224)) for name in TIMM_MODELS[::3]] + OTHER_SIZE)
+@pytest.mark.parametrize(("name", "size"), SIZES)
 def test_timms_logits_with_timms_weights(name, size):
     torch.manual_seed(0)
     theirs = timm.create_model(name, num_classes=10).eval()

@@ -12,6 +12,7 @@ from scipy.stats import norm
 sys.path.insert(0, str(Path(__file__).parents[1] / "bundles"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "nnunet"))
 from bundle_helpers import write_dataset
+from faults_of_lines import assert_fault
 from nnunet_workplace import write_cases
 
 from medmixers.cli.main import main
@@ -112,8 +113,7 @@ def test_faults_that_the_data_or_a_network_shows(folder, old, new, line, message
     assert STUDY.count(old) == 1
     with pytest.raises(InputError) as caught:
         make_plan(spec_of(folder, STUDY.replace(old, new)), allow_underpowered=True)
-    said = str(caught.value).splitlines()[1:]
-    assert any(each.startswith(f"  line {line}: ") and message in each for each in said), said
+    assert_fault(caught.value, line, message)
 
 
 def test_folds_test_each_case_once_and_choose_weights_on_others(folder):
