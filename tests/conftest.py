@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -12,6 +13,18 @@ import pytest
 # The tracer of coverage costs 15 to 22 % of the processor time (Python 3.11). By default only these rooms pay for it.
 COVERED = {"datasets", "kernels", "layers", "mixers", "networks", "results", "tasks"}
 UNTRACED = re.compile("compil|export|trace|script|onnx")  # with the tracer torch's compilers take half as long again
+
+
+def pytest_configure() -> None:
+    """A shell starts background commands with SIGINT ignored, which the processes of the tests would inherit."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Name a failing test at once: a run that is stopped prints no summary."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        print(f"\nFAILED {report.nodeid}", file=sys.__stderr__, flush=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -118,9 +118,9 @@ def _check_recipe(spec: Spec, data: Data, row: Mapping[str, Any]) -> None:
 def _impossible(row: Mapping[str, Any], entry: Entry) -> str:
     """Why an entry cannot train on a data set; empty where it can."""
     if entry.network is None:
-        return f"nnU-Net's {entry.trainer} cannot train {row['name']!r}, a MONAI Bundle's data set" * (
-            row["world"] == "bundle"
-        )
+        if row["world"] == "nnunet":
+            return ""
+        return f"nnU-Net's {entry.trainer} cannot train {row['name']!r}, a MONAI Bundle's data set"
     if row["world"] == "nnunet" and entry.pretrained is not None:
         return f"pretrained is for data sets of MONAI Bundles, {row['name']!r} is nnU-Net's"
     kind = NETWORKS[entry.network].task
