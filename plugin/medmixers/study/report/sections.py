@@ -11,7 +11,7 @@ from typing import Any
 from medmixers.errors import InputError
 from medmixers.study.comparison import Comparison, compare
 from medmixers.study.probabilities import PooledScores
-from medmixers.study.report import cost_figures, ranking_figures, score_figures, tables
+from medmixers.study.report import cost_figures, ranking_figures, score_figures, tables, training_figures
 from medmixers.study.report.case_pictures import worst_cases
 from medmixers.study.report.costs import cost_of
 from medmixers.study.report.drawing import Picture
@@ -94,7 +94,8 @@ def _compared(
         cost_figures.score_over_cost(comparison, costs, folder, stem),
         cost_figures.time_and_memory(comparison, costs, folder, stem),
         score_figures.boxes(study, comparison, folder, stem),
-        cost_figures.loss_curves(study, comparison, folder, stem),
+        training_figures.loss_curves(study, comparison, folder, stem),
+        training_figures.gradient_norms(study, comparison, folder, stem),
         score_figures.paired_cases(comparison, folder, stem),
     ]
     if isinstance(comparison.scores, PooledScores):
