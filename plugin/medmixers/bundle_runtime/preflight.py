@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from medmixers.bundle_runtime.cases import find_images, split, unread_files
-from medmixers.bundle_runtime.options import build, given_cases
+from medmixers.bundle_runtime.options import build, ensemble_files, given_cases
 from medmixers.bundle_runtime.preflight_files import VOXELS_OF, check_cases, check_folders, check_given, paths
 from medmixers.bundle_runtime.preflight_weights import check_state
 from medmixers.bundle_runtime.stack import one_line_in_command
@@ -107,6 +107,7 @@ def check_evaluation(
     masks: int = 0,
     fold: int = 0,
     class_names: Sequence[str] = (),
+    ensemble: str | Sequence[str] = (),
     folders: Sequence[str] = (),
 ) -> None:
     """Raise InputError unless the cases to score can be read, and there are weights; name the classes without a case.
@@ -123,10 +124,11 @@ def check_evaluation(
         masks: as :func:`check_training` has it.
         fold: of the split.
         class_names: of a classification.
+        ensemble: files of weights that are read instead of ``ckpt_path``.
         folders: as :func:`check_training` has it.
     """
     check_folders(folders)
-    read_weights(ckpt_path, _built(network))
+    _check_weights(_built(network), ckpt_path, ensemble)
     listed = {"classes": classes, "masks": masks}
     given = given_cases(TRAINING_DATA["validation"])
     check_given({"evaluated": given})
@@ -153,6 +155,7 @@ def check_inference(
     image_reader: BundleImageReader | NnUNetImages,
     writes_images: bool = False,
     find: Callable[[str], list[Any]] = find_images,
+    ensemble: str | Sequence[str] = (),
     folders: Sequence[str] = (),
 ) -> None:
     """Raise InputError unless there are weights and readable images.
@@ -166,13 +169,14 @@ def check_inference(
         image_reader: as :func:`check_training` has it.
         writes_images: each prediction is a file named after its case, so no two cases may have one name.
         find: what lists the images of ``dataset_dir``.
+        ensemble: as :func:`check_evaluation` has it.
         folders: as :func:`check_training` has it.
     """
     check_folders(folders)
     network = _built(network)
-    if load_pretrain:
+    if load_pretrain or ensemble:
         hint = "; --allow_untrained True predicts with untrained weights"
-        read_weights(ckpt_path, network, hint=hint)
+        _check_weights(network, ckpt_path, ensemble, hint)
     if (given := given_cases("dataset::data")) is not None:
         check_given({"predicted": given})
         images = [case["image"] for case in given]
@@ -188,6 +192,15 @@ def check_inference(
         if writes_images and other is not files[0]:
             raise InputError(f"the predictions of {str(other)!r} and {str(files[0])!r} would have one name; rename one")
         image_reader.check_case(files)
+
+
+def _check_weights(network: Any, ckpt_path: str, ensemble: str | Sequence[str], hint: str = "") -> None:
+    """Raise InputError unless the network can load the weights: of ``ckpt_path``, or of each file of an ensemble."""
+    files = ensemble_files(ensemble)
+    for file in files:
+        read_weights(file, network, option="ensemble")
+    if not files:
+        read_weights(ckpt_path, network, hint=hint)
 
 
 def _inputs(cases: Sequence[Any]) -> list[Path]:

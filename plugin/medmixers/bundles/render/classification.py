@@ -11,13 +11,14 @@ from medmixers.bundles.render.parts import (
     STATS,
     TO_FLOAT32,
     Config,
+    averaging,
     deterministic_transforms,
+    evaluated_weights,
     function,
     ours,
     progress,
     random_affine,
     random_crop_and_flip,
-    weights_loader,
 )
 
 TO_PROBABILITIES: list[Config] = [TO_FLOAT32, {"_target_": "Activationsd", "keys": "pred", "softmax": True, "dim": 0}]
@@ -91,7 +92,8 @@ class ClassificationKind(BundleKind):
         return {
             "validate::handlers": [
                 ONE_LINE_ERRORS,
-                weights_loader("@ckpt_path"),
+                evaluated_weights(),
+                averaging(self.row),
                 STATS,
                 {"_target_": "MetricsSaver", "save_dir": "@output_dir", "metrics": "*"},
                 self._table("probabilities.csv", function("metrics.probabilities_with_truth")),

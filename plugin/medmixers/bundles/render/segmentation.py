@@ -15,14 +15,15 @@ from medmixers.bundles.render.parts import (
     STATS,
     TO_FLOAT32,
     Config,
+    averaging,
     deterministic_transforms,
+    evaluated_weights,
     function,
     load_files,
     ours,
     progress,
     random_affine,
     random_crop_and_flip,
-    weights_loader,
 )
 
 BOTH = ["image", "label"]
@@ -207,7 +208,14 @@ class SegmentationKind(BundleKind):
         }
         return {
             "validate::additional_metrics": {HD95: hausdorff},
-            "validate::handlers": [ONE_LINE_ERRORS, weights_loader("@ckpt_path"), STATS, tables, progress("evaluate")],
+            "validate::handlers": [
+                ONE_LINE_ERRORS,
+                evaluated_weights(),
+                averaging(self.row),
+                STATS,
+                tables,
+                progress("evaluate"),
+            ],
             "finalize": [
                 f"$print('Dice of each case: ' + os.path.join(@output_dir, '{self.key_metric}_raw.csv'))",
                 f"$print('HD95 of each case: ' + os.path.join(@output_dir, '{HD95}_raw.csv'))",

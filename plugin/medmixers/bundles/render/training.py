@@ -62,8 +62,8 @@ def train_config(row: BundleRow) -> Config:
         "validate": _validate(kind),
         "preflight": _preflight(row),
         "initialize": [check_options(), SEED],
-        "cache": ours("preflight.check_built", keys=["train::trainer"]),
-        "run": ["@preflight", "@cache", "$@train::trainer.run()"],
+        "built": ours("preflight.check_built", keys=["train::trainer"]),
+        "run": ["@preflight", "@built", "$@train::trainer.run()"],
         "finalize": [ours("saving.say_best_weights", folder="@ckpt_dir")],
     }
 
