@@ -46,9 +46,8 @@ class AveragedPredictions:
     ) -> None:
         axes = tuple(mirror_axes)
         if use_mirroring and (not axes or len(set(axes)) < len(axes) or not set(axes) <= set(range(spatial_dims))):
-            raise InputError(
-                f"--mirror_axes must list different axes from 0 to {spatial_dims - 1}, for example [0], got {list(axes)}"
-            )
+            valid = f"different axes from 0 to {spatial_dims - 1}, for example [0]"
+            raise InputError(f"--mirror_axes must list {valid}, got {list(axes)}")
         self.sigmoid = sigmoid
         self.mirror_axes = axes if use_mirroring else ()
         self.files = ensemble_files(ensemble)
