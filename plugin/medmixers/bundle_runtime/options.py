@@ -151,6 +151,8 @@ def check_value(name: str, value: Any, default: Any = None) -> None:
         expected = "a number >= 0" if NUMBERS[name] == float("inf") else f"a number from 0 to {NUMBERS[name]:g}"
     elif name in SIZES and not _is_size(value, default):
         expected = f"a list of {len(default) if isinstance(default, list) else '2 or 3'} whole numbers >= 1"
+    elif name == "cache_dir" and not (value is None or isinstance(value, str)):
+        expected = "a folder"
     elif name == "mirror_axes" and not (isinstance(value, (list, tuple)) and all(type(axis) is int for axis in value)):
         expected = "a list of axes from 0, for example [0]"
     elif name == "device" and isinstance(value, str):

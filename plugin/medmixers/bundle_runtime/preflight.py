@@ -53,7 +53,7 @@ def check_training(
     masks: int = 0,
     fold: int = 0,
     epochs: int | None = None,
-    folders: Sequence[str] = (),
+    folders: Sequence[str | None] = (),
 ) -> None:
     """Raise InputError unless the training cases can be read, split, and fit the network. Held-out cases are not read.
 
@@ -108,7 +108,7 @@ def check_evaluation(
     fold: int = 0,
     class_names: Sequence[str] = (),
     ensemble: str | Sequence[str] = (),
-    folders: Sequence[str] = (),
+    folders: Sequence[str | None] = (),
 ) -> None:
     """Raise InputError unless the cases to score can be read, and there are weights; name the classes without a case.
 
@@ -156,7 +156,7 @@ def check_inference(
     writes_images: bool = False,
     find: Callable[[str], list[Any]] = find_images,
     ensemble: str | Sequence[str] = (),
-    folders: Sequence[str] = (),
+    folders: Sequence[str | None] = (),
 ) -> None:
     """Raise InputError unless there are weights and readable images.
 

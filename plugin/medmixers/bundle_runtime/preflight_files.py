@@ -20,15 +20,17 @@ if TYPE_CHECKING:
     from medmixers.bundle_runtime.image_reader import BundleImageReader
 
 
-def check_folders(folders: Sequence[str], inputs: Iterable[Path] = ()) -> None:
+def check_folders(folders: Sequence[str | None], inputs: Iterable[Path] = ()) -> None:
     """Raise InputError unless each folder can be written, or made, without replacing an input. Nothing is made.
 
     Args:
-        folders: where files will be written.
+        folders: where files will be written; None stands for an option that is not used.
         inputs: files that are read; one per folder is enough.
     """
     inputs = list(inputs)
     for folder in folders:
+        if folder is None:
+            continue
         refuse_overwriting_inputs(folder, inputs)
         place = Path(folder).absolute()
         existing = next(path for path in (place, *place.parents) if os.path.lexists(path))

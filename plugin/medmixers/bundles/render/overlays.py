@@ -26,7 +26,7 @@ def evaluate_config(row: BundleRow) -> Config:
             network="network_def",
             ckpt_path="@ckpt_path",
             ensemble="@ensemble",
-            folders=["@output_dir"],
+            folders=["@output_dir", "@cache_dir"],
         ),
         "built": ours("preflight.check_built", keys=["validate::evaluator"]),
         "run": ["@preflight", "@built", "$@validate::evaluator.run()"],
