@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from medmixers.bundle_runtime.cases import find_images, split, unread_files
 from medmixers.bundle_runtime.options import build, ensemble_files, given_cases
-from medmixers.bundle_runtime.preflight_files import VOXELS_OF, check_cases, check_folders, check_given, paths
+from medmixers.bundle_runtime.preflight_files import (
+    VOXELS_OF,
+    check_cases,
+    check_folders,
+    check_given,
+    check_label_counts,
+    paths,
+)
 from medmixers.bundle_runtime.preflight_weights import check_state
 from medmixers.bundle_runtime.stack import one_line_in_command
 from medmixers.checkpoints import read_weights
@@ -51,6 +58,7 @@ def check_training(
     label_values: Sequence[int] = (),
     classes: int = 0,
     masks: int = 0,
+    labels: int = 0,
     fold: int = 0,
     epochs: int | None = None,
     folders: Sequence[str | None] = (),
@@ -70,6 +78,7 @@ def check_training(
         label_values: what the label files of a data set in nnU-Net raw format may hold.
         classes: classes of a datalist.json, where a case has one.
         masks: mask files of each case of a datalist.json, where a case has those.
+        labels: labels of a datalist.json, where a case has several.
         fold: of the split.
         epochs: length of the training, which a state to go on with may not exceed.
         folders: what is written to.
@@ -80,7 +89,7 @@ def check_training(
         read_weights(pretrained_ckpt, network, option="pretrained_ckpt")
     if resume_ckpt is not None:
         check_state(resume_ckpt, network, epochs=epochs)
-    listed = {"classes": classes, "masks": masks}
+    listed = {"classes": classes, "masks": masks, "labels": labels}
     given = {part: given_cases(key) for part, key in TRAINING_DATA.items()}
     is_folder = all(items is None for items in given.values())
     check_given(given)
@@ -91,6 +100,8 @@ def check_training(
     cases = [case for part in parts for case in part]
     check_folders(folders, _inputs(cases))
     _check_cases(dataset_dir if is_folder else None, label_values, cases, "training", image_reader, listed)
+    if labels:
+        check_label_counts(parts[1], "validation")
 
 
 @one_line_in_command()
@@ -105,6 +116,7 @@ def check_evaluation(
     label_values: Sequence[int] = (),
     classes: int = 0,
     masks: int = 0,
+    labels: int = 0,
     fold: int = 0,
     class_names: Sequence[str] = (),
     ensemble: str | Sequence[str] = (),
@@ -122,6 +134,7 @@ def check_evaluation(
         label_values: as :func:`check_training` has it.
         classes: as :func:`check_training` has it.
         masks: as :func:`check_training` has it.
+        labels: as :func:`check_training` has it.
         fold: of the split.
         class_names: of a classification.
         ensemble: files of weights that are read instead of ``ckpt_path``.
@@ -129,7 +142,7 @@ def check_evaluation(
     """
     check_folders(folders)
     _check_weights(_built(network), ckpt_path, ensemble)
-    listed = {"classes": classes, "masks": masks}
+    listed = {"classes": classes, "masks": masks, "labels": labels}
     given = given_cases(TRAINING_DATA["validation"])
     check_given({"evaluated": given})
     if given is None:
@@ -140,7 +153,9 @@ def check_evaluation(
     check_folders(folders, _inputs(cases))
     audited = "test" if part == "test" else "training"
     _check_cases(dataset_dir if given is None else None, label_values, cases, audited, image_reader, listed)
-    if class_names:
+    if labels:
+        check_label_counts(cases, part)
+    elif class_names:
         _name_absent_classes(class_names, cases, part)
 
 

@@ -242,5 +242,6 @@ def expected_data(row: BundleRow) -> Config:
     if row.task_spec.has_raw_format:
         keys["label_values"] = task.file_values
     else:
-        keys["classes" if task.task == "classification" else "masks"] = task.out_channels
+        kind = "masks" if task.task == "segmentation" else "labels" if task.multi_label else "classes"
+        keys[kind] = task.out_channels
     return keys

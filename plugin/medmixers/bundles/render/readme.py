@@ -62,6 +62,10 @@ def _grid(row: BundleRow) -> str:
 def _loss(row: BundleRow) -> str:
     recipe = row.training
     if row.task_spec.task == "classification":
+        if row.task_spec.multi_label:
+            rule = "(negative / positive cases) ** 0.5"
+            weighted = f", positive cases weighted by {rule}, at most {recipe.class_weight_ceiling:g}"
+            return f"binary cross-entropy of each label{weighted if recipe.class_weight_ceiling else ''}"
         smoothing = f" with label smoothing {recipe.label_smoothing:g}" if recipe.label_smoothing else ""
         ceiling = f", classes weighted by min({recipe.class_weight_ceiling:g}, frequency ** -0.5)"
         return f"cross-entropy{smoothing}{ceiling if recipe.class_weight_ceiling else ''}"
