@@ -130,10 +130,10 @@ def test_an_ensemble_is_a_list_or_text_with_commas(value: Any, files: list[str])
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("a.pt,", "must name files of weights"),
-        ([1, 2], "must name files of weights"),
-        (True, "must name files of weights"),
-        ({"a": 1}, "must name files of weights"),
+        ("a.pt,", "must be files of weights"),
+        ([1, 2], "must be files of weights"),
+        (True, "must be files of weights"),
+        ({"a": 1}, "must be files of weights"),
         ("a.pt,./a.pt", "names './a.pt' twice"),
     ],
 )

@@ -256,7 +256,7 @@ def test_mirroring_is_the_mean_over_explicit_flips(bundle: str, trained: Any) ->
         ({"ensemble": "MODEL,nowhere.pt"}, "--ensemble: there is no file 'nowhere.pt'"),
         ({"ensemble": "MODEL,MODEL"}, "--ensemble names "),
         ({"ensemble": "MODEL,OTHER"}, "OTHER' holds the weights of another network, or of other options: "),
-        ({"ensemble": 3}, '--ensemble must name files of weights, as "models/a.pt,models/b.pt", got 3'),
+        ({"ensemble": 3}, '--ensemble must be files of weights, as "models/a.pt,models/b.pt", got 3'),
         ({"use_mirroring": True, "mirror_axes": [2]}, "--mirror_axes must list different axes from 0 to 1, "),
         ({"mirror_axes": 0}, "--mirror_axes must be a list of axes from 0, for example [0], got 0"),
     ],

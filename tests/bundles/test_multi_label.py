@@ -87,6 +87,12 @@ def test_the_evaluation_has_scikit_learns_auroc(folder: Path) -> None:
     assert measured["val_accuracy"] == pytest.approx(right, abs=1e-6)
 
 
+def test_the_evaluation_names_the_labels_without_a_value(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = {"dataset_dir": str(folder / "data" / "converted"), "output_dir": str(folder / "again")}
+    run(folder / f"{TASK}_pooling", "train", "evaluate", ckpt_dir=str(folder / "models"), **paths)
+    assert "note: all or none of the test cases have 13 hernia: without a value of AUROC" in capsys.readouterr().out
+
+
 def test_predictions_are_the_probabilities_of_the_evaluation(folder: Path) -> None:
     predicted, evaluated = (table(folder / name) for name in ("predictions/predictions.csv", "eval/probabilities.csv"))
     assert list(predicted[0]) == ["file", *LABELS]

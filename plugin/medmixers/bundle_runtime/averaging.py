@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from functools import partial
 from itertools import combinations
@@ -118,7 +118,7 @@ def mirrored_mean(network: Any, axes: Sequence[int], x: Tensor, *args: Any, **kw
     return total / (len(chosen) + 1)
 
 
-def mean_as_logits(logits: Any, count: int, *, sigmoid: bool) -> Tensor:
+def mean_as_logits(logits: Iterable[Tensor], count: int, *, sigmoid: bool) -> Tensor:
     """Logits whose softmax, or sigmoid, is the mean of the probabilities of ``count`` predictions.
 
     Args:
@@ -126,7 +126,10 @@ def mean_as_logits(logits: Any, count: int, *, sigmoid: bool) -> Tensor:
         count: how many.
         sigmoid: as :class:`AveragedPredictions` has it.
     """
-    mean = sum((torch.sigmoid(each.float()) if sigmoid else torch.softmax(each.float(), 1)) / count for each in logits)
+    mean = torch.zeros(())
+    for each in logits:
+        probabilities = torch.sigmoid(each.float()) if sigmoid else torch.softmax(each.float(), dim=1)
+        mean = mean + probabilities / count
     return torch.logit(mean) if sigmoid else torch.log(mean)
 
 

@@ -35,7 +35,7 @@ def described(value: Any, above: tuple[int, ...] = ()) -> Any:
     if isinstance(value, (Path, Enum, np.dtype, torch.dtype, torch.device)):
         return [_name(type(value)), str(value)]
     if isinstance(value, (np.ndarray, np.generic, torch.Tensor)):
-        array = np.asarray(value)
+        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
         return [str(array.dtype), list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
     if isinstance(value, NAMED):
         return _name(value)

@@ -49,6 +49,7 @@ NUMBERS = {  # from 0 to this
     "tile_step_size": 1.0,
 }
 SIZES = {"image_size", "roi_size"}
+FILES_OF_WEIGHTS = 'files of weights, as "models/a.pt,models/b.pt"'
 # Top-level keys that are no options: what MONAI runs, and what is derived from options.
 NO_OPTIONS = {"finalize", "find_package", "imports", "initialize", "local_rank", "network", "rank", "run"}
 
@@ -157,6 +158,8 @@ def check_value(name: str, value: Any, default: Any = None) -> None:
         expected = "a number >= 0" if NUMBERS[name] == float("inf") else f"a number from 0 to {NUMBERS[name]:g}"
     elif name in SIZES and not _is_size(value, default):
         expected = f"a list of {len(default) if isinstance(default, list) else '2 or 3'} whole numbers >= 1"
+    elif name == "ensemble" and not isinstance(value, (str, list, tuple)):
+        expected = FILES_OF_WEIGHTS
     elif name == "cache_dir" and not (value is None or isinstance(value, str)):
         expected = "a folder"
     elif name == "mirror_axes" and not (isinstance(value, (list, tuple)) and all(type(axis) is int for axis in value)):
@@ -175,7 +178,7 @@ def ensemble_files(value: str | Sequence[str]) -> list[str]:
     """
     names = value.split(",") if isinstance(value, str) and value else value or []
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) and name.strip() for name in names):
-        raise InputError(f'--ensemble must name files of weights, as "models/a.pt,models/b.pt", got {value!r}')
+        raise InputError(f"--ensemble must be {FILES_OF_WEIGHTS}, got {value!r}")
     files = [name.strip() for name in names]
     twice = next((file for index, file in enumerate(files) if _same(file, files[:index])), None)
     if twice is not None:

@@ -7,6 +7,7 @@ all; SystemExit passes through. torch is imported only where weights are looked 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -154,7 +155,7 @@ def check_evaluation(
     audited = "test" if part == "test" else "training"
     _check_cases(dataset_dir if given is None else None, label_values, cases, audited, image_reader, listed)
     if labels:
-        check_label_counts(cases, part)
+        _name_one_sided_labels(class_names, cases, part)
     elif class_names:
         _name_absent_classes(class_names, cases, part)
 
@@ -292,5 +293,16 @@ def _name_absent_classes(names: Sequence[str], cases: list[dict[str, Any]], part
         print(
             f"medmixers: note: no {part} case is of class {', '.join(absent)}: precision, recall and F1 of a class "
             "without cases count as 0 in the means, and val_auc is nan",
+            flush=True,
+        )
+
+
+def _name_one_sided_labels(names: Sequence[str], cases: list[dict[str, Any]], part: str) -> None:
+    counts = Counter(label for case in cases for label in case["label"])
+    one_sided = [f"{label} {name}" for label, name in enumerate(names) if counts[label] in (0, len(cases))]
+    if one_sided:
+        print(
+            f"medmixers: note: all or none of the {part} cases have {', '.join(one_sided)}: without a value of AUROC, "
+            "left out of val_auc",
             flush=True,
         )
