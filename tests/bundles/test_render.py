@@ -24,9 +24,9 @@ ORDER = {  # what you change, data, network, training, validation, what runs
                   "postprocessing", "evaluator", "preflight", "initialize", "run"),
 }  # fmt: skip
 RUNS = {
-    "train": ["@preflight", "@cache", "$@train::trainer.run()"],
-    "evaluate": ["@preflight", "@cache", "$@validate::evaluator.run()"],
-    "inference": ["@preflight", "$@evaluator.run()"],
+    "train": ["@preflight", "@built", "$@train::trainer.run()"],
+    "evaluate": ["@preflight", "@built", "$@validate::evaluator.run()"],
+    "inference": ["@preflight", "@built", "$@evaluator.run()"],
 }
 
 

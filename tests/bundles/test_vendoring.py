@@ -21,8 +21,8 @@ from medmixers.bundles.share.vendoring import (
 from medmixers.mixers import TOKEN_MIXERS
 
 # The most that a bundle carries, measured over all of them; the whole package has more than 150 files.
-MOST_FILES, MOST_LINES = 51, 6150
-MOST_OF_GROUPED_CONV = 51, 5950
+MOST_FILES, MOST_LINES = 57, 6850
+MOST_OF_GROUPED_CONV = 57, 6630
 
 
 def configs_of(name: str) -> dict[str, str]:

@@ -7,13 +7,21 @@ all; SystemExit passes through. torch is imported only where weights are looked 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from medmixers.bundle_runtime.cases import find_images, split, unread_files
-from medmixers.bundle_runtime.options import build, given_cases
-from medmixers.bundle_runtime.preflight_files import VOXELS_OF, check_cases, check_folders, check_given, paths
+from medmixers.bundle_runtime.options import build, ensemble_files, given_cases
+from medmixers.bundle_runtime.preflight_files import (
+    VOXELS_OF,
+    check_cases,
+    check_folders,
+    check_given,
+    check_label_counts,
+    paths,
+)
 from medmixers.bundle_runtime.preflight_weights import check_state
 from medmixers.bundle_runtime.stack import one_line_in_command
 from medmixers.checkpoints import read_weights
@@ -51,9 +59,10 @@ def check_training(
     label_values: Sequence[int] = (),
     classes: int = 0,
     masks: int = 0,
+    labels: int = 0,
     fold: int = 0,
     epochs: int | None = None,
-    folders: Sequence[str] = (),
+    folders: Sequence[str | None] = (),
 ) -> None:
     """Raise InputError unless the training cases can be read, split, and fit the network. Held-out cases are not read.
 
@@ -70,6 +79,7 @@ def check_training(
         label_values: what the label files of a data set in nnU-Net raw format may hold.
         classes: classes of a datalist.json, where a case has one.
         masks: mask files of each case of a datalist.json, where a case has those.
+        labels: labels of a datalist.json, where a case has several.
         fold: of the split.
         epochs: length of the training, which a state to go on with may not exceed.
         folders: what is written to.
@@ -80,7 +90,7 @@ def check_training(
         read_weights(pretrained_ckpt, network, option="pretrained_ckpt")
     if resume_ckpt is not None:
         check_state(resume_ckpt, network, epochs=epochs)
-    listed = {"classes": classes, "masks": masks}
+    listed = {"classes": classes, "masks": masks, "labels": labels}
     given = {part: given_cases(key) for part, key in TRAINING_DATA.items()}
     is_folder = all(items is None for items in given.values())
     check_given(given)
@@ -91,6 +101,8 @@ def check_training(
     cases = [case for part in parts for case in part]
     check_folders(folders, _inputs(cases))
     _check_cases(dataset_dir if is_folder else None, label_values, cases, "training", image_reader, listed)
+    if labels:
+        check_label_counts(parts[1], "validation")
 
 
 @one_line_in_command()
@@ -105,9 +117,11 @@ def check_evaluation(
     label_values: Sequence[int] = (),
     classes: int = 0,
     masks: int = 0,
+    labels: int = 0,
     fold: int = 0,
     class_names: Sequence[str] = (),
-    folders: Sequence[str] = (),
+    ensemble: str | Sequence[str] = (),
+    folders: Sequence[str | None] = (),
 ) -> None:
     """Raise InputError unless the cases to score can be read, and there are weights; name the classes without a case.
 
@@ -121,13 +135,15 @@ def check_evaluation(
         label_values: as :func:`check_training` has it.
         classes: as :func:`check_training` has it.
         masks: as :func:`check_training` has it.
+        labels: as :func:`check_training` has it.
         fold: of the split.
         class_names: of a classification.
+        ensemble: files of weights that are read instead of ``ckpt_path``.
         folders: as :func:`check_training` has it.
     """
     check_folders(folders)
-    read_weights(ckpt_path, _built(network))
-    listed = {"classes": classes, "masks": masks}
+    _check_weights(_built(network), ckpt_path, ensemble)
+    listed = {"classes": classes, "masks": masks, "labels": labels}
     given = given_cases(TRAINING_DATA["validation"])
     check_given({"evaluated": given})
     if given is None:
@@ -138,7 +154,9 @@ def check_evaluation(
     check_folders(folders, _inputs(cases))
     audited = "test" if part == "test" else "training"
     _check_cases(dataset_dir if given is None else None, label_values, cases, audited, image_reader, listed)
-    if class_names:
+    if labels:
+        _name_one_sided_labels(class_names, cases, part)
+    elif class_names:
         _name_absent_classes(class_names, cases, part)
 
 
@@ -153,7 +171,8 @@ def check_inference(
     image_reader: BundleImageReader | NnUNetImages,
     writes_images: bool = False,
     find: Callable[[str], list[Any]] = find_images,
-    folders: Sequence[str] = (),
+    ensemble: str | Sequence[str] = (),
+    folders: Sequence[str | None] = (),
 ) -> None:
     """Raise InputError unless there are weights and readable images.
 
@@ -166,13 +185,14 @@ def check_inference(
         image_reader: as :func:`check_training` has it.
         writes_images: each prediction is a file named after its case, so no two cases may have one name.
         find: what lists the images of ``dataset_dir``.
+        ensemble: as :func:`check_evaluation` has it.
         folders: as :func:`check_training` has it.
     """
     check_folders(folders)
     network = _built(network)
-    if load_pretrain:
+    if load_pretrain or ensemble:
         hint = "; --allow_untrained True predicts with untrained weights"
-        read_weights(ckpt_path, network, hint=hint)
+        _check_weights(network, ckpt_path, ensemble, hint)
     if (given := given_cases("dataset::data")) is not None:
         check_given({"predicted": given})
         images = [case["image"] for case in given]
@@ -188,6 +208,15 @@ def check_inference(
         if writes_images and other is not files[0]:
             raise InputError(f"the predictions of {str(other)!r} and {str(files[0])!r} would have one name; rename one")
         image_reader.check_case(files)
+
+
+def _check_weights(network: Any, ckpt_path: str, ensemble: str | Sequence[str], hint: str = "") -> None:
+    """Raise InputError unless the network can load the weights: of ``ckpt_path``, or of each file of an ensemble."""
+    files = ensemble_files(ensemble)
+    for file in files:
+        read_weights(file, network, option="ensemble")
+    if not files:
+        read_weights(ckpt_path, network, hint=hint)
 
 
 def _inputs(cases: Sequence[Any]) -> list[Path]:
@@ -264,5 +293,16 @@ def _name_absent_classes(names: Sequence[str], cases: list[dict[str, Any]], part
         print(
             f"medmixers: note: no {part} case is of class {', '.join(absent)}: precision, recall and F1 of a class "
             "without cases count as 0 in the means, and val_auc is nan",
+            flush=True,
+        )
+
+
+def _name_one_sided_labels(names: Sequence[str], cases: list[dict[str, Any]], part: str) -> None:
+    counts = Counter(label for case in cases for label in case["label"])
+    one_sided = [f"{label} {name}" for label, name in enumerate(names) if counts[label] in (0, len(cases))]
+    if one_sided:
+        print(
+            f"medmixers: note: all or none of the {part} cases have {', '.join(one_sided)}: without a value of AUROC, "
+            "left out of val_auc",
             flush=True,
         )

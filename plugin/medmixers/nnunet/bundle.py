@@ -176,6 +176,7 @@ def _inference(model: TrainedModel, network: dict[str, Any]) -> dict[str, Any]:
         "dataset_dir": "$@bundle_root + '/data'",
         "output_dir": "$@bundle_root + '/predictions'",
         "ckpt_path": "$@bundle_root + '/models/model.pt'",
+        "save_probabilities": False,
         "tile_step_size": 0.5,
         "use_mirroring": True,
         "device": device(),
@@ -200,7 +201,12 @@ def _inference(model: TrainedModel, network: dict[str, Any]) -> dict[str, Any]:
         ),
         "postprocessing": compose(
             [
-                with_plans("NnUNetSegmentationd", keys="pred"),
+                with_plans(
+                    "NnUNetSegmentationd",
+                    keys="pred",
+                    save_probabilities="@save_probabilities",
+                    output_dir="@output_dir",
+                ),
                 with_plans("NnUNetSaved", keys="pred", output_dir="@output_dir"),
             ]
         ),

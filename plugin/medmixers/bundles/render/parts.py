@@ -202,6 +202,28 @@ def weights_loader(path: str, **extra: Any) -> Config:
     }
 
 
+def evaluated_weights() -> Config:
+    """The loader of an evaluation; an ensemble loads its own files."""
+    return weights_loader("@ckpt_path", _disabled_="$bool(@ensemble)")
+
+
+def averaging_options(row: BundleRow) -> Config:
+    """Options of inference and evaluation: averages over mirrored copies and over models."""
+    axes = [0] if row.training.crop_and_flip else list(range(len(row.size)))  # those that the training flips, or all
+    return {"use_mirroring": False, "mirror_axes": axes, "ensemble": []}
+
+
+def averaging(row: BundleRow) -> Config:
+    """The handler of these options."""
+    return ours(
+        "averaging.AveragedPredictions",
+        spatial_dims=len(row.size),
+        sigmoid=row.task_spec.multi_label,
+        **{name: f"@{name}" for name in averaging_options(row)},
+        _disabled_="$not (@use_mirroring or @ensemble)",
+    )
+
+
 def expected_data(row: BundleRow) -> Config:
     """What the preflight compares a data set and its images with."""
     task = row.task_spec
@@ -209,5 +231,6 @@ def expected_data(row: BundleRow) -> Config:
     if row.task_spec.has_raw_format:
         keys["label_values"] = task.file_values
     else:
-        keys["classes" if task.task == "classification" else "masks"] = task.out_channels
+        kind = "masks" if task.task == "segmentation" else "labels" if task.multi_label else "classes"
+        keys[kind] = task.out_channels
     return keys
