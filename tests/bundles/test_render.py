@@ -26,7 +26,7 @@ ORDER = {  # what you change, data, network, training, validation, what runs
 RUNS = {
     "train": ["@preflight", "@cache", "$@train::trainer.run()"],
     "evaluate": ["@preflight", "@cache", "$@validate::evaluator.run()"],
-    "inference": ["@preflight", "$@evaluator.run()"],
+    "inference": ["@preflight", "$@cases.run(@evaluator)"],
 }
 
 

@@ -32,7 +32,16 @@ WHOLE_NUMBERS = {
     "val_interval": 1,
     "warmup_epochs": 0,
 }
-SWITCHES = {"allow_untrained", "amp", "early_stop", "load_pretrain", "separate_folder", "use_mirroring"}
+SWITCHES = {
+    "allow_untrained",
+    "amp",
+    "continue_prediction",
+    "early_stop",
+    "keep_going",
+    "load_pretrain",
+    "separate_folder",
+    "use_mirroring",
+}
 NUMBERS = {"learning_rate": float("inf"), "cache_rate": 1.0, "overlap": 0.99, "tile_step_size": 1.0}  # 0 to this
 SIZES = {"image_size", "roi_size"}
 # Top-level keys that are no options: what MONAI runs, and what is derived from options.

@@ -154,6 +154,7 @@ def check_inference(
     writes_images: bool = False,
     find: Callable[[str], list[Any]] = find_images,
     folders: Sequence[str] = (),
+    cases: str | None = None,
 ) -> None:
     """Raise InputError unless there are weights and readable images.
 
@@ -167,6 +168,8 @@ def check_inference(
         writes_images: each prediction is a file named after its case, so no two cases may have one name.
         find: what lists the images of ``dataset_dir``.
         folders: as :func:`check_training` has it.
+        cases: key of the :class:`~medmixers.bundle_runtime.many_cases.Cases` in the config; None reads all images. Only
+            those that it will predict are read, and none where it goes on after a bad case: it reads each itself.
     """
     check_folders(folders)
     network = _built(network)
@@ -179,15 +182,23 @@ def check_inference(
     if not images:
         find(dataset_dir)  # raises and says what is missing
         raise InputError("the datalist is empty: there is no image to predict")
-    cases = [paths(entry) for entry in images]
     check_folders(folders, _inputs([{"image": entry} for entry in images]))
     _name_unread(dataset_dir, images)
+    chosen = build(cases) if cases is not None and given is None else None
+    read = images if chosen is None else [] if chosen.keep_going else chosen.images
+    if writes_images:
+        _check_names(images)
+    for entry in _with_progress(read):
+        image_reader.check_case(paths(entry))
+
+
+def _check_names(images: Sequence[Any]) -> None:
+    """Raise InputError where two predictions would have one name."""
     first_of: dict[str, Path] = {}
-    for files in _with_progress(cases):
+    for files in map(paths, images):
         other = first_of.setdefault(stem_and_ending(files[0])[0], files[0])
-        if writes_images and other is not files[0]:
+        if other is not files[0]:
             raise InputError(f"the predictions of {str(other)!r} and {str(files[0])!r} would have one name; rename one")
-        image_reader.check_case(files)
 
 
 def _inputs(cases: Sequence[Any]) -> list[Path]:

@@ -21,7 +21,7 @@ PREDICTED_AND_TRUE = "$monai.handlers.from_engine(['pred', 'label'])"
 # Parts of every inference.json, also of a bundle that is made of an nnU-Net model.
 IMAGES: Config = {
     "_target_": "Dataset",
-    "data": "$[{@image_key: path} for path in @datalist]",
+    "data": "$[{@image_key: path} for path in @cases.images]",
     "transform": "@preprocessing",
 }
 ONE_BY_ONE: Config = {
@@ -31,6 +31,7 @@ ONE_BY_ONE: Config = {
     "batch_size": 1,
     "shuffle": False,
     "num_workers": "@num_workers",
+    "keep_going": "@keep_going",
 }
 ONE_LINE_ERRORS: Config = {"_target_": f"{RUNTIME}.loading.OneLineErrors", "_requires_": "@find_package"}
 EVALUATOR: Config = {
@@ -41,13 +42,21 @@ EVALUATOR: Config = {
     "inferer": "@inferer",
     "postprocessing": "@postprocessing",
     "val_handlers": "@handlers",
+    "iteration_update": "$@cases.predict_case",
 }
+RUN_INFERENCE = ["@preflight", "$@cases.run(@evaluator)"]
 CUDNN = "$setattr(torch.backends.cudnn, 'benchmark', True)"
 
 
 def ours(target: str, **arguments: Any) -> Config:
     """A component of ``bundle_runtime``, found in the bundle's copy of the package or in the installation."""
     return {"_target_": f"{RUNTIME}.{target}", "_requires_": "@find_package", **arguments}
+
+
+def cases(**options: Any) -> Config:
+    """The key ``cases`` of inference: those of the folder that are predicted."""
+    arguments = {name: f"@{name}" for name in ("output_dir", "image_reader", "ckpt_path", "part", "keep_going")}
+    return {"cases": ours("many_cases.Cases", images="@datalist", **arguments, **options)}
 
 
 STATS = ours("handlers.Stats", iteration_log=False)

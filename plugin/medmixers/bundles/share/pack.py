@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from medmixers.bundles.catalog import BUNDLES
 from medmixers.bundles.new import write_bundle
 from medmixers.bundles.render.text import readable_json
-from medmixers.bundles.share.archive import check_kind, check_root, file_digest, write_archive
+from medmixers.bundles.share.archive import check_kind, check_root, write_archive
 from medmixers.bundles.share.card import metrics_table, model_card, read_metrics
 from medmixers.bundles.share.carried import absent_names, carried_package, vendored_name
 from medmixers.bundles.share.export import MODELS, export_models
@@ -27,7 +27,7 @@ from medmixers.bundles.share.vendoring import (
 )
 from medmixers.checkpoints import read_weights
 from medmixers.errors import InputError, MissingFileError
-from medmixers.files import working_folder
+from medmixers.files import file_digest, working_folder
 from medmixers.progress import steps
 from medmixers.registry import valid_names
 
