@@ -46,7 +46,7 @@ def test_csv_of_networks_goes_on_after_one_that_fails(tmp_path):
     assert file.read_text() == text
     assert [path.name for path in tmp_path.iterdir()] == ["costs.csv"]
     embedded, refused, plain = csv.DictReader(io.StringIO(text))
-    assert embedded["error"].startswith("positional_embedding belongs to token mixer global_attention")
+    assert embedded["error"].startswith("token mixer pooling has no option head_dim")
     assert refused["error"].startswith("network 'med_unext' has no option")
     assert refused["parameters"] == ""
     expected = profile_network("identityformer_s12", size=(32, 32), repeats=1, kernel_size=3, mixer="pooling")

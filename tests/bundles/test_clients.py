@@ -89,8 +89,10 @@ def test_the_schedule_and_the_last_validation_follow_the_length_that_label_sets(
     flow.initialize()
     schedule = flow.parser.get_parsed_content("lr_scheduler")
     assert schedule.t_total == 50 * 2
-    assert flow.parser.get_parsed_content("train::handlers::5::interval") == 50
-    assert not flow.parser.get_parsed_content("train::handlers::5::_disabled_")
+    handlers = flow.parser["train::handlers"]
+    validations = [i for i, each in enumerate(handlers) if each["_target_"] == "ValidationHandler"]
+    assert [flow.parser.get_parsed_content(f"train::handlers::{i}::interval") for i in validations] == [7, 50]
+    assert not flow.parser.get_parsed_content(f"train::handlers::{validations[-1]}::_disabled_")
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,10 @@ def test_the_schedule_and_the_last_validation_follow_the_length_that_label_sets(
     [
         ({"image": "gone.nii.gz", "label": "gone.nii.gz"}, "there is no image 'gone.nii.gz'"),
         ({"image": "a.nii.gz"}, "each training case is a dict with image and label, got "),
-        ({"image": "a.nii.gz", "label": "seven.nii.gz"}, "'seven.nii.gz' holds the label 7; the network has "),
+        (
+            {"image": "a.nii.gz", "label": "seven.nii.gz"},
+            "seven.nii.gz holds label 7, which is no label of the data set; valid: 0, 1, 2",
+        ),
         ({"image": "a.nii.gz", "label": "small.nii.gz"}, "small.nii.gz has shape"),
     ],
 )

@@ -42,7 +42,7 @@ FAULTS = [
     ("imagesTr/case_5_0000.nii.gz", with_nan, "holds NaN or infinity in 1 of"),
     ("imagesTr/case_5_0000.nii.gz", lambda path: save(path, 0 * IMAGE), "is 0 in all of its"),
     ("imagesTr/case_4_0000.nii.gz", truncated, "cannot be read"),
-    ("labelsTr/case_5.nii.gz", with_label(np.uint8(7)), "holds label 7, which dataset.json does not know"),
+    ("labelsTr/case_5.nii.gz", with_label(np.uint8(7)), "holds label 7, which is no label of the data set"),
     ("labelsTr/case_5.nii.gz", with_label(np.int16(-1)), "holds label -1, which"),
     ("labelsTr/case_4.nii.gz", with_label(np.float32(1.9999)), "holds label 1.9999, which"),
 ]

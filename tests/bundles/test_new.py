@@ -118,7 +118,8 @@ def test_a_users_bundle_passes_the_static_checks(kind: str, tmp_path: Path) -> N
     report = verify_bundle(bundle, static=True)
     assert not report.failed, str(report)
     subject = Subject(bundle, tmp_path)
-    expected = subject.config("train")["preflight"]
-    options = {key: value for key, value in expected.items() if key not in ("_target_", "_requires_")}
+    train = subject.config("train")
+    options = {key: value for key, value in train["preflight"].items() if key not in ("_target_", "_requires_")}
     none = {"network": None, "pretrained_ckpt": None, "resume_ckpt": None, "fold": 0}
-    check_training(**{**options, **none, "dataset_dir": str(subject.dataset)})
+    reader = ConfigParser(train).get_parsed_content("image_reader")
+    check_training(**{**options, **none, "image_reader": reader, "dataset_dir": str(subject.dataset)})

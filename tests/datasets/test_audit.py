@@ -103,7 +103,7 @@ FAULTS: list[tuple[str, Callable[[Path], Any], type[Exception], str]] = [
         "unknown label",
         lambda f: save(f / "labelsTr/b_1.nii.gz", label(4)),
         ValueError,
-        r"labelsTr/b_1\.nii\.gz holds label 3, 4, which dataset\.json does not know; "
+        r"labelsTr/b_1\.nii\.gz holds label 3, 4, which is no label of the data set; "
         r"valid: 0 background, 1 organ, 2 tumour",
     ),
     (

@@ -1,6 +1,6 @@
 """The choice among functions that compute the same: by the clock, once a kind of input, and only where they agree."""
 
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,17 +14,20 @@ from medmixers.kernels.fastest import fastest
 def nothing_chosen(monkeypatch):
     monkeypatch.setattr(choice, "CHOSEN", {})
     monkeypatch.setattr(choice, "FAILED", set())
+    monkeypatch.setattr(choice, "time", SimpleNamespace(perf_counter=lambda: Product.now))
 
 
 class Product:
-    """x times weight, in so many seconds, and the calls counted."""
+    """x times weight, in so many seconds of a pretended clock, and the calls counted."""
+
+    now = 0.0
 
     def __init__(self, seconds=0.0, compute=torch.mul):
         self.seconds, self.compute, self.calls = seconds, compute, 0
 
     def __call__(self, x, weight):
         self.calls += 1
-        time.sleep(self.seconds)
+        Product.now += self.seconds
         return self.compute(x, weight)
 
 

@@ -198,7 +198,10 @@ def test_size_bound_mixers_need_and_keep_one_size():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mixer": "poling"}, "unknown token mixer 'poling'; valid: pooling, conv, global_attention"),
+        (
+            {"mixer": "poling"},
+            r"unknown token mixer 'poling'; valid: pooling, \.\.\.; 'medmixers list mixers' lists all",
+        ),
         ({"mixer": ("pooling", "conv")}, "mixer must be one value or 4, one per stage; got"),
         (
             {"mixer": "identity", "kernel_size": 3},

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
+from medmixers.bundle_runtime.gradient_norms import NormsFile
 from medmixers.study.scores import score_run
 
 MIXERS = {"pooling k3": ("pooling", 3), "pooling k5": ("pooling", 5), "conv k3": ("conv", 3), "conv k5": ("conv", 5)}
@@ -104,10 +105,16 @@ def make_run(folder, run, data, quality):
         write_probabilities(home / "probabilities.csv", data, rng, sharpness=0.6 + 0.3 * quality + rng.normal(0, 0.05))
     facts = {
         "parameters": int(4e6 * (1 + quality)), "macs": 2e9 * (1 + quality), "train_seconds": 3000 * (1 + quality),
+        "step_seconds": 0.25,
         "peak_memory_mib": 2000 + 700 * quality, "device": "pretend GPU",
     }  # fmt: skip
     (home / "run.json").write_text(json.dumps(facts))
     losses = 1 / (1 + 0.2 * (1 + quality) * np.arange(40)) + rng.normal(0, 0.005, 40)
+    norms = rng.lognormal(-quality, 1, 9 + quality)
+    NormsFile(home / "gradient_norms.csv").add(1, [
+        {"layer": f"layer{k}", "mean": mean, "largest": 3 * mean, "updates": 7, "not_finite": int(k == quality == 1)}
+        for k, mean in enumerate(norms)
+    ])  # fmt: skip
     with (home / "curve.csv").open("w", newline="") as out:
         writer = csv.writer(out)
         writer.writerow(["epoch", "loss", "validation"])

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "nnunet"))
 from bundle_helpers import write_dataset
 from nnunet_workplace import write_cases
 
+from medmixers.bundle_runtime.gradient_norms import read_norms
 from medmixers.study.engine.command import write_plan
 from medmixers.study.engine.records import read_plan
 from medmixers.study.engine.spec import read_spec
@@ -29,9 +30,9 @@ BRAIN = """\
   - task: brain_tissue_segmentation
     folder: brain
     name: brain
-    train: {recipe: keuth2025_segmentation_short, patch_size: [16, 16, 16], batch_size: 2}
+    train: {recipe: keuth2025_segmentation_short, patch_size: [16, 16, 16], batch_size: 2, gradient_norms: true}
 """
-CUBE = "  - {nnunet: 900, name: cube, train: {iterations: 2, gpu_memory_gb: 0.3}}\n"
+CUBE = "  - {nnunet: 900, name: cube, train: {iterations: 2, gpu_memory_gb: 0.3, gradient_norms: true}}\n"
 ENTRIES = f"  - {{network: metaformer_segformer_s12, mixer: [identity, pooling], kernel_size: 3, {SMALL}}}\n"
 NNUNET = "  - {nnunet: nnUNetTrainer, name: nnunet, data: cube}\n"
 REST = "train: {epochs: 2}\nrun: {devices: [cpu, cpu], threads: 1}\n"
@@ -72,6 +73,10 @@ def test_a_bundle_trains_predicts_and_is_scored(tmp_path, monkeypatch):
         curve = list(csv.DictReader(content))
     assert [row["epoch"] for row in curve] == ["1", "2"]
     assert 0 <= float(curve[-1]["validation"]) <= 1
+    norms = read_norms(run / "gradient_norms.csv")
+    assert {row["epoch"] for row in norms} == {"1", "2"}
+    assert len(norms) > 2 * 10
+    assert sum(float(row["mean"]) > 0 for row in norms) > 2 * 10  # pooling of a map of one voxel has no gradient
     for case in ("case_4", "case_5", "case_6"):
         prediction = nib.load(run / "predictions" / f"{case}.nii.gz")
         assert prediction.shape == nib.load(tmp_path / "brain" / "labelsTs" / f"{case}.nii.gz").shape
@@ -109,3 +114,6 @@ def test_a_study_of_both_worlds_killed_in_the_middle_and_resumed(tmp_path, monke
     assert {path: path.stat().st_mtime_ns for path in before} == before  # no finished training is repeated
     assert (killed / "scores.csv").read_bytes() == (whole / "scores.csv").read_bytes()
     assert len(list(killed.glob("runs/*/score.json"))) == 3 * (2 + 3)
+    norms = {path.relative_to(whole): read_norms(path) for path in whole.glob("runs/*/gradient_norms.csv")}
+    assert len(norms) == 3 * (2 + 3)
+    assert all({row["epoch"] for row in rows} == {"1", "2"} for rows in norms.values())

@@ -170,6 +170,8 @@ def test_the_page_is_accessible_small_and_asks_for_nothing(study, shown):
     assert set(shown.scopes) == {"col", "row"}
     names = {path.name for path in (study / "report" / "figures").iterdir()}
     assert {"1_brain_kernels.pdf", "2_colon_reliability.pdf", "1_brain_worst1.jpg", "resolution_peak_mib.pdf"} <= names
+    assert "1_brain_gradients.pdf" in names
+    assert "Updates with a gradient that is not finite: pooling k3 3." in shown.words
     assert "\\toprule" in (study / "report" / "tables" / "1_brain_ranking.tex").read_text()
 
 

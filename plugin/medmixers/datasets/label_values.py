@@ -21,7 +21,7 @@ def check_label_values(path: Path, data: NDArray[Any], labels: Mapping[int, str]
     if unknown:
         shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         valid = ", ".join(f"{value} {name}".strip() for value, name in labels.items())
-        raise InputError(f"{path} holds label {shown}, which dataset.json does not know; valid: {valid}")
+        raise InputError(f"{path} holds label {shown}, which is no label of the data set; valid: {valid}")
     return {int(value): count for value, count in counts.items()}
 
 

@@ -151,6 +151,14 @@ class Reader:
             return default
         return value
 
+    def flag(self, key: str, default: bool) -> bool:
+        """true or false."""
+        value = self.content.get(key)
+        if value is None or isinstance(value, bool):
+            return default if value is None else value
+        self.fault(key, f"{key} must be true or false, got {shortened(value)}")
+        return default
+
     def wholes(self, key: str, default: tuple[int, ...], *, low: int = 0) -> tuple[int, ...]:
         """A list of different whole numbers."""
         value = self.content.get(key)

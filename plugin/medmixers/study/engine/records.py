@@ -22,6 +22,7 @@ PLAN, SPEC, LOCK, LOG, FAILED = "plan.json", "study.yaml", "lock", "log.txt", "f
 PREPARE = "prepare"
 STAGES = ("train", "predict", "score")
 PROGRESS = "progress.csv"  # of a training: one row per finished epoch
+GRADIENT_NORMS = "gradient_norms.csv"  # of a training: one row per finished epoch and layer
 
 TRIES = 5  # to lock: is_locked() of another process may hold the lock for an instant
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from medmixers.recipes import RECIPES
 from medmixers.study.engine.lines import Reader
 
-TRAIN_KEYS = ("recipe", "epochs", "iterations", "batch_size", "patch_size", "gpu_memory_gb")
+TRAIN_KEYS = ("recipe", "epochs", "iterations", "batch_size", "patch_size", "gpu_memory_gb", "gradient_norms")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +21,7 @@ class Training:
         batch_size: patches per update of a bundle's batch; nnU-Net's batch.
         patch_size: in voxels, of a bundle; nnU-Net plans its own, which all entries then take.
         gpu_memory_gb: for nnU-Net's planner.
+        gradient_norms: record the norm of each layer's gradient.
     """
 
     recipe: str | None = None
@@ -29,6 +30,7 @@ class Training:
     batch_size: int | None = None
     patch_size: tuple[int, ...] | None = None
     gpu_memory_gb: float | None = None
+    gradient_norms: bool = False
 
 
 def read_training(reader: Reader, default: Training) -> Training:
@@ -48,4 +50,5 @@ def read_training(reader: Reader, default: Training) -> Training:
         batch_size=reader.whole("batch_size", default.batch_size),
         patch_size=tuple(patch) if patch is not None else default.patch_size,
         gpu_memory_gb=reader.number("gpu_memory_gb", default.gpu_memory_gb),
+        gradient_norms=reader.flag("gradient_norms", default.gradient_norms),
     )

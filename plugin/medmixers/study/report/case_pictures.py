@@ -1,4 +1,4 @@
-"""The worst cases of the winner as pictures: one slice with the outlines of truth and prediction, or the image."""
+"""Cases as pictures: the five worst of the winner, and one by every entry."""
 
 from __future__ import annotations
 
@@ -7,25 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from medmixers.datasets.image_files import read_any
-from medmixers.datasets.raw_format import NIFTI
 from medmixers.errors import InputError
 from medmixers.files import written_whole
-from medmixers.images.pictures import PICTURES, read_picture
 from medmixers.pages import data_uri
 from medmixers.study.comparison import Comparison
 from medmixers.study.probabilities import PooledScores
-from medmixers.study.report.drawing import PALETTE, Picture
+from medmixers.study.report.drawing import PALETTE, Picture, short
 from medmixers.study.report.folder import StudyFolder
 from medmixers.study.report.score_figures import per_case
-from medmixers.study.segmentation import prediction_files, read_masks
+from medmixers.study.report.slices import fullest_plane, grey_range, middle, read_case, read_image, run_with
 
 Array = NDArray[Any]
 WORST = 5
+MOST_ENTRIES = 8  # in the picture of one case
 INCHES, DOTS = 2.6, 130
 
 
@@ -33,20 +30,62 @@ def worst_cases(
     study: StudyFolder, comparison: Comparison, dataset: Mapping[str, Any], folder: Path, stem: str
 ) -> tuple[list[Picture], list[str]]:
     """Pictures of the five worst cases of the best entry, and a line about those that cannot be drawn."""
-    best = comparison.ranking[0].entry
-    scores = comparison.scores
-    values = per_case(comparison, best)
-    badness = values if isinstance(scores, PooledScores) or not scores.lower_is_better else -values
-    order = [i for i in np.argsort(badness, kind="stable") if np.isfinite(badness[i])][:WORST]
+    values, order = _from_the_worst(comparison)
     pictures, faults = [], []
-    for place, i in enumerate(order, start=1):
-        case = scores.cases[i]
+    for place, i in enumerate(order[:WORST], start=1):
+        case = comparison.scores.cases[i]
         try:
             pictures.append(_draw(study, comparison, dataset, case, values[i], folder, f"{stem}_worst{place}"))
         except (InputError, OSError) as error:
             faults.append(f"{case} ({error})")
     more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
     return pictures, [f"No picture of case {faults[0]}{more}."] if faults else []
+
+
+def one_case_by_every_entry(
+    study: StudyFolder, comparison: Comparison, dataset: Mapping[str, Any], folder: Path, stem: str
+) -> Picture | None:
+    """Truth and every entry's prediction of the winner's median case.
+
+    None of a classification, or where a file is missing.
+    """
+    if dataset["kind"] == "classification":
+        return None
+    _, order = _from_the_worst(comparison)
+    at = order[len(order) // 2]
+    case, shown = comparison.scores.cases[at], [row.entry for row in comparison.ranking[:MOST_ENTRIES]]
+    try:
+        image, affine = read_image(Path(dataset["cases"][case]["image"][0]))
+        runs = [run_with(study, dataset, entry, case) for entry in shown]
+        read = [read_case(study.path / "runs" / run.id, dataset, case, image) for run in runs]
+    except (InputError, OSError):
+        return None  # worst_cases names the fault
+    masks = np.concatenate([read[0][1], *(predicted for predicted, _ in read)])
+    count = len(dataset["classes"])
+    plane, masks, where = fullest_plane(image, affine, masks, deciding=count)
+    scores = [per_case(comparison, entry)[at] for entry in shown]
+    titles = ["truth", *(f"{short(entry, 26)}\n{score:.3f}" for entry, score in zip(shown, scores, strict=True))]
+    rest = "" if len(shown) == len(comparison.ranking) else f" The first {len(shown)} entries by rank."
+    metric, classes = comparison.scores.metric, list(dataset["classes"])
+    caption = (
+        f"Case {case}, the median of {shown[0]}{where}. Numbers: {metric}, mean over seeds. "
+        f"Predictions: the first seed's.{rest}"
+    )
+    name = f"{stem}_entries"
+    content = _tiles(plane, masks.reshape(-1, count, *masks.shape[1:]), titles, classes)
+    with written_whole(folder / f"{name}.jpg") as partial:
+        partial.write_bytes(content)
+    alt = "; ".join(f"{entry} {metric} {score:.3f}" for entry, score in zip(shown, scores, strict=True))
+    uri = data_uri(content, "image/jpeg")
+    return Picture(name, "One case by every entry", f"Case {case}: {alt}.", caption, uri, wide=True)
+
+
+def _from_the_worst(comparison: Comparison) -> tuple[Array, list[int]]:
+    """Scores of each case by the best entry, and the known ones from the worst to the best."""
+    scores = comparison.scores
+    values = per_case(comparison, comparison.ranking[0].entry)
+    badness = values if isinstance(scores, PooledScores) or not scores.lower_is_better else -values
+    return values, [int(i) for i in np.argsort(badness, kind="stable") if np.isfinite(badness[i])]
 
 
 def _draw(
@@ -59,23 +98,16 @@ def _draw(
     name: str,
 ) -> Picture:
     best = comparison.ranking[0].entry
-    facts = dataset["cases"][case]
-    image, affine = _read_image(Path(facts["image"][0]))
+    image, affine = read_image(Path(dataset["cases"][case]["image"][0]))
     if dataset["kind"] == "classification":
-        plane, words = _middle(image, affine), _words_of_class(comparison, case)
+        plane, words = middle(image, affine), _words_of_class(comparison, case)
         return _save(plane, [], folder, name, title=case, caption=f"{words}. {best}, mean over seeds.")
-    run = next(run for run in study.runs_of(dataset["name"], best) if case in _cases(study.path / "runs" / run.id))
-    predicted, true = _masks(study.path / "runs" / run.id / "predictions", dataset, case)
-    if predicted.shape[1:] != image.shape[: predicted.ndim - 1]:
-        raise InputError(f"image {facts['image'][0]} has shape {image.shape}, its labels {predicted.shape[1:]}")
-    plane, masks, where = _fullest_plane(image, affine, predicted, true)
+    run = run_with(study, dataset, best, case)
+    predicted, true = read_case(study.path / "runs" / run.id, dataset, case, image)
+    plane, masks, where = fullest_plane(image, affine, np.concatenate([predicted, true]))
+    pairs = list(zip(masks[: len(predicted)], masks[len(predicted) :], strict=True))
     caption = f"{comparison.scores.metric} {value:.4f} by {best}, mean over seeds{where}. Prediction: seed {run.seed}."
-    return _save(plane, masks, folder, name, title=case, caption=caption)
-
-
-def _cases(run: Path) -> str:
-    """Names of the files with predictions, to find the fold that holds a case."""
-    return "\n".join(path.name for path in (run / "predictions").glob("*"))
+    return _save(plane, pairs, folder, name, title=case, caption=caption)
 
 
 def _words_of_class(comparison: Comparison, case: str) -> str:
@@ -91,49 +123,6 @@ def _words_of_class(comparison: Comparison, case: str) -> str:
     )
 
 
-def _read_image(path: Path) -> tuple[Array, Array | None]:
-    """Image with axes x, y(, z) and its affine; a picture has none, and its colours come last."""
-    if path.suffix.lower() in PICTURES and not path.name.lower().endswith(NIFTI):
-        return np.swapaxes(read_picture(path).pixels, 0, 1), None
-    volume = read_any(path)
-    sign = 1 if path.name.lower().endswith(NIFTI) else -1  # ITK counts to the left and to posterior
-    flip = np.diag([sign, sign, *[1] * (len(volume.affine) - 2)])
-    return volume.data, flip @ volume.affine
-
-
-def _masks(folder: Path, dataset: Mapping[str, Any], case: str) -> tuple[Array, Array]:
-    """Label maps of prediction and truth, on the image's axes: (classes, *spatial) each."""
-    files, classes, truth = prediction_files(folder), dataset["classes"], dataset["cases"][case]["truth"]
-    per_class = isinstance(truth, Mapping)
-    pairs = {
-        name: (files[f"{case}_{name}" if per_class else case], Path(truth[name] if per_class else truth))
-        for name in classes
-    }
-    return read_masks(pairs, classes, overlapping=per_class, ignore_label=dataset.get("ignore_label"))[:2]
-
-
-def _fullest_plane(
-    image: Array, affine: Array | None, predicted: Array, true: Array
-) -> tuple[Array, list[tuple[Array, Array]], str]:
-    """The slice with most voxels of truth and prediction; masks as (prediction, truth) of each class."""
-    if image.ndim == 2 or affine is None or len(affine) == 3:
-        masks = [(p.T, t.T) for p, t in zip(predicted, true, strict=True)]
-        return np.swapaxes(image, 0, 1), masks, ""
-    turn = nib.orientations.io_orientation(affine)
-    image, *turned = (nib.orientations.apply_orientation(each, turn) for each in (image, *predicted, *true))
-    half = len(turned) // 2
-    area = np.any(turned, axis=0).sum(axis=(0, 1))
-    at = int(area.argmax()) if area.any() else image.shape[2] // 2
-    masks = [(p[:, ::-1, at].T, t[:, ::-1, at].T) for p, t in zip(turned[:half], turned[half:], strict=True)]
-    return image[:, ::-1, at].T, masks, f", axial slice {at + 1} of {image.shape[2]}, right is on the right"
-
-
-def _middle(image: Array, affine: Array | None) -> Array:
-    if affine is not None and image.ndim == 3:
-        return image[:, ::-1, image.shape[2] // 2].T
-    return np.swapaxes(image, 0, 1)
-
-
 def _save(
     plane: Array, masks: list[tuple[Array, Array]], folder: Path, name: str, *, title: str, caption: str
 ) -> Picture:
@@ -145,11 +134,11 @@ def _save(
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     grey = plane.ndim == 2
-    low, high = np.percentile(plane, [0.5, 99.5]) if grey else (0, 255)
+    low, high = grey_range(plane)
     shown = plane if grey else np.clip(plane / 255, 0, 1)
-    axes.imshow(shown, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest")
+    axes.imshow(shown, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
     for number, (predicted, true) in enumerate(masks):
-        colour = PALETTE[(number + 4) % len(PALETTE)]
+        colour = _colour(number)
         for mask, style, width in ((true, "solid", 1.6), (predicted, "dashed", 1.2)):
             if mask.any() and not mask.all():
                 axes.contour(mask, [0.5], colors=[colour], linestyles=style, linewidths=width)
@@ -159,3 +148,39 @@ def _save(
         partial.write_bytes(content.getvalue())
     alt = f"Image of case {title}" + (" with outlines of truth, solid, and prediction, dashed" if masks else "")
     return Picture(name, title, f"{alt}. {caption}", caption, data_uri(content.getvalue(), "image/jpeg"))
+
+
+def _tiles(plane: Array, masks: Array, titles: list[str], classes: list[str]) -> bytes:
+    """A JPEG of the slice and of each row of masks (n, classes, rows, columns) over it."""
+    from matplotlib.colors import to_rgb
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    columns = min(4, len(masks) + 1)
+    rows = -(-(len(masks) + 1) // columns)
+    shape = plane.shape[0] / plane.shape[1]
+    figure = Figure(figsize=(columns * 2.3, rows * (2.3 * shape + 0.4) + 0.3), dpi=DOTS, facecolor="black")
+    figure.set_layout_engine("constrained", h_pad=0.1)
+    low, high = grey_range(plane)
+    order = np.argsort(-masks[0].sum(axis=(1, 2)), kind="stable")  # small structures over those that contain them
+    base = np.clip((plane - low) / (high - low), 0, 1)
+    base = np.repeat(base[..., None], 3, axis=-1) if base.ndim == 2 else base
+    for axes in (places := figure.subplots(rows, columns, squeeze=False).ravel()):
+        axes.axis("off")
+    for axes, title, own in zip(places, ["image", *titles], [None, *masks], strict=False):
+        shown = base.copy()
+        for number in order if own is not None else ():
+            mask = own[number].astype(bool)
+            shown[mask] = 0.35 * base[mask] + 0.65 * np.array(to_rgb(_colour(number)))
+        axes.imshow(shown, interpolation="nearest")
+        axes.set_title(title, color="white", fontsize=9)
+    handles = [Patch(color=_colour(number), label=name) for number, name in enumerate(classes)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, labelcolor="white", fontsize=9)
+    content = io.BytesIO()
+    figure.savefig(content, format="jpeg", pil_kwargs={"quality": 85})
+    return content.getvalue()
+
+
+def _colour(number: int) -> str:
+    """Of a class."""
+    return PALETTE[(number + 4) % len(PALETTE)]

@@ -1,4 +1,4 @@
-"""Figures of cost: score over MACs, time and memory, loss curves, and cost over resolution."""
+"""Figures of cost: score over MACs, time and memory, and cost over resolution."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ import numpy as np
 from medmixers.errors import InputError
 from medmixers.study.comparison import Comparison
 from medmixers.study.report import drawing
-from medmixers.study.report.costs import Cost, epoch_of_reduction
+from medmixers.study.report.costs import Cost
 from medmixers.study.report.drawing import PALETTE, Picture, short
 from medmixers.study.report.folder import StudyFolder
 from medmixers.study.report.words import basis
-
-MOST_CURVES = 8
 
 
 def score_over_cost(comparison: Comparison, costs: dict[str, Cost], folder: Path, stem: str) -> Picture | None:
@@ -71,40 +69,6 @@ def time_and_memory(comparison: Comparison, costs: dict[str, Cost], folder: Path
         caption="Numbers: place in the ranking table. Mean over the trainings of each entry. Device: "
         + (", ".join(devices) or "not recorded")
         + ("; times of different devices cannot be compared." if len(devices) > 1 else "."),
-    )
-
-
-def loss_curves(study: StudyFolder, comparison: Comparison, folder: Path, stem: str) -> Picture | None:
-    """Training loss of each run, and the epoch of 90 % of its reduction (Tshimanga et al. 2026, Fig. 5)."""
-    names = [row.entry for row in comparison.ranking]
-    runs = {name: [r for r in study.runs_of(comparison.scores.dataset, name) if len(r.curve) > 1] for name in names}
-    drawn = [name for name in names if runs[name]]
-    if not drawn:
-        return None
-    shown = drawn[:MOST_CURVES]
-    figure, axes = drawing.new_axes(3.6)
-    styles = drawing.looks(shown)
-    for name in shown:
-        style = {key: value for key, value in styles[name].items() if key != "marker"}
-        axes.plot([], [], label=short(name), **styles[name])
-        for run in runs[name]:
-            axes.plot(*run.curve.T, linewidth=0.9, alpha=0.8, **style)
-            epoch = epoch_of_reduction(run.curve)
-            if epoch is not None:
-                loss = run.curve[run.curve[:, 0] == epoch, 1][0]
-                axes.plot([epoch], [loss], marker=styles[name]["marker"], color=styles[name]["color"], markersize=5)
-    axes.set(xlabel="epoch", ylabel="training loss")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
-    rest = f" The first {len(shown)} of {len(drawn)} entries by rank." if len(drawn) > len(shown) else ""
-    epochs = {name: [epoch_of_reduction(run.curve) for run in runs[name]] for name in shown}
-    return drawing.finish(
-        figure,
-        folder,
-        f"{stem}_loss",
-        title="Training loss",
-        alt="Training loss over epochs. Epochs of 90 % of the reduction: "
-        + "; ".join(f"{name} {', '.join('-' if e is None else f'{e:g}' for e in own)}" for name, own in epochs.items()),
-        caption=f"One line per training. Mark: first epoch with 90 % of the reduction of the loss.{rest}",
     )
 
 

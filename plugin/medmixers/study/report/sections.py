@@ -11,8 +11,8 @@ from typing import Any
 from medmixers.errors import InputError
 from medmixers.study.comparison import Comparison, compare
 from medmixers.study.probabilities import PooledScores
-from medmixers.study.report import cost_figures, ranking_figures, score_figures, tables
-from medmixers.study.report.case_pictures import worst_cases
+from medmixers.study.report import cost_figures, ranking_figures, score_figures, tables, training_figures
+from medmixers.study.report.case_pictures import one_case_by_every_entry, worst_cases
 from medmixers.study.report.costs import cost_of
 from medmixers.study.report.drawing import Picture
 from medmixers.study.report.folder import StudyFolder
@@ -94,8 +94,10 @@ def _compared(
         cost_figures.score_over_cost(comparison, costs, folder, stem),
         cost_figures.time_and_memory(comparison, costs, folder, stem),
         score_figures.boxes(study, comparison, folder, stem),
-        cost_figures.loss_curves(study, comparison, folder, stem),
+        training_figures.loss_curves(study, comparison, folder, stem),
+        training_figures.gradient_norms(study, comparison, folder, stem),
         score_figures.paired_cases(comparison, folder, stem),
+        one_case_by_every_entry(study, comparison, dataset, folder, stem),
     ]
     if isinstance(comparison.scores, PooledScores):
         shown = list(dict.fromkeys([comparison.ranking[0].entry, comparison.control or comparison.ranking[1].entry]))

@@ -18,7 +18,7 @@ from medmixers.files import written_whole
 from medmixers.results import write_json
 from medmixers.study.engine.datasets import task_of
 from medmixers.study.engine.job import Job, JobFailed
-from medmixers.study.engine.records import PROGRESS
+from medmixers.study.engine.records import GRADIENT_NORMS, PROGRESS
 from medmixers.study.engine.start import write_start_weights
 
 SMALLER = {2: (256, 256), 3: (64, 64, 64)}  # patch of all entries where one has a matrix over all positions
@@ -74,7 +74,7 @@ class BundleWorld:
             "resume_ckpt": str(states[-1]) if states else None,
             "train_datalist": self._items(job, "training"),
             "val_datalist": self._items(job, "validation"),
-            "+train::handlers": [self._record(job, row)],
+            "+train::handlers": self._records(job, row),
         }
         if job.entry.get("start") and not states:
             options["pretrained_ckpt"] = str(self._start_weights(job, row))
@@ -125,13 +125,20 @@ class BundleWorld:
         logging = {"PYTHONWARNINGS": "ignore"}
         job.command(sys.executable, "-m", "monai.bundle", "run", "--config_file", json.dumps(files), **logging)
 
-    def _record(self, job: Job, row: BundleRow) -> dict[str, Any]:
-        return {
-            "_target_": "medmixers.bundle_runtime.record.TrainingRecord",
-            "path": str(job.folder / PROGRESS),
-            "validator": "@validate::evaluator",
-            "metric": KEY_METRICS[row.task_spec.task],
-        }
+    def _records(self, job: Job, row: BundleRow) -> list[dict[str, Any]]:
+        """Handlers that record the training."""
+        records: list[dict[str, Any]] = [
+            {
+                "_target_": "medmixers.bundle_runtime.record.TrainingRecord",
+                "path": str(job.folder / PROGRESS),
+                "validator": "@validate::evaluator",
+                "metric": KEY_METRICS[row.task_spec.task],
+            }
+        ]
+        if job.dataset["training"]["gradient_norms"]:
+            handler = "medmixers.bundle_runtime.gradient_norms.GradientNormsHandler"
+            records.append({"_target_": handler, "path": str(job.folder / GRADIENT_NORMS)})
+        return records
 
     def _items(self, job: Job, part: str) -> list[dict[str, Any]]:
         return [self._item(job, job.dataset["cases"][case]) for case in job.parts[part]]

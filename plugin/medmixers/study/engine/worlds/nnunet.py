@@ -88,6 +88,7 @@ class NnUNetWorld:
             "epochs": training["epochs"],
             "iterations": training["iterations"],
             "threads": job.plan.get("threads"),
+            "gradient_norms": training["gradient_norms"],
             "folder": str(job.folder),
         }  # fmt: skip
         self._steps(job, "train", asked)

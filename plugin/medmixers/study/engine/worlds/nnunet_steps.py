@@ -15,7 +15,7 @@ from typing import Any
 from medmixers.errors import one_line_errors
 from medmixers.files import written_whole
 from medmixers.results import write_json
-from medmixers.study.engine.records import PROGRESS
+from medmixers.study.engine.records import GRADIENT_NORMS, PROGRESS
 
 HEADER = ("epoch", "epochs", "seconds", "steps", "loss", "validation", "peak_memory_mib")
 
@@ -73,6 +73,8 @@ def train(asked: dict[str, Any]) -> None:
     import torch
     from nnunetv2.run import run_training
 
+    from medmixers.bundle_runtime.gradient_norms import GradientNorms, NormsFile
+
     make, folder = run_training.get_trainer_from_args, Path(asked["folder"])
 
     def seeded(*arguments: Any, **keywords: Any) -> Any:
@@ -84,14 +86,20 @@ def train(asked: dict[str, Any]) -> None:
         trainer.save_every = max(1, min(trainer.save_every, trainer.num_epochs // 20))
         trainer.perform_actual_validation = lambda *_, **__: None
         start, end = trainer.on_epoch_start, trainer.on_epoch_end
+        norms: list[GradientNorms] = []
+        table = NormsFile(folder / GRADIENT_NORMS)
 
         def on_epoch_start() -> None:
             set_seeds(asked["seed"] + 1000 * (1 + trainer.current_epoch))  # a resumed training draws the same
+            if asked["gradient_norms"] and not norms:
+                norms.append(_gradient_norms(trainer))
             start()
 
         def on_epoch_end() -> None:
             end()
             _write_progress(folder, trainer)
+            for each in norms:
+                table.add(trainer.current_epoch, each.take())
 
         trainer.on_epoch_start, trainer.on_epoch_end = on_epoch_start, on_epoch_end
         set_seeds(asked["seed"])
@@ -109,6 +117,13 @@ def train(asked: dict[str, Any]) -> None:
     sys.argv = ["nnUNetv2_train", *asked["words"]]
     run_training.run_training_entry()
     _write_facts(folder, trainers[-1])
+
+
+def _gradient_norms(trainer: Any) -> Any:
+    from medmixers.bundle_runtime.gradient_norms import GradientNorms
+
+    scale = {} if trainer.grad_scaler is None else {"scale": trainer.grad_scaler.get_scale}
+    return GradientNorms(trainer.network, trainer.optimizer, **scale)
 
 
 def _log(trainer: Any) -> dict[str, list[float]]:
