@@ -199,6 +199,19 @@ def test_other_code_predicts_again(
     assert last_line(capsys) == "3 cases predicted, 0 were done before"
 
 
+def test_files_that_options_name_count_by_their_content(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "a.pt").write_text("a")
+    config = {"bundle_root": str(tmp_path), "ensemble": "models/a.pt, models/b.pt", "part": "1/2"}
+    digests = [prediction_record.setup_digest(config, tmp_path / "model.pt")]
+    for file in ("models/b.pt", "models/a.pt", "configs/nnunet/plans.json", "model.pt"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("b")
+        digests.append(prediction_record.setup_digest(config, tmp_path / "model.pt"))
+    assert len(set(digests)) == len(digests)
+    assert prediction_record.setup_digest({**config, "part": "2/2"}, tmp_path / "model.pt") == digests[-1]
+
+
 def test_an_image_that_changes_during_its_prediction_is_not_done(tmp_path: Path) -> None:
     (tmp_path / "image").write_text("1")
     (tmp_path / "output").write_text("x")

@@ -76,7 +76,7 @@ class Cases:
     @cached_property
     def record(self) -> PredictionRecord | None:
         """What is done; None where nothing can be known of it: random weights, or no bundle's config."""
-        if not self.load_pretrain or self.config is None or not self.ckpt_path.is_file():
+        if not self.load_pretrain or self.config is None:
             return None
         return PredictionRecord(self.output_dir, setup_digest(self.config, self.ckpt_path))
 

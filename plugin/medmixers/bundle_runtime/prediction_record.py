@@ -25,9 +25,11 @@ ABOUT = {"_meta_", "continue_prediction", "keep_going", "part"}
 def setup_digest(config: Mapping[str, Any], weights: Path) -> str:
     """Digest of all that a prediction depends on but its image: weights, configs, options, code, versions.
 
+    Files that an option names count by their content too.
+
     Args:
         config: of the bundle as it runs, options included.
-        weights: file.
+        weights: file of the weights, where there is one.
     """
     import monai
     import numpy
@@ -36,10 +38,21 @@ def setup_digest(config: Mapping[str, Any], weights: Path) -> str:
     digest = hashlib.sha256()
     kept = {key: value for key, value in config.items() if key not in ELSEWHERE | ABOUT}
     versions = {module.__name__: module.__version__ for module in (monai, numpy, torch)}
-    digest.update(json.dumps([kept, versions, file_digest(weights)], sort_keys=True, default=repr).encode())
+    digest.update(json.dumps([kept, versions], sort_keys=True, default=repr).encode())
+    root = Path(config.get("bundle_root", "."))
+    for file in [weights, *_named_files(kept, root), *sorted(root.glob("configs/*/*.json"))]:  # the plans of nnU-Net
+        digest.update(file_digest(file).encode() if file.is_file() else b"none")
     for path in sorted(PACKAGE.rglob("*.py")):
         digest.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def _named_files(value: Any, root: Path) -> Iterator[Path]:
+    """Files whose path, or paths with commas between, are texts of a config, from here or from the bundle's folder."""
+    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else []
+    yield from (place for name in names for place in (Path(name), root / name) if os.path.isfile(place))
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        yield from _named_files(item, root)
 
 
 def input_states(files: Sequence[Path]) -> dict[str, list[int]]:
