@@ -42,7 +42,13 @@ SWITCHES = {
     "separate_folder",
     "use_mirroring",
 }
-NUMBERS = {"learning_rate": float("inf"), "cache_rate": 1.0, "overlap": 0.99, "tile_step_size": 1.0}  # 0 to this
+NUMBERS = {  # from 0 to this
+    "cache_rate": 1.0,
+    "clip_grad_norm": float("inf"),
+    "learning_rate": float("inf"),
+    "overlap": 0.99,
+    "tile_step_size": 1.0,
+}
 SIZES = {"image_size", "roi_size"}
 # Top-level keys that are no options: what MONAI runs, and what is derived from options.
 NO_OPTIONS = {"finalize", "find_package", "imports", "initialize", "local_rank", "network", "rank", "run"}
