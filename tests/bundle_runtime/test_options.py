@@ -19,7 +19,7 @@ from medmixers.errors import TRACEBACK_VARIABLE, InputError
 pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's, on every run
 # Values that are checked where they are used: the network, the data set, the writer of images.
 CHECKED_ELSEWHERE = {
-    *("evaluated_part", "image_key", "kernel_size", "label_names", "mixer", "network_name"),
+    *("evaluated_part", "image_key", "kernel_size", "label_names", "mixer", "network_name", "part"),
     *("output_dtype", "output_ext", "output_postfix", "pretrained_ckpt", "resume_ckpt", "window_device"),
 }
 

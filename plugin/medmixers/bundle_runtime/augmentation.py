@@ -51,6 +51,6 @@ def resample(image: Tensor, matrix: Tensor, mode: str) -> Tensor:
         matrix: (axes, axes + 1); coordinates go from -1 to 1, the last axis of the image first.
         mode: "bilinear" or "nearest".
     """
-    batch = image.as_subclass(Tensor)[None].float()  # type: ignore[arg-type]
+    batch = image.as_subclass(Tensor)[None].float()
     grid = functional.affine_grid(matrix[None].to(batch), list(batch.shape), align_corners=False)
     return functional.grid_sample(batch, grid, mode=mode, padding_mode="zeros", align_corners=False)[0]

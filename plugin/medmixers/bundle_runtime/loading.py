@@ -16,9 +16,21 @@ from medmixers.errors import InputError, is_input_error
 # torch hands the exception of a worker on as text: its traceback, with the class and message of each cause
 IN_WORKER = re.compile(r"^medmixers\.errors\.\w+: (.+)$", re.MULTILINE)
 
+LOST_WORKER = re.compile(r"DataLoader worker.* (exited unexpectedly|is killed by signal)")  # no case follows then
+
 
 class OneLineLoader(DataLoader):
-    """MONAI's DataLoader. An input error of the readers is raised without MONAI's and torch's around it."""
+    """MONAI's DataLoader. An input error of the readers is raised without MONAI's and torch's around it.
+
+    Args:
+        dataset: of items.
+        keep_going: yield the exception in place of a batch that cannot be loaded, and go on.
+        options: MONAI's and torch's.
+    """
+
+    def __init__(self, dataset: Any, *, keep_going: bool = False, **options: Any) -> None:
+        super().__init__(dataset, **options)
+        self.keep_going = keep_going
 
     def __iter__(self) -> Iterator[Any]:
         """Batches."""
@@ -30,6 +42,9 @@ class OneLineLoader(DataLoader):
                 return
             except Exception as error:
                 cause = input_error(error)
+                if self.keep_going and not LOST_WORKER.search(str(error)):
+                    yield cause or error
+                    continue
                 if cause is None:
                     raise
                 raise cause from error

@@ -35,7 +35,9 @@ WHOLE_NUMBERS = {
 SWITCHES = {
     "allow_untrained",
     "amp",
+    "continue_prediction",
     "early_stop",
+    "keep_going",
     "load_pretrain",
     "save_probabilities",
     "separate_folder",

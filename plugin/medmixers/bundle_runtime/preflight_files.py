@@ -8,9 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medmixers.datasets.image_files import check_geometry, read_any, read_image
-from medmixers.datasets.label_values import check_label_values
-from medmixers.datasets.raw_format import NIFTI
+from medmixers.datasets.image_files import read_image
 from medmixers.errors import InputError
 from medmixers.files import refuse_overwriting_inputs
 from medmixers.images.pictures import PICTURES, picture_size
@@ -19,6 +17,7 @@ VOXELS_OF = 4  # cases whose voxels are read before a training or an evaluation;
 
 if TYPE_CHECKING:
     from medmixers.bundle_runtime.image_reader import BundleImageReader
+    from medmixers.bundle_runtime.preflight_raw import RawCases
 
 
 def check_folders(folders: Sequence[str | None], inputs: Iterable[Path] = ()) -> None:
@@ -66,6 +65,7 @@ def check_cases(
     reader: BundleImageReader,
     *,
     label_values: Sequence[int] = (),
+    raw: RawCases | None = None,
     classes: int = 0,
     masks: int = 0,
     labels: int = 0,
@@ -73,16 +73,10 @@ def check_cases(
     """Each case with its label, as :func:`check_listed_case`; or with one label file that holds ``label_values``."""
     for index, case in enumerate(cases):
         whole = index < VOXELS_OF
-        if not label_values:
+        if raw is None:
             check_listed_case(case, reader=reader, classes=classes, masks=masks, labels=labels, whole=whole)
-            continue
-        files, label = paths(case["image"]), Path(case["label"])
-        reader.check_case(files, whole=whole)
-        read = read_any(label, whole=whole)
-        if files[0].name.lower().endswith((*NIFTI, *PICTURES)):
-            check_geometry(label, read, files[0], read_image(files[0], whole=False))
-        if whole:
-            check_label_values(label, read.data, dict.fromkeys(label_values, ""))
+        else:
+            raw.check_case(paths(case["image"]), Path(case["label"]), label_values, reader, whole=whole)
 
 
 def check_listed_case(

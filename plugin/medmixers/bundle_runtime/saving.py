@@ -46,15 +46,23 @@ def say_best_weights(*, folder: str) -> None:
     print(f"best weights: {file}" if file.is_file() else f"no weights were saved in {folder}: nothing was validated")
 
 
-def volume_writer(*, output_ext: str) -> Any:
-    """The class with which MONAI's SaveImage writes volumes of one channel; None, its own choice, if not as NIfTI.
+def label_writer(*, output_ext: str) -> Any:
+    """The class with which MONAI's SaveImage writes labels of one channel; every file is written whole.
 
-    MONAI's own drops the channel with all last axes of length 1, so of a single slice the third axis too, and fails.
+    MONAI's own writer of NIfTI drops the channel with all last axes of length 1. Of a single slice that drops the third
+    axis too, and fails.
 
     Args:
-        output_ext: ".nii.gz", ".nii", or another that MONAI knows.
+        output_ext: ".nii.gz", ".nii", ".png", or another that MONAI knows.
     """
-    from monai.data import ImageWriter, NibabelWriter
+    from monai.data import ImageWriter, NibabelWriter, resolve_writer
+
+    base: Any = resolve_writer(output_ext.lstrip("."))[0]
+
+    class WholeWriter(base):
+        def write(self, filename: Any, verbose: bool = False, **kwargs: Any) -> None:
+            with written_whole(Path(filename)) as partial:
+                super().write(partial, verbose=verbose, **kwargs)
 
     class VolumeWriter(NibabelWriter):
         data_obj: Any
@@ -70,7 +78,7 @@ def volume_writer(*, output_ext: str) -> Any:
             with written_whole(Path(filename)) as partial:
                 super().write(partial, verbose=False, **kwargs)
 
-    return VolumeWriter if output_ext.lower() in NIFTI else None
+    return VolumeWriter if output_ext.lower() in NIFTI else WholeWriter
 
 
 def mask_saver(
@@ -100,7 +108,8 @@ def mask_saver(
         "output_dtype": output_dtype,
         "separate_folder": separate_folder,
         "output_name_formatter": output_name_formatter,
-        **({"writer": volume_writer(output_ext=output_ext)} if volumes else {"scale": 255}),
+        "writer": label_writer(output_ext=output_ext),
+        **({} if volumes else {"scale": 255}),
     }
     savers = [SaveImaged(keys=f"{keys}_{name}", output_postfix=name, **options) for name in label_names]
     return Compose([SplitDimd(keys=keys, output_postfixes=label_names), *savers])

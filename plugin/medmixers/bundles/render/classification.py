@@ -23,6 +23,8 @@ from medmixers.bundles.render.parts import (
 
 TO_PROBABILITIES: list[Config] = [TO_FLOAT32, {"_target_": "Activationsd", "keys": "pred", "softmax": True, "dim": 0}]
 
+PROBABILITIES = "$os.path.join(@output_dir, 'probabilities.csv')"
+
 
 class ClassificationKind(BundleKind):
     """One class for an image: softmax over the classes, cross-entropy, a table of probabilities."""
@@ -97,18 +99,17 @@ class ClassificationKind(BundleKind):
                 averaging(self.row),
                 STATS,
                 {"_target_": "MetricsSaver", "save_dir": "@output_dir", "metrics": "*"},
-                self._table("probabilities.csv", function(self.of_each_case)),
+                self._table(PROBABILITIES, function(self.of_each_case)),
                 progress("evaluate"),
             ],
             "finalize": [
                 "$print('metrics: ' + os.path.join(@output_dir, 'metrics.csv'))",
-                "$print('each case: ' + os.path.join(@output_dir, 'probabilities.csv'))",
+                f"$print('each case: ' + {PROBABILITIES[1:]})",
             ],
         }
 
-    def _table(self, file: str, output: Config | str) -> Config:
+    def _table(self, path: str, output: Config | str) -> Config:
         classes = list(self.task.label_names.values())
-        path = f"$os.path.join(@output_dir, '{file}')"
         return {
             "_target_": "ClassificationSaver",
             "saver": ours("probabilities.ProbabilityTable", path=path, classes=classes, **self._table_options()),
@@ -126,4 +127,4 @@ class ClassificationKind(BundleKind):
         return TO_PROBABILITIES
 
     def inference_handlers(self) -> list[Config]:
-        return [self._table("predictions.csv", "$monai.handlers.from_engine('pred')")]
+        return [self._table("$@cases.table('predictions.csv')", "$monai.handlers.from_engine('pred')")]

@@ -256,8 +256,8 @@ class SegmentationKind(BundleKind):
         if self._writes_masks:
             save = ours("saving.mask_saver", volumes=volumes, **shared)
         else:
-            writer = {"writer": ours("saving.volume_writer", output_ext="@output_ext")} if volumes else {}
-            save = {"_target_": "SaveImaged", **shared, **writer}
+            writer = ours("saving.label_writer", output_ext="@output_ext")
+            save = {"_target_": "SaveImaged", **shared, "writer": writer}
         probabilities, labels = self._to_original_geometry("@preprocessing")
         return [*probabilities, self._save_probabilities(), *labels, save]
 
