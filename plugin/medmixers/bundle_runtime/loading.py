@@ -9,6 +9,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 from monai.data import DataLoader
+from torch.utils.data import RandomSampler
 
 from medmixers.bundle_runtime.stack import one_line_in_command
 from medmixers.errors import InputError, is_input_error
@@ -18,7 +19,20 @@ IN_WORKER = re.compile(r"^medmixers\.errors\.\w+: (.+)$", re.MULTILINE)
 
 
 class OneLineLoader(DataLoader):
-    """MONAI's DataLoader. An input error of the readers is raised without MONAI's and torch's around it."""
+    """MONAI's DataLoader. An input error of the readers is raised without MONAI's and torch's around it.
+
+    Args:
+        dataset, num_workers: as of MONAI's DataLoader.
+        iterations: batches per pass, of random permutations of the items, as often as needed; on several GPUs every
+            rank draws its own. None: each item once.
+        options: further arguments of MONAI's DataLoader; ``iterations`` replaces shuffle and sampler.
+    """
+
+    def __init__(self, dataset: Any, num_workers: int = 0, *, iterations: int | None = None, **options: Any) -> None:
+        if iterations is not None:
+            drawn = RandomSampler(dataset, num_samples=iterations * options.get("batch_size", 1))
+            options = {**options, "shuffle": False, "sampler": drawn}
+        super().__init__(dataset, num_workers, **options)
 
     def __iter__(self) -> Iterator[Any]:
         """Batches."""

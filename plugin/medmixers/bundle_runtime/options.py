@@ -24,6 +24,7 @@ WHOLE_NUMBERS = {
     "batch_size": 1,
     "epochs": 1,
     "fold": 0,
+    "num_iterations_per_epoch": 1,
     "num_workers": 0,
     "patches_per_image": 1,
     "patience": 1,
@@ -34,6 +35,7 @@ WHOLE_NUMBERS = {
 }
 SWITCHES = {"allow_untrained", "amp", "early_stop", "load_pretrain", "separate_folder", "use_mirroring"}
 NUMBERS = {"learning_rate": float("inf"), "cache_rate": 1.0, "overlap": 0.99, "tile_step_size": 1.0}  # 0 to this
+UNSET = {"num_iterations_per_epoch"}  # may stay None
 SIZES = {"image_size", "roi_size"}
 # Top-level keys that are no options: what MONAI runs, and what is derived from options.
 NO_OPTIONS = {"finalize", "find_package", "imports", "initialize", "local_rank", "network", "rank", "run"}
@@ -134,6 +136,8 @@ def check_value(name: str, value: Any, default: Any = None) -> None:
         value: what it is set to.
         default: its value in the config file, which says how many numbers a size has.
     """
+    if value is None and name in UNSET:
+        return
     expected = None
     if name in WHOLE_NUMBERS and not (type(value) is int and value >= WHOLE_NUMBERS[name]):
         expected = f"a whole number >= {WHOLE_NUMBERS[name]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -44,6 +44,8 @@ class BundleRow:
         evaluated_part: what evaluate.json scores: "test", or "validation" where the data set has no test part.
         overlap: of neighbouring windows, a fraction of the window.
         cache_rate: part of the training images that is kept in memory.
+        batch_size: images per batch and update, instead of the recipe's batches and their accumulation.
+        num_iterations_per_epoch: batches per epoch, drawn at random; None: one pass over the training images.
     """
 
     task_spec: TaskSpec
@@ -57,6 +59,8 @@ class BundleRow:
     evaluated_part: str = "test"
     overlap: float = 0.25
     cache_rate: float = 0.0
+    batch_size: int | None = None
+    num_iterations_per_epoch: int | None = None
     network_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -98,8 +102,12 @@ class BundleRow:
 
     @property
     def training(self) -> TrainingRecipe:
-        """The row of ``RECIPES``."""
-        return RECIPES[self.recipe]
+        """The row of ``RECIPES``, with the batch of this bundle where it has one of its own."""
+        recipe = RECIPES[self.recipe]
+        if self.batch_size is None:
+            return recipe
+        notes = f"{recipe.notes} The batch of this bundle is not the recipe's: it follows the data set."
+        return replace(recipe, batch_size=self.batch_size, accumulate_batches=1, patches_per_image=1, notes=notes)
 
     @property
     def epochs(self) -> int:
