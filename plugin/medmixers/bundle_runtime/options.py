@@ -33,9 +33,23 @@ WHOLE_NUMBERS = {
     "val_interval": 1,
     "warmup_epochs": 0,
 }
-SWITCHES = {"allow_untrained", "amp", "early_stop", "load_pretrain", "separate_folder", "use_mirroring"}
-NUMBERS = {"learning_rate": float("inf"), "cache_rate": 1.0, "overlap": 0.99, "tile_step_size": 1.0}  # 0 to this
-UNSET = {"num_iterations_per_epoch"}  # may stay None
+SWITCHES = {
+    "allow_untrained",
+    "amp",
+    "early_stop",
+    "load_pretrain",
+    "pretrained_adapt",
+    "separate_folder",
+    "use_mirroring",
+}
+NUMBERS = {
+    "learning_rate": float("inf"),
+    "layer_decay": 1.0,
+    "cache_rate": 1.0,
+    "overlap": 0.99,
+    "tile_step_size": 1.0,
+}  # 0 to this
+UNSET = {"layer_decay", "num_iterations_per_epoch"}  # may stay None
 SIZES = {"image_size", "roi_size"}
 # Top-level keys that are no options: what MONAI runs, and what is derived from options.
 NO_OPTIONS = {"finalize", "find_package", "imports", "initialize", "local_rank", "network", "rank", "run"}
