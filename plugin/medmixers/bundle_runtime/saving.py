@@ -46,17 +46,27 @@ def say_best_weights(*, folder: str) -> None:
     print(f"best weights: {file}" if file.is_file() else f"no weights were saved in {folder}: nothing was validated")
 
 
-def volume_writer(*, output_ext: str) -> Any:
-    """The class with which MONAI's SaveImage writes volumes of one channel; None, its own choice, if not as NIfTI.
+def image_writer(*, output_ext: str) -> Any:
+    """The class with which MONAI's SaveImage writes predictions: MONAI's own for the ending, whole or not at all.
 
-    MONAI's own drops the channel with all last axes of length 1, so of a single slice the third axis too, and fails.
+    NIfTI: MONAI's own drops the channel with all last axes of length 1, so of a single slice the third axis too, and
+    fails. This one keeps it.
 
     Args:
-        output_ext: ".nii.gz", ".nii", or another that MONAI knows.
+        output_ext: ".nii.gz", ".nii", ".png", or another that MONAI knows.
     """
-    from monai.data import ImageWriter, NibabelWriter
+    from monai.data import ImageWriter, NibabelWriter, resolve_writer
 
-    class VolumeWriter(NibabelWriter):
+    is_nifti = output_ext.lower() in NIFTI
+    base: Any = NibabelWriter if is_nifti else resolve_writer(output_ext)[0]
+
+    class WholeWriter(base):
+        def write(self, filename: Any, verbose: bool = False, **kwargs: Any) -> None:
+            ImageWriter.write(self, filename, verbose=verbose)  # the log names the file itself
+            with written_whole(Path(filename)) as partial:
+                super().write(str(partial), verbose=False, **kwargs)
+
+    class VolumeWriter(WholeWriter):
         data_obj: Any
 
         def set_data_array(
@@ -65,12 +75,7 @@ def volume_writer(*, output_ext: str) -> Any:
             super().set_data_array(data_array, channel_dim, squeeze_end_dims=False, **kwargs)
             self.data_obj, self.channel_dim = self.data_obj.reshape(self.data_obj.shape[:3]), None
 
-        def write(self, filename: Any, verbose: bool = False, **kwargs: Any) -> None:
-            ImageWriter.write(self, filename, verbose=verbose)  # the log names the file itself
-            with written_whole(Path(filename)) as partial:
-                super().write(partial, verbose=False, **kwargs)
-
-    return VolumeWriter if output_ext.lower() in NIFTI else None
+    return VolumeWriter if is_nifti else WholeWriter
 
 
 def mask_saver(
@@ -100,7 +105,8 @@ def mask_saver(
         "output_dtype": output_dtype,
         "separate_folder": separate_folder,
         "output_name_formatter": output_name_formatter,
-        **({"writer": volume_writer(output_ext=output_ext)} if volumes else {"scale": 255}),
+        "writer": image_writer(output_ext=output_ext),
+        **({} if volumes else {"scale": 255}),
     }
     savers = [SaveImaged(keys=f"{keys}_{name}", output_postfix=name, **options) for name in label_names]
     return Compose([SplitDimd(keys=keys, output_postfixes=label_names), *savers])

@@ -59,6 +59,17 @@ class List:
 
         return table((name, row.task, row.title) for name, row in sorted(TASKS.items()))
 
+    def converters(self) -> str:
+        """List the tasks with a public data set that `medmixers dataset convert` reads.
+
+        Example:
+            medmixers list converters
+        """
+        from medmixers.datasets.converters import CONVERTERS
+        from medmixers.tasks import TASKS
+
+        return table((name, TASKS[name].task, TASKS[name].title) for name, _ in sorted(CONVERTERS.items()))
+
     def recipes(self) -> str:
         """List the training recipes of bundles.
 

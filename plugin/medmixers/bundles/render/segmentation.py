@@ -243,8 +243,8 @@ class SegmentationKind(BundleKind):
         if self._writes_masks:
             save = ours("saving.mask_saver", volumes=volumes, **shared)
         else:
-            writer = {"writer": ours("saving.volume_writer", output_ext="@output_ext")} if volumes else {}
-            save = {"_target_": "SaveImaged", **shared, **writer}
+            writer = ours("saving.image_writer", output_ext="@output_ext")
+            save = {"_target_": "SaveImaged", **shared, "writer": writer}
         return [*self._to_original_geometry("@preprocessing"), save]
 
     def inference_handlers(self) -> list[Config]:
