@@ -92,8 +92,9 @@ class BundleRow:
             return
         if task.task == "classification" or task.image_size is not None:
             raise InputError(f"task {task.name!r} is of whole images: no roi_size, got {self.roi_size}")
-        if len(self.roi_size) not in {dims, 2}:
-            raise InputError(f"roi_size must have {dims} values, or 2 for slices, got {self.roi_size}")
+        if len(self.roi_size) not in {dims, 2} or min(self.roi_size) < 1:
+            slices = ", or 2 for slices" if dims == 3 else ""
+            raise InputError(f"roi_size must have {dims} values above 0{slices}, got {self.roi_size}")
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ from medmixers.bundles.catalog import BundleRow, study_row
 from medmixers.bundles.planned import DataPlan, planned_row, planned_task, positions_limit
 from medmixers.bundles.render.bundle import render_bundle
 from medmixers.errors import ExistingFileError, InputError, MissingFileError
-from medmixers.factory import check_network_options, create_network, list_mixers, network_of_weights
+from medmixers.factory import create_network, list_mixers, network_of_weights
 from medmixers.files import written_whole
 from medmixers.progress import Announce, silent
 from medmixers.recipes import RECIPES
@@ -85,6 +85,8 @@ def new_bundle(
         row = _row(spec, network, mixer, recipe, roi_size, options)
     if plan is not None:
         row, lines = planned_row(row, plan, keeps_size=roi_size is not None or weights is not None, lines=lines)
+    if weights is None:
+        _check_network(row)
     folder = write_bundle(row, Path(out), weights=weights)
     for line in lines:
         announce(line)
@@ -120,14 +122,26 @@ def write_bundle(row: BundleRow, out: Path, *, weights: str | Path | None = None
     return target
 
 
+def _build(row: BundleRow, **more: Any) -> Any:
+    """The row's network. InputError: it has no such option, value or number of axes."""
+    options: dict[str, Any] = {**row.network_options, **({"input_size": row.size} if row.is_bound_to_size else {})}
+    channels = {"in_channels": len(row.task_spec.channels), "out_channels": row.task_spec.out_channels}
+    return create_network(row.network, spatial_dims=len(row.size), **channels, **options, **more)
+
+
+def _check_network(row: BundleRow) -> None:
+    """Build the row's network without memory: a wrong option is said before anything is written."""
+    import torch
+
+    with torch.device("meta"):
+        _build(row)
+
+
 def _write_weights(row: BundleRow, weights: str | Path, file: Path) -> None:
     """Load a checkpoint into the row's network, exactly, and save the network's tensors."""
     import torch
 
-    options: dict[str, Any] = {**row.network_options, **({"input_size": row.size} if row.is_bound_to_size else {})}
-    channels = {"in_channels": len(row.task_spec.channels), "out_channels": row.task_spec.out_channels}
-    options |= channels
-    network = create_network(row.network, spatial_dims=len(row.size), **options, pretrained=weights)
+    network = _build(row, pretrained=weights)
     file.parent.mkdir(exist_ok=True)
     torch.save(network.state_dict(), file)
 
@@ -191,8 +205,6 @@ def _row(
         raise InputError(f"network {network!r} has no token mixer to choose; those that have: {valid}")
     if mixer is not None and mixer not in list_mixers():
         raise InputError(f"unknown token mixer {mixer!r}; valid: {', '.join(list_mixers())}")
-    if options:
-        check_network_options(network, options)
     size = roi_size
     if roi_size is None and task.image_size is None and task.task != "classification":
         size = _default_size(network, mixer, options, task.spatial_dims)
