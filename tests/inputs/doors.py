@@ -30,6 +30,7 @@ from medmixers.bundle_runtime.preflight import check_training
 from medmixers.bundle_runtime.preflight_files import check_folders
 from medmixers.bundle_runtime.preflight_weights import check_start_weights
 from medmixers.bundles.share.archive import MANIFEST, manifest_text, open_archive, write_archive
+from medmixers.bundles.share.card import read_metrics
 from medmixers.checkpoints import matching_weights, read_checkpoint
 from medmixers.cli.main import main
 from medmixers.images.dicom import read_dicom_picture, read_volume
@@ -77,6 +78,11 @@ TASK = {
     "labels": ["background", "organ"], "spacing": [1, 1, 1], "intensity": "zscore", "licence": "l", "citation": "c",
     "data_source": "d", "intended_use": "i", "limits": "l",
 }  # fmt: skip
+
+
+def evaluated_metric(folder: Path) -> None:
+    (folder / "metrics.csv").write_text("filename,$__import__('os').system('touch executed')\na#1.nii.gz,0.5\n")
+    read_metrics(folder / "metrics.csv")
 
 
 def task(text: str | None = None, **changes: Any) -> Door:
@@ -315,6 +321,7 @@ DOORS: dict[str, Door] = {
         folder / "a.zip", "demo", {**FILES, "docs/a.html": b""}
     ),
     # YAML
+    "pack: metric that MONAI would evaluate": evaluated_metric,
     "task: label that MONAI would evaluate": task(labels=["background", "$__import__('os').system('touch executed')"]),
     "task: channel that begins with %": task(channels=["%train.json"]),
     "task: title that begins with @": task(title="@network"),
