@@ -130,7 +130,7 @@ def _planned_lines(bundle: Path, data: str | None, lines: list[str]) -> list[str
     return [
         f"chosen for {data} by nnU-Net's rules:",
         *(f"  {line}" for line in lines),
-        "To change them: they are options of configs/train.json. Give roi_size to inference too. Write another spacing "
-        "as 'spacing: [x, y, z]' into the task's YAML file and make the bundle again, with --stem_stride for the stem.",
+        "They are options of configs/train.json; roi_size is one of configs/inference.json too. The spacing is a field "
+        "of the task's YAML file, the stem an option of this command: for others, make the bundle again.",
         f"train: python -m monai.bundle run --bundle_root {shlex.quote(str(bundle))} {train}",
     ]
