@@ -28,9 +28,14 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave tests out of the coverage: other rooms, unless COVER is "all", and compilers and exports."""
+    """Leave tests out of the coverage: other rooms, unless COVER is "all", and compilers and exports.
+
+    Slow tests may take an hour.
+    """
     everything = os.environ.get("COVER") == "all"
     for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(3600))
         if UNTRACED.search(item.name) or not (everything or item.path.parent.name in COVERED):
             item.add_marker("no_cover")
 

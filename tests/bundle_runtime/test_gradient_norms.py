@@ -1,4 +1,4 @@
-"""Gradient norms against torch's own, in a plain loop and in MONAI's trainer."""
+"""Gradient norms and clipping against torch's own, in a plain loop and in MONAI's trainer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from monai.engines import SupervisedTrainer
 from torch import nn
 
 from medmixers.bundle_runtime.gradient_norms import COLUMNS, GradientNorms, GradientNormsHandler, NormsFile, read_norms
+from medmixers.bundle_runtime.handlers import GradientClipping
 
 
 def network():
@@ -114,3 +115,21 @@ def test_a_resumed_training_replaces_the_epochs_that_it_repeats(tmp_path):
     assert [(each["epoch"], each["mean"]) for each in read_norms(file)] == [
         ("1", "1.0"), ("2", "1.0"), ("3", "5.0"), ("4", "5.0"),
     ]  # fmt: skip
+
+
+def test_clipping_is_torchs_and_comes_once_per_update():
+    """With accumulation: two updates of two batches, against a plain loop."""
+    net, plain, batches = network(), network(), data(4)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.5)
+    for two in (batches[:2], batches[2:]):
+        optimizer.zero_grad()
+        (sum(nn.functional.cross_entropy(plain(b["image"]), b["label"]) for b in two) / 2).backward()
+        assert nn.utils.clip_grad_norm_(plain.parameters(), 0.1) > 0.1
+        optimizer.step()
+    SupervisedTrainer(
+        device=torch.device("cpu"), max_epochs=1, train_data_loader=batches, network=net, accumulation_steps=2,
+        optimizer=torch.optim.SGD(net.parameters(), lr=0.5), loss_function=nn.CrossEntropyLoss(),
+        train_handlers=[GradientClipping(max_norm=0.1)],
+    ).run()  # fmt: skip
+    for found, expected in zip(net.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found, expected)

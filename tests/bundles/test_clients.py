@@ -100,7 +100,10 @@ def test_the_schedule_and_the_last_validation_follow_the_length_that_label_sets(
     [
         ({"image": "gone.nii.gz", "label": "gone.nii.gz"}, "there is no image 'gone.nii.gz'"),
         ({"image": "a.nii.gz"}, "each training case is a dict with image and label, got "),
-        ({"image": "a.nii.gz", "label": "seven.nii.gz"}, "seven.nii.gz holds label 7, which is no label of the data set; valid: 0, 1, 2"),
+        (
+            {"image": "a.nii.gz", "label": "seven.nii.gz"},
+            "seven.nii.gz holds label 7, which is no label of the data set; valid: 0, 1, 2",
+        ),
         ({"image": "a.nii.gz", "label": "small.nii.gz"}, "small.nii.gz has shape"),
     ],
 )

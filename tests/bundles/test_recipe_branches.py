@@ -10,8 +10,9 @@ import pytest
 import torch
 from bundle_helpers import BRAIN, write_dataset
 from monai.bundle import ConfigParser
-from monai.transforms import RandAffined
+from scipy.stats import kstest
 
+from medmixers.bundle_runtime.augmentation import RandNormalAffined
 from medmixers.bundles.catalog import BUNDLES, BundleRow
 from medmixers.bundles.render.training import train_config
 from medmixers.recipes import RECIPES
@@ -47,18 +48,17 @@ def test_sgd_has_the_recipes_momentum(row: BundleRow, tmp_path: Path) -> None:
 
 def test_affine_matrices_have_the_recipes_deviation(row: BundleRow, tmp_path: Path) -> None:
     parser = resolve(row, write_dataset(tmp_path / "Dataset001_Tiny", training=2, held_out=0))
-    transforms = parser.get_parsed_content("train::random_transforms")
-    affine = transforms[-1]
-    assert isinstance(affine, RandAffined)
-    grid = affine.rand_affine.rand_affine_grid
-    grid.set_random_state(0)
+    affine = parser.get_parsed_content("train::random_transforms")[-1]
+    assert isinstance(affine, RandNormalAffined)
+    affine.set_random_state(0)
     matrices = []
-    for _ in range(1000):
-        grid(spatial_size=(2, 2, 2))
-        matrices.append(np.asarray(grid.get_transformation_matrix()))
-    noise = np.array(matrices)[:, :3, :3] - np.eye(3)
-    np.testing.assert_allclose(noise.mean(axis=0), 0, atol=0.02)
+    for _ in range(2000):
+        affine.randomize(3)
+        matrices.append(affine.matrix.numpy())
+    noise = np.array(matrices) - np.eye(3, 4)
+    np.testing.assert_allclose(noise.mean(axis=0), 0, atol=0.01)
     np.testing.assert_allclose(noise.std(axis=0), 0.1, rtol=0.1)
+    assert kstest(noise.ravel() / 0.1, "norm").pvalue > 0.01
 
 
 def test_affine_keeps_labels_labels(row: BundleRow, tmp_path: Path) -> None:

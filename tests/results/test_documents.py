@@ -65,7 +65,7 @@ def test_outdated_documents_are_written_once(checkout):
     assert set(documents.outdated(checkout)) == {readme, one}
     assert documents.write(checkout) == [readme, one]
     assert documents.write(checkout) == []
-    assert tables.demo_table(measured()["demo"]) in readme.read_text()
+    assert tables.TABLES["demo"](measured(), network_facts()) in readme.read_text()
     assert (checkout / "plugin" / "docs" / "two.md").read_text() == "no table\n"
     one.write_text(one.read_text().replace("token_unet", "token_net", 1))
     assert list(documents.outdated(checkout)) == [one]
@@ -77,16 +77,22 @@ def test_a_table_that_no_document_shows_is_an_error(checkout):
         documents.render(checkout)
 
 
-def test_demo_table_holds_the_recorded_figures():
-    section = measured()["demo"]
-    lines = tables.demo_table(section).splitlines()
-    for line, row in zip(lines[2:4], section["figures"], strict=True):
-        grey, white = row["dice"].values()
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        assert cells[:2] == [row["name"], f"{row['parameters']:,}"]
-        assert [float(cell) for cell in cells[2:5]] == pytest.approx([grey, white, (grey + white) / 2], abs=5e-4)
-        assert cells[5] == f"{row['seconds']:.0f} s"
-    assert f"Measured {section['date']} at commit {section['commit'][:7]}; " in lines[5]
+def test_study_table_of_known_figures():
+    row = {
+        "world": "bundle", "recipe": "xue2026_segmentation", "entry": "pooling", "parameters": 1234567,
+        "dice": {"grey_matter": 0.5, "white_matter": 0.75}, "step_seconds": 0.514, "train_seconds": 61.4,
+    }  # fmt: skip
+    section = {
+        "date": "2026-01-31", "commit": "0123456789", "processor": "P", "cores": 2, "device": "cpu",
+        "versions": {"torch": "2.8"}, "figures": [row, {**row, "world": "nnunet", "recipe": None}],
+    }  # fmt: skip
+    lines = tables.study_table(section).splitlines()
+    assert lines[0].startswith("| trained by | entry | parameters | Dice grey matter | Dice white matter | mean |")
+    assert lines[2:4] == [
+        "| MONAI Bundle, xue2026_segmentation | pooling | 1,234,567 | 0.500 | 0.750 | 0.625 | 0.51 | 61 s |",
+        "| nnU-Net | pooling | 1,234,567 | 0.500 | 0.750 | 0.625 | 0.51 | 61 s |",
+    ]
+    assert "Measured 2026-01-31 at commit 0123456; P, 2 cores, device cpu; torch 2.8." in " ".join(lines[5:])
 
 
 def test_networks_table_has_every_network():

@@ -1,20 +1,23 @@
+import csv
+import dataclasses
 import json
 import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-import record_demo
+import record_study
 
-from house import ROOT
+sys.path.insert(0, str(Path(__file__).parents[1] / "study"))
+import made_study
+
 from medmixers import results
+from medmixers.errors import InputError
+from medmixers.results.tables import TABLES, study_table
 
-
-def test_readme_shows_the_demos_picture():
-    picture = record_demo.PICTURE.relative_to(ROOT).as_posix()
-    assert f"]({picture})" in (ROOT / "README.md").read_text()
-    assert record_demo.PICTURE.is_file()
+VERSIONS = {"torch": "2", "monai": "1", "nnunetv2": "2"}
 
 
 def test_record_keeps_other_sections_and_says_where(tmp_path):
@@ -44,41 +47,76 @@ def checkout(tmp_path, monkeypatch):
     return folder
 
 
-def test_a_run_says_what_was_measured(checkout, tmp_path):
-    results.write_run(tmp_path / "a", device="cpu", checkout=checkout)
-    results.write_run(tmp_path / "b", device="cpu", checkout=checkout)
-    run = results.read_clean_run([tmp_path / "a", tmp_path / "b"])
+def test_a_run_says_what_was_measured(checkout):
+    run = results.describe_run(device="cpu", checkout=checkout)
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, check=True, capture_output=True, text=True)
-    assert run["commit"] == head.stdout.strip()
-    assert run["device"] == "cpu"
+    commit = head.stdout.strip()
+    assert (run["commit"], run["device"], run["dirty"]) == (commit, "cpu", False)
     assert run["cores"] == results.usable_cores() <= os.cpu_count()
-    assert set(run) == set(results.measured()["demo"]) - {"figures"}
+    assert results.git_commit(checkout) == commit
     (checkout / "notes.txt").write_text("no code")
-    results.write_run(tmp_path / "b", device="cpu", checkout=checkout)
-    assert results.read_clean_run([tmp_path / "b"]) == run
-
-
-def test_a_run_that_tells_too_little_is_refused(checkout, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no .*run\.json"):
-        results.read_clean_run([tmp_path / "a"])
-    results.write_run(tmp_path / "a", device="cpu", checkout=checkout)
-    results.write_run(tmp_path / "b", device="cuda", checkout=checkout)
-    with pytest.raises(ValueError, match="differ in device"):
-        results.read_clean_run([tmp_path / "a", tmp_path / "b"])
+    assert results.git_commit(checkout) == commit
     (checkout / "plugin" / "new.py").write_text("two = 2\n")
-    results.write_run(tmp_path / "a", device="cpu", checkout=checkout)
-    with pytest.raises(ValueError, match="not clean or not under git"):
-        results.read_clean_run([tmp_path / "a"])
-    results.write_run(tmp_path / "a", device="cpu", checkout=tmp_path)
-    with pytest.raises(ValueError, match="not clean or not under git"):
-        results.read_clean_run([tmp_path / "a"])
+    assert results.describe_run(device="cpu", checkout=checkout)["dirty"] is True
+    assert results.git_commit(checkout) == f"{commit} with changes"
+    assert results.git_commit(checkout / "plugin") is None
+    assert results.describe_run(device="cpu", checkout=checkout.parent)["dirty"] is None
 
 
-def test_record_demo_ends_in_one_line_and_writes_nothing(tmp_path):
-    before = results.MEASURED.read_bytes()
-    script = ROOT / "scripts" / "benchmarks" / "record_demo.py"
-    out = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, check=False)
-    assert out.returncode == 2
-    assert out.stderr.startswith("record_demo: error: there is no ")
-    assert len(out.stderr.splitlines()) == 1
-    assert results.MEASURED.read_bytes() == before
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """The plan of a finished study with one training per entry."""
+    folder = tmp_path_factory.mktemp("study")
+    plan = made_study.make_study(
+        folder, kinds=["segmentation"], entries=("identity", "pooling k3"), seeds=1, name="demo"
+    )
+    plan |= {"commit": "abc", "seeds": [0], "devices": ["cpu"], "versions": VERSIONS}
+    for data in plan["datasets"]:
+        data["training"] = {"recipe": "keuth2025_segmentation"}
+    made_study.write_plan(folder, plan)
+    return folder, plan
+
+
+def test_the_figures_of_a_study_are_those_of_its_files(study, tmp_path, monkeypatch):
+    folder, _ = study
+    monkeypatch.setattr(record_study, "record", lambda *words, **keys: results.record(*words, **keys, path=file))
+    monkeypatch.setattr(record_study.documents, "write", lambda root: None)
+    monkeypatch.setattr("sys.argv", ["record_study.py", str(folder)])
+    file = tmp_path / "measured.json"
+    record_study.main()
+    section = json.loads(file.read_text())["demo"]
+    assert (section["commit"], section["versions"]) == ("abc", VERSIONS)
+    with (folder / "scores.csv").open(newline="") as content:
+        rows = [row for row in csv.DictReader(content) if row["metric"] == "dice" and row["value"]]
+    for found in section["figures"]:
+        for name in ("core", "whole"):
+            own = [float(row["value"]) for row in rows if (row["entry"], row["class"]) == (found["entry"], name)]
+            assert found["dice"][name] == pytest.approx(sum(own) / len(own))
+    first = study_table(section).splitlines()[2]
+    assert first.startswith("| nnU-Net, keuth2025_segmentation | identity | 4,000,000 | 0.")
+    assert first.endswith(" | 0.25 | 3000 s |")
+    assert TABLES["demo"]({}, {}) == "Not measured yet."
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"study": "mine"}, "study 'mine' has no table in the documents; valid: demo, compare_nnunet"),
+        ({"commit": "abc with changes"}, "is of the sources abc with changes; commit, then run it again"),
+        ({"commit": None}, "is of the sources None"),
+        ({"seeds": [0, 1]}, "of one seed and one training at a time"),
+    ],
+)
+def test_a_study_that_tells_too_little_is_refused(study, change, message):
+    folder, plan = study
+    shown = record_study.read_folder(folder)
+    with pytest.raises(InputError, match=message):
+        record_study.check(dataclasses.replace(shown, plan={**plan, **change}))
+
+
+def test_an_unfinished_study_is_refused(study):
+    folder, _ = study
+    shown = record_study.read_folder(folder)
+    runs = (dataclasses.replace(shown.runs[0], state="unfinished"), *shown.runs[1:])
+    with pytest.raises(InputError, match="is not finished: 1 trainings have no scores, such as brain__e0__seed0"):
+        record_study.check(dataclasses.replace(shown, runs=runs))

@@ -105,6 +105,7 @@ def make_run(folder, run, data, quality):
         write_probabilities(home / "probabilities.csv", data, rng, sharpness=0.6 + 0.3 * quality + rng.normal(0, 0.05))
     facts = {
         "parameters": int(4e6 * (1 + quality)), "macs": 2e9 * (1 + quality), "train_seconds": 3000 * (1 + quality),
+        "step_seconds": 0.25,
         "peak_memory_mib": 2000 + 700 * quality, "device": "pretend GPU",
     }  # fmt: skip
     (home / "run.json").write_text(json.dumps(facts))

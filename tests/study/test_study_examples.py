@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
-import compare_nnunet
 import pytest
 
 from medmixers.bundles.catalog import BUNDLES
 from medmixers.cli.main import main
 from medmixers.datasets.converters import CONVERTERS
 from medmixers.errors import ExistingFileError, InputError
+from medmixers.mixers import TOKEN_MIXERS
 from medmixers.recipes import RECIPES
 from medmixers.registry import UnknownNameError
 from medmixers.results.published import published
@@ -209,22 +209,26 @@ def test_imagewoof_has_no_published_auc_from_scratch():
     assert spec.printed.of("ImageWoof_scratch", "auroc", ["pooling_k3", "conv_k3"]) is None
 
 
-def test_the_networks_in_nnunet_are_those_of_the_script():
-    entries = spec_of("compare_nnunet").entries
-    recipes = {"unets": compare_nnunet.STOCK_RECIPE, "mixers": compare_nnunet.KEUTH_RECIPE}
-    found = [(entry.network, dict(entry.options), entry.trainer or recipes[entry.data[0]]) for entry in entries]
-    contenders = compare_nnunet.CONTENDERS.values()
-    assert sorted(map(str, found)) == sorted(map(str, map(tuple, contenders)))
+def test_the_networks_in_nnunet():
+    """nnU-Net's own U-Net, the Token-UNet family, and the seven mixers of Keuth et al. by their recipe."""
+    spec = spec_of("compare_nnunet")
+    unets = [entry.network for entry in spec.entries if entry.data == ("unets",)]
+    mixers = [entry.options["mixer"] for entry in spec.entries if entry.data == ("mixers",)]
+    assert unets == [
+        None, "unet_star_star", "token_unet_no_transformer", "token_unet", "token_unet_released_8_attention",
+    ]  # fmt: skip
+    assert mixers == list(TOKEN_MIXERS)[:7]
+    assert [data.training.recipe for data in spec.data] == [None, "keuth2025_segmentation"]
 
 
-def test_the_demo_trains_the_networks_of_its_script():
+def test_the_demo_trains_a_committed_bundle_by_its_recipe():
     spec = spec_of("demo")
     row = BUNDLES["brain_tissue_segmentation_grouped_conv"]
     entry = next(entry for entry in spec.entries if entry.name == "grouped_conv")
     options = {**RECIPES[row.recipe].network_options, **entry.options}
     assert (entry.network, options) == (row.network, dict(row.network_options))
     assert (spec.data[0].training.recipe, spec.data[0].training.patch_size) == (row.recipe, row.roi_size)
-    assert "token_unet" in [entry.network for entry in spec.entries]  # of nnUNetTrainerTokenUNet
+    assert "token_unet" in [entry.network for entry in spec.entries]
 
 
 def test_the_command_prints_and_writes(tmp_path, capsys):

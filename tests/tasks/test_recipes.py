@@ -14,9 +14,11 @@ from medmixers.tasks import TASKS
     ("name", "printed"),
     [
         ("keuth2025_segmentation", ("AdamW", 1e-3, 1e-5, 0.05, 5, 1000, 128, 0.1, 1.0)),
-        ("keuth2025_segmentation_volumes", ("AdamW", 1e-3, 1e-5, 0.05, 5, 1000, 128, 0.1, 1.0)),
+        ("keuth2025_segmentation_volumes", ("AdamW", 1e-3, 1e-5, 0.05, 5, 1000, 8, 0.06, 1.0)),  # as released
         ("keuth2025_segmentation_slides", ("AdamW", 1e-3, 1e-5, 0.05, 5, 1000, 128, 0.1, 1.0)),
         ("keuth2025_classification", ("AdamW", 1e-3, 1e-5, 0.05, 5, 100, 128, 0.1, 0.0)),
+        ("keuth2025_classification_starred", ("AdamW", 1e-4, 1e-5, 0.05, 5, 200, 128, 0.1, 0.0)),
+        ("tshimanga2026_swin_unetr", ("AdamW", 8e-4, 0.0, 3e-5, 0, 60, 16, 0.0, 1.0)),
         ("tshimanga2026", ("SGD", 1e-2, 0.0, 3e-5, 0, 60, 16, 0.0, 1.0)),
         ("xue2026_classification", ("AdamW", 1e-4, 0.0, 0.05, 0, 300, 32, 0.0, 0.0)),
         ("xue2026_segmentation", ("Adam", 1e-4, 0.0, 0.0, 0, 100, 12, 0.0, 1.0)),

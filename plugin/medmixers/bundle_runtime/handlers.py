@@ -108,6 +108,30 @@ class LossCheck:
             )
 
 
+class GradientClipping:
+    """Clip the gradient of all parameters together before each update, without the scale of a GradScaler.
+
+    Args:
+        max_norm: largest Euclidean norm.
+    """
+
+    def __init__(self, *, max_norm: float) -> None:
+        self.max_norm = max_norm
+
+    def attach(self, engine: Engine) -> None:
+        """engine: MONAI's SupervisedTrainer."""
+        engine.add_event_handler(Events.STARTED, self._begin)
+
+    def _begin(self, engine: Any) -> None:
+        parameters = list(engine.network.parameters())
+
+        def clip(*_: Any) -> None:
+            torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
+
+        # the optimizer steps after a GradScaler has divided by its scale, and once per accumulated batch
+        engine.optimizer.register_step_pre_hook(clip)
+
+
 class TrainingState:
     """Save the state of a training as ``resume_checkpoint_epoch=N.pt``, and go on from such a file.
 

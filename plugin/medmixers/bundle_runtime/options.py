@@ -34,21 +34,16 @@ WHOLE_NUMBERS = {
     "warmup_epochs": 0,
 }
 SWITCHES = {
-    "allow_untrained",
-    "amp",
-    "early_stop",
-    "load_pretrain",
-    "pretrained_adapt",
-    "separate_folder",
-    "use_mirroring",
-}
-NUMBERS = {
-    "learning_rate": float("inf"),
-    "layer_decay": 1.0,
+    "allow_untrained", "amp", "early_stop", "load_pretrain", "pretrained_adapt", "separate_folder", "use_mirroring",
+}  # fmt: skip
+NUMBERS = {  # from 0 to this
     "cache_rate": 1.0,
+    "clip_grad_norm": float("inf"),
+    "layer_decay": 1.0,
+    "learning_rate": float("inf"),
     "overlap": 0.99,
     "tile_step_size": 1.0,
-}  # 0 to this
+}
 UNSET = {"layer_decay", "num_iterations_per_epoch"}  # may stay None
 SIZES = {"image_size", "roi_size"}
 # Top-level keys that are no options: what MONAI runs, and what is derived from options.

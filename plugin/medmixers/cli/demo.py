@@ -1,10 +1,10 @@
-"""``medmixers demo``: the data and the report of scripts/demo.sh."""
+"""``medmixers demo``: the data of scripts/demo.sh."""
 
 from __future__ import annotations
 
 
 class Demo:
-    """Simulate the demo's subjects; report the demo's results."""
+    """Simulate the demo's subjects."""
 
     def data(self, out: str, cases: int = 12, held_out: int = 3, seed: int = 0) -> str:
         """Write the demo's data set in nnU-Net's raw format.
@@ -24,17 +24,3 @@ class Demo:
 
         folder = write_brain_demo(out, cases=cases, held_out=held_out, seed=seed)
         return f"{cases} cases, {held_out} of them held out: {folder}"
-
-    def report(self, run: str, pictures: bool = True) -> str:
-        """Report Dice of the held-out predictions, and draw one picture per case.
-
-        Args:
-            run: folder of the run, as scripts/demo.sh writes it.
-            pictures: write the pictures to RUN/pictures.
-
-        Example:
-            medmixers demo report demo_run --nopictures
-        """
-        from medmixers.demo.report import report
-
-        return str(report(run, pictures=pictures))

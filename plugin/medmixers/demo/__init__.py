@@ -1,1 +1,1 @@
-"""The demo of ``scripts/demo.sh``: simulated subjects, one picture per case, and the report."""
+"""The data of ``scripts/demo.sh``: simulated subjects of one real anatomy."""

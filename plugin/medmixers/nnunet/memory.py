@@ -47,13 +47,37 @@ class _FusedAttention(torch.autograd.Function):
         return mixed
 
 
-class _FuseAttention(TorchFunctionMode):
+class _GroupNorm(torch.autograd.Function):
+    """What torch's own keeps, without its slow arithmetic of shapes on the meta device."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight, x.new_empty(len(x), groups), x.new_empty(len(x), groups))
+        return torch.empty_like(x)
+
+
+class _Resize(torch.autograd.Function):
+    """Interpolation keeps nothing; on the meta device torch works its many steps out, which takes half of the time."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, size: tuple[int, ...]) -> Tensor:
+        return x.new_empty(*x.shape[:2], *size)
+
+
+class _Shortcuts(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        options = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            return _FusedAttention.apply(*args[:3], (kwargs or {}).get("attn_mask"))
-        return func(*args, **(kwargs or {}))
+            return _FusedAttention.apply(*args[:3], options.get("attn_mask"))
+        if func is F.group_norm:
+            x, groups, *affine = args
+            weight, bias = (*affine, None, None)[:2]
+            return _GroupNorm.apply(x, groups, options.get("weight", weight), options.get("bias", bias))
+        if func is F.interpolate and isinstance(options.get("size"), (tuple, list)):
+            return _Resize.apply(args[0], tuple(options["size"]))
+        return func(*args, **options)
 
 
 def training_memory(build: Callable[[], nn.Module], in_channels: int, patch_size: Sequence[int]) -> TrainingMemory:
@@ -73,7 +97,7 @@ def training_memory(build: Callable[[], nn.Module], in_channels: int, patch_size
         kept.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 
-    with _FuseAttention(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with _Shortcuts(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         network.train()(torch.empty(1, in_channels, *patch_size, device="meta"))
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     frozen = [*network.buffers(), *(p for p in network.parameters() if not p.requires_grad)]

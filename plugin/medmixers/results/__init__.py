@@ -19,13 +19,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from medmixers.errors import InputError, MissingFileError
 from medmixers.files import written_whole
 
 MEASURED = Path(__file__).with_name("measured.json")
 NETWORK_FACTS = Path(__file__).with_name("networks.json")
 TESTED = Path(__file__).with_name("tested.json")
-RUN_FILE = "run.json"  # in the folder of a run: when, where and from which commit it was made
+CHANGED = "with changes"
 CODE = ("plugin", "bundles", "scripts", "pyproject.toml")  # the parts of the checkout that a run depends on
 
 
@@ -69,44 +68,13 @@ def describe_run(*, device: str, checkout: str | Path = ".") -> dict[str, Any]:
     }
 
 
-def write_run(folder: str | Path, *, device: str, checkout: str | Path = ".") -> None:
-    """Write run.json, :func:`describe_run`, into a folder that a run is about to fill; made if missing."""
-    run = describe_run(device=device, checkout=checkout)
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    write_json(Path(folder) / RUN_FILE, run)
-
-
-def read_clean_run(folders: list[Path]) -> dict[str, Any]:
-    """What run.json says in each of the folders, without ``dirty``; the date is the latest.
-
-    Raises:
-        FileNotFoundError: a folder without run.json.
-        ValueError: a run of changed or unknown sources, or runs that differ in more than their date.
-    """
-    runs = []
-    for folder in folders:
-        path = folder / RUN_FILE
-        if not path.is_file():
-            raise MissingFileError(f"there is no {path}, so it is unknown what was measured; run the demo again")
-        run = json.loads(path.read_text())
-        if run.pop("dirty") is not False:
-            raise InputError(f"{path} is of a checkout that was not clean or not under git; commit, then run again")
-        runs.append(run)
-    latest = max(runs, key=lambda run: run["date"])
-    for run, folder in zip(runs, folders, strict=True):
-        different = [key for key in latest if key != "date" and run[key] != latest[key]]
-        if different:
-            raise InputError(f"the runs in {folders[0].parent} differ in {', '.join(different)}; run {folder} again")
-    return latest
-
-
 def record(section: str, figures: Any, *, run: Mapping[str, Any], path: Path = MEASURED) -> None:
     """Replace one section of measured.json.
 
     Args:
         section: its name.
         figures: JSON data.
-        run: when and where it was measured, as of :func:`read_clean_run`.
+        run: when and where it was measured, as of :func:`describe_run`, without ``dirty``.
         path: the file; written under a temporary name, then renamed.
     """
     sections = json.loads(path.read_text()) if path.is_file() else {}
@@ -130,8 +98,10 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def git_commit(checkout: str | Path) -> str | None:
-    """The commit of a checkout; None where the folder is not the root of one."""
-    return _git(checkout, "rev-parse", "HEAD") if (Path(checkout) / ".git").exists() else None
+    """The commit of a checkout, with the words "with changes" where its code has some; None outside of one's root."""
+    if not (Path(checkout) / ".git").exists() or (commit := _git(checkout, "rev-parse", "HEAD")) is None:
+        return None
+    return f"{commit} {CHANGED}" if _git(checkout, "status", "--porcelain", "--", *CODE) else commit
 
 
 def _git(checkout: str | Path, *arguments: str) -> str | None:

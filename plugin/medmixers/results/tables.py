@@ -16,48 +16,34 @@ from medmixers.variants import NETWORKS
 
 OURS = "ours"  # name of this package's contender in the figures of the benchmark
 LOSS_STEPS = 10  # number of steps averaged for the first and the last loss of a training
-RECIPES = {"nnUNetTrainerStockRecipe": "nnU-Net's", "nnUNetTrainerKeuth2025": "Keuth 2025"}  # trainer -> its label
 WIDTH = 120  # columns of a note
 NOT_MEASURED = "Not measured yet."
 
 Section = Mapping[str, Any]  # of measured.json: figures, and when, where and with what they were measured
 
 
-def demo_table(section: Section) -> str:
-    """Parameters, Dice and training time of both networks of scripts/demo.sh."""
+def study_table(section: Section) -> str:
+    """Dice and cost of the trainings of a study (scripts/benchmarks/record_study.py)."""
     labels = list(section["figures"][0]["dice"])
-    header = ["network", "parameters", *_dice_columns(labels), "training"]
-    rows = [
-        [row["name"], f"{row['parameters']:,}", *_dice_cells(row["dice"]), f"{row['seconds']:.0f} s"]
-        for row in section["figures"]
-    ]
-    note = (
-        f"{measured_note(section)} Training: wall time of the training command. For the bundle it includes preflight "
-        "and validation, for nnU-Net the final validation."
-    )
-    return f"{markdown(header, rows)}\n\n{fill(note, WIDTH)}"
-
-
-def nnunet_table(section: Section) -> str:
-    """Dice and cost of the networks that scripts/benchmarks/compare_nnunet.py trained."""
-    labels = list(section["figures"][0]["dice"])
-    header = ["network", "recipe", "parameters", *_dice_columns(labels), "s per iteration", "s per case"]
+    header = ["trained by", "entry", "parameters", *_dice_columns(labels), "s per step", "training"]
     rows = [
         [
-            row["name"], RECIPES[row["trainer"]], f"{row['parameters']:,}", *_dice_cells(row["dice"]),
-            f"{row['seconds_per_iteration']:.2f}", f"{row['seconds_per_case']:.1f}",
+            _trained_by(row), row["entry"], f"{row['parameters']:,}", *_dice_cells(row["dice"]),
+            f"{row['step_seconds']:.2f}", f"{row['train_seconds']:.0f} s",
         ]
         for row in section["figures"]
     ]  # fmt: skip
-    patch, steps = " x ".join(map(str, section["patch_size"])), section["epochs"] * section["iterations"]
     note = (
-        f"One untuned training per network, of {steps} steps where nnU-Net takes 250,000. The table shows that all "
-        "networks train and what they cost. It does not show which network is better. "
-        f"Patch {patch}, batch {section['batch_size']}, no test-time mirroring. Seconds per iteration: the time of an "
-        "epoch divided by its steps, with augmentation and online validation. Seconds per case: reading, predicting "
-        f"and writing. {measured_note(section)}"
+        "One short training per entry on simulated subjects of one anatomy: the table shows that all train and what "
+        "they cost. It does not show which is better. Training: the time of the epochs, with augmentation and the "
+        f"validation of nnU-Net. {measured_note(section)}"
     )
     return f"{markdown(header, rows)}\n\n{fill(note, WIDTH)}"
+
+
+def _trained_by(row: Mapping[str, Any]) -> str:
+    name = {"bundle": "MONAI Bundle", "nnunet": "nnU-Net"}[row["world"]]
+    return f"{name}, {row['recipe']}" if row["recipe"] else name
 
 
 def benchmark_table(figures: Iterable[Mapping[str, Any]]) -> str:
@@ -128,12 +114,8 @@ def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def _demo(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
-    return demo_table(sections["demo"]) if "demo" in sections else NOT_MEASURED
-
-
-def _nnunet(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
-    return "\n\n".join(map(nnunet_table, _by_device(sections, "nnunet").values())) or NOT_MEASURED
+def _study(name: str) -> Callable[[Mapping[str, Section], Mapping[str, Any]], str]:
+    return lambda sections, facts: study_table(sections[name]) if name in sections else NOT_MEASURED
 
 
 def _benchmark(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
@@ -163,8 +145,8 @@ def _networks(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
 
 # name in a marker -> its table, from all of measured.json and networks.json
 TABLES: dict[str, Callable[[Mapping[str, Section], Mapping[str, Any]], str]] = {
-    "demo": _demo,
-    "nnunet": _nnunet,
+    "demo": _study("demo"),
+    "compare_nnunet": _study("compare_nnunet"),
     "benchmark": _benchmark,
     "gradient norms": _gradient_norms,
     "exports": _exports,

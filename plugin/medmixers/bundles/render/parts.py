@@ -166,22 +166,11 @@ def _intensity(row: BundleRow) -> Config:
 
 def random_affine(row: BundleRow, keys: Any) -> list[Config]:
     """The recipe's affine augmentation of the image, and of a label by its nearest voxel."""
-    deviation, dims = row.training.affine_std, len(row.size)
+    deviation = row.training.affine_std
     if deviation == 0:
         return []
-    # A uniform number in [-r, r] has the standard deviation r / sqrt(3). Scales fill the diagonal of the
-    # matrix and shears the rest: every entry is the identity's plus noise of the recipe's deviation.
-    reach = round(3**0.5 * deviation, 4)
-    affine = {
-        "_target_": "RandAffined",
-        "keys": keys,
-        "prob": 1.0,
-        "scale_range": [reach] * dims,
-        "shear_range": [reach] * (dims * (dims - 1)),
-        "mode": "bilinear" if keys == "image" else ["bilinear", "nearest"],
-        "padding_mode": "border",
-    }
-    return [affine]
+    mode = "bilinear" if keys == "image" else ["bilinear", "nearest"]
+    return [ours("augmentation.RandNormalAffined", keys=keys, std=deviation, mode=mode)]
 
 
 def random_crop_and_flip(row: BundleRow, keys: Any) -> list[Config]:

@@ -83,6 +83,7 @@ def _options(row: BundleRow, kind: BundleKind) -> Config:
         "batch_size": recipe.batch_size,
         "accumulate_batches": recipe.accumulate_batches,
         "num_iterations_per_epoch": row.num_iterations_per_epoch,
+        "clip_grad_norm": recipe.clip_grad_norm,
         **kind.sampling_options(),
         **kind.size_keys(),
         **network_options(row),
@@ -208,6 +209,7 @@ def _train_handlers(kind: BundleKind) -> list[Config]:
         ),
         ours("handlers.EpochSeeds", seed="$@seed + @rank", transforms="@train::preprocessing"),
         ours("handlers.LossCheck"),
+        ours("handlers.GradientClipping", max_norm="@clip_grad_norm", _disabled_="$@clip_grad_norm == 0"),
         {"_target_": "LrScheduleHandler", "lr_scheduler": "@lr_scheduler", "print_lr": False, "epoch_level": False},
         {**validation, "interval": "@val_interval"},
         # The last epoch validates too. "$" keeps MONAI's property check from taking this for val_interval.

@@ -120,7 +120,8 @@ def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def list_names(axes: Axes, names: Sequence[str]) -> None:
-    """Names along the y axis, the first on top."""
+    """Names along the y axis, the first on top; few numbers along the x axis, so that none touch."""
+    axes.locator_params(axis="x", nbins=6)
     axes.set_yticks(range(len(names)), [short(name, 36) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
 
