@@ -125,8 +125,9 @@ def write_bundle(row: BundleRow, out: Path, *, weights: str | Path | None = None
 def _build(row: BundleRow, **more: Any) -> Any:
     """The row's network. InputError: it has no such option, value or number of axes."""
     options: dict[str, Any] = {**row.network_options, **({"input_size": row.size} if row.is_bound_to_size else {})}
-    channels = {"in_channels": len(row.task_spec.channels), "out_channels": row.task_spec.out_channels}
-    return create_network(row.network, spatial_dims=len(row.size), **channels, **options, **more)
+    channels, classes = len(row.task_spec.channels), row.task_spec.out_channels
+    dims = len(row.size)
+    return create_network(row.network, spatial_dims=dims, in_channels=channels, out_channels=classes, **options, **more)
 
 
 def _check_network(row: BundleRow) -> None:

@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from medmixers.bundles.catalog import BundleRow
-from medmixers.factory import stage_mixers
-from medmixers.mixers import TOKEN_MIXERS
 from medmixers.tasks import TaskSpec
 from medmixers.variants import NETWORKS
 
-# Positions per axis after the stem that mixers at a cost of positions squared get at most, by the number of axes.
+# Positions per axis that mixers at a cost of positions squared get at most, by the number of axes.
 MOST_POSITIONS = {"global_attention": {2: 96, 3: 24}, "random_mixing": {2: 64, 3: 16}, "spatial_fc": {2: 64, 3: 16}}
 STEM_STRIDE = 4  # of a MetaFormer, where no option says otherwise
 ITERATIONS_PER_EPOCH = 250  # nnU-Net's, of random patches
@@ -99,12 +97,15 @@ def planned_row(
 
 def positions_limit(network: str, options: Mapping[str, Any], axes: int) -> tuple[int, str] | None:
     """The most voxels per axis of a patch, and the token mixer that asks for it; None where none does."""
-    mixers = [name for name in stage_mixers(network, options) if TOKEN_MIXERS[name].pairwise]
-    limits = [(MOST_POSITIONS[name][axes], name) for name in mixers if name in MOST_POSITIONS]
-    if not limits:
-        return None
-    positions, name = min(limits)
-    return positions * int(options.get("stem_stride", STEM_STRIDE)), name
+    chosen = {**NETWORKS[network].arguments, **options}
+    mixer, stem = chosen.get("mixer", ()), int(chosen.get("stem_stride", STEM_STRIDE))
+    stages = [mixer] if isinstance(mixer, str) else list(mixer)
+    limits = [
+        (MOST_POSITIONS[name][axes] * stem * 2**stage, name)
+        for stage, name in enumerate(stages)
+        if name in MOST_POSITIONS
+    ]
+    return min(limits, default=None)
 
 
 def _patch(row: BundleRow, plan: DataPlan) -> tuple[tuple[int, ...], str]:
