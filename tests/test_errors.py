@@ -87,6 +87,17 @@ def test_a_stopped_process_with_another_main_function(stop, status, line):
     assert (out.returncode, out.stderr) == (status, line)
 
 
+def test_a_pool_can_end_its_workers():
+    """A fork that waits in a semaphore, as a pool's worker does, must not wait for Python to run a handler."""
+    code = (
+        "import os, signal\nfrom medmixers.errors import end_in_one_line\nend_in_one_line('tool')\n"
+        "if (pid := os.fork()) == 0: os._exit(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), signal.getsignal(signal.SIGTERM).__name__)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout == "1 _raise_terminated\n"
+
+
 def test_a_forked_worker_is_terminated_as_ever():
     out = subprocess.run([sys.executable, "-c", STOPPED, "fork"], capture_output=True, text=True, check=False)
     assert (out.stdout, out.stderr) == (f"-{int(signal.SIGTERM)}\n", "")

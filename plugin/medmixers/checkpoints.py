@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from medmixers.errors import InputError, MissingFileError, first_line
 
 
-def read_checkpoint(path: str | Path) -> Any:
+def read_checkpoint(path: str | Path, *, also: Sequence[Any] = ()) -> Any:
     """The content of a file of ``torch.save``, on the CPU.
 
     Tensors, containers, numbers, strings and NumPy's scalars are read (nnU-Net's checkpoints hold the last). A file
     that holds an object of any other class is refused, so no file runs code.
+
+    Args:
+        path: the file.
+        also: further classes that the file may hold, none of which runs code, as torch's ``safe_globals`` takes them.
 
     Raises:
         MissingFileError: there is no such file.
@@ -24,7 +29,7 @@ def read_checkpoint(path: str | Path) -> Any:
     if not Path(path).is_file():
         raise MissingFileError(f"there is no file {str(path)!r}")
     try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
+        with torch.serialization.safe_globals([*_numpy_scalars(), *also]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file may raise anything: torch's unpickler follows its bytes
         raise InputError(f"{str(path)!r} cannot be read as weights: {_reason(error)}") from error

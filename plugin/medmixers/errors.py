@@ -111,20 +111,29 @@ def one_line_stops(name: str = "medmixers") -> Iterator[None]:
 
 def _raise_at_sigterm() -> signal.Handlers | None:
     """Let SIGTERM raise :class:`Terminated`, unless the program handles it. Returns the handler that was replaced."""
-    before, process = signal.getsignal(signal.SIGTERM), os.getpid()
-    if before is not signal.SIG_DFL:
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         return None
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != process:  # a fork, such as a worker of a data loader
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGTERM)
-        raise Terminated
-
     with contextlib.suppress(ValueError):  # only the main thread can
-        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGTERM, _raise_terminated)
         return signal.SIG_DFL
     return None
+
+
+def _raise_terminated(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _end_forks_at_once() -> None:
+    """In a fork: let SIGTERM end it as ever.
+
+    A pool ends its workers so. Python's handler would wait until a worker that hangs in a semaphore goes on, for ever.
+    """
+    if signal.getsignal(signal.SIGTERM) is _raise_terminated:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_end_forks_at_once)
 
 
 def _stopped(name: str, stop: type[BaseException]) -> int:

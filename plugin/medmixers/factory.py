@@ -97,10 +97,8 @@ def create_network(
         from medmixers.layers.checkpointing import checkpoint_blocks
 
         checkpoint_blocks(network, [locate(path) for path in NETWORKS[name].blocks])
-    if NETWORKS[name].fast:
-        from medmixers.kernels.fast_module import install
-
-        install(network, [locate(path) for path in NETWORKS[name].fast])
+    for path in NETWORKS[name].fast:
+        locate(path).install(network)
     return network
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import shutil
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO
 
@@ -20,8 +22,11 @@ except ImportError:  # Windows, where 3D Slicer runs bundles
     fcntl = None  # type: ignore[assignment]
 
 CLONE = 0x40049409  # FICLONE of Linux: a copy that shares the blocks until one of both is changed
+PIECE = 2**20  # bytes that are read at a time
 PARTIAL = ".partial-"  # in the name of a working folder: .NAME.partial-xxxx
 RAW_FOLDERS = ("imagesTr", "imagesTs", "labelsTr", "labelsTs")  # nnU-Net's raw data
+
+_WRITTEN: ContextVar[list[Path] | None] = ContextVar("_WRITTEN", default=None)
 
 
 @contextmanager
@@ -33,6 +38,19 @@ def written_whole(target: Path) -> Iterator[Path]:
     with working_folder(target) as folder:
         yield folder / target.name
         os.replace(folder / target.name, target)
+    if (written := _WRITTEN.get()) is not None:
+        written.append(target)
+
+
+@contextmanager
+def written_files() -> Iterator[list[Path]]:
+    """A list that :func:`written_whole` adds its targets to, inside the ``with`` block."""
+    files: list[Path] = []
+    token = _WRITTEN.set(files)
+    try:
+        yield files
+    finally:
+        _WRITTEN.reset(token)
 
 
 @contextmanager
@@ -123,13 +141,22 @@ def _is_at(file: IO[str], path: Path) -> bool:
         return False
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, which is read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file with its dates and permissions; it shares the blocks on disk where the file system can clone."""
     with open(source, "rb") as original, open(target, "wb") as copy:
         try:
             fcntl.ioctl(copy, CLONE, original.fileno())
         except (OSError, AttributeError):  # no such file system, no such system
-            shutil.copyfileobj(original, copy, 2**20)
+            shutil.copyfileobj(original, copy, PIECE)
     shutil.copystat(source, target)
 
 

@@ -19,7 +19,7 @@ from medmixers.errors import TRACEBACK_VARIABLE, InputError
 pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's, on every run
 # Values that are checked where they are used: the network, the data set, the writer of images.
 CHECKED_ELSEWHERE = {
-    *("evaluated_part", "image_key", "kernel_size", "label_names", "mixer", "network_name"),
+    *("evaluated_part", "image_key", "kernel_size", "label_names", "mixer", "network_name", "part"),
     *("output_dtype", "output_ext", "output_postfix", "pretrained_ckpt", "resume_ckpt", "window_device"),
 }
 
@@ -106,6 +106,10 @@ def test_names_that_another_key_refers_to_are_no_mistake() -> None:
         ("learning_rate", [0, 1e-4], [-1.0, "1e-3", None, True]),
         ("overlap", [0, 0.5], [1.0, "0.5"]),
         ("cache_rate", [0, 1.0], [1.5]),
+        ("mirror_axes", [[], [0], (0, 1)], [0, "0", [0.5], [True]]),
+        ("ensemble", [[], "a.pt,b.pt", ("a.pt", "b.pt")], [0, True, {"a": 1}]),
+        ("cache_dir", [None, "folder"], [True, 1, ["folder"]]),
+        ("save_probabilities", [True, False], ["true", 1, None]),
         ("image_size", [[8, 8], (8, 8)], [[8], [8, 0], 8, [8, 8, 8]]),
         ("device", ["cpu", torch.device("cpu")], ["gpu", f"cuda:{torch.cuda.device_count()}"]),
         ("title", ["anything"], []),
@@ -121,7 +125,15 @@ def test_values(name: str, good: list[Any], bad: list[Any]) -> None:
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_every_option_of_a_bundle_is_checked_and_every_default_passes(name: str) -> None:
-    checked = {*options.WHOLE_NUMBERS, *options.SWITCHES, *options.NUMBERS, *options.SIZES, "device"}
+    checked = {
+        *options.WHOLE_NUMBERS,
+        *options.SWITCHES,
+        *options.NUMBERS,
+        *options.SIZES,
+        "device",
+        "ensemble",
+        "mirror_axes",
+    }
     written: dict[str, Any] = {}
     for path in sorted((ROOT / "bundles" / name / "configs").glob("*.json")):
         if path.name != "metadata.json":

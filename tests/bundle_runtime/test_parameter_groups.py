@@ -43,7 +43,8 @@ def test_scales_are_timms() -> None:
     assert len(ours) == 1 + sum(DEPTHS) + len(DEPTHS) - 1 + 1
     assert ours == {layer: theirs[layer] for layer in ours}
     assert ours["head"] == 1.0
-    wrapped = parameter_groups(torch.nn.DataParallel(network), learning_rate=1.0, layer_decay=0.75)  # "module." in front of each name
+    # A wrapper puts "module." in front of each name.
+    wrapped = parameter_groups(torch.nn.DataParallel(network), learning_rate=1.0, layer_decay=0.75)
     assert [group["lr"] for group in wrapped] == sorted(set(ours.values()))
 
 

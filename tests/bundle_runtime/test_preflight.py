@@ -16,12 +16,13 @@ from bundle_helpers import SHAPE, last_words, save, write_dataset
 from medmixers.bundle_runtime.cases import find_images
 from medmixers.bundle_runtime.image_reader import BundleImageReader
 from medmixers.bundle_runtime.preflight import check_evaluation, check_inference, check_training
+from medmixers.bundle_runtime.preflight_raw import RawCases
 from medmixers.bundles.verify.synthetic import oblique_affine
 from medmixers.datasets.audit import audit_nnunet_dataset
 
 NETWORK = torch.nn.Conv3d(1, 3, 1)
 SHARED = {"image_reader": BundleImageReader(spatial_dims=3, channels=1), "validation_every": 5, "network": NETWORK}
-EXPECTED = {**SHARED, "label_values": [0, 1, 2]}
+EXPECTED = {**SHARED, "label_values": [0, 1, 2], "raw": RawCases()}
 TRAINING = {**EXPECTED, "pretrained_ckpt": None, "resume_ckpt": None}
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from medmixers.bundle_runtime.image_reader import BundleImageReader
 from medmixers.bundle_runtime.preflight import check_evaluation, check_training
+from medmixers.bundle_runtime.preflight_raw import RawCases
 
 NETWORK = torch.nn.Conv3d(1, 3, 1)
 PICTURES = {"image_reader": BundleImageReader(spatial_dims=2, channels=3), "validation_every": 2, "network": NETWORK}
@@ -96,7 +97,7 @@ def test_data_in_the_other_format(pictures: Path, tmp_path: Path) -> None:
     assert "is in nnU-Net raw format; this bundle reads a folder with datalist.json" in last_words(error)
     (pictures / "datalist.json").rename(pictures / "other.json")
     with pytest.raises(SystemExit) as error:
-        check_training(dataset_dir=str(pictures), label_values=[0, 1, 2], **LISTED)
+        check_training(dataset_dir=str(pictures), label_values=[0, 1, 2], raw=RawCases(), **LISTED)
     assert "has no dataset.json" in last_words(error)
 
 

@@ -25,7 +25,7 @@ from medmixers.bundle_runtime.cases import case_name
 from medmixers.bundle_runtime.checkpoint_files import WholeFiles
 from medmixers.bundle_runtime.handlers import TrainingState
 from medmixers.bundle_runtime.preflight_weights import check_state
-from medmixers.bundle_runtime.saving import best_weights_saver, image_writer, mask_saver
+from medmixers.bundle_runtime.saving import best_weights_saver, label_writer, mask_saver
 from medmixers.errors import InputError
 
 BYTES = 100_000
@@ -68,7 +68,7 @@ def test_predictions_are_written_whole(
             keys="pred", label_names=names, volumes=ending != ".png", output_name_formatter=case_name, **shared
         )
     else:
-        writer = image_writer(output_ext=ending)
+        writer = label_writer(output_ext=ending)
         save = SaveImaged(keys="pred", output_postfix="", output_name_formatter=case_name, writer=writer, **shared)
     shape = (8, 6) if ending == ".png" else (8, 6, 1)
 

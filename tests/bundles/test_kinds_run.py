@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_helpers import run_here
+from bundle_helpers import ROOT, run_here, small_options
+from monai.bundle import ConfigParser
 from monai.transforms import LoadImage
 from scipy import ndimage
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score, roc_auc_score
@@ -19,6 +21,7 @@ from tiny_datasets import convert_tiny
 
 from medmixers.bundle_runtime.cases import split
 from medmixers.bundles.catalog import BUNDLES, STUDY_MIXERS
+from medmixers.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's, on every run
 
@@ -180,6 +183,100 @@ def test_weights_are_flat(bundle: str, trained: Any) -> None:
     weights = torch.load(trained(bundle) / "models" / "model.pt", weights_only=True)
     assert weights
     assert all(isinstance(value, torch.Tensor) for value in weights.values())
+
+
+def predict(folder: Path, bundle: str, out: str, **options: Any) -> Path:
+    """Predictions of the scored cases, with probabilities."""
+    images = [case["image"] for case in scored_cases(folder, bundle)]
+    saved = {} if bundle in CLASSIFICATION else {"save_probabilities": True}
+    run_here("inference", bundle=bundle, datalist=images, output_dir=str(folder / out), **saved, **options)
+    return folder / out
+
+
+def probabilities(out: Path) -> np.ndarray:
+    """Of all cases, in the order of their names: (cases, ...)."""
+    if (out / "predictions.csv").is_file():
+        return np.array([[float(value) for value in [*row.values()][1:-1]] for row in table(out / "predictions.csv")])
+    return np.stack([np.load(path)["probabilities"] for path in sorted(out.glob("*.npz"))])
+
+
+@pytest.mark.parametrize("bundle", [CLASSIFICATION[0], "wrist_bone_segmentation_grouped_conv", SEGMENTATION[3]])
+def test_an_ensemble_predicts_the_mean_probability_of_its_models(bundle: str, trained: Any) -> None:
+    """Softmax of images and of slices, and sigmoid of masks."""
+    folder = trained(bundle)
+    states = [str(folder / "models" / f"resume_checkpoint_epoch={epoch}.pt") for epoch in (1, 2)]
+    each = [
+        probabilities(predict(folder, bundle, f"of_{index}", ckpt_path=state)) for index, state in enumerate(states)
+    ]
+    assert np.abs(each[0] - each[1]).max() > 1e-3
+    found = probabilities(predict(folder, bundle, "of_both", ensemble=",".join(states), ckpt_path="none.pt"))
+    np.testing.assert_allclose(found, (each[0] + each[1]) / 2, atol=2e-6)
+
+
+def test_an_evaluation_averages_as_a_prediction(trained: Any) -> None:
+    bundle = CLASSIFICATION[0]
+    folder = trained(bundle)
+    states = [str(folder / "models" / f"resume_checkpoint_epoch={epoch}.pt") for epoch in (1, 2)]
+    options = {"ensemble": states, "use_mirroring": True, "mirror_axes": [0]}
+    paths = {"dataset_dir": str(folder / "data" / "converted"), "output_dir": str(folder / "eval_of_both")}
+    run_here("train", "evaluate", bundle=bundle, ckpt_dir=str(folder / "no_models"), **paths, **options)
+    rows = table(folder / "eval_of_both" / "probabilities.csv")
+    evaluated = np.array([[float(value) for value in [*row.values()][1:-2]] for row in rows])
+    predicted = probabilities(predict(folder, bundle, "mirrored_both", **options))
+    np.testing.assert_allclose(evaluated, predicted, atol=1e-5)  # of batches
+    assert np.abs(predicted - probabilities(predict(folder, bundle, "both", ensemble=states))).max() > 1e-4
+
+
+@pytest.mark.parametrize("bundle", CLASSIFICATION)
+def test_mirroring_is_the_mean_over_explicit_flips(bundle: str, trained: Any) -> None:
+    """2D and 3D, by default along all axes."""
+    folder, config = trained(bundle), str(ROOT / "bundles" / bundle / "configs" / "inference.json")
+    ckpt_path = str(folder / "models" / "model.pt")
+    found = probabilities(predict(folder, bundle, "mirrored", ckpt_path=ckpt_path, use_mirroring=True))
+    parser = ConfigParser()
+    parser.read_config(config)
+    parser.update({key.replace("#", "::"): value for key, value in small_options(BUNDLES[bundle]).items()})
+    network, prepared = parser.get_parsed_content("network").eval(), parser.get_parsed_content("preprocessing")
+    network.load_state_dict(torch.load(ckpt_path))
+    for row, case in zip(found, scored_cases(folder, bundle), strict=True):
+        image = torch.as_tensor(prepared({"image": case["image"]})["image"])[None]
+        axes = range(2, image.ndim)
+        flips = [
+            [axis for axis, used in zip(axes, chosen, strict=True) if used]
+            for chosen in product([0, 1], repeat=len(axes))
+        ]
+        with torch.no_grad():
+            logits = torch.stack([network(image.flip(flip) if flip else image) for flip in flips])
+        np.testing.assert_allclose(row, torch.softmax(logits.mean(0), 1)[0], atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ensemble": "MODEL,nowhere.pt"}, "--ensemble: there is no file 'nowhere.pt'"),
+        ({"ensemble": "MODEL,MODEL"}, "--ensemble names "),
+        ({"ensemble": "MODEL,OTHER"}, "OTHER' holds the weights of another network, or of other options: "),
+        ({"ensemble": 3}, '--ensemble must be files of weights, as "models/a.pt,models/b.pt", got 3'),
+        ({"use_mirroring": True, "mirror_axes": [2]}, "--mirror_axes must list different axes from 0 to 1, "),
+        ({"mirror_axes": 0}, "--mirror_axes must be a list of axes from 0, for example [0], got 0"),
+    ],
+)
+def test_a_mean_that_cannot_be_is_one_line(
+    options: dict[str, Any], message: str, trained: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = trained(CLASSIFICATION[0])
+    torch.save({"w": torch.ones(1)}, folder / "OTHER")
+    names = {"MODEL": str(folder / "models" / "model.pt"), "OTHER": str(folder / "OTHER")}
+    if isinstance(options.get("ensemble"), str):
+        files = [names.get(file, file) for file in options["ensemble"].split(",")]
+        options = {"ensemble": ",".join(files)}
+    with pytest.raises((SystemExit, RuntimeError, InputError)) as error:
+        predict(folder, CLASSIFICATION[0], "none", ckpt_path=names["MODEL"], **options)
+    cause: BaseException | None = error.value
+    while cause is not None and not isinstance(cause, InputError):
+        cause = cause.__cause__
+    assert message in str(cause)
+    assert not (folder / "none").exists()
 
 
 @pytest.mark.parametrize("mixer", STUDY_MIXERS)

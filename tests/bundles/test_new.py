@@ -32,6 +32,10 @@ KINDS = {
     "regions": {"labels": list(REGIONS), "multi_label": True, "regions": REGIONS},
     "overlapping masks": {**PICTURES, "labels": ["left", "right"], "multi_label": True, "image_size": [32, 32]},
     "classes": {**PICTURES, "labels": ["well", "ill"], "task": "classification", "image_size": [32, 32]},
+    "several classes": {
+        **{**PICTURES, "labels": ["mass", "edema", "hernia"], "task": "classification", "image_size": [32, 32]},
+        "multi_label": True,
+    },
 }
 
 
@@ -119,7 +123,7 @@ def test_a_users_bundle_passes_the_static_checks(kind: str, tmp_path: Path) -> N
     """Among them its synthetic data, which its own preflight must find sound."""
     task = {**TASK, "name": "my_task", **KINDS[kind]}
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(task, sort_keys=False))
-    network = "metaformer_s12" if kind == "classes" else "unet_star_star"
+    network = "metaformer_s12" if KINDS[kind].get("task") == "classification" else "unet_star_star"
     bundle = new_bundle(str(tmp_path / "task.yaml"), network=network, out=tmp_path)
     report = verify_bundle(bundle, static=True)
     assert not report.failed, str(report)

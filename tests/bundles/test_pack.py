@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -25,10 +26,12 @@ from medmixers.bundles.new import new_bundle
 from medmixers.bundles.share import pack
 from medmixers.bundles.share.archive import open_archive
 from medmixers.bundles.share.card import model_card, read_metrics
+from medmixers.bundles.share.carried import vendored_name
 from medmixers.bundles.share.export import MODELS, assert_close
 from medmixers.bundles.share.pack import copy_bundle, pack_bundle
-from medmixers.bundles.share.vendoring import vendored_name
+from medmixers.bundles.share.vendoring import renamed
 from medmixers.bundles.verify import run_checks
+from medmixers.bundles.verify.checks import verify_bundle
 from medmixers.bundles.verify.hidden import environment_without_package
 from medmixers.bundles.verify.subject import Subject
 
@@ -86,7 +89,7 @@ def test_content(subject: Subject, sources: Path) -> None:
 
 def as_installed(root: Path, path: Path) -> str:
     """Text of a file of the zip with the vendored package's name put back."""
-    text = (root / path).read_text().replace(str(vendored_name(root)), "medmixers")
+    text = renamed((root / path).read_text(), "medmixers", old=str(vendored_name(root)))
     return text.replace("medmixers.factory.create_network", "medmixers.create_network")  # of the zip's configs
 
 
@@ -139,7 +142,7 @@ def test_licence_of_the_data_is_the_tasks_own(tmp_path: Path) -> None:
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(task))
     bundle = new_bundle(str(tmp_path / "task.yaml"), network="token_unet", out=tmp_path)
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
-    card = model_card(bundle.name, metadata, models=[], metrics="", package_version="0")
+    card = model_card(bundle.name, metadata, models=[], metrics="", code="")
     assert "Data: Ours alone; check what it allows before you share weights" in card
 
 
@@ -253,19 +256,63 @@ def test_weights_of_the_folder_are_packed(sources: Path, tmp_path: Path, monkeyp
     assert pack_bundle(bundle, out=tmp_path).path.read_bytes() == given.path.read_bytes()
 
 
-def test_an_opened_zip_packs_again_with_its_own_code(
-    packed: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its weights were trained with that code; another version of the package may be installed by then."""
+@pytest.fixture
+def without_exports(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pack, "export_models", lambda bundle: dict.fromkeys(MODELS, "not exported: it takes seconds"))
+
+
+@pytest.mark.usefixtures("without_exports")
+@pytest.mark.parametrize("state", ["as it was", "changed", "of the first zips"])
+def test_an_opened_zip_packs_again_with_its_own_code(state: str, packed: tuple[Path, str], tmp_path: Path) -> None:
+    """Its weights were trained with that code; another version of the package may be installed by then."""
     opened = open_archive(packed[0], tmp_path)
-    marked = opened / str(vendored_name(opened)) / "errors.py"
-    marked.write_text(marked.read_text() + "# of another version\n")
+    name = str(vendored_name(opened))
+    if state != "as it was":
+        with open(opened / name / "factory.py", "a") as file:
+            file.write("# of another version\n")
+    if state == "of the first zips":  # they carried the code under the name of the installed package
+        for path in [*(opened / name).rglob("*.py"), *(opened / "configs").glob("*.json")]:
+            path.write_text(renamed(path.read_text(), "medmixers", old=name))
+        (opened / name).rename(opened / "medmixers")
+    given = as_installed(opened, Path(str(vendored_name(opened))) / "factory.py")
     paths = sys.path[:]
     again = open_archive(pack_bundle(opened, out=tmp_path).path, tmp_path / "again")
-    assert (again / marked.relative_to(opened)).read_text() == marked.read_text()
-    assert vendored_name(again) == vendored_name(opened)
-    assert sys.path == paths
+    new = str(vendored_name(again))
+    assert (new == name) == (state == "as it was")
+    assert [path.name for path in again.glob("medmixers*")] == [new]
+    assert as_installed(again, Path(new) / "factory.py") == given
+    for config in ("train", "evaluate", "inference", "multi_gpu_train"):
+        path = Path("configs") / f"{config}.json"
+        assert as_installed(again, path) == as_installed(opened, path)
+        assert set(re.findall(r"medmixers\w*(?=\.)", (again / path).read_text())) <= {new}
+    assert f"`{new}`, as it was in the opened zip" in (again / "docs" / "model_card.md").read_text()
+    assert f"{new}.factory" in sys.modules  # which built the network that the weights are of
+    assert not set(paths) ^ set(sys.path)
+    checks = verify_bundle(pack_bundle(again, out=tmp_path / "third").path, static=True)
+    assert not checks.failed
+
+
+@pytest.mark.usefixtures("without_exports")
+def test_code_of_an_opened_zip_that_was_changed_is_found(packed: tuple[Path, str], tmp_path: Path) -> None:
+    """Under its old name it could meet the code that it was."""
+    opened = open_archive(packed[0], tmp_path)
+    name = str(vendored_name(opened))
+    with open(opened / name / "errors.py", "a") as file:
+        file.write("CHANGED = True\n")
+    (fault,) = verify_bundle(opened, static=True).failed
+    assert fault.note == f"{name} was changed after it was packed: pack the folder again, which renames it"
+
+
+@pytest.mark.usefixtures("without_exports")
+@pytest.mark.parametrize("wrong", ["medmixers.bundle_runtime.cases.find_image", "medmixers.bundling.cases.find_images"])
+def test_configs_that_name_what_is_not_there_are_not_packed(wrong: str, sources: Path, tmp_path: Path) -> None:
+    """Configs of an older version, or a slip: the zip would end in a traceback of MONAI."""
+    bundle = write_small_bundle(tmp_path)
+    config = bundle / "configs" / "inference.json"
+    config.write_text(config.read_text().replace("medmixers.bundle_runtime.cases.find_images", wrong))
+    with pytest.raises(ValueError, match=rf"^the configs of {NAME} name {wrong}, which medmixers [0-9.]+ does not def"):
+        pack_bundle(bundle, weights=sources / "checkpoint.pt", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_equal_code_outlives_the_folder_that_it_came_from(packed: tuple[Path, str], tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ ORDER = {  # what you change, data, network, training, validation, what runs
                   "postprocessing", "evaluator", "preflight", "initialize", "run"),
 }  # fmt: skip
 RUNS = {
-    "train": ["@preflight", "@cache", "$@train::trainer.run()"],
-    "evaluate": ["@preflight", "@cache", "$@validate::evaluator.run()"],
-    "inference": ["@preflight", "$@evaluator.run()"],
+    "train": ["@preflight", "@built", "$@train::trainer.run()"],
+    "evaluate": ["@preflight", "@built", "$@validate::evaluator.run()"],
+    "inference": ["@preflight", "@built", "$@cases.run(@evaluator)"],
 }
 
 
@@ -133,13 +133,15 @@ def test_model_card_has_the_facts_of_the_metadata() -> None:
         "| class1 | 0 | - | - | - | - | - |",
     ]
     lines = ["models/model.pt: a flat state dict", "no models/model.onnx: why"]
-    card = render_model_card(metadata, name=BRAIN, package_version="1.2.3", models=lines, metrics=table)
+    card = render_model_card(
+        metadata, name=BRAIN, code="`medmixers_01234567`, of medmixers 1.2.3", models=lines, metrics=table
+    )
     for fact in (metadata["name"], metadata["intended_use"], *metadata["references"], "medmixers 1.2.3", table):
         assert fact in card
     assert "- no models/model.onnx: why\n" in card
     assert "Output: 0 background, 1 grey_matter, 2 white_matter." in card
     del metadata["data_licence"], metadata["references"]  # a user's bundle may state neither
-    assert "the licence is not known" in render_model_card(metadata, name="x", package_version="1", metrics="None.")
+    assert "the licence is not known" in render_model_card(metadata, name="x", code="", metrics="None.")
 
 
 def test_long_lines_are_wrapped_and_tables_are_not() -> None:

@@ -59,14 +59,15 @@ def test_a_killed_training_resumes_to_the_weights_of_a_whole_one(
     options = {"network_def#drop_path_rate": 0.1}  # random numbers in the network too
     whole = train(bundle, data, tmp_path / "whole", **options)
     torch.rand(7)  # a repetition owes nothing to the state that the process is in
-    assert_equal(train(bundle, data, tmp_path / "again", **options), whole)
+    on_disk = {"cache_dir": str(tmp_path / "cache")}  # filled by the repetition, and read after the kill
+    assert_equal(train(bundle, data, tmp_path / "again", **on_disk, **options), whole)
     with monkeypatch.context() as patch:
         kill_in_epoch(patch, 3)
         with pytest.raises(KeyboardInterrupt):
             train(bundle, data, tmp_path / "killed", **options)
     checkpoint = last_state(tmp_path / "killed")
     assert checkpoint.name == "resume_checkpoint_epoch=2.pt"
-    resumed = train(bundle, data, tmp_path / "killed", **options, resume_ckpt=str(checkpoint))
+    resumed = train(bundle, data, tmp_path / "killed", **options, **on_disk, resume_ckpt=str(checkpoint))
     assert_equal(resumed, whole)
     best, expected = (torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("killed", "whole"))
     assert_equal(best, expected)

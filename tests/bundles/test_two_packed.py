@@ -21,7 +21,7 @@ from medmixers import create_network
 from medmixers.bundles.catalog import BUNDLES
 from medmixers.bundles.render.bundle import render_bundle
 from medmixers.bundles.share.archive import open_archive
-from medmixers.bundles.share.vendoring import vendored_name
+from medmixers.bundles.share.carried import vendored_name
 from medmixers.bundles.verify.hidden import environment_without_package
 from medmixers.bundles.verify.subject import Subject
 
@@ -44,6 +44,15 @@ for root, data in jobs:
     shared.pop("ckpt_dir")
     found = dict(ckpt_path=str(place / "model.pt"), output_dir=str(place / "found"))
     monai.bundle.run(config_file=files["inference"], **found, **shared)
+    (place / "root.json").write_text(json.dumps({"bundle_root": root}))
+    loaded = monai.bundle.load(
+        Path(root).name, bundle_dir=Path(root).parent, source="github", workflow_type="inference",
+        args_file=str(place / "root.json"), device="cpu", model_file="../" * 20 + str(place / "model.pt"),
+    )
+    tops = {type(module).__module__.partition(".")[0] for module in loaded.modules()} - {"torch", "monai"}
+    assert tops == {path.name for path in Path(root).glob("medmixers_*")}, tops
+    for name, value in torch.load(place / "model.pt", weights_only=True).items():
+        assert torch.equal(loaded.state_dict()[name], value), name
 digests = {}
 for root, _ in jobs:
     place, digest = out / Path(root).name, hashlib.sha256()

@@ -97,8 +97,18 @@ def test_an_image_with_other_channels(classes: Path) -> None:
         audit_datalist(classes)
 
 
-@pytest.mark.parametrize("label", [[1, 2], []])
-def test_several_classes_a_case(classes: Path, label: list[int]) -> None:
+def test_several_classes_per_case(classes: Path) -> None:
+    write(classes, training=[entry("a", [0, 2]), entry("b", [])], validation=[entry("c", [2])], test=[])
+    report = audit_datalist(classes)
+    assert report.classes == {"training": {0: 1, 2: 1}, "validation": {2: 1}}
+    assert "classes: any number per case\nclasses of training: 0: 1, 2: 1" in str(report)
+    write(classes, training=[entry("a", [0, 2]), entry("b", 1)])
+    with pytest.raises(ValueError, match=r"b\.png has the label 1, .*a\.png has \[0, 2\]"):
+        audit_datalist(classes)
+
+
+@pytest.mark.parametrize("label", [[2, 1], [0, 0, 1], [-1]])
+def test_classes_that_are_no_ids_in_order(classes: Path, label: list[int]) -> None:
     write(classes, training=[entry("a", label)])
     with pytest.raises(ValueError, match=r"a\.png has the label \[.*\]; a bundle takes one class id"):
         audit_datalist(classes)

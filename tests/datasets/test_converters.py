@@ -20,7 +20,7 @@ from PIL import Image
 from tiny_datasets import ELLIPSES, MEDMNIST, convert_tiny, write_acdc, write_source
 
 from medmixers.datasets.audit import audit_nnunet_dataset
-from medmixers.datasets.audit_datalist import audit_datalist
+from medmixers.datasets.audit_datalist import SEVERAL, audit_datalist
 from medmixers.datasets.convert_sars_cov_2 import near_duplicates
 from medmixers.datasets.converters import CONVERTERS, convert
 from medmixers.datasets.datalist_format import read_datalist
@@ -72,7 +72,8 @@ def test_datalists_are_sound_and_hold_every_source(task: str, tiny: Callable[[st
     assert report.cases["test"]
     assert report.channels == len(TASKS[task].channels)
     assert len(report.shapes[0]) == TASKS[task].spatial_dims
-    assert report.masks == (len(TASKS[task].labels) if TASKS[task].task == "segmentation" else 0)
+    spec = TASKS[task]
+    assert report.masks == (len(spec.labels) if spec.task == "segmentation" else SEVERAL if spec.multi_label else 0)
     files = [item["image"] for part in items.values() for item in part]
     assert len(set(files)) == len(files)
 

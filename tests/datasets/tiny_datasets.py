@@ -31,6 +31,7 @@ MEDMNIST = {
 OPTIONS: dict[str, dict[str, Any]] = {
     **{task: {"size": 28} for task in MEDMNIST},
     "breast_tissue_segmentation": {"test_every": 4},
+    "chest_xray_findings_classification": {"size": 28},
 }
 # JSRT: structure -> centre (x, y) and half axes of its ellipse at 1024 x 1024
 ELLIPSES = {
@@ -72,6 +73,18 @@ def write_medmnist(task: str, folder: Path, *, edge: int = 28, counts: tuple[int
     path = folder / (MEDMNIST[task] + ("" if edge == 28 else f"_{edge}") + ".npz")
     np.savez_compressed(path, **arrays)
     return path
+
+
+def write_chestmnist(folder: Path, *, counts: tuple[int, int, int] = (12, 9, 9)) -> None:
+    """``chestmnist.npz``: 0 or 1 for each of 14 labels, the last one in no image. Brightness tells label 0."""
+    rng = np.random.default_rng(0)
+    arrays: dict[str, Array] = {}
+    for part, count in zip(("train", "val", "test"), counts, strict=True):
+        labels = (np.arange(count)[:, None] % np.arange(2, 16) == 1).astype(np.uint8)
+        labels[:, -1] = 0
+        images = rng.integers(0, 60, (count, 28, 28)) + 120 * labels[:, :1, None]
+        arrays |= {f"{part}_images": images.astype(np.uint8), f"{part}_labels": labels}
+    np.savez_compressed(folder / "chestmnist.npz", **arrays)
 
 
 def write_jsrt(folder: Path, *, nodules: int = 3, others: int = 2) -> None:
@@ -269,4 +282,5 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "multi_organ_ct_segmentation": write_synapse,
     "cardiac_mri_segmentation": write_acdc,
     "dog_breed_classification": write_imagewoof,
+    "chest_xray_findings_classification": write_chestmnist,
 }

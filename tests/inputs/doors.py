@@ -28,6 +28,7 @@ from medmixers.bundle_runtime.image_reader import BundleImageReader
 from medmixers.bundle_runtime.options import check_value
 from medmixers.bundle_runtime.preflight import check_training
 from medmixers.bundle_runtime.preflight_files import check_folders
+from medmixers.bundle_runtime.preflight_raw import RawCases
 from medmixers.bundle_runtime.preflight_weights import check_start_weights
 from medmixers.bundles.share.archive import MANIFEST, manifest_text, open_archive, write_archive
 from medmixers.bundles.share.card import read_metrics
@@ -128,7 +129,14 @@ def splits(folds: Any, *, training: bool = False) -> Door:
         write(raw(folder))
         reader = BundleImageReader(spatial_dims=3, channels=1)
         options = {"validation_every": 2, "network": torch.nn.Identity(), "pretrained_ckpt": None}
-        check_training(dataset_dir=str(folder), image_reader=reader, label_values=[0, 1], resume_ckpt=None, **options)
+        check_training(
+            dataset_dir=str(folder),
+            image_reader=reader,
+            label_values=[0, 1],
+            raw=RawCases(),
+            resume_ckpt=None,
+            **options,
+        )
 
     return door if training else checked(write)
 

@@ -21,6 +21,7 @@ from medmixers.bundle_runtime.cases import find_images
 from medmixers.bundle_runtime.image_reader import BundleImageReader
 from medmixers.bundle_runtime.nnunet_images import NnUNetImages, find_cases
 from medmixers.bundle_runtime.preflight import check_inference, check_training
+from medmixers.bundle_runtime.preflight_raw import RawCases
 from medmixers.cli.main import main
 from medmixers.errors import InputError
 
@@ -83,7 +84,7 @@ def test_a_volume(
     if name == "sheared axes":
         VOLUMES[name](tmp_path / "labelsTr/b.nii.gz")
     file, folder = tmp_path / "imagesTr/b_0000.nii.gz", str(tmp_path)
-    training = {**TRAINING, "image_reader": VOLUME, "label_values": [0, 1]}
+    training = {**TRAINING, "image_reader": VOLUME, "label_values": [0, 1], "raw": RawCases()}
     doors: dict[str, Callable[[], Any]] = {
         "dataset check": lambda: main(["dataset", "check", folder]),
         "training": lambda: check_training(dataset_dir=folder, **training),

@@ -14,14 +14,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import monai.bundle
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from batchgenerators.utilities.file_and_folder_operations import load_json
 from monai.bundle import ConfigParser
+from nnunetv2.ensembling.ensemble import merge_files
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainerBN import nnUNetTrainerBN
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from trained_models import OBLIQUE, REGIONS, write_images
 from trained_models import train as train_model
 
@@ -235,6 +239,30 @@ def test_bundle_of_a_stock_model_segments_as_nnunet_does(stock_bundle, images, t
     )  # fmt: skip
     assert (tmp_path / "out/case.nii.gz").read_bytes() == predict(model, images, tmp_path / "expected")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["case.nii.gz"]
+
+
+def test_bundle_saves_the_probabilities_that_nnunet_saves(stock_bundle, images, tmp_path):
+    model, bundle = stock_bundle
+    options = {"bundle_root": str(bundle), "dataset_dir": str(images), "use_mirroring": False, "device": "cpu"}
+    monai.bundle.run(
+        config_file=str(bundle / "configs/inference.json"),
+        **{**options, "output_dir": str(tmp_path / "out"), "save_probabilities": True},
+    )
+    expected = tmp_path / "expected"
+    expected.mkdir()
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, use_mirroring=False)
+    predictor.initialize_from_trained_model_folder(str(model), (0, 1))
+    predictor.predict_from_files_sequential(str(images), str(expected), save_probabilities=True)
+    found, wanted = (np.load(folder / "case.npz")["probabilities"] for folder in (tmp_path / "out", expected))
+    np.testing.assert_array_equal(found, wanted)
+    assert {path.name for path in expected.iterdir()} - {path.name for path in (tmp_path / "out").iterdir()} == {
+        "predict_from_raw_data_args.json"
+    }
+    files = [str(folder / "case.npz") for folder in (tmp_path / "out", expected)]
+    plans = PlansManager(str(tmp_path / "out/plans.json"))
+    labels = plans.get_label_manager(load_json(str(tmp_path / "out/dataset.json")))
+    merge_files(files, str(tmp_path / "merged"), ".nii.gz", plans.image_reader_writer_class(), labels)
+    assert (tmp_path / "merged.nii.gz").read_bytes() == (expected / "case.nii.gz").read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["3d", "2d"])

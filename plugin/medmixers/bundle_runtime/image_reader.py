@@ -48,6 +48,8 @@ class BundleImageReader(ImageReader):
             :func:`medmixers.images.dicom.read_volume` and :func:`medmixers.images.dicom.read_dicom_picture` raise.
     """
 
+    VOLATILE = ("said",)  # attributes that do not change what is read
+
     def __init__(
         self,
         *,

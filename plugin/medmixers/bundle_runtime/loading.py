@@ -17,22 +17,28 @@ from medmixers.errors import InputError, is_input_error
 # torch hands the exception of a worker on as text: its traceback, with the class and message of each cause
 IN_WORKER = re.compile(r"^medmixers\.errors\.\w+: (.+)$", re.MULTILINE)
 
+LOST_WORKER = re.compile(r"DataLoader worker.* (exited unexpectedly|is killed by signal)")  # no case follows then
+
 
 class OneLineLoader(DataLoader):
     """MONAI's DataLoader. An input error of the readers is raised without MONAI's and torch's around it.
 
     Args:
-        dataset, num_workers: as of MONAI's DataLoader.
+        dataset: of items.
         iterations: batches per pass, of random permutations of the items, as often as needed; on several GPUs every
-            rank draws its own. None: each item once.
-        options: further arguments of MONAI's DataLoader; ``iterations`` replaces shuffle and sampler.
+            rank draws its own. They replace shuffle and sampler. None: each item once.
+        keep_going: yield the exception in place of a batch that cannot be loaded, and go on.
+        options: MONAI's and torch's.
     """
 
-    def __init__(self, dataset: Any, num_workers: int = 0, *, iterations: int | None = None, **options: Any) -> None:
+    def __init__(
+        self, dataset: Any, *, iterations: int | None = None, keep_going: bool = False, **options: Any
+    ) -> None:
         if iterations is not None:
             drawn = RandomSampler(dataset, num_samples=iterations * options.get("batch_size", 1))
             options = {**options, "shuffle": False, "sampler": drawn}
-        super().__init__(dataset, num_workers, **options)
+        super().__init__(dataset, **options)
+        self.keep_going = keep_going
 
     def __iter__(self) -> Iterator[Any]:
         """Batches."""
@@ -44,6 +50,9 @@ class OneLineLoader(DataLoader):
                 return
             except Exception as error:
                 cause = input_error(error)
+                if self.keep_going and not LOST_WORKER.search(str(error)):
+                    yield cause or error
+                    continue
                 if cause is None:
                     raise
                 raise cause from error

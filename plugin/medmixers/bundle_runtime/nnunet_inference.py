@@ -22,6 +22,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
+from medmixers.bundle_runtime.saved_probabilities import write_nnunet_json, write_npz
 from medmixers.errors import InputError
 from medmixers.files import written_whole
 
@@ -75,6 +76,12 @@ class Plans:
     def channels(self) -> int:
         """Number of image channels."""
         return len(self.dataset.get("channel_names") or self.dataset["modality"])
+
+    def case_name(self, properties: Mapping[str, Any]) -> str:
+        """Name of the case whose first file the properties name."""
+        # The ending is the data set's, perhaps a compound one. 0000 is the first channel; IXI_0001 may be a case's own.
+        name = Path(properties["file"]).name.removesuffix(self.dataset["file_ending"])
+        return name.removesuffix("_0000") or name
 
 
 class PlansTransform(MapTransform):
@@ -166,19 +173,40 @@ class NnUNetInferer(Inferer):
 
 
 class NnUNetSegmentationd(PlansTransform):
-    """Logits -> segmentation (1, *as read), on the voxels of the files in the order of nnU-Net's reader (Z, Y, X)."""
+    """Logits -> segmentation (1, *as read), on the voxels of the files in the order of nnU-Net's reader (Z, Y, X).
+
+    Args:
+        keys: of the logits.
+        plans: of the model.
+        save_probabilities: write CASE.npz and CASE.pkl, dataset.json and plans.json to ``output_dir``, as
+            ``nnUNetv2_predict --save_probabilities`` does.
+        output_dir: the folder.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, *, plans: Plans, save_probabilities: bool = False, output_dir: str = "."
+    ) -> None:
+        super().__init__(keys, plans=plans)
+        self.save_probabilities = save_probabilities
+        self.output_dir = Path(output_dir)
 
     def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """Undo the preprocessing that ``nnunet_properties`` tells."""
         result = dict(data)
         for key in self.key_iterator(result):
-            segmentation = convert_predicted_logits_to_segmentation_with_correct_shape(
+            properties = json.loads(result[PROPERTIES])
+            converted = convert_predicted_logits_to_segmentation_with_correct_shape(
                 np.asarray(result[key]),
                 self.plans.manager,
                 self.plans.configuration,
                 self.plans.labels,
-                json.loads(result[PROPERTIES]),
+                properties,
+                return_probabilities=self.save_probabilities,
             )
+            segmentation, probabilities = converted if self.save_probabilities else (converted, None)
+            if probabilities is not None:
+                write_npz(self.output_dir / self.plans.case_name(properties), probabilities, properties)
+                write_nnunet_json(self.output_dir, self.plans.dataset, self.plans.manager.plans)
             result[key] = torch.from_numpy(segmentation)[None]
         return result
 
@@ -195,9 +223,7 @@ class NnUNetSaved(PlansTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             properties, ending = json.loads(result[PROPERTIES]), self.plans.dataset["file_ending"]
-            name = Path(properties["file"]).name.removesuffix(ending)  # of the data set, perhaps a compound one
-            case = name.removesuffix("_0000") or name  # the first channel's; IXI_0001 may be a case's own name
-            with written_whole(Path(self.output_dir) / f"{case}{ending}") as partial:
+            with written_whole(Path(self.output_dir) / f"{self.plans.case_name(properties)}{ending}") as partial:
                 writer = self.plans.manager.image_reader_writer_class()
                 writer.write_seg(np.asarray(result[key][0]), str(partial), properties)
         return result

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from pydoc import locate
@@ -34,8 +34,17 @@ WHOLE_NUMBERS = {
     "warmup_epochs": 0,
 }
 SWITCHES = {
-    "allow_untrained", "amp", "early_stop", "load_pretrain", "pretrained_adapt", "separate_folder", "use_mirroring",
-}  # fmt: skip
+    "allow_untrained",
+    "amp",
+    "continue_prediction",
+    "early_stop",
+    "keep_going",
+    "load_pretrain",
+    "pretrained_adapt",
+    "save_probabilities",
+    "separate_folder",
+    "use_mirroring",
+}
 NUMBERS = {  # from 0 to this
     "cache_rate": 1.0,
     "clip_grad_norm": float("inf"),
@@ -46,6 +55,7 @@ NUMBERS = {  # from 0 to this
 }
 UNSET = {"layer_decay", "num_iterations_per_epoch"}  # may stay None
 SIZES = {"image_size", "roi_size"}
+FILES_OF_WEIGHTS = 'files of weights, as "models/a.pt,models/b.pt"'
 # Top-level keys that are no options: what MONAI runs, and what is derived from options.
 NO_OPTIONS = {"finalize", "find_package", "imports", "initialize", "local_rank", "network", "rank", "run"}
 
@@ -156,10 +166,32 @@ def check_value(name: str, value: Any, default: Any = None) -> None:
         expected = "a number >= 0" if NUMBERS[name] == float("inf") else f"a number from 0 to {NUMBERS[name]:g}"
     elif name in SIZES and not _is_size(value, default):
         expected = f"a list of {len(default) if isinstance(default, list) else '2 or 3'} whole numbers >= 1"
+    elif name == "ensemble" and not isinstance(value, (str, list, tuple)):
+        expected = FILES_OF_WEIGHTS
+    elif name == "cache_dir" and not (value is None or isinstance(value, str)):
+        expected = "a folder"
+    elif name == "mirror_axes" and not (isinstance(value, (list, tuple)) and all(type(axis) is int for axis in value)):
+        expected = "a list of axes from 0, for example [0]"
     elif name == "device" and isinstance(value, str):
         expected = _device_fault(value)
     if expected:
         raise InputError(f"--{name} must be {expected}, got {value!r}")
+
+
+def ensemble_files(value: str | Sequence[str]) -> list[str]:
+    """The files that ``--ensemble`` names: a list, or text with commas between them. They need not exist.
+
+    Raises:
+        InputError: another kind of value, a name without letters, or a file that is named twice.
+    """
+    names = value.split(",") if isinstance(value, str) and value else value or []
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) and name.strip() for name in names):
+        raise InputError(f"--ensemble must be {FILES_OF_WEIGHTS}, got {value!r}")
+    files = [name.strip() for name in names]
+    twice = next((file for index, file in enumerate(files) if _same(file, files[:index])), None)
+    if twice is not None:
+        raise InputError(f"--ensemble names {twice!r} twice; each model counts once")
+    return files
 
 
 def build(key: str) -> Any:
@@ -235,3 +267,7 @@ def _device_fault(value: str) -> str | None:
     if device.type == "cuda" and (device.index or 0) >= count:
         return f"cpu, or one of the {count} GPUs that torch finds" if count else "cpu, since torch finds no GPU"
     return None
+
+
+def _same(file: str, others: Sequence[str]) -> bool:
+    return Path(file).resolve() in [Path(other).resolve() for other in others]

@@ -7,24 +7,32 @@ all; SystemExit passes through. torch is imported only where weights are looked 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from medmixers.bundle_runtime.cases import find_images, split, unread_files
-from medmixers.bundle_runtime.options import build, given_cases
-from medmixers.bundle_runtime.preflight_files import VOXELS_OF, check_cases, check_folders, check_given, paths
+from medmixers.bundle_runtime.options import build, ensemble_files, given_cases
+from medmixers.bundle_runtime.preflight_files import (
+    VOXELS_OF,
+    check_cases,
+    check_folders,
+    check_given,
+    check_label_counts,
+    paths,
+)
 from medmixers.bundle_runtime.preflight_weights import check_start_weights, check_state
 from medmixers.bundle_runtime.stack import one_line_in_command
 from medmixers.checkpoints import read_weights
 from medmixers.datasets.datalist_format import FILE as LIST_FILE
-from medmixers.datasets.raw_checks import check_raw_dataset
-from medmixers.datasets.raw_format import label_names, read_description, stem_and_ending
+from medmixers.datasets.raw_format import stem_and_ending
 from medmixers.errors import InputError
 
 if TYPE_CHECKING:
     from medmixers.bundle_runtime.image_reader import BundleImageReader
     from medmixers.bundle_runtime.nnunet_images import NnUNetImages
+    from medmixers.bundle_runtime.preflight_raw import RawCases
 
 # The keys where MONAI's clients set lists of cases instead of a folder.
 TRAINING_DATA = {"training": "train::dataset::data", "validation": "validate::dataset::data"}
@@ -50,11 +58,13 @@ def check_training(
     resume_ckpt: str | None,
     image_reader: BundleImageReader,
     label_values: Sequence[int] = (),
+    raw: RawCases | None = None,
     classes: int = 0,
     masks: int = 0,
+    labels: int = 0,
     fold: int = 0,
     epochs: int | None = None,
-    folders: Sequence[str] = (),
+    folders: Sequence[str | None] = (),
 ) -> None:
     """Raise InputError unless the training cases can be read, split, and fit the network. Held-out cases are not read.
 
@@ -70,8 +80,10 @@ def check_training(
         resume_ckpt: state of a training to go on with, or None.
         image_reader: what will read the images.
         label_values: what the label files of a data set in nnU-Net raw format may hold.
+        raw: the checks of such a data set; needed with ``label_values``.
         classes: classes of a datalist.json, where a case has one.
         masks: mask files of each case of a datalist.json, where a case has those.
+        labels: labels of a datalist.json, where a case has several.
         fold: of the split.
         epochs: length of the training, which a state to go on with may not exceed.
         folders: what is written to.
@@ -82,17 +94,19 @@ def check_training(
         check_start_weights(pretrained_ckpt, network, adapt=pretrained_adapt)
     if resume_ckpt is not None:
         check_state(resume_ckpt, network, epochs=epochs)
-    listed = {"classes": classes, "masks": masks}
+    listed = {"label_values": label_values, "raw": raw, "classes": classes, "masks": masks, "labels": labels}
     given = {part: given_cases(key) for part, key in TRAINING_DATA.items()}
     is_folder = all(items is None for items in given.values())
     check_given(given)
     if is_folder:
-        _check_format(dataset_dir, label_values, in_channels=image_reader.channels)
+        _check_format(dataset_dir, label_values, raw, in_channels=image_reader.channels)
     rule = {"validation_every": validation_every, "fold": fold}
     parts = [split(dataset_dir, part=part, **rule) if items is None else items for part, items in given.items()]
     cases = [case for part in parts for case in part]
     check_folders(folders, _inputs(cases))
-    _check_cases(dataset_dir if is_folder else None, label_values, cases, "training", image_reader, listed)
+    _check_cases(dataset_dir if is_folder else None, cases, "training", image_reader, listed)
+    if labels:
+        check_label_counts(parts[1], "validation")
 
 
 @one_line_in_command()
@@ -105,11 +119,14 @@ def check_evaluation(
     network: Any,
     image_reader: BundleImageReader,
     label_values: Sequence[int] = (),
+    raw: RawCases | None = None,
     classes: int = 0,
     masks: int = 0,
+    labels: int = 0,
     fold: int = 0,
     class_names: Sequence[str] = (),
-    folders: Sequence[str] = (),
+    ensemble: str | Sequence[str] = (),
+    folders: Sequence[str | None] = (),
 ) -> None:
     """Raise InputError unless the cases to score can be read, and there are weights; name the classes without a case.
 
@@ -121,26 +138,31 @@ def check_evaluation(
         network: as :func:`check_training` has it.
         image_reader: as :func:`check_training` has it.
         label_values: as :func:`check_training` has it.
+        raw: as :func:`check_training` has it.
         classes: as :func:`check_training` has it.
         masks: as :func:`check_training` has it.
+        labels: as :func:`check_training` has it.
         fold: of the split.
         class_names: of a classification.
+        ensemble: files of weights that are read instead of ``ckpt_path``.
         folders: as :func:`check_training` has it.
     """
     check_folders(folders)
-    read_weights(ckpt_path, _built(network))
-    listed = {"classes": classes, "masks": masks}
+    _check_weights(_built(network), ckpt_path, ensemble)
+    listed = {"label_values": label_values, "raw": raw, "classes": classes, "masks": masks, "labels": labels}
     given = given_cases(TRAINING_DATA["validation"])
     check_given({"evaluated": given})
     if given is None:
-        _check_format(dataset_dir, label_values, in_channels=image_reader.channels)
+        _check_format(dataset_dir, label_values, raw, in_channels=image_reader.channels)
         cases = split(dataset_dir, part=part, validation_every=validation_every, fold=fold)
     else:
         cases = given
     check_folders(folders, _inputs(cases))
     audited = "test" if part == "test" else "training"
-    _check_cases(dataset_dir if given is None else None, label_values, cases, audited, image_reader, listed)
-    if class_names:
+    _check_cases(dataset_dir if given is None else None, cases, audited, image_reader, listed)
+    if labels:
+        _name_one_sided_labels(class_names, cases, part)
+    elif class_names:
         _name_absent_classes(class_names, cases, part)
 
 
@@ -155,7 +177,9 @@ def check_inference(
     image_reader: BundleImageReader | NnUNetImages,
     writes_images: bool = False,
     find: Callable[[str], list[Any]] = find_images,
-    folders: Sequence[str] = (),
+    ensemble: str | Sequence[str] = (),
+    folders: Sequence[str | None] = (),
+    cases: str | None = None,
 ) -> None:
     """Raise InputError unless there are weights and readable images.
 
@@ -168,28 +192,48 @@ def check_inference(
         image_reader: as :func:`check_training` has it.
         writes_images: each prediction is a file named after its case, so no two cases may have one name.
         find: what lists the images of ``dataset_dir``.
+        ensemble: as :func:`check_evaluation` has it.
         folders: as :func:`check_training` has it.
+        cases: key of the :class:`~medmixers.bundle_runtime.many_cases.Cases` in the config; None reads all images. Only
+            those that it will predict are read, and none where it goes on after a bad case: it reads each itself.
     """
     check_folders(folders)
     network = _built(network)
-    if load_pretrain:
+    if load_pretrain or ensemble:
         hint = "; --allow_untrained True predicts with untrained weights"
-        read_weights(ckpt_path, network, hint=hint)
+        _check_weights(network, ckpt_path, ensemble, hint)
     if (given := given_cases("dataset::data")) is not None:
         check_given({"predicted": given})
         images = [case["image"] for case in given]
     if not images:
         find(dataset_dir)  # raises and says what is missing
         raise InputError("the datalist is empty: there is no image to predict")
-    cases = [paths(entry) for entry in images]
     check_folders(folders, _inputs([{"image": entry} for entry in images]))
     _name_unread(dataset_dir, images)
+    chosen = build(cases) if cases is not None and given is None else None
+    read = images if chosen is None else [] if chosen.keep_going else chosen.images
+    if writes_images:
+        _check_names(images)
+    for entry in _with_progress(read):
+        image_reader.check_case(paths(entry))
+
+
+def _check_names(images: Sequence[Any]) -> None:
+    """Raise InputError where two predictions would have one name."""
     first_of: dict[str, Path] = {}
-    for files in _with_progress(cases):
+    for files in map(paths, images):
         other = first_of.setdefault(stem_and_ending(files[0])[0], files[0])
-        if writes_images and other is not files[0]:
+        if other is not files[0]:
             raise InputError(f"the predictions of {str(other)!r} and {str(files[0])!r} would have one name; rename one")
-        image_reader.check_case(files)
+
+
+def _check_weights(network: Any, ckpt_path: str, ensemble: str | Sequence[str], hint: str = "") -> None:
+    """Raise InputError unless the network can load the weights: of ``ckpt_path``, or of each file of an ensemble."""
+    files = ensemble_files(ensemble)
+    for file in files:
+        read_weights(file, network, option="ensemble")
+    if not files:
+        read_weights(ckpt_path, network, hint=hint)
 
 
 def _inputs(cases: Sequence[Any]) -> list[Path]:
@@ -220,43 +264,27 @@ def _with_progress(cases: Sequence[T]) -> Iterable[T]:
     return bar
 
 
-def _check_format(dataset_dir: str, label_values: Sequence[int], *, in_channels: int) -> None:
-    """A data set of the right format, and for nnU-Net's the channels and labels that its dataset.json names."""
-    if not label_values:
-        if not (Path(dataset_dir) / LIST_FILE).is_file() and (Path(dataset_dir) / "dataset.json").is_file():
-            raise InputError(f"{dataset_dir!r} is in nnU-Net raw format; this bundle reads a folder with {LIST_FILE}")
-        return
-    content = read_description(Path(dataset_dir))
-    where = str(Path(dataset_dir) / "dataset.json")
-    channels = content["channel_names"]
-    if len(channels) != in_channels:
-        raise InputError(f"{where!r} names {len(channels)} channels; the network takes {in_channels}")
-    values = list(label_names(content))
-    if values != list(label_values):
-        raise InputError(f"{where!r} has the labels {values}; the network has {list(label_values)}")
+def _check_format(dataset_dir: str, label_values: Sequence[int], raw: RawCases | None, *, in_channels: int) -> None:
+    """A data set of the right format."""
+    if raw is not None:
+        raw.check_format(dataset_dir, label_values, in_channels=in_channels)
+    elif not (Path(dataset_dir) / LIST_FILE).is_file() and (Path(dataset_dir) / "dataset.json").is_file():
+        raise InputError(f"{dataset_dir!r} is in nnU-Net raw format; this bundle reads a folder with {LIST_FILE}")
 
 
 def _check_cases(
-    dataset_dir: str | None,
-    label_values: Sequence[int],
-    cases: list[dict[str, Any]],
-    part: str,
-    reader: BundleImageReader,
-    listed: dict[str, Any],
+    dataset_dir: str | None, cases: list[dict[str, Any]], part: str, reader: BundleImageReader, listed: dict[str, Any]
 ) -> None:
     """Check the files of cases: of a folder in nnU-Net raw format as nnU-Net reads them, of a list case by case.
 
     Args:
         dataset_dir: the folder; None where a client gave the cases.
     """
-    if dataset_dir is None or not label_values:
-        check_cases(_with_progress(cases), reader, label_values=label_values, **listed)
+    if dataset_dir is None or listed["raw"] is None:
+        check_cases(_with_progress(cases), reader, **listed)
         return
-    axes = check_raw_dataset(dataset_dir, parts=(part,), voxels_of=VOXELS_OF, progress=_with_progress)
-    if axes != reader.spatial_dims:
-        raise InputError(f"the images of {dataset_dir!r} are {axes}D; the network takes {reader.spatial_dims}D images")
-    for case in cases[:VOXELS_OF] if axes == 2 else ():  # pictures: their depth and colour model too
-        reader.check_case(paths(case["image"]))
+    images = [paths(case["image"]) for case in cases[:VOXELS_OF]]
+    listed["raw"].check_folder(dataset_dir, images, part, reader, progress=_with_progress)
 
 
 def _name_absent_classes(names: Sequence[str], cases: list[dict[str, Any]], part: str) -> None:
@@ -266,5 +294,16 @@ def _name_absent_classes(names: Sequence[str], cases: list[dict[str, Any]], part
         print(
             f"medmixers: note: no {part} case is of class {', '.join(absent)}: precision, recall and F1 of a class "
             "without cases count as 0 in the means, and val_auc is nan",
+            flush=True,
+        )
+
+
+def _name_one_sided_labels(names: Sequence[str], cases: list[dict[str, Any]], part: str) -> None:
+    counts = Counter(label for case in cases for label in case["label"])
+    one_sided = [f"{label} {name}" for label, name in enumerate(names) if counts[label] in (0, len(cases))]
+    if one_sided:
+        print(
+            f"medmixers: note: all or none of the {part} cases have {', '.join(one_sided)}: without a value of AUROC, "
+            "left out of val_auc",
             flush=True,
         )

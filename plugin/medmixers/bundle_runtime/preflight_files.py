@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medmixers.datasets.image_files import check_geometry, read_any, read_image
-from medmixers.datasets.label_values import check_label_values
-from medmixers.datasets.raw_format import NIFTI
+from medmixers.datasets.image_files import read_image
 from medmixers.errors import InputError
 from medmixers.files import refuse_overwriting_inputs
 from medmixers.images.pictures import PICTURES, picture_size
@@ -18,17 +17,20 @@ VOXELS_OF = 4  # cases whose voxels are read before a training or an evaluation;
 
 if TYPE_CHECKING:
     from medmixers.bundle_runtime.image_reader import BundleImageReader
+    from medmixers.bundle_runtime.preflight_raw import RawCases
 
 
-def check_folders(folders: Sequence[str], inputs: Iterable[Path] = ()) -> None:
+def check_folders(folders: Sequence[str | None], inputs: Iterable[Path] = ()) -> None:
     """Raise InputError unless each folder can be written, or made, without replacing an input. Nothing is made.
 
     Args:
-        folders: where files will be written.
+        folders: where files will be written; None stands for an option that is not used.
         inputs: files that are read; one per folder is enough.
     """
     inputs = list(inputs)
     for folder in folders:
+        if folder is None:
+            continue
         refuse_overwriting_inputs(folder, inputs)
         place = Path(folder).absolute()
         existing = next(path for path in (place, *place.parents) if os.path.lexists(path))
@@ -63,22 +65,18 @@ def check_cases(
     reader: BundleImageReader,
     *,
     label_values: Sequence[int] = (),
+    raw: RawCases | None = None,
     classes: int = 0,
     masks: int = 0,
+    labels: int = 0,
 ) -> None:
     """Each case with its label, as :func:`check_listed_case`; or with one label file that holds ``label_values``."""
     for index, case in enumerate(cases):
         whole = index < VOXELS_OF
-        if not label_values:
-            check_listed_case(case, reader=reader, classes=classes, masks=masks, whole=whole)
-            continue
-        files, label = paths(case["image"]), Path(case["label"])
-        reader.check_case(files, whole=whole)
-        read = read_any(label, whole=whole)
-        if files[0].name.lower().endswith((*NIFTI, *PICTURES)):
-            check_geometry(label, read, files[0], read_image(files[0], whole=False))
-        if whole:
-            check_label_values(label, read.data, dict.fromkeys(label_values, ""))
+        if raw is None:
+            check_listed_case(case, reader=reader, classes=classes, masks=masks, labels=labels, whole=whole)
+        else:
+            raw.check_case(paths(case["image"]), Path(case["label"]), label_values, reader, whole=whole)
 
 
 def check_listed_case(
@@ -87,9 +85,10 @@ def check_listed_case(
     reader: BundleImageReader,
     classes: int = 0,
     masks: int = 0,
+    labels: int = 0,
     whole: bool = True,
 ) -> None:
-    """An entry of datalist.json: its image, and its class id (of ``classes``) or its mask files (``masks``).
+    """An entry of datalist.json: its image, and its class id (of ``classes``), mask files (``masks``) or ``labels``.
 
     ``whole``: look at the image's voxels too, not only at its header.
 
@@ -98,6 +97,9 @@ def check_listed_case(
     """
     reader.check_case([Path(case["image"])], whole=whole)
     label = case["label"]
+    if labels:
+        check_label_ids(case["image"], label, labels)
+        return
     if classes:
         if not isinstance(label, int) or not 0 <= label < classes:
             raise InputError(f"{case['image']!r} has the class {label}; the network has 0 to {classes - 1}")
@@ -107,6 +109,31 @@ def check_listed_case(
     sizes = {_size(Path(file)) for file in (case["image"], *label)}
     if len(sizes) > 1:
         raise InputError(f"{case['image']!r} and its masks have different sizes: {sorted(sizes)}")
+
+
+def check_label_ids(image: str, ids: object, labels: int) -> None:
+    """Raise InputError unless the label of a case is a list of different ids in ascending order.
+
+    The order tells such a list from one of 0 and 1 per label, which would otherwise be read as the labels 0 and 1.
+
+    Args:
+        image: of the case.
+        ids: its label.
+        labels: how many there are.
+    """
+    is_list = isinstance(ids, (list, tuple)) and all(type(each) is int and 0 <= each < labels for each in ids)
+    if not is_list or list(ids) != sorted(set(ids)):  # type: ignore[call-overload]
+        raise InputError(
+            f"{image!r} has the label {ids}; this bundle takes the ids of the image's labels, 0 to {labels - 1} in "
+            "ascending order, [] for none"
+        )
+
+
+def check_label_counts(cases: Sequence[Mapping[str, Any]], part: str) -> None:
+    """Raise InputError where AUROC has no value: no label that some of the cases have and others lack."""
+    counts = Counter(label for case in cases for label in case["label"])
+    if not any(count < len(cases) for count in counts.values()):
+        raise InputError(f"no label is present in some {part} cases and absent in others, so AUROC has no value")
 
 
 def _size(path: Path) -> tuple[int, ...]:

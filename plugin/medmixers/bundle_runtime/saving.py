@@ -46,7 +46,7 @@ def say_best_weights(*, folder: str) -> None:
     print(f"best weights: {file}" if file.is_file() else f"no weights were saved in {folder}: nothing was validated")
 
 
-def image_writer(*, output_ext: str) -> Any:
+def label_writer(*, output_ext: str) -> Any:
     """The class with which MONAI's SaveImage writes predictions: MONAI's own for the ending, whole or not at all.
 
     NIfTI: MONAI's own drops the channel with all last axes of length 1, so of a single slice the third axis too, and
@@ -105,7 +105,7 @@ def mask_saver(
         "output_dtype": output_dtype,
         "separate_folder": separate_folder,
         "output_name_formatter": output_name_formatter,
-        "writer": image_writer(output_ext=output_ext),
+        "writer": label_writer(output_ext=output_ext),
         **({} if volumes else {"scale": 255}),
     }
     savers = [SaveImaged(keys=f"{keys}_{name}", output_postfix=name, **options) for name in label_names]

@@ -70,8 +70,6 @@ class BundleRow:
         if (recipe.dice_weight == 0) != (task.task == "classification"):
             raise InputError(f"recipe {self.recipe!r} is not for {task.task}, as task {task.name!r} is")
         self._check_size()
-        if task.task == "classification" and task.multi_label:
-            raise InputError(f"task {task.name!r}: multi_label is for segmentation, a case has one class")
         if task.multi_label and self.roi_size is not None and recipe.patch_sampling != "random":
             raise InputError(
                 f"recipe {self.recipe!r} samples patches by exclusive labels, which task {task.name!r} has not; "

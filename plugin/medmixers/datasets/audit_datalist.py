@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from medmixers.errors import InputError
 from medmixers.images.pictures import PICTURES, read_picture
 from medmixers.progress import progress
 
+SEVERAL = -1  # instead of a number of masks: a case has a list of classes
+
 
 @dataclass(frozen=True)
 class DatalistReport:
@@ -33,7 +35,7 @@ class DatalistReport:
         cases: part -> number of cases.
         groups: number of groups, whose cases stay on one side of a split.
         classes: part -> class id -> cases; empty where the labels are masks.
-        masks: mask files of each case; 0 where the labels are classes.
+        masks: mask files of each case; 0 where the labels are classes, SEVERAL where a case has any number of them.
         channels: of every image.
         shapes: smallest and largest extent per axis over all images.
         notes: facts that are legal but unlikely to be meant, one line each.
@@ -53,7 +55,8 @@ class DatalistReport:
     findings: tuple[Finding, ...]
 
     def __str__(self) -> str:
-        labels = [f"masks: {self.masks} per case"] if self.masks else []
+        labels = [f"masks: {self.masks} per case"] if self.masks > 0 else []
+        labels += ["classes: any number per case"] if self.masks == SEVERAL else []
         for part, counts in self.classes.items():
             labels.append(f"classes of {part}: " + ", ".join(f"{key}: {counts[key]}" for key in sorted(counts)))
         return "\n".join(
@@ -88,7 +91,7 @@ def audit_datalist(folder: str | Path, *, with_thumbnails: bool = False) -> Data
     for part, item in progress(listed, "check"):
         look(part, item, item["group"] if part == "training" and not items["validation"] else "")
     kind = look.masks
-    counts = {} if kind else {part: Counter(item["label"] for item in items[part]) for part in PARTS if items[part]}
+    counts = {} if kind > 0 else {part: Counter(_ids(items[part])) for part in PARTS if items[part]}
     return DatalistReport(
         Path(folder),
         {part: len(items[part]) for part in PARTS},
@@ -123,7 +126,7 @@ class _Look:
         """Read one case; ``unit`` is as of CaseFacts."""
         path = Path(item["image"])
         image = self._read(item)
-        masks = [_read_mask(Path(mask), item, image) for mask in (item["label"] if self.masks else [])]
+        masks = [_read_mask(Path(mask), item, image) for mask in (item["label"] if self.masks > 0 else [])]
         self.colours[image.components] += 1
         self.facts.append(
             facts_of(
@@ -168,15 +171,28 @@ def _read_listed(path: Path) -> Volume:
 
 
 def _kind(item: Item) -> int:
-    """Number of masks of a case, 0 for one class. ValueError: several classes, which no bundle takes."""
+    """Number of masks of a case, 0 for one class, SEVERAL for a list of classes.
+
+    Raises:
+        InputError: a list of classes that is not in ascending order, such as one of 0 and 1 per class.
+    """
     label = item["label"]
     if isinstance(label, int):
         return 0
-    if not label or not all(isinstance(entry, str) for entry in label):
+    if label and all(isinstance(entry, str) for entry in label):
+        return len(label)
+    if list(label) != sorted(set(label)) or any(each < 0 for each in label):
         raise InputError(
-            f"{item['image']} has the label {label}; a bundle takes one class id, or one mask file per label"
+            f"{item['image']} has the label {label}; a bundle takes one class id, the ids of several classes in "
+            "ascending order, or one mask file per label"
         )
-    return len(label)
+    return SEVERAL
+
+
+def _ids(items: Iterable[Item]) -> Iterator[int]:
+    """Class ids of all cases, one after another."""
+    for item in items:
+        yield from [item["label"]] if isinstance(item["label"], int) else item["label"]
 
 
 def _read_mask(path: Path, item: Item, image: Volume) -> NDArray[Any]:

@@ -15,6 +15,7 @@ from medmixers.datasets.reading import existing
 from medmixers.datasets.split_rule import PARTS
 from medmixers.datasets.writers import DatalistWriter
 from medmixers.errors import InputError, joined_lines
+from medmixers.tasks import TaskSpec
 
 FLAGS = {
     "colon_pathology_classification": "pathmnist",
@@ -22,6 +23,7 @@ FLAGS = {
     "chest_xray_pneumonia_classification": "pneumoniamnist",
     "abdominal_organ_classification": "organsmnist",
     "lung_nodule_classification": "nodulemnist3d",
+    "chest_xray_findings_classification": "chestmnist",
 }
 
 
@@ -29,7 +31,7 @@ def convert(writer: DatalistWriter, source: Path, *, size: int | None = None) ->
     """Write every image as a file. The parts are the data set's own.
 
     Args:
-        writer: of one of the five tasks.
+        writer: of one of these tasks.
         source: the .npz file, or the folder that holds it.
         size: edge of the images, as in the file's name; None: the task's own.
     """
@@ -42,8 +44,12 @@ def convert(writer: DatalistWriter, source: Path, *, size: int | None = None) ->
             for part, ours in zip(("train", "val", "test"), PARTS, strict=True):
                 pairs = zip(_rows(archive, f"{part}_images"), _rows(archive, f"{part}_labels"), strict=True)
                 for index, (image, label) in enumerate(pairs):
-                    _check(image, label, task.spatial_dims, len(task.channels))
-                    writer.add_class(ours, f"{ours}_{index:06d}", image, int(label[0]))
+                    _check(image, label, task)
+                    case = (ours, f"{ours}_{index:06d}", image)
+                    if task.multi_label:
+                        writer.add_labels(*case, np.flatnonzero(label).tolist())
+                    else:
+                        writer.add_class(*case, int(label[0]))
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
         raise InputError(f"{path}: {joined_lines(error)}") from None
     if task.spatial_dims == 3:
@@ -69,9 +75,12 @@ def _read(stream: IO[bytes], key: str, count: int) -> bytes:
     return data
 
 
-def _check(image: NDArray[Any], label: NDArray[Any], spatial_dims: int, channels: int) -> None:
-    expected = spatial_dims + (channels > 1)  # a grey image has no channel axis
+def _check(image: NDArray[Any], label: NDArray[Any], task: TaskSpec) -> None:
+    channels = len(task.channels)
+    expected = task.spatial_dims + (channels > 1)  # a grey image has no channel axis
     if image.dtype != np.uint8 or image.ndim != expected or (channels > 1 and image.shape[-1] != channels):
-        raise InputError(f"images must be uint8 of {spatial_dims}D and {channels} channel(s), got {image.shape}")
-    if label.size != 1:
+        raise InputError(f"images must be uint8 of {task.spatial_dims}D and {channels} channel(s), got {image.shape}")
+    if task.multi_label and (label.size != len(task.labels) or not np.isin(label, (0, 1)).all()):
+        raise InputError(f"each image must have 0 or 1 for each of {len(task.labels)} labels, got {label.tolist()}")
+    if not task.multi_label and label.size != 1:
         raise InputError(f"each image must have one class, got {label.size}: is it a multi-label set?")

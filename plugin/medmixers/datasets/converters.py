@@ -33,6 +33,7 @@ for _name, _target in (
     ("multi_organ_ct_segmentation", "convert_synapse.convert"),
     ("cardiac_mri_segmentation", "convert_acdc.convert"),
     ("dog_breed_classification", "convert_imagewoof.convert"),
+    ("chest_xray_findings_classification", "convert_medmnist.convert"),
 ):
     CONVERTERS.register(_name, f"medmixers.datasets.{_target}")
 

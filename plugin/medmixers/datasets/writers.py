@@ -113,6 +113,13 @@ class DatalistWriter(Writer):
         self._add(part, name, group, [label])
         self._put(part, {"image": self._save("images", name, image), "label": label}, group)
 
+    def add_labels(
+        self, part: str, name: str, image: Array, labels: Sequence[int], *, group: str | None = None
+    ) -> None:
+        """One image as :meth:`add_class` takes it, and the ids of its labels in ascending order, perhaps none."""
+        self._add(part, name, group, list(labels))
+        self._put(part, {"image": self._save("images", name, image), "label": list(labels)}, group)
+
     def add_masks(self, part: str, name: str, image: Array, masks: Array, *, group: str | None = None) -> None:
         """One image and one mask per label, (labels, height, width) bool."""
         self._add(part, name, group, [key for key in self.task.labels if masks[key].any()])

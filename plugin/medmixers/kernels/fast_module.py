@@ -22,6 +22,11 @@ class FastModule(nn.Module):
 
     plain: ClassVar[type[nn.Module]]
 
+    @classmethod
+    def install(cls, network: nn.Module) -> None:
+        """:func:`install` of this class."""
+        install(network, [cls])
+
     def can_be_read(self) -> bool:
         """Whether the submodules that :meth:`fast_forward` reads instead of calling them are as ``plain`` made them."""
         raise NotImplementedError

@@ -25,7 +25,9 @@ from medmixers.bundles.render.parts import (
     IMPORTS,
     ONE_BY_ONE,
     ONE_LINE_ERRORS,
+    RUN_INFERENCE,
     STATS,
+    cases,
     check_options,
     compose,
     device,
@@ -176,6 +178,10 @@ def _inference(model: TrainedModel, network: dict[str, Any]) -> dict[str, Any]:
         "dataset_dir": "$@bundle_root + '/data'",
         "output_dir": "$@bundle_root + '/predictions'",
         "ckpt_path": "$@bundle_root + '/models/model.pt'",
+        "save_probabilities": False,
+        "part": None,
+        "continue_prediction": False,
+        "keep_going": False,
         "tile_step_size": 0.5,
         "use_mirroring": True,
         "device": device(),
@@ -186,6 +192,7 @@ def _inference(model: TrainedModel, network: dict[str, Any]) -> dict[str, Any]:
         ),
         "image_reader": ours("nnunet_images.NnUNetImages", plans="@plans"),
         "datalist": ours("nnunet_images.find_cases", dataset_dir="@dataset_dir", plans="@plans", missing_ok=True),
+        **cases(continue_prediction="@continue_prediction"),
         "network_def": network,
         "network": "$@network_def.to(@device)",
         "preprocessing": compose([with_plans("NnUNetPreprocessd", keys="@image_key")]),
@@ -200,7 +207,12 @@ def _inference(model: TrainedModel, network: dict[str, Any]) -> dict[str, Any]:
         ),
         "postprocessing": compose(
             [
-                with_plans("NnUNetSegmentationd", keys="pred"),
+                with_plans(
+                    "NnUNetSegmentationd",
+                    keys="pred",
+                    save_probabilities="@save_probabilities",
+                    output_dir="@output_dir",
+                ),
                 with_plans("NnUNetSaved", keys="pred", output_dir="@output_dir"),
             ]
         ),
@@ -210,6 +222,7 @@ def _inference(model: TrainedModel, network: dict[str, Any]) -> dict[str, Any]:
             "preflight.check_inference",
             dataset_dir="@dataset_dir",
             images="@datalist",
+            cases="cases",
             network="network_def",
             load_pretrain=True,
             ckpt_path="@ckpt_path",
@@ -219,7 +232,7 @@ def _inference(model: TrainedModel, network: dict[str, Any]) -> dict[str, Any]:
             folders=["@output_dir"],
         ),
         "initialize": [check_options(), CUDNN],
-        "run": ["@preflight", "$@evaluator.run()"],
+        **RUN_INFERENCE,
     }
 
 

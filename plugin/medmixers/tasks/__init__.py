@@ -7,6 +7,7 @@ from medmixers.tasks.brain_tissue_segmentation import BRAIN_TISSUE_SEGMENTATION
 from medmixers.tasks.brain_tumor_segmentation import BRAIN_TUMOR_SEGMENTATION
 from medmixers.tasks.breast_tissue_segmentation import BREAST_TISSUE_SEGMENTATION
 from medmixers.tasks.cardiac_mri_segmentation import CARDIAC_MRI_SEGMENTATION
+from medmixers.tasks.chest_xray_findings_classification import CHEST_XRAY_FINDINGS_CLASSIFICATION
 from medmixers.tasks.chest_xray_pneumonia_classification import CHEST_XRAY_PNEUMONIA_CLASSIFICATION
 from medmixers.tasks.chest_xray_segmentation import CHEST_XRAY_SEGMENTATION
 from medmixers.tasks.colon_pathology_classification import COLON_PATHOLOGY_CLASSIFICATION
@@ -39,6 +40,7 @@ for _task in (
     CARDIAC_MRI_SEGMENTATION,
     BRAIN_TISSUE_SEGMENTATION,
     DOG_BREED_CLASSIFICATION,
+    CHEST_XRAY_FINDINGS_CLASSIFICATION,
 ):
     TASKS.register(_task.name, _task)
 

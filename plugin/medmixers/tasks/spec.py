@@ -36,7 +36,8 @@ class TaskSpec:
         channels: names of the image channels, in the order of the files ``_0000``, ``_0001``, ...
         labels: id -> label; the ids are 0..K-1. Id 0 is the background of an exclusive segmentation, so that the
             files serve nnU-Net too, whether a voxel is ever given it or not.
-        multi_label: structures overlap: label k is sigmoid channel k, and there is no background.
+        multi_label: structures overlap, or an image has any number of the labels: label k is sigmoid channel k, and
+            there is no background.
         ignore_label: value in the label files that neither the loss nor the score counts: K, one above the
             labels, as nnU-Net has it. No channel of the network belongs to it.
         regions: name of each label -> the ids in the files that make it up, where files hold exclusive ids

@@ -13,7 +13,7 @@ def render_model_card(
     metadata: Mapping[str, Any],
     *,
     name: str,
-    package_version: str,
+    code: str,
     models: Sequence[str] = (),
     metrics: str = "",
 ) -> str:
@@ -22,7 +22,7 @@ def render_model_card(
     Args:
         metadata: content of the bundle's configs/metadata.json.
         name: of the bundle.
-        package_version: of the copy of medmixers in the bundle.
+        code: the package that the bundle carries: its name, and where the code is from.
         models: one line for each form of the weights; an absent form with the reason.
         metrics: a table in Markdown (:func:`render_metrics`), or why there is none.
     """
@@ -31,7 +31,7 @@ def render_model_card(
         metadata=metadata,
         formats=metadata["network_data_format"],
         name=name,
-        package_version=package_version,
+        code=code,
         models=models,
         metrics=metrics,
     )

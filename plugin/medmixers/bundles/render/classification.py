@@ -11,22 +11,26 @@ from medmixers.bundles.render.parts import (
     STATS,
     TO_FLOAT32,
     Config,
+    averaging,
     deterministic_transforms,
+    evaluated_weights,
     function,
     ours,
     progress,
     random_affine,
     random_crop_and_flip,
-    weights_loader,
 )
 
 TO_PROBABILITIES: list[Config] = [TO_FLOAT32, {"_target_": "Activationsd", "keys": "pred", "softmax": True, "dim": 0}]
+
+PROBABILITIES = "$os.path.join(@output_dir, 'probabilities.csv')"
 
 
 class ClassificationKind(BundleKind):
     """One class for an image: softmax over the classes, cross-entropy, a table of probabilities."""
 
     key_metric, best_of = "val_f1", "F1"
+    of_each_case = "metrics.probabilities_with_truth"  # what the table of an evaluation holds
     validation_batch = "@batch_size"
     validation_interval = 1  # Keuth et al. 2025: the best of all epochs
 
@@ -91,27 +95,30 @@ class ClassificationKind(BundleKind):
         return {
             "validate::handlers": [
                 ONE_LINE_ERRORS,
-                weights_loader("@ckpt_path"),
+                evaluated_weights(),
+                averaging(self.row),
                 STATS,
                 {"_target_": "MetricsSaver", "save_dir": "@output_dir", "metrics": "*"},
-                self._table("probabilities.csv", function("metrics.probabilities_with_truth")),
+                self._table(PROBABILITIES, function(self.of_each_case)),
                 progress("evaluate"),
             ],
             "finalize": [
                 "$print('metrics: ' + os.path.join(@output_dir, 'metrics.csv'))",
-                "$print('each case: ' + os.path.join(@output_dir, 'probabilities.csv'))",
+                f"$print('each case: ' + {PROBABILITIES[1:]})",
             ],
         }
 
-    def _table(self, file: str, output: Config | str) -> Config:
+    def _table(self, path: str, output: Config | str) -> Config:
         classes = list(self.task.label_names.values())
-        path = f"$os.path.join(@output_dir, '{file}')"
         return {
             "_target_": "ClassificationSaver",
-            "saver": ours("probabilities.ProbabilityTable", path=path, classes=classes),
+            "saver": ours("probabilities.ProbabilityTable", path=path, classes=classes, **self._table_options()),
             "batch_transform": function("handlers.image_metadata"),
             "output_transform": output,
         }
+
+    def _table_options(self) -> dict[str, Any]:
+        return {}
 
     def output_options(self) -> Config:
         return {}
@@ -120,4 +127,4 @@ class ClassificationKind(BundleKind):
         return TO_PROBABILITIES
 
     def inference_handlers(self) -> list[Config]:
-        return [self._table("predictions.csv", "$monai.handlers.from_engine('pred')")]
+        return [self._table("$@cases.table('predictions.csv')", "$monai.handlers.from_engine('pred')")]

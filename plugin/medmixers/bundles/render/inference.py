@@ -13,9 +13,13 @@ from medmixers.bundles.render.parts import (
     IMPORTS,
     ONE_BY_ONE,
     ONE_LINE_ERRORS,
+    RUN_INFERENCE,
     STATS,
     WORKERS,
     Config,
+    averaging,
+    averaging_options,
+    cases,
     check_options,
     compose,
     deterministic_transforms,
@@ -32,7 +36,9 @@ from medmixers.bundles.render.parts import (
 def inference_config(row: BundleRow) -> Config:
     """configs/inference.json: what a person changes, data, network, transforms, what runs."""
     kind, task = kind_of(row), row.task_spec
-    window = {"window_device": "@device"} if task.task == "segmentation" else {}
+    segments = task.task == "segmentation"  # a table of classes is written at the end: nothing to continue
+    window = {"window_device": "@device"} if segments else {}
+    continued = {"continue_prediction": "@continue_prediction"} if segments else {}
     return {
         "imports": IMPORTS,
         "bundle_root": ".",
@@ -43,6 +49,10 @@ def inference_config(row: BundleRow) -> Config:
         # Consumers know load_pretrain; a person who wants predictions of random weights says allow_untrained.
         "allow_untrained": False,
         "load_pretrain": "$not @allow_untrained",
+        **averaging_options(row),
+        "part": None,
+        **dict.fromkeys(continued, False),
+        "keep_going": False,
         **kind.output_options(),
         **kind.size_keys(),
         **network_options(row),
@@ -53,6 +63,9 @@ def inference_config(row: BundleRow) -> Config:
         "image_key": "image",
         **image_reader(row),
         "datalist": ours("cases.find_images", dataset_dir="@dataset_dir", channels=len(task.channels), missing_ok=True),
+        **cases(
+            load_pretrain="@load_pretrain", **({"continue_prediction": "@continue_prediction"} if segments else {})
+        ),
         **network_keys(row),
         "preprocessing": compose(deterministic_transforms(row, with_label=False)),
         "dataset": IMAGES,
@@ -61,7 +74,8 @@ def inference_config(row: BundleRow) -> Config:
         "postprocessing": compose(kind.inference_postprocessing()),
         "handlers": [
             ONE_LINE_ERRORS,
-            weights_loader("@ckpt_path", _disabled_="$not @load_pretrain"),
+            weights_loader("@ckpt_path", _disabled_="$not @load_pretrain or bool(@ensemble)"),
+            averaging(row),
             STATS,
             *kind.inference_handlers(),
             progress("predict"),
@@ -71,13 +85,15 @@ def inference_config(row: BundleRow) -> Config:
             "preflight.check_inference",
             dataset_dir="@dataset_dir",
             images="@datalist",
+            cases="cases",
             network="network_def",
             load_pretrain="@load_pretrain",
             ckpt_path="@ckpt_path",
+            ensemble="@ensemble",
             image_reader="@image_reader",
-            writes_images=task.task == "segmentation",
+            writes_images=segments,
             folders=["@output_dir"],
         ),
         "initialize": [check_options(), CUDNN],
-        "run": ["@preflight", "$@evaluator.run()"],
+        **RUN_INFERENCE,
     }

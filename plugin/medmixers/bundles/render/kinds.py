@@ -3,6 +3,7 @@
 from medmixers.bundles.catalog import BundleRow
 from medmixers.bundles.render.classification import ClassificationKind
 from medmixers.bundles.render.kind import BundleKind
+from medmixers.bundles.render.multi_label import MultiLabelKind
 from medmixers.bundles.render.segmentation import SegmentationKind
 
 KINDS: dict[str, type[BundleKind]] = {"segmentation": SegmentationKind, "classification": ClassificationKind}
@@ -10,4 +11,5 @@ KINDS: dict[str, type[BundleKind]] = {"segmentation": SegmentationKind, "classif
 
 def kind_of(row: BundleRow) -> BundleKind:
     """The kind of a row, which gives the parts of its configs."""
-    return KINDS[row.task_spec.task](row)
+    task = row.task_spec
+    return MultiLabelKind(row) if task.task == "classification" and task.multi_label else KINDS[task.task](row)

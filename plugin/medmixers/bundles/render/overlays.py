@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from medmixers.bundles.catalog import BundleRow
 from medmixers.bundles.render.kinds import kind_of
-from medmixers.bundles.render.parts import Config, check_options, expected_data, ours
+from medmixers.bundles.render.parts import Config, averaging_options, check_options, expected_data, ours
 from medmixers.bundles.render.training import SEED, split_rule
 
 
@@ -15,6 +15,7 @@ def evaluate_config(row: BundleRow) -> Config:
     return {
         "ckpt_path": "$@ckpt_dir + '/model.pt'",
         "evaluated_part": row.evaluated_part,
+        **averaging_options(row),
         "val_datalist": ours("cases.split", **part),
         **kind_of(row).evaluation_keys(),
         "preflight": ours(
@@ -24,10 +25,11 @@ def evaluate_config(row: BundleRow) -> Config:
             **({"class_names": classes} if row.task_spec.task == "classification" else {}),
             network="network_def",
             ckpt_path="@ckpt_path",
-            folders=["@output_dir"],
+            ensemble="@ensemble",
+            folders=["@output_dir", "@cache_dir"],
         ),
-        "cache": ours("preflight.check_built", keys=["validate::evaluator"]),
-        "run": ["@preflight", "@cache", "$@validate::evaluator.run()"],
+        "built": ours("preflight.check_built", keys=["validate::evaluator"]),
+        "run": ["@preflight", "@built", "$@validate::evaluator.run()"],
     }
 
 

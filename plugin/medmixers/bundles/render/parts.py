@@ -21,7 +21,7 @@ PREDICTED_AND_TRUE = "$monai.handlers.from_engine(['pred', 'label'])"
 # Parts of every inference.json, also of a bundle that is made of an nnU-Net model.
 IMAGES: Config = {
     "_target_": "Dataset",
-    "data": "$[{@image_key: path} for path in @datalist]",
+    "data": "$[{@image_key: path} for path in @cases.images]",
     "transform": "@preprocessing",
 }
 ONE_BY_ONE: Config = {
@@ -31,6 +31,7 @@ ONE_BY_ONE: Config = {
     "batch_size": 1,
     "shuffle": False,
     "num_workers": "@num_workers",
+    "keep_going": "@keep_going",
 }
 ONE_LINE_ERRORS: Config = {"_target_": f"{RUNTIME}.loading.OneLineErrors", "_requires_": "@find_package"}
 EVALUATOR: Config = {
@@ -41,6 +42,7 @@ EVALUATOR: Config = {
     "inferer": "@inferer",
     "postprocessing": "@postprocessing",
     "val_handlers": "@handlers",
+    "iteration_update": "$@cases.predict_case",
 }
 CUDNN = "$setattr(torch.backends.cudnn, 'benchmark', True)"
 
@@ -48,6 +50,18 @@ CUDNN = "$setattr(torch.backends.cudnn, 'benchmark', True)"
 def ours(target: str, **arguments: Any) -> Config:
     """A component of ``bundle_runtime``, found in the bundle's copy of the package or in the installation."""
     return {"_target_": f"{RUNTIME}.{target}", "_requires_": "@find_package", **arguments}
+
+
+RUN_INFERENCE: Config = {
+    "built": ours("preflight.check_built", keys=["evaluator"]),
+    "run": ["@preflight", "@built", "$@cases.run(@evaluator)"],
+}
+
+
+def cases(**options: Any) -> Config:
+    """The key ``cases`` of inference: those of the folder that are predicted."""
+    arguments = {name: f"@{name}" for name in ("output_dir", "image_reader", "ckpt_path", "part", "keep_going")}
+    return {"cases": ours("many_cases.Cases", images="@datalist", **arguments, **options)}
 
 
 STATS = ours("handlers.Stats", iteration_log=False)
@@ -202,12 +216,35 @@ def weights_loader(path: str, **extra: Any) -> Config:
     }
 
 
+def evaluated_weights() -> Config:
+    """The loader of an evaluation; an ensemble loads its own files."""
+    return weights_loader("@ckpt_path", _disabled_="$bool(@ensemble)")
+
+
+def averaging_options(row: BundleRow) -> Config:
+    """Options of inference and evaluation: averages over mirrored copies and over models."""
+    axes = [0] if row.training.crop_and_flip else list(range(len(row.size)))  # those that the training flips, or all
+    return {"use_mirroring": False, "mirror_axes": axes, "ensemble": []}
+
+
+def averaging(row: BundleRow) -> Config:
+    """The handler of these options."""
+    return ours(
+        "averaging.AveragedPredictions",
+        spatial_dims=len(row.size),
+        sigmoid=row.task_spec.multi_label,
+        **{name: f"@{name}" for name in averaging_options(row)},
+        _disabled_="$not (@use_mirroring or @ensemble)",
+    )
+
+
 def expected_data(row: BundleRow) -> Config:
     """What the preflight compares a data set and its images with."""
     task = row.task_spec
     keys: Config = {"image_reader": "@image_reader"}
     if row.task_spec.has_raw_format:
-        keys["label_values"] = task.file_values
+        keys |= {"label_values": task.file_values, "raw": ours("preflight_raw.RawCases")}
     else:
-        keys["classes" if task.task == "classification" else "masks"] = task.out_channels
+        kind = "masks" if task.task == "segmentation" else "labels" if task.multi_label else "classes"
+        keys[kind] = task.out_channels
     return keys

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from medmixers.bundles.catalog import TUMOR_NETWORKS, BundleRow
 from medmixers.bundles.render.kinds import kind_of
-from medmixers.bundles.render.parts import network_options, size_key
+from medmixers.bundles.render.parts import averaging_options, network_options, size_key
 from medmixers.bundles.render.text import render_markdown
 from medmixers.variants import NETWORKS
 
@@ -28,6 +28,7 @@ def readme(row: BundleRow) -> str:
         options=list(row.network_options.items()),
         size_key=size_key(row),
         chosen=network_options(row),
+        mirror_axes=averaging_options(row)["mirror_axes"],
         other_part="test" if row.evaluated_part == "validation" else "validation",
         family=_family(row),
     )
@@ -61,6 +62,10 @@ def _grid(row: BundleRow) -> str:
 def _loss(row: BundleRow) -> str:
     recipe = row.training
     if row.task_spec.task == "classification":
+        if row.task_spec.multi_label:
+            rule = "(negative / positive cases) ** 0.5"
+            weighted = f", positive cases weighted by {rule}, at most {recipe.class_weight_ceiling:g}"
+            return f"binary cross-entropy of each label{weighted if recipe.class_weight_ceiling else ''}"
         smoothing = f" with label smoothing {recipe.label_smoothing:g}" if recipe.label_smoothing else ""
         ceiling = f", classes weighted by min({recipe.class_weight_ceiling:g}, frequency ** -0.5)"
         return f"cross-entropy{smoothing}{ceiling if recipe.class_weight_ceiling else ''}"

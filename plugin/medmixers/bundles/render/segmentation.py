@@ -15,14 +15,15 @@ from medmixers.bundles.render.parts import (
     STATS,
     TO_FLOAT32,
     Config,
+    averaging,
     deterministic_transforms,
+    evaluated_weights,
     function,
     load_files,
     ours,
     progress,
     random_affine,
     random_crop_and_flip,
-    weights_loader,
 )
 
 BOTH = ["image", "label"]
@@ -140,7 +141,8 @@ class SegmentationKind(BundleKind):
         """In the geometry of the label's file."""
         # What inference writes is scored: the label map nests regions that the network did not nest.
         nested = [self._regions("ids_to_regions", "pred")] if self.task.regions is not None else []
-        return [*self._to_original_geometry("@validate::preprocessing"), *nested, *self._to_channels()]
+        probabilities, labels = self._to_original_geometry("@validate::preprocessing")
+        return [*probabilities, *labels, *nested, *self._to_channels()]
 
     def _to_probabilities(self) -> Config:
         activation = "sigmoid" if self.task.multi_label else "softmax"
@@ -150,8 +152,8 @@ class SegmentationKind(BundleKind):
         decision: Config = {"threshold": 0.5} if self.task.multi_label else {"argmax": True}
         return {"_target_": "AsDiscreted", "keys": "pred", **decision}
 
-    def _to_original_geometry(self, preprocessing: str) -> list[Config]:
-        """Logits to labels on the voxel grid of the image as it was loaded.
+    def _to_original_geometry(self, preprocessing: str) -> tuple[list[Config], list[Config]]:
+        """Logits to probabilities on the voxel grid of the image as it was loaded, and those to labels.
 
         The probabilities are resampled, not the labels: their borders stay smooth.
         """
@@ -164,7 +166,7 @@ class SegmentationKind(BundleKind):
             "to_tensor": True,
         }
         as_written = [self._regions("regions_to_ids", "pred")] if self.task.regions is not None else []
-        return [TO_FLOAT32, self._to_probabilities(), invert, self._to_labels(), *as_written]
+        return [TO_FLOAT32, self._to_probabilities(), invert], [self._to_labels(), *as_written]
 
     def _to_channels(self) -> list[Config]:
         """Exclusive labels to one channel each; an ignored voxel counts as background in prediction and label."""
@@ -206,7 +208,14 @@ class SegmentationKind(BundleKind):
         }
         return {
             "validate::additional_metrics": {HD95: hausdorff},
-            "validate::handlers": [ONE_LINE_ERRORS, weights_loader("@ckpt_path"), STATS, tables, progress("evaluate")],
+            "validate::handlers": [
+                ONE_LINE_ERRORS,
+                evaluated_weights(),
+                averaging(self.row),
+                STATS,
+                tables,
+                progress("evaluate"),
+            ],
             "finalize": [
                 f"$print('Dice of each case: ' + os.path.join(@output_dir, '{self.key_metric}_raw.csv'))",
                 f"$print('HD95 of each case: ' + os.path.join(@output_dir, '{HD95}_raw.csv'))",
@@ -214,6 +223,10 @@ class SegmentationKind(BundleKind):
         }
 
     def output_options(self) -> Config:
+        return {**self._file_options(), "save_probabilities": False}
+
+    def _file_options(self) -> Config:
+        """Options of the files of labels, as MONAI's ``SaveImaged`` names them."""
         options: Config = {
             "output_ext": ".nii.gz" if self.task.spatial_dims == 3 else ".png",
             "output_dtype": "$np.uint8",
@@ -233,7 +246,7 @@ class SegmentationKind(BundleKind):
     def inference_postprocessing(self) -> list[Config]:
         """Logits to files in the geometry of the input."""
         volumes = self.task.spatial_dims == 3
-        options = {name: f"@{name}" for name in self.output_options()}
+        options = {name: f"@{name}" for name in self._file_options()}
         shared: Config = {
             "keys": "pred",
             "output_dir": "@output_dir",
@@ -243,9 +256,32 @@ class SegmentationKind(BundleKind):
         if self._writes_masks:
             save = ours("saving.mask_saver", volumes=volumes, **shared)
         else:
-            writer = ours("saving.image_writer", output_ext="@output_ext")
+            writer = ours("saving.label_writer", output_ext="@output_ext")
             save = {"_target_": "SaveImaged", **shared, "writer": writer}
-        return [*self._to_original_geometry("@preprocessing"), save]
+        probabilities, labels = self._to_original_geometry("@preprocessing")
+        return [*probabilities, self._save_probabilities(), *labels, save]
+
+    def _save_probabilities(self) -> Config:
+        """Files of the probabilities, on request."""
+        return ours(
+            "saved_probabilities.ProbabilitiesSaved",
+            keys="pred",
+            output_dir="@output_dir",
+            exclusive=not self.task.multi_label,
+            file_ending="@output_ext",
+            labels=self._nnunet_labels(),
+            _disabled_="$not @save_probabilities",
+        )
+
+    def _nnunet_labels(self) -> Config | None:
+        """``labels`` of nnU-Net's dataset.json; None where masks overlap freely."""
+        task = self.task
+        if task.regions is not None:
+            return {"background": 0, **{name: list(values) for name, values in task.regions.items()}}
+        if task.multi_label:
+            return None
+        values = {name: value for value, name in task.label_names.items()}
+        return values if task.ignore_label is None else {**values, "ignore": task.ignore_label}
 
     def inference_handlers(self) -> list[Config]:
         return []

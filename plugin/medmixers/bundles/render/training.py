@@ -62,8 +62,8 @@ def train_config(row: BundleRow) -> Config:
         "validate": _validate(kind),
         "preflight": _preflight(row),
         "initialize": [check_options(), SEED],
-        "cache": ours("preflight.check_built", keys=["train::trainer"]),
-        "run": ["@preflight", "@cache", "$@train::trainer.run()"],
+        "built": ours("preflight.check_built", keys=["train::trainer"]),
+        "run": ["@preflight", "@built", "$@train::trainer.run()"],
         "finalize": [ours("saving.say_best_weights", folder="@ckpt_dir")],
     }
 
@@ -98,6 +98,7 @@ def _options(row: BundleRow, kind: BundleKind) -> Config:
         "amp": "$torch.cuda.is_available()",
         "num_workers": WORKERS,
         "cache_rate": row.cache_rate,
+        "cache_dir": None,
         "rank": 0,
     }
 
@@ -114,7 +115,7 @@ def _preflight(row: BundleRow) -> Config:
         pretrained_adapt="@pretrained_adapt",
         resume_ckpt="@resume_ckpt",
         epochs=EPOCHS,
-        folders=["@ckpt_dir", "@output_dir"],
+        folders=["@ckpt_dir", "@output_dir", "@cache_dir"],
     )
 
 
@@ -146,14 +147,8 @@ def _optimizer(row: BundleRow) -> Config:
 
 
 def _dataset(data: str, transform: str) -> Config:
-    return {
-        "_target_": "CacheDataset",
-        "data": data,
-        "transform": transform,
-        "cache_rate": "@cache_rate",
-        "num_workers": "@num_workers",
-        "progress": False,
-    }
+    cache = {"cache_rate": "@cache_rate", "cache_dir": "@cache_dir", "num_workers": "@num_workers"}
+    return ours("caching.cached_dataset", data=data, transform=transform, **cache)
 
 
 def _loader(dataset: str, *, batch_size: Any, shuffle: bool) -> Config:

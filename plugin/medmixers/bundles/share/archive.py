@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from medmixers.checkpoints import read_checkpoint
 from medmixers.errors import ExistingFileError, InputError, MissingFileError
-from medmixers.files import written_whole
+from medmixers.files import PIECE, file_digest, written_whole
 
 MANIFEST = "SHA256SUMS"  # in the format of the command sha256sum, which checks it too
 SUFFIXES = (".json", ".md", ".py", ".pt", ".ts", ".onnx", ".png", ".jpg")
@@ -27,7 +27,6 @@ ROOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # name of a bundle: never a hi
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can state
 # Limits of a zip bomb. Bundles are packed uncompressed; other tools shrink configs and code to a tenth at most.
 RATIO, MOST_BYTES, MOST_FILES = 100, 2**35, 10_000
-PIECE = 2**20  # bytes that are read at a time
 
 
 class Contents(NamedTuple):
@@ -50,15 +49,6 @@ BUNDLE = Contents("bundles", SUFFIXES, NAMES)
 def manifest_text(files: Mapping[str, bytes | Path]) -> str:
     """Content of the manifest: digest and path of every file, sorted by path."""
     return "".join(f"{_digest(data)}  {path}\n" for path, data in sorted(files.items()))
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, which is read in pieces."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _digest(data: bytes | Path) -> str:

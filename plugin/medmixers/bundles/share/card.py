@@ -14,11 +14,9 @@ from medmixers.errors import InputError, MissingFileError
 from medmixers.tasks.texts import check_config_text
 
 
-def model_card(
-    name: str, metadata: Mapping[str, Any], *, models: Sequence[str], metrics: str, package_version: str
-) -> str:
+def model_card(name: str, metadata: Mapping[str, Any], *, models: Sequence[str], metrics: str, code: str) -> str:
     """Text of docs/model_card.md; see :func:`medmixers.bundles.render.card.render_model_card`."""
-    return render_model_card(metadata, name=name, models=models, metrics=metrics, package_version=package_version)
+    return render_model_card(metadata, name=name, models=models, metrics=metrics, code=code)
 
 
 class Metrics(NamedTuple):

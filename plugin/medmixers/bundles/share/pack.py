@@ -13,20 +13,21 @@ from typing import Any, NamedTuple
 from medmixers.bundles.catalog import BUNDLES
 from medmixers.bundles.new import write_bundle
 from medmixers.bundles.render.text import readable_json
-from medmixers.bundles.share.archive import check_kind, check_root, file_digest, write_archive
+from medmixers.bundles.share.archive import check_kind, check_root, write_archive
 from medmixers.bundles.share.card import metrics_table, model_card, read_metrics
+from medmixers.bundles.share.carried import absent_names, carried_package, vendored_name
 from medmixers.bundles.share.export import MODELS, export_models
 from medmixers.bundles.share.vendoring import (
     PACKAGE,
     Vendored,
     foreign_imports,
+    renamed,
     renamed_config,
     vendor_package,
-    vendored_name,
 )
 from medmixers.checkpoints import read_weights
 from medmixers.errors import InputError, MissingFileError
-from medmixers.files import working_folder
+from medmixers.files import file_digest, working_folder
 from medmixers.progress import steps
 from medmixers.registry import valid_names
 
@@ -76,11 +77,13 @@ def pack_bundle(
         check_root(bundle.name)
         for path in _files(bundle):
             check_kind(path.relative_to(bundle).as_posix())
-        announce("weights")
-        _write_weights(bundle, weights)
         _mark_as_trained(bundle, measured.means() if measured else {})
         announce("code")
-        write_vendored(bundle, vendor(bundle))
+        is_opened_zip = vendored_name(bundle) is not None
+        vendored = vendor(bundle)
+        write_vendored(bundle, vendored)
+        announce("weights")
+        _write_weights(bundle, weights)
         announce("TorchScript and ONNX")
         missing = export_models(bundle)
         announce("zip")
@@ -92,7 +95,8 @@ def pack_bundle(
             metrics=metrics_table(measured, Path(metrics).name)
             if metrics and measured
             else "None were given: these are unknown.",
-            package_version=version(PACKAGE),
+            code=f"`{vendored.name}`, "
+            + ("as it was in the opened zip" if is_opened_zip else f"of medmixers {version(PACKAGE)}"),
         )
         (bundle / "docs").mkdir(exist_ok=True)
         (bundle / "docs" / "model_card.md").write_text(card, encoding="utf-8")
@@ -124,10 +128,13 @@ def read_metadata(bundle: Path) -> dict[str, Any]:
 def vendor(bundle: Path) -> Vendored:
     """The package of the modules that the bundle's configs need.
 
+    A bundle of an opened zip keeps the code that it came with: its weights were trained with that code.
+
     Raises:
         ValueError: one of them imports a package that the metadata does not require.
     """
-    vendored = vendor_package(read_configs(bundle))
+    own = vendored_name(bundle)
+    vendored = carried_package(bundle, own) if own else vendor_package(read_configs(bundle))
     required = {name.lower() for name in read_metadata(bundle)["required_packages_version"]}
     owners = packages_distributions()  # the package pillow is imported as PIL
     unstated = {
@@ -141,20 +148,25 @@ def vendor(bundle: Path) -> Vendored:
 
 
 def write_vendored(bundle: Path, vendored: Vendored) -> None:
-    """Write the package into the bundle's folder, and its name into the configs.
+    """Write the package into the bundle's folder in place of the one that is there, and its name into the configs.
 
-    A bundle of an opened zip keeps the package that it came with: its weights were trained with that code.
+    Raises:
+        ValueError: the configs name something that the package does not define.
     """
-    if (own := vendored_name(bundle)) not in (None, PACKAGE):
-        for path in (bundle / str(own)).rglob("*.pyc"):
-            path.unlink()
-        return
-    shutil.rmtree(bundle / PACKAGE, ignore_errors=True)
+    own = vendored_name(bundle)
+    if own:
+        shutil.rmtree(bundle / own)
     for name, text in vendored.files.items():
         (bundle / name).parent.mkdir(parents=True, exist_ok=True)
         (bundle / name).write_text(text, encoding="utf-8")
     for name, text in read_configs(bundle).items():
-        (bundle / "configs" / name).write_text(renamed_config(text, vendored.name), encoding="utf-8")
+        new = renamed(text, vendored.name, old=own) if own else renamed_config(text, vendored.name)
+        (bundle / "configs" / name).write_text(new, encoding="utf-8")
+    absent = absent_names(bundle, {name: json.loads(text) for name, text in read_configs(bundle).items()})
+    if absent:
+        place = "its own package" if own else f"medmixers {version(PACKAGE)}"
+        wrong = renamed(absent[0], own or PACKAGE, old=vendored.name)
+        raise InputError(f"the configs of {bundle.name} name {wrong}, which {place} does not define")
 
 
 def read_configs(bundle: Path) -> dict[str, str]:

@@ -64,12 +64,12 @@ def _mixers_of(configs: Mapping[str, str]) -> list[str]:
 def named_in(configs: Mapping[str, str], table: Iterable[str]) -> list[str]:
     """Names of a table that are values in the configs, sorted."""
     known = set(table)
-    return sorted({text for config in configs.values() for text in _strings(json.loads(config))} & known)
+    return sorted({text for config in configs.values() for text in strings_in(json.loads(config))} & known)
 
 
 def peers_in(configs: Mapping[str, str]) -> list[str]:
     """Networks of MONAI and timm that are values in the configs, sorted."""
-    strings = {text for config in configs.values() for text in _strings(json.loads(config))}
+    strings = {text for config in configs.values() for text in strings_in(json.loads(config))}
     return sorted(text for text in strings if variants.PEER.fullmatch(text))
 
 
@@ -137,8 +137,9 @@ def _segment(source: str, node: ast.stmt) -> str:
     return "\n".join(source.splitlines()[first - 1 : node.end_lineno])
 
 
-def _strings(value: Any) -> Iterator[str]:
+def strings_in(value: Any) -> Iterator[str]:
+    """Texts that parsed JSON holds, without the keys."""
     if isinstance(value, str):
         yield value
     for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _strings(item)
+        yield from strings_in(item)

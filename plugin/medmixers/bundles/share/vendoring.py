@@ -17,7 +17,6 @@ FOLDER = Path(__file__).resolve().parents[2]
 PACKAGE = FOLDER.name
 OWN_NAME = re.compile(rf"{PACKAGE}(_[0-9a-f]{{8}})?")  # of the installed package, or of a vendored one
 DOTTED = re.compile(rf"\b{PACKAGE}\.[\w.]+")
-INTERNAL = re.compile(rf"\b{PACKAGE}(?=\.[A-Za-z_]|::)")  # a module's path, or the namespace of torch operators
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 # MONAI's own requirements, what a bundle's metadata states under a key of its own, and what is used only if present.
 GIVEN = {"torch", "numpy", "monai", "ignite", "nibabel", "triton"}
@@ -43,27 +42,29 @@ def vendor_package(configs: Mapping[str, str]) -> Vendored:
     Args:
         configs: file name -> text of the bundle's JSON configs.
     """
-    sources = vendored_sources(configs)
+    return named_by_content(vendored_sources(configs))
+
+
+def named_by_content(sources: Mapping[str, str]) -> Vendored:
+    """Modules as a package that is named after them.
+
+    Args:
+        sources: path within the package -> text, in which the package has the name of the installed one.
+    """
     digest = hashlib.sha256()
-    for path, text in sources.items():
+    for path, text in sorted(sources.items()):
         digest.update(f"{path}\n{len(text)}\n{text}".encode())
     name = f"{PACKAGE}_{digest.hexdigest()[:8]}"
-    return Vendored(name, {f"{name}/{path}": renamed(text, name) for path, text in sources.items()})
+    return Vendored(name, {f"{name}/{path}": renamed(text, name) for path, text in sorted(sources.items())})
 
 
-def vendored_name(bundle: Path) -> str | None:
-    """Name of the package that an opened zip carries; None for a bundle that uses the installed package."""
-    names = sorted(path.name for path in bundle.iterdir() if path.is_dir() and OWN_NAME.fullmatch(path.name))
-    return names[0] if names else None
-
-
-def renamed(text: str, name: str) -> str:
-    """Text with every module path of this package under another package name."""
-    return INTERNAL.sub(name, text)
+def renamed(text: str, name: str, *, old: str = PACKAGE) -> str:
+    """Text with every module path of the package ``old`` under another package name, and torch's operators with it."""
+    return re.sub(rf"\b{old}(?=\.[A-Za-z_]|::)", name, text)
 
 
 def renamed_config(text: str, name: str) -> str:
-    """:func:`renamed`; what the package's ``__init__.py`` offers is named in the module that defines it."""
+    """:func:`renamed` of the installed package; what its ``__init__.py`` offers is named in the defining module."""
     for offered, module in _face().items():
         text = re.sub(rf"\b{PACKAGE}\.{offered}\b", f"{module}.{offered}", text)
     return renamed(text, name)

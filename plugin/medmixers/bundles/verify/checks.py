@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medmixers.bundles.share.archive import open_archive
-from medmixers.bundles.share.pack import copy_bundle
+from medmixers.bundles.share.carried import vendored_name
+from medmixers.bundles.share.pack import copy_bundle, vendor, write_vendored
+from medmixers.bundles.share.vendoring import PACKAGE
 from medmixers.bundles.verify import run_checks, static_checks
 from medmixers.bundles.verify.subject import FailedCheck, SkippedCheck, Subject
 from medmixers.errors import MissingFileError
@@ -112,6 +114,8 @@ def verify_bundle(
     with tempfile.TemporaryDirectory() as folder:
         is_zip = str(name).endswith(".zip")
         root = open_archive(name, folder) if is_zip else copy_bundle(name, Path(folder))
+        if vendored_name(root) == PACKAGE:  # one of the first zips: this process has the installed package by that name
+            write_vendored(root, vendor(root))
         scratch = Path(folder) / "scratch"
         scratch.mkdir()
         file = Path(schema).resolve() if schema is not None else None

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 from urllib.request import urlopen
 
+from medmixers.bundles.share.carried import carried_package, vendored_name
 from medmixers.bundles.verify.plain_network import plain_network
 from medmixers.bundles.verify.subject import FailedCheck, Subject, demand, walk
 from medmixers.bundles.verify.targets import Targets
@@ -30,7 +31,7 @@ MACHINE_PATH = re.compile(r"(?<![\w}])(/(home|root|tmp|work|Users|mnt)/|[A-Z]:\\
 
 
 def check_files(subject: Subject) -> str:
-    """1: tree, licence, no machine's paths, commands of the README."""
+    """1: tree, licence, no machine's paths, commands of the README, the own package's name."""
     root, files = subject.root, NNUNET_FILES if subject.is_of_nnunet else FILES
     missing = [name for name in files if not (root / name).is_file()]
     demand(not missing, f"missing: {', '.join(missing)}")
@@ -43,6 +44,9 @@ def check_files(subject: Subject) -> str:
     demand(blocks, "docs/README.md has no commands")
     parsed = subprocess.run(["bash", "-n"], input="\n".join(blocks), capture_output=True, text=True)
     demand(parsed.returncode == 0, f"docs/README.md: {parsed.stderr.strip()}")
+    own = vendored_name(root)
+    is_unchanged = own is None or carried_package(root, own).name == own
+    demand(is_unchanged, f"{own} was changed after it was packed: pack the folder again, which renames it")
     return f"{len(files)} files, {sum(map(len, map(str.splitlines, blocks)))} lines of commands"
 
 

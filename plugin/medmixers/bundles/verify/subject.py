@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from medmixers.bundles.share.archive import open_archive
+from medmixers.bundles.share.carried import vendored_name
 from medmixers.bundles.share.pack import pack_bundle
-from medmixers.bundles.share.vendoring import vendored_name
 from medmixers.bundles.verify.hidden import environment_without_package
 from medmixers.bundles.verify.synthetic import is_classification, write_synthetic
 

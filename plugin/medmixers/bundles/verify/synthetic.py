@@ -27,7 +27,8 @@ def write_synthetic(
     Args:
         folder: does not exist.
         metadata: of the bundle; it names channels and labels.
-        expected: ``spatial_dims`` of the images, and the preflight's ``label_values``, ``classes`` or ``masks``.
+        expected: ``spatial_dims`` of the images, and the preflight's ``label_values``, ``classes``, ``masks`` or
+            ``labels``.
         regions: label values of each region, where labels are regions.
     """
     formats = metadata["network_data_format"]
@@ -38,7 +39,8 @@ def write_synthetic(
         described = _described_regions(names, regions) if regions else {"labels": _described_labels(names, values)}
         _write_raw(folder, rng, channels, values, described, dims)
     else:
-        _write_datalist(folder, rng, channels, names, dims, masks="masks" in expected)
+        kind = next(key for key in ("classes", "masks", "labels") if key in expected)
+        _write_datalist(folder, rng, channels, names, dims, kind)
     return folder
 
 
@@ -95,8 +97,9 @@ def _write_raw(
 
 
 def _write_datalist(
-    folder: Path, rng: np.random.Generator, channels: Sequence[str], names: Sequence[str], dims: int, *, masks: bool
+    folder: Path, rng: np.random.Generator, channels: Sequence[str], names: Sequence[str], dims: int, kind: str
 ) -> None:
+    masks = kind == "masks"
     entries: dict[str, list[dict[str, Any]]] = {"training": [], "validation": [], "test": []}
     ending = ".nii.gz" if dims == 3 else ".png"
     # Every class occurs in every part, or metrics of it would not be defined.
@@ -107,6 +110,8 @@ def _write_datalist(
         file = f"images/case_{number}{ending}"
         _save(folder / file, np.stack(images, axis=-1) if len(images) > 1 else images[0])
         entry: dict[str, Any] = {"image": file, "label": index % len(names), "group": f"patient {number}"}
+        if kind == "labels":
+            entry["label"] = sorted({index % len(names), index % 2})
         if masks:
             entry["label"] = [f"masks/case_{number}_{key}{ending}" for key in range(len(names))]
             for path in entry["label"]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import re
 from pathlib import Path
 from pydoc import locate
 from typing import Any
 
-from medmixers.bundles.share.vendoring import OWN_NAME, PACKAGE, vendored_name
+from medmixers.bundles.share.carried import is_carried, vendored_name
+from medmixers.bundles.share.vendoring import OWN_NAME, PACKAGE
 
 # Packages whose import does nothing unasked. A stranger's config may name any installed module.
 KNOWN = ("monai", "torch", "numpy", "ignite", "nibabel")
@@ -39,41 +39,12 @@ class Targets:
         """Whether a target of a known package exists."""
         top = target.partition(".")[0]
         if OWN_NAME.fullmatch(top):
-            return self._is_in_sources(target) if self.own else bool(locate(target))
+            return is_carried(self.root, target) if self.own else bool(locate(target))
         if self._monai_names.get_component_module_name(target):
             return True
         if "." not in target:
             return importlib.util.find_spec(target) is not None if re.fullmatch(r"\w+", target) else False
         return bool(locate(target))
-
-    def _is_in_sources(self, target: str) -> bool:
-        """Whether the bundle's own package has a module of this name, which defines or imports the last part."""
-        top, *parts = target.split(".")
-        place = self.root / str(self.own)
-        if top != self.own:
-            return False
-        for index, part in enumerate(parts):
-            if (place / part).is_dir():
-                place = place / part
-            elif (place / f"{part}.py").is_file():
-                return index + 2 == len(parts) and parts[-1] in defined_names(place / f"{part}.py")
-            else:
-                face = place / "__init__.py"
-                return index + 1 == len(parts) and face.is_file() and part in defined_names(face)
-        return True
-
-
-def defined_names(module: Path) -> set[str]:
-    """Names that a module defines or imports at its top level."""
-    names: set[str] = set()
-    for node in ast.parse(module.read_text("utf-8")).body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {alias.asname or alias.name for alias in node.names}
-        else:
-            names |= {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
-    return names
 
 
 def installed_path(target: Any) -> str:

@@ -34,7 +34,10 @@ Parts = dict[str, dict[str, list[str]]]  # "test" or number of a fold -> trainin
 
 def task_of(task: str) -> TaskSpec:
     """The task of a name or of a YAML file."""
-    return load_task(task) if task.endswith((".yaml", ".yml")) else TASKS[task]
+    spec = load_task(task) if task.endswith((".yaml", ".yml")) else TASKS[task]
+    if spec.task == "classification" and spec.multi_label:
+        raise InputError(f"task {task!r} gives an image several labels: a study compares tasks of one class per image")
+    return spec
 
 
 def describe(data: Data, folds: Sequence[int] | None) -> dict[str, Any]:

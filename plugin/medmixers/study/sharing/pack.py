@@ -22,9 +22,9 @@ from typing import Any
 
 import yaml
 
-from medmixers.bundles.share.archive import MANIFEST, Contents, file_digest, write_archive
+from medmixers.bundles.share.archive import MANIFEST, Contents, write_archive
 from medmixers.errors import InputError, MissingFileError
-from medmixers.files import refuse_overwriting_inputs, written_whole
+from medmixers.files import file_digest, refuse_overwriting_inputs, written_whole
 from medmixers.study.pooled import POOLED
 from medmixers.study.rows import ALL_CASES
 
