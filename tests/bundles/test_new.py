@@ -131,5 +131,8 @@ def test_a_users_bundle_passes_the_static_checks(kind: str, tmp_path: Path) -> N
     train = subject.config("train")
     options = {key: value for key, value in train["preflight"].items() if key not in ("_target_", "_requires_")}
     none = {"network": None, "pretrained_ckpt": None, "resume_ckpt": None, "fold": 0}
-    reader = ConfigParser(train).get_parsed_content("image_reader")
-    check_training(**{**options, **none, "image_reader": reader, "dataset_dir": str(subject.dataset)})
+    parser = ConfigParser(train)
+    built = {"image_reader": parser.get_parsed_content("image_reader")}
+    if "raw" in options:
+        built["raw"] = parser.get_parsed_content("preflight::raw")
+    check_training(**{**options, **none, **built, "dataset_dir": str(subject.dataset)})
