@@ -174,8 +174,17 @@ def test_batch_entries_do_not_mix(name, spatial_dims):
         torch.testing.assert_close(mixer(x)[1:2], mixer(x[1:2]), rtol=1e-5, atol=1e-6)
 
 
-@every_mixer
-@both_dims
+UNROLLED = ("dilated_attention", "state_space")  # a graph with all steps of a loop: a minute to compile in 3D
+
+
+@pytest.mark.parametrize(
+    ("name", "spatial_dims"),
+    [
+        pytest.param(name, dims, marks=[pytest.mark.slow] * (dims == 3 and name in UNROLLED))
+        for name in list_mixers()
+        for dims in (2, 3)
+    ],
+)
 def test_compiles_as_one_graph(name, spatial_dims):
     mixer = build(name, spatial_dims, SIZES[spatial_dims]).eval()
     x = feature_map(SIZES[spatial_dims])
