@@ -218,6 +218,12 @@ def test_registry_refuses_duplicates_and_lists_names():
     assert table.get("c") is None
 
 
+def test_test_files_have_names_of_their_own():
+    """pytest imports a test file by its name alone: two of one name end the run before any test."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py")
+    assert [name for name, count in names.items() if count > 1] == []
+
+
 def test_files_stay_short():
     scripts = (ROOT / "scripts").glob("*.py")
     long = {path.name: count for path in [*(p for _, p in modules()), *scripts] if (count := line_count(path)) > 400}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +88,7 @@ def create_network(
     if pretrained is True:
         pretrained = _published_weights(name)
     if pretrained:
-        _load_pretrained(network, pretrained, warm_start=warm_start)
+        _weights_loader()(network, pretrained, warm_start=warm_start)
     if frozen:
         from medmixers.layers.freezing import freeze
 
@@ -120,12 +120,24 @@ def _published_weights(name: str) -> str:
     raise InputError(f"pretrained=True: timm has no weights of {name!r}; {where} give a file's path")
 
 
-def _load_pretrained(network: nn.Module, pretrained: str | Path, *, warm_start: bool) -> None:
+def load_start_weights(network: nn.Module, source: str | Path) -> Any:
+    """Start weights for a training on another data set, into ``network`` in place, and the report on them.
+
+    :func:`medmixers.networks.weights.load_weights` adapts the first convolution to other channels and leaves the last
+    layers out where they have another number of classes.
+
+    Raises:
+        InputError: anything else does not fit; nothing is loaded then.
+    """
+    return _weights_loader()(network, source, other_classes=True)
+
+
+def _weights_loader() -> Callable[..., Any]:
     try:
         from medmixers.networks.weights import load_weights
     except ImportError as error:  # the code in a bundle's zip
         raise MissingPackageError("pretrained belongs to the installed package medmixers; here give weights") from error
-    load_weights(network, pretrained, warm_start=warm_start)
+    return load_weights
 
 
 def _build(name: str, spatial_dims: int, in_channels: int, out_channels: int, options: Mapping[str, Any]) -> nn.Module:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from bundle_helpers import last_words
 from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+from monai.transforms import SaveImaged
+from PIL import Image
 
+from medmixers.bundle_runtime.cases import case_name
 from medmixers.bundle_runtime.checkpoint_files import WholeFiles
 from medmixers.bundle_runtime.handlers import TrainingState
 from medmixers.bundle_runtime.preflight_weights import check_state
-from medmixers.bundle_runtime.saving import best_weights_saver
+from medmixers.bundle_runtime.saving import best_weights_saver, label_writer, mask_saver
 from medmixers.errors import InputError
 
 BYTES = 100_000
@@ -45,6 +53,47 @@ def test_a_full_disk_keeps_the_weights_of_before(tmp_path: Path, small_disk: Non
     assert "model.pt' cannot be written, is the disk full? " in last_words(error)
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
     assert torch.equal(torch.load(tmp_path / "model.pt")["w"], torch.ones(10))
+
+
+@pytest.mark.parametrize("ending", [".png", ".nii.gz"])
+@pytest.mark.parametrize("saver", ["label map", "masks"])
+def test_predictions_are_written_whole(
+    saver: str, ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault in the middle of a write keeps the file of before, and leaves nothing else."""
+    shared = {"output_dir": str(tmp_path), "output_ext": ending, "output_dtype": np.uint8, "separate_folder": False}
+    if saver == "masks":
+        names = ["left", "right"]
+        save = mask_saver(
+            keys="pred", label_names=names, volumes=ending != ".png", output_name_formatter=case_name, **shared
+        )
+    else:
+        writer = label_writer(output_ext=ending)
+        save = SaveImaged(keys="pred", output_postfix="", output_name_formatter=case_name, writer=writer, **shared)
+    shape = (8, 6) if ending == ".png" else (8, 6, 1)
+
+    def predict(value: int) -> None:
+        channels = 2 if saver == "masks" else 1
+        save({"pred": MetaTensor(torch.full((channels, *shape), value), meta={"filename_or_obj": f"case{ending}"})})
+
+    predict(1)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(files) == (2 if saver == "masks" else 1)
+    own_save, own_bytes = Image.Image.save, nib.save
+
+    def torn(write: Callable[..., None], place: int) -> Callable[..., None]:
+        def half(*arguments: Any, **options: Any) -> None:
+            write(*arguments, **options)
+            os.truncate(arguments[place], 10)
+            raise OSError("no space left on the device")
+
+        return half
+
+    monkeypatch.setattr(Image.Image, "save", torn(own_save, 1))
+    monkeypatch.setattr(nib, "save", torn(own_bytes, 1))
+    with pytest.raises(Exception, match=r"no space left|applying transform"):
+        predict(0)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
 KILLED = """

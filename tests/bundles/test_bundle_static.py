@@ -117,9 +117,9 @@ def test_bundle_row_refuses_what_does_not_fit() -> None:
     for change, message in (
         ({"network": "metaformer_s12"}, "is not for segmentation"),
         ({"recipe": "keuth2025_classification"}, "recipe 'keuth2025_classification' is not for segmentation"),
-        ({"roi_size": (48,)}, r"roi_size must have 3 values, or 2 for slices, got \(48,\)"),
+        ({"roi_size": (48,)}, r"roi_size must have 3 values above 0, or 2 for slices, got \(48,\)"),
         ({"roi_size": None}, "has no image_size, so its bundles need a roi_size of 3 values"),
-        ({"task_spec": slides}, r"roi_size must have 2 values, or 2 for slices, got \(48, 48, 48\)"),
+        ({"task_spec": slides}, r"roi_size must have 2 values above 0, got \(48, 48, 48\)"),
         ({"task_spec": TASKS["chest_xray_segmentation"]}, "is of whole images: no roi_size"),
         ({"task_spec": TASKS["brain_tumor_segmentation"]}, "samples patches by exclusive labels"),
         ({"version": "0.2.0"}, "version '0.2.0' is not in the changelog: 0.1.0"),

@@ -81,6 +81,12 @@ def test_command_writes_a_bundle_of_the_users_task(task: Path, tmp_path: Path) -
         ({}, {"network": "token_unet", "mixer": "conv"}, "network 'token_unet' has no token mixer to choose"),
         ({}, {"mixer": "grouped_con"}, "unknown token mixer 'grouped_con'; valid: conv, "),
         ({}, {"recipe": "x"}, "unknown training recipe 'x'; valid: keuth2025_classification"),
+        ({}, {"stem_stride": 0}, "stem_stride must be"),
+        ({}, {"network": "token_unet", "stem_stride": 2}, "network 'token_unet' has no option 'stem_stride'"),
+        ({}, {"mixer": "conv", "kernel_size": 4}, "kernel_size must be an odd integer >= 1, got 4"),
+        ({}, {"roi_size": (0, 16, 16)}, r"roi_size must have 3 values above 0, or 2 for slices, got \(0, 16, 16\)"),
+        ({}, {"roi_size": (16,)}, r"roi_size must have 3 values above 0, or 2 for slices, got \(16,\)"),
+        ({}, {"recipe": "short", "weights": "x.pt", "network": None, "stem_stride": 2}, "leave --stem_stride out"),
         ({"name": "../my_task"}, {}, "of a-z, 0-9 and '_' only, got '../my_task'"),
         ({"spacing": [1.0]}, {}, r"spacing must have spatial_dims values"),
     ],
@@ -125,5 +131,8 @@ def test_a_users_bundle_passes_the_static_checks(kind: str, tmp_path: Path) -> N
     train = subject.config("train")
     options = {key: value for key, value in train["preflight"].items() if key not in ("_target_", "_requires_")}
     none = {"network": None, "pretrained_ckpt": None, "resume_ckpt": None, "fold": 0}
-    reader = ConfigParser(train).get_parsed_content("image_reader")
-    check_training(**{**options, **none, "image_reader": reader, "dataset_dir": str(subject.dataset)})
+    parser = ConfigParser(train)
+    built = {"image_reader": parser.get_parsed_content("image_reader")}
+    if "raw" in options:
+        built["raw"] = parser.get_parsed_content("preflight::raw")
+    check_training(**{**options, **none, **built, "dataset_dir": str(subject.dataset)})

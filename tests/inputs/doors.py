@@ -29,7 +29,9 @@ from medmixers.bundle_runtime.options import check_value
 from medmixers.bundle_runtime.preflight import check_training
 from medmixers.bundle_runtime.preflight_files import check_folders
 from medmixers.bundle_runtime.preflight_raw import RawCases
+from medmixers.bundle_runtime.preflight_weights import check_start_weights
 from medmixers.bundles.share.archive import MANIFEST, manifest_text, open_archive, write_archive
+from medmixers.bundles.share.card import read_metrics
 from medmixers.checkpoints import matching_weights, read_checkpoint
 from medmixers.cli.main import main
 from medmixers.images.dicom import read_dicom_picture, read_volume
@@ -77,6 +79,11 @@ TASK = {
     "labels": ["background", "organ"], "spacing": [1, 1, 1], "intensity": "zscore", "licence": "l", "citation": "c",
     "data_source": "d", "intended_use": "i", "limits": "l",
 }  # fmt: skip
+
+
+def evaluated_metric(folder: Path) -> None:
+    (folder / "metrics.csv").write_text("filename,$__import__('os').system('touch executed')\na#1.nii.gz,0.5\n")
+    read_metrics(folder / "metrics.csv")
 
 
 def task(text: str | None = None, **changes: Any) -> Door:
@@ -174,11 +181,47 @@ def own_weights(channels: int = 1, classes: int = 2, **options: Any) -> Door:
     """Weights of a 3D network with 1 channel and 2 classes into one with others."""
 
     def door(folder: Path) -> None:
-        sizes = {"depths": (1, 1, 1, 1), "dims": (8, 8, 8, 8), "spatial_dims": 3, "mixer": "pooling"}
-        make = medmixers.create_network
-        state = make("metaformer_segformer_s12", in_channels=1, out_channels=2, **sizes).state_dict()
-        network = make("metaformer_segformer_s12", in_channels=channels, out_channels=classes, **sizes)
-        load_weights(network, state, **options)
+        load_weights(own_network(channels, classes), own_network().state_dict(), **options)
+
+    return door
+
+
+SIZES = {"depths": (1, 1, 1, 1), "dims": (8, 8, 8, 8), "spatial_dims": 3, "mixer": "pooling"}
+
+
+def own_network(channels: int = 1, classes: int = 2) -> torch.nn.Module:
+    return medmixers.create_network("metaformer_segformer_s12", in_channels=channels, out_channels=classes, **SIZES)
+
+
+def start(channels: int = 1, *, adapt: bool) -> Door:
+    """The start weights of a training, of 1 channel and 2 classes, for a network of 5 classes."""
+
+    def door(folder: Path) -> None:
+        torch.save(own_network().state_dict(), folder / "start.pt")
+        check_start_weights(str(folder / "start.pt"), own_network(channels, 5), adapt=adapt)
+
+    return door
+
+
+def wrapped(prefix: str, **more: Any) -> Door:
+    """Weights whose names begin with the prefix of a wrapper."""
+
+    def door(folder: Path) -> None:
+        state = {f"{prefix}{name}": value for name, value in own_network().state_dict().items()}
+        torch.save({"state_dict": state, **more}, folder / "weights.ckpt")
+        network = own_network()
+        assert len(load_weights(network, folder / "weights.ckpt").loaded) == len(state)
+
+    return door
+
+
+def new_bundle(*words: str) -> Door:
+    """`medmixers bundle new` for the task of this file, on the data set of this file."""
+
+    def door(folder: Path) -> None:
+        (folder / "task.yaml").write_text(yaml.safe_dump(TASK | {"labels": ["background", "organ", "tumour"]}))
+        raw(folder)
+        main(["bundle", "new", str(folder / "task.yaml"), "--out", str(folder / "out"), *words])
 
     return door
 
@@ -286,6 +329,7 @@ DOORS: dict[str, Door] = {
         folder / "a.zip", "demo", {**FILES, "docs/a.html": b""}
     ),
     # YAML
+    "pack: metric that MONAI would evaluate": evaluated_metric,
     "task: label that MONAI would evaluate": task(labels=["background", "$__import__('os').system('touch executed')"]),
     "task: channel that begins with %": task(channels=["%train.json"]),
     "task: title that begins with @": task(title="@network"),
@@ -379,4 +423,15 @@ DOORS: dict[str, Door] = {
     ),
     "option: device abc": lambda folder: check_value("device", "abc"),
     "option: overlap 1.0": lambda folder: check_value("overlap", 1.0, 0.5),
+    "option: layer_decay 2": lambda folder: check_value("layer_decay", 2),
+    "pretrained_ckpt: other classes": start(adapt=False),
+    "pretrained_ckpt: other classes and channels, pretrained_adapt": start(3, adapt=True),
+    "weights of one's own: under Lightning's model. in state_dict": wrapped("model.", epoch=3),
+    "weights of one's own: of a wrapper, module.": wrapped("module."),
+    "bundle new: unknown recipe": new_bundle("--network", "token_unet", "--recipe", "shrt"),
+    "bundle new: roi_size 0": new_bundle("--network", "token_unet", "--roi_size", "0,16,16"),
+    "bundle new: stem_stride 0": new_bundle("--network", "metaformer_segformer_s12", "--stem_stride", "0"),
+    "bundle new: data of other labels": new_bundle("--network", "token_unet", "--data", "."),
+    "bundle new: data that are missing": new_bundle("--network", "token_unet", "--data", "gone"),
+    "datalist.json: image twice in a part": listed("a.nii.gz@1", "b.nii.gz@2", "./b.nii.gz@2"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,17 @@ def rotated(path: Path) -> None:
     Image.fromarray(np.rot90(COLOURS).copy()).save(path, exif=exif, quality=100, subsampling=0)
 
 
+def bomb(path: Path) -> None:
+    """A few bytes whose header claims 60 000 x 60 000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+
+
 # name -> ending of the file, how it is written, greatest difference from COLOURS or RAMP that its format makes
 PICTURES: dict[str, tuple[str, Callable[[Path], Any], float]] = {
     "RGB PNG": (".png", picture(COLOURS), 0),
@@ -135,4 +147,5 @@ PICTURES: dict[str, tuple[str, Callable[[Path], Any], float]] = {
     ),
     "cut off PNG": (".png", cut_off, 0),
     "text named PNG": (".png", lambda path: path.write_text("no image"), 0),
+    "PNG that claims 3.6 gigapixels": (".png", bomb, 0),
 }

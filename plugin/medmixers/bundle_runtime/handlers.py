@@ -21,6 +21,7 @@ from monai.transforms import Randomizable
 from medmixers.bundle_runtime.checkpoint_files import WholeFiles
 from medmixers.bundle_runtime.stack import one_line_in_command
 from medmixers.errors import STOPS, InputError
+from medmixers.factory import load_start_weights
 from medmixers.files import delete_leftovers, held
 
 
@@ -68,15 +69,23 @@ class StartWeights:
         path: file of a flat state dict; None loads nothing.
         network: that takes it.
         device: where it is loaded to.
+        adapt: load what fits after :func:`medmixers.factory.load_start_weights`, and print its report.
     """
 
-    def __init__(self, *, path: str | None, network: Any, device: Any) -> None:
-        self.path, self.network, self.device = path, network, device
+    def __init__(self, *, path: str | None, network: Any, device: Any, adapt: bool = False) -> None:
+        self.path, self.network, self.device, self.adapt = path, network, device, adapt
 
     def attach(self, engine: Engine) -> None:
         """engine: the trainer."""
-        if self.path is not None:
+        if self.path is not None and self.adapt:
+            engine.add_event_handler(Events.STARTED, self._load_adapted)
+        elif self.path is not None:
             CheckpointLoader(self.path, {"model": self.network}, map_location=self.device).attach(engine)
+
+    def _load_adapted(self, _engine: Engine) -> None:
+        report = load_start_weights(getattr(self.network, "module", self.network), str(self.path))
+        if distributed.get_rank() == 0:
+            print(f"start weights {self.path}: {report}", flush=True)
 
 
 class LossCheck:

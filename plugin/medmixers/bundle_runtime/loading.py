@@ -9,6 +9,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 from monai.data import DataLoader
+from torch.utils.data import RandomSampler
 
 from medmixers.bundle_runtime.stack import one_line_in_command
 from medmixers.errors import InputError, is_input_error
@@ -24,11 +25,18 @@ class OneLineLoader(DataLoader):
 
     Args:
         dataset: of items.
+        iterations: batches per pass, of random permutations of the items, as often as needed; on several GPUs every
+            rank draws its own. They replace shuffle and sampler. None: each item once.
         keep_going: yield the exception in place of a batch that cannot be loaded, and go on.
         options: MONAI's and torch's.
     """
 
-    def __init__(self, dataset: Any, *, keep_going: bool = False, **options: Any) -> None:
+    def __init__(
+        self, dataset: Any, *, iterations: int | None = None, keep_going: bool = False, **options: Any
+    ) -> None:
+        if iterations is not None:
+            drawn = RandomSampler(dataset, num_samples=iterations * options.get("batch_size", 1))
+            options = {**options, "shuffle": False, "sampler": drawn}
         super().__init__(dataset, **options)
         self.keep_going = keep_going
 

@@ -24,6 +24,7 @@ WHOLE_NUMBERS = {
     "batch_size": 1,
     "epochs": 1,
     "fold": 0,
+    "num_iterations_per_epoch": 1,
     "num_workers": 0,
     "patches_per_image": 1,
     "patience": 1,
@@ -39,6 +40,7 @@ SWITCHES = {
     "early_stop",
     "keep_going",
     "load_pretrain",
+    "pretrained_adapt",
     "save_probabilities",
     "separate_folder",
     "use_mirroring",
@@ -46,10 +48,12 @@ SWITCHES = {
 NUMBERS = {  # from 0 to this
     "cache_rate": 1.0,
     "clip_grad_norm": float("inf"),
+    "layer_decay": 1.0,
     "learning_rate": float("inf"),
     "overlap": 0.99,
     "tile_step_size": 1.0,
 }
+UNSET = {"layer_decay", "num_iterations_per_epoch"}  # may stay None
 SIZES = {"image_size", "roi_size"}
 FILES_OF_WEIGHTS = 'files of weights, as "models/a.pt,models/b.pt"'
 # Top-level keys that are no options: what MONAI runs, and what is derived from options.
@@ -151,6 +155,8 @@ def check_value(name: str, value: Any, default: Any = None) -> None:
         value: what it is set to.
         default: its value in the config file, which says how many numbers a size has.
     """
+    if value is None and name in UNSET:
+        return
     expected = None
     if name in WHOLE_NUMBERS and not (type(value) is int and value >= WHOLE_NUMBERS[name]):
         expected = f"a whole number >= {WHOLE_NUMBERS[name]}"

@@ -22,7 +22,7 @@ from medmixers.bundle_runtime.preflight_files import (
     check_label_counts,
     paths,
 )
-from medmixers.bundle_runtime.preflight_weights import check_state
+from medmixers.bundle_runtime.preflight_weights import check_start_weights, check_state
 from medmixers.bundle_runtime.stack import one_line_in_command
 from medmixers.checkpoints import read_weights
 from medmixers.datasets.datalist_format import FILE as LIST_FILE
@@ -54,6 +54,7 @@ def check_training(
     validation_every: int,
     network: Any,
     pretrained_ckpt: str | None,
+    pretrained_adapt: bool = False,
     resume_ckpt: str | None,
     image_reader: BundleImageReader,
     label_values: Sequence[int] = (),
@@ -75,6 +76,7 @@ def check_training(
         validation_every: of the split.
         network: the module that loads the checkpoints, or its key in the config: it is then built here.
         pretrained_ckpt: weights to start from, or None.
+        pretrained_adapt: whether they may have other channels and classes.
         resume_ckpt: state of a training to go on with, or None.
         image_reader: what will read the images.
         label_values: what the label files of a data set in nnU-Net raw format may hold.
@@ -89,7 +91,7 @@ def check_training(
     check_folders(folders)
     network = _built(network)
     if pretrained_ckpt is not None:
-        read_weights(pretrained_ckpt, network, option="pretrained_ckpt")
+        check_start_weights(pretrained_ckpt, network, adapt=pretrained_adapt)
     if resume_ckpt is not None:
         check_state(resume_ckpt, network, epochs=epochs)
     listed = {"label_values": label_values, "raw": raw, "classes": classes, "masks": masks, "labels": labels}

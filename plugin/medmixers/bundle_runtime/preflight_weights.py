@@ -1,16 +1,42 @@
-"""Check the saved state of a training before it is resumed."""
+"""Check the weights that a training starts from, and the saved state that it goes on from."""
 
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from medmixers.checkpoints import matching_weights, open_checkpoint, read_checkpoint
+from medmixers.checkpoints import matching_weights, open_checkpoint, read_checkpoint, read_weights
 from medmixers.errors import InputError, MissingFileError
+from medmixers.factory import load_start_weights
 
 STATE_FILE = re.compile(r"resume_checkpoint_epoch=(\d+)\.pt$")
 STATE = ("model", "optimizer", "lr_scheduler", "trainer", "best_weights")
+
+
+def check_start_weights(path: str, network: Any, *, adapt: bool) -> None:
+    """Raise InputError unless a training can start from a file: its weights fit the network, or can be adapted.
+
+    Args:
+        path: of ``pretrained_ckpt``.
+        network: that will take them.
+        adapt: whether other channels and classes are allowed, as :class:`StartWeights` loads them.
+    """
+    if adapt:
+        copy = deepcopy(network)
+        load_start_weights(copy, path)
+        broken = [name for name, value in copy.state_dict().items() if not value.isfinite().all()]
+        if broken:
+            raise InputError(f"{path!r} holds NaN or infinity in {len(broken)} tensors, {broken[0]!r} for example")
+        return
+    try:
+        read_weights(path, network, option="pretrained_ckpt")
+    except MissingFileError:
+        raise
+    except InputError as error:
+        hint = "--pretrained_adapt True takes those of other channels or classes, and says what it leaves out"
+        raise InputError(f"{error}; {hint}") from error
 
 
 def check_state(path: str, network: Any, *, epochs: int | None) -> None:

@@ -47,24 +47,26 @@ def say_best_weights(*, folder: str) -> None:
 
 
 def label_writer(*, output_ext: str) -> Any:
-    """The class with which MONAI's SaveImage writes labels of one channel; every file is written whole.
+    """The class with which MONAI's SaveImage writes predictions: MONAI's own for the ending, whole or not at all.
 
-    MONAI's own writer of NIfTI drops the channel with all last axes of length 1. Of a single slice that drops the third
-    axis too, and fails.
+    NIfTI: MONAI's own drops the channel with all last axes of length 1, so of a single slice the third axis too, and
+    fails. This one keeps it.
 
     Args:
         output_ext: ".nii.gz", ".nii", ".png", or another that MONAI knows.
     """
     from monai.data import ImageWriter, NibabelWriter, resolve_writer
 
-    base: Any = resolve_writer(output_ext.lstrip("."))[0]
+    is_nifti = output_ext.lower() in NIFTI
+    base: Any = NibabelWriter if is_nifti else resolve_writer(output_ext)[0]
 
     class WholeWriter(base):
         def write(self, filename: Any, verbose: bool = False, **kwargs: Any) -> None:
+            ImageWriter.write(self, filename, verbose=verbose)  # the log names the file itself
             with written_whole(Path(filename)) as partial:
-                super().write(partial, verbose=verbose, **kwargs)
+                super().write(str(partial), verbose=False, **kwargs)
 
-    class VolumeWriter(NibabelWriter):
+    class VolumeWriter(WholeWriter):
         data_obj: Any
 
         def set_data_array(
@@ -73,12 +75,7 @@ def label_writer(*, output_ext: str) -> Any:
             super().set_data_array(data_array, channel_dim, squeeze_end_dims=False, **kwargs)
             self.data_obj, self.channel_dim = self.data_obj.reshape(self.data_obj.shape[:3]), None
 
-        def write(self, filename: Any, verbose: bool = False, **kwargs: Any) -> None:
-            ImageWriter.write(self, filename, verbose=verbose)  # the log names the file itself
-            with written_whole(Path(filename)) as partial:
-                super().write(partial, verbose=False, **kwargs)
-
-    return VolumeWriter if output_ext.lower() in NIFTI else WholeWriter
+    return VolumeWriter if is_nifti else WholeWriter
 
 
 def mask_saver(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -44,6 +44,8 @@ class BundleRow:
         evaluated_part: what evaluate.json scores: "test", or "validation" where the data set has no test part.
         overlap: of neighbouring windows, a fraction of the window.
         cache_rate: part of the training images that is kept in memory.
+        batch_size: images per batch and update, instead of the recipe's batches and their accumulation.
+        num_iterations_per_epoch: batches per epoch, drawn at random; None: one pass over the training images.
     """
 
     task_spec: TaskSpec
@@ -57,6 +59,8 @@ class BundleRow:
     evaluated_part: str = "test"
     overlap: float = 0.25
     cache_rate: float = 0.0
+    batch_size: int | None = None
+    num_iterations_per_epoch: int | None = None
     network_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -86,8 +90,9 @@ class BundleRow:
             return
         if task.task == "classification" or task.image_size is not None:
             raise InputError(f"task {task.name!r} is of whole images: no roi_size, got {self.roi_size}")
-        if len(self.roi_size) not in {dims, 2}:
-            raise InputError(f"roi_size must have {dims} values, or 2 for slices, got {self.roi_size}")
+        if len(self.roi_size) not in {dims, 2} or min(self.roi_size) < 1:
+            slices = ", or 2 for slices" if dims == 3 else ""
+            raise InputError(f"roi_size must have {dims} values above 0{slices}, got {self.roi_size}")
 
     @property
     def name(self) -> str:
@@ -96,8 +101,12 @@ class BundleRow:
 
     @property
     def training(self) -> TrainingRecipe:
-        """The row of ``RECIPES``."""
-        return RECIPES[self.recipe]
+        """The row of ``RECIPES``, with the batch of this bundle where it has one of its own."""
+        recipe = RECIPES[self.recipe]
+        if self.batch_size is None:
+            return recipe
+        notes = f"{recipe.notes} The batch of this bundle is not the recipe's: it follows the data set."
+        return replace(recipe, batch_size=self.batch_size, accumulate_batches=1, patches_per_image=1, notes=notes)
 
     @property
     def epochs(self) -> int:

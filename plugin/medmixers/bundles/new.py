@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections.abc import Mapping
 from importlib.metadata import distribution, version
 from pathlib import Path
 from typing import Any
 
 from medmixers.bundles.catalog import BundleRow, study_row
+from medmixers.bundles.planned import DataPlan, planned_row, planned_task, positions_limit
 from medmixers.bundles.render.bundle import render_bundle
 from medmixers.errors import ExistingFileError, InputError, MissingFileError
 from medmixers.factory import create_network, list_mixers, network_of_weights
 from medmixers.files import written_whole
+from medmixers.progress import Announce, silent
+from medmixers.recipes import RECIPES
 from medmixers.tasks import TASKS, TaskSpec
 from medmixers.tasks.from_yaml import load_task
 from medmixers.variants import NETWORKS
 
 ROI_SIZES = {2: (256, 256), 3: (96, 96, 96)}
-ROI_SIZES_OF = {2: {}, 3: {"random_mixing": (64, 64, 64), "spatial_fc": (64, 64, 64)}}  # memory: positions squared
 
 RAD_DINO = "medmixers.networks.rad_dino."
 
 
+def read_task(task: str) -> TaskSpec:
+    """A task by its name in ``TASKS`` or of a YAML file."""
+    return load_task(task) if str(task).endswith((".yaml", ".yml")) else TASKS[task]
+
+
 def new_bundle(
-    task: str,
+    task: str | TaskSpec,
     *,
     network: str | None = None,
     mixer: str | None = None,
@@ -32,18 +39,26 @@ def new_bundle(
     out: str | Path = ".",
     weights: str | Path | None = None,
     kernel_size: int | None = None,
+    stem_stride: int | None = None,
+    roi_size: tuple[int, ...] | None = None,
+    plan: DataPlan | None = None,
+    announce: Announce = silent,
 ) -> Path:
     """Write the bundle of a task to ``out/TASK_MIXER`` or ``out/TASK_NETWORK``.
 
     Args:
-        task: a YAML file (:func:`medmixers.tasks.from_yaml.load_task`), or a name in ``TASKS``.
+        task: a YAML file (:func:`medmixers.tasks.from_yaml.load_task`), a name in ``TASKS``, or the task.
         network: name in ``NETWORKS``; needed unless ``weights`` tells it.
         mixer: name in ``TOKEN_MIXERS``, for a MetaFormer with one token mixer.
-        recipe: name in ``RECIPES``; by default that of Keuth et al. 2025 for the kind of task.
+        recipe: name in ``RECIPES``, or the end of one name; by default that of Keuth et al. 2025 for the kind of task.
         out: an existing folder, or one to make.
         weights: checkpoint of the code of Keuth et al. or of the released Token-UNet; it decides the network, and the
             bundle gets its weights as models/model.pt.
         kernel_size: kernel of the token mixer; with ``weights``, of a checkpoint that does not tell it.
+        stem_stride: downsampling of a MetaFormer's stem, 4 by default.
+        roi_size: patch in voxels, x, y, z; two values for a 3D task give a 2D network that sees slices.
+        plan: of the data set that spacing, patch, batch and updates per epoch follow, where nothing else sets them.
+        announce: called with each value that follows the plan, and its reason.
 
     Returns:
         The bundle's folder.
@@ -52,18 +67,36 @@ def new_bundle(
         ValueError: an unknown name, or parts that do not fit; FileNotFoundError: no such YAML file;
             FileExistsError: the bundle's folder exists.
     """
-    spec = load_task(task) if str(task).endswith((".yaml", ".yml")) else TASKS[task]
+    spec = task if isinstance(task, TaskSpec) else read_task(task)
+    lines: list[str] = []
+    if plan is not None:
+        spec, lines = planned_task(spec, plan)
+    recipe = default_recipe(spec) if recipe is None else recipe_name(recipe)
     if weights is not None:
-        if network is not None:
-            raise InputError("--weights decides the network: leave --network out")
-        row = _row_of_weights(spec, weights, mixer, kernel_size, recipe or default_recipe(spec))
-        return write_bundle(row, Path(out), weights=weights)
-    if network is None:
+        given = {"network": network, "stem_stride": stem_stride, "roi_size": roi_size}
+        if wrong := [f"--{name}" for name, value in given.items() if value is not None]:
+            raise InputError(f"--weights decides the network: leave {', '.join(wrong)} out")
+        row = _row_of_weights(spec, weights, mixer, kernel_size, recipe)
+    elif network is None:
         raise InputError("give --network NAME, or --weights FILE of the authors' code")
-    row = _row(spec, network, mixer, recipe or default_recipe(spec))
-    if kernel_size is not None:
-        row = replace(row, network_options={**row.network_options, "kernel_size": kernel_size})
-    return write_bundle(row, Path(out))
+    else:
+        options = {"kernel_size": kernel_size, "stem_stride": stem_stride}
+        options = {name: value for name, value in options.items() if value is not None}
+        row = _row(spec, network, mixer, recipe, roi_size, options)
+    if plan is not None:
+        row, lines = planned_row(row, plan, keeps_size=roi_size is not None or weights is not None, lines=lines)
+    if weights is None:
+        _check_network(row)
+    folder = write_bundle(row, Path(out), weights=weights)
+    for line in lines:
+        announce(line)
+    return folder
+
+
+def recipe_name(name: str) -> str:
+    """A name in ``RECIPES``, given whole or by its end: "short" for "keuth2025_segmentation_short"."""
+    ends = [each for each in RECIPES if each.endswith(f"_{name}")]
+    return ends[0] if name not in RECIPES and len(ends) == 1 else name
 
 
 def write_bundle(row: BundleRow, out: Path, *, weights: str | Path | None = None) -> Path:
@@ -89,14 +122,27 @@ def write_bundle(row: BundleRow, out: Path, *, weights: str | Path | None = None
     return target
 
 
+def _build(row: BundleRow, **more: Any) -> Any:
+    """The row's network. InputError: it has no such option, value or number of axes."""
+    options: dict[str, Any] = {**row.network_options, **({"input_size": row.size} if row.is_bound_to_size else {})}
+    channels, classes = len(row.task_spec.channels), row.task_spec.out_channels
+    dims = len(row.size)
+    return create_network(row.network, spatial_dims=dims, in_channels=channels, out_channels=classes, **options, **more)
+
+
+def _check_network(row: BundleRow) -> None:
+    """Build the row's network without memory: a wrong option is said before anything is written."""
+    import torch
+
+    with torch.device("meta"):
+        _build(row)
+
+
 def _write_weights(row: BundleRow, weights: str | Path, file: Path) -> None:
     """Load a checkpoint into the row's network, exactly, and save the network's tensors."""
     import torch
 
-    options: dict[str, Any] = {**row.network_options, **({"input_size": row.size} if row.is_bound_to_size else {})}
-    channels = {"in_channels": len(row.task_spec.channels), "out_channels": row.task_spec.out_channels}
-    options |= channels
-    network = create_network(row.network, spatial_dims=len(row.size), **options, pretrained=weights)
+    network = _build(row, pretrained=weights)
     file.parent.mkdir(exist_ok=True)
     torch.save(network.state_dict(), file)
 
@@ -140,7 +186,14 @@ def default_recipe(task: TaskSpec) -> str:
     return "tshimanga2026" if task.multi_label else "keuth2025_segmentation_volumes"  # random patches, or by label
 
 
-def _row(task: TaskSpec, network: str, mixer: str | None, recipe: str) -> BundleRow:
+def _row(
+    task: TaskSpec,
+    network: str,
+    mixer: str | None,
+    recipe: str,
+    roi_size: tuple[int, ...] | None,
+    options: Mapping[str, Any],
+) -> BundleRow:
     if not re.fullmatch(r"[a-z0-9_]+", task.name):
         raise InputError(f"the name of a task is a folder's: of a-z, 0-9 and '_' only, got {task.name!r}")
     if NETWORKS[network].target.startswith(RAD_DINO):
@@ -151,10 +204,19 @@ def _row(task: TaskSpec, network: str, mixer: str | None, recipe: str) -> Bundle
             sorted(name for name, row in NETWORKS.items() if row.encoder and "mixer" not in row.arguments)
         )
         raise InputError(f"network {network!r} has no token mixer to choose; those that have: {valid}")
-    roi_size = None if task.image_size is not None or task.task == "classification" else ROI_SIZES[task.spatial_dims]
-    if mixer is None:
-        return BundleRow(task_spec=task, network=network, recipe=recipe, label=network, roi_size=roi_size)
-    if mixer not in list_mixers():
+    if mixer is not None and mixer not in list_mixers():
         raise InputError(f"unknown token mixer {mixer!r}; valid: {', '.join(list_mixers())}")
-    smaller = ROI_SIZES_OF[task.spatial_dims] if roi_size else None
-    return study_row(task, mixer, network=network, recipe=recipe, roi_size=roi_size, roi_size_of=smaller)
+    size = roi_size
+    if roi_size is None and task.image_size is None and task.task != "classification":
+        size = _default_size(network, mixer, options, task.spatial_dims)
+    if mixer is not None:
+        return study_row(task, mixer, network=network, recipe=recipe, roi_size=size, options=options)
+    return BundleRow(
+        task_spec=task, network=network, recipe=recipe, label=network, roi_size=size, network_options=options
+    )
+
+
+def _default_size(network: str, mixer: str | None, options: Mapping[str, Any], dims: int) -> tuple[int, ...]:
+    mixing = {} if mixer is None else {"mixer": mixer}
+    limit = positions_limit(network, {**mixing, **options}, dims)
+    return tuple(edge if limit is None else min(edge, limit[0]) for edge in ROI_SIZES[dims])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from pathlib import Path
 
+from medmixers.cli.commands import Size
 from medmixers.errors import InputError
 
 
@@ -19,33 +22,52 @@ class Bundle:
         out: str = ".",
         weights: str | None = None,
         kernel_size: int | None = None,
+        stem_stride: int | None = None,
+        roi_size: Size | None = None,
+        data: str | None = None,
     ) -> str:
         """Make a bundle for a task, your own or one of ours: untrained, or of a checkpoint of the authors' code.
+
+        With --data, spacing, patch, batch and updates per epoch follow the data set by nnU-Net's rules.
 
         Args:
             task: a YAML file that describes your task, or a task of `medmixers list tasks`.
             network: a network of `medmixers list networks`; --weights tells it.
             mixer: a token mixer of `medmixers list mixers`, for MetaFormer networks.
-            recipe: training recipe; by default that of Keuth et al. 2025 for this kind of task.
+            recipe: training recipe, whole or its end such as short; `medmixers list recipes` describes
+                keuth2025_segmentation, keuth2025_segmentation_volumes, keuth2025_segmentation_slides,
+                keuth2025_segmentation_short, keuth2025_classification, keuth2025_classification_starred,
+                tshimanga2026, tshimanga2026_swin_unetr, xue2026_segmentation and xue2026_classification; by default
+                that of Keuth et al. 2025 for this kind of task.
             out: folder that will hold the bundle's folder.
             weights: checkpoint of the code of Keuth et al. (Lightning) or of the released Token-UNet.
             kernel_size: kernel of the token mixer; with --weights, of a checkpoint that does not tell it.
+            stem_stride: downsampling of a MetaFormer's stem, 4 by default; 2 draws finer structures.
+            roi_size: patch in voxels, x,y,z; two values for volumes give a 2D network that sees slices.
+            data: training data in nnU-Net's raw format, or with datalist.json, that the bundle is for.
 
         Example:
             medmixers bundle new my_task.yaml --network metaformer_segformer_s12 --mixer grouped_conv --out my_bundles
         """
-        from medmixers.bundles.new import new_bundle
+        from medmixers.bundles.new import new_bundle, read_task
 
+        spec, plan = read_task(task), None
+        lines: list[str] = []
+        if data is not None:
+            from medmixers.nnunet.data_plan import plan_data
+
+            plan = plan_data(data, spec)
         made = new_bundle(
-            task, network=network, mixer=mixer, recipe=recipe, out=out, weights=weights, kernel_size=kernel_size
-        )
-        if weights is None:
-            return f"untrained bundle: {made}"
-        return (
-            f"bundle with the weights of {weights}: {made}\n"
-            "The checkpoint does not hold how images were preprocessed: compare configs/inference.json with its "
-            "training."
-        )
+            spec, network=network, mixer=mixer, recipe=recipe, out=out, weights=weights, kernel_size=kernel_size,
+            stem_stride=stem_stride, roi_size=roi_size, plan=plan, announce=lines.append,
+        )  # fmt: skip
+        if weights is not None:
+            return (
+                f"bundle with the weights of {weights}: {made}\n"
+                "The checkpoint does not hold how images were preprocessed: compare configs/inference.json with its "
+                "training."
+            )
+        return "\n".join([f"untrained bundle: {made}", *_planned_lines(made, data, lines)])
 
     def pack(self, name: str, weights: str | None = None, out: str = ".", metrics: str | None = None) -> str:
         """Pack a bundle with its weights and code into OUT/NAME_vX.Y.Z.zip.
@@ -99,3 +121,17 @@ class Bundle:
             print(report)
             raise InputError(f"{report.name}: {len(report.failed)} checks failed")
         return str(report)
+
+
+def _planned_lines(bundle: Path, data: str | None, lines: list[str]) -> list[str]:
+    """What follows the data set, where to change it, and the command that trains."""
+    if data is None:
+        return []
+    train = shlex.join(["--config_file", str(bundle / "configs" / "train.json"), "--dataset_dir", data])
+    return [
+        f"chosen for {data} by nnU-Net's rules:",
+        *(f"  {line}" for line in lines),
+        "They are options of configs/train.json; roi_size is one of configs/inference.json too. The spacing is a field "
+        "of the task's YAML file, the stem an option of this command: for others, make the bundle again.",
+        f"train: python -m monai.bundle run --bundle_root {shlex.quote(str(bundle))} {train}",
+    ]

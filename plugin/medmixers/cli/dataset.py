@@ -15,7 +15,7 @@ class Dataset:
         The parts are training, validation and test. What belongs together, such as a patient, is in one part.
 
         Args:
-            task: a task of `medmixers list tasks`.
+            task: a task of `medmixers list converters`.
             source: the folder as it was downloaded and unpacked.
             out: folder to write, outside of the source; it must not exist.
             link: make hard links to the downloaded files instead of copies; a change of one then changes both.

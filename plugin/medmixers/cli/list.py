@@ -59,6 +59,45 @@ class List:
 
         return table((name, row.task, row.title) for name, row in sorted(TASKS.items()))
 
+    def converters(self) -> str:
+        """List the tasks with a public data set that `medmixers dataset convert` reads.
+
+        Example:
+            medmixers list converters
+        """
+        from medmixers.datasets.converters import CONVERTERS
+        from medmixers.tasks import TASKS
+
+        return table((name, TASKS[name].task, TASKS[name].title) for name, _ in sorted(CONVERTERS.items()))
+
+    def recipes(self) -> str:
+        """List the training recipes of bundles.
+
+        Example:
+            medmixers list recipes
+        """
+        from medmixers.recipes import RECIPES
+
+        head = ("NAME", "TASK", "OPTIMIZER", "LEARNING RATE", "BATCH", "EPOCHS", "SOURCE")
+        rows = (
+            (
+                name,
+                "classification" if row.dice_weight == 0 else "segmentation",
+                row.optimizer,
+                f"{row.learning_rate:g}",
+                " x ".join(str(n) for n in (row.batch_size, row.patches_per_image, row.accumulate_batches) if n > 1)
+                or "1",
+                row.epochs,
+                row.source,
+            )
+            for name, row in sorted(RECIPES.items())
+        )
+        return (
+            f"{table([head, *rows])}\n\n"
+            "BATCH: images per batch, times patches per image, times batches per update, where they are above 1.\n"
+            "plugin/medmixers/recipes.py holds all values and says where they depart from the papers."
+        )
+
     def bundles(self) -> str:
         """List the MONAI Bundles in the folder bundles/ of the repository.
 

@@ -15,7 +15,7 @@ from medmixers.registry import Registry
 from medmixers.tasks import TASKS
 
 # task -> function(writer, source, *, options); imported when it is called
-CONVERTERS: Registry[str] = Registry("task with a converter", listing="medmixers list tasks")
+CONVERTERS: Registry[str] = Registry("task with a converter", listing="medmixers list converters")
 for _name, _target in (
     ("colon_pathology_classification", "convert_medmnist.convert"),
     ("skin_lesion_classification", "convert_medmnist.convert"),

@@ -78,9 +78,11 @@ def _options(row: BundleRow, kind: BundleKind) -> Config:
         **({"fold": 0} if row.task_spec.has_raw_format else {}),
         "epochs": row.epochs,
         "learning_rate": recipe.learning_rate,
+        "layer_decay": None,
         "warmup_epochs": recipe.warmup_epochs,
         "batch_size": recipe.batch_size,
         "accumulate_batches": recipe.accumulate_batches,
+        "num_iterations_per_epoch": row.num_iterations_per_epoch,
         "clip_grad_norm": recipe.clip_grad_norm,
         **kind.sampling_options(),
         **kind.size_keys(),
@@ -89,6 +91,7 @@ def _options(row: BundleRow, kind: BundleKind) -> Config:
         "early_stop": False,
         "patience": 10,
         "pretrained_ckpt": None,
+        "pretrained_adapt": False,
         "resume_ckpt": None,
         "seed": 0,
         "device": device(),
@@ -109,6 +112,7 @@ def _preflight(row: BundleRow) -> Config:
         **expected_data(row),
         network="network_def",
         pretrained_ckpt="@pretrained_ckpt",
+        pretrained_adapt="@pretrained_adapt",
         resume_ckpt="@resume_ckpt",
         epochs=EPOCHS,
         folders=["@ckpt_dir", "@output_dir", "@cache_dir"],
@@ -130,7 +134,12 @@ def _optimizer(row: BundleRow) -> Config:
     momentum = {"momentum": recipe.momentum, "nesterov": True} if recipe.optimizer == "SGD" else {}
     return {
         "_target_": f"torch.optim.{recipe.optimizer}",
-        "params": "$@network.parameters()",
+        "params": ours(
+            "parameter_groups.parameter_groups",
+            network="@network",
+            learning_rate="@learning_rate",
+            layer_decay="@layer_decay",
+        ),
         "lr": "@learning_rate",
         "weight_decay": recipe.weight_decay,
         **momentum,
@@ -154,7 +163,10 @@ def _train(kind: BundleKind) -> Config:
         "random_transforms": random,
         "preprocessing": compose("$@train::deterministic_transforms + @train::random_transforms"),
         "dataset": _dataset("@train_datalist", "@train::preprocessing"),
-        "dataloader": _loader("@train::dataset", batch_size="@batch_size", shuffle=True),
+        "dataloader": {
+            **_loader("@train::dataset", batch_size="@batch_size", shuffle=True),
+            "iterations": "@num_iterations_per_epoch",
+        },
         "inferer": {"_target_": "SimpleInferer"},
         "postprocessing": compose(kind.training_postprocessing()),
         "key_metric": kind.training_metrics(),
@@ -183,7 +195,13 @@ def _train_handlers(kind: BundleKind) -> list[Config]:
     logged = {"tag_name": "train_loss", "output_transform": TRAIN_LOSS}
     return [
         ONE_LINE_ERRORS,
-        ours("handlers.StartWeights", path="@pretrained_ckpt", network="@network", device="@device"),
+        ours(
+            "handlers.StartWeights",
+            path="@pretrained_ckpt",
+            network="@network",
+            device="@device",
+            adapt="@pretrained_adapt",
+        ),
         ours("handlers.EpochSeeds", seed="$@seed + @rank", transforms="@train::preprocessing"),
         ours("handlers.LossCheck"),
         ours("handlers.GradientClipping", max_norm="@clip_grad_norm", _disabled_="$@clip_grad_norm == 0"),

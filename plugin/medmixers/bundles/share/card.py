@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from medmixers.bundles.render.card import render_metrics, render_model_card
 from medmixers.errors import InputError, MissingFileError
+from medmixers.tasks.texts import check_config_text
 
 
 def model_card(name: str, metadata: Mapping[str, Any], *, models: Sequence[str], metrics: str, code: str) -> str:
@@ -54,9 +55,9 @@ def read_metrics(path: str | Path) -> Metrics:
         raise InputError(f"{str(path)!r} holds {what}, no metrics: give metrics.csv or *_raw.csv of the same folder")
     if len(header) == 2 and _numbers(header[1:]):
         pairs = {row[0]: _numbers(row[1:]) or [] for row in (header, *rows)}
-        return Metrics({name: _finite(values) for name, values in pairs.items()}, by_case=False)
+        return Metrics(_finite_of(path, pairs), by_case=False)
     columns = {name: _numbers([row[k] if k < len(row) else "" for row in rows]) for k, name in enumerate(header)}
-    values = {name: _finite(column) for name, column in columns.items() if column}
+    values = _finite_of(path, {name: column for name, column in columns.items() if column})
     if not values:
         raise InputError(f"{str(path)!r} holds no metrics: a row for each case and columns of numbers are needed")
     return Metrics(values, by_case=True)
@@ -70,8 +71,11 @@ def _numbers(cells: Sequence[str]) -> list[float] | None:
         return None
 
 
-def _finite(values: Sequence[float]) -> list[float]:
-    return [value for value in values if math.isfinite(value)]
+def _finite_of(path: Path, columns: Mapping[str, list[float]]) -> dict[str, list[float]]:
+    """Finite values by name. The names become a part of the metadata, so MONAI must not evaluate them."""
+    for name in columns:
+        check_config_text(f"the name of a metric in {path}", name)
+    return {name: [value for value in values if math.isfinite(value)] for name, values in columns.items()}
 
 
 def metrics_table(metrics: Metrics, source: str) -> str:

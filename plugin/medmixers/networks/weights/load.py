@@ -63,6 +63,7 @@ class _Plan:
     skipped: dict[str, str] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
     misfits: dict[str, str] = field(default_factory=dict)  # key -> why it does not fit
+    of_classes: set[str] = field(default_factory=set)  # misfits that differ in the first axis only
 
 
 def load_weights(
@@ -114,7 +115,7 @@ def load_weights(
         check_requirements(network, needed, title=f"{row.name}'s format", with_head=with_head, warm_start=warm_start)
         if not with_head and _has_other_head(network, needed):
             _leave_out_norm(plan)
-    _check_misfits(plan.misfits, warm_start=warm_start)
+    _check_misfits(plan, warm_start=warm_start)
     if warm_start:
         plan.skipped |= {name: OTHER_MIXER for name in plan.misfits if name not in own}
         plan.skipped |= {name: OTHER_MIXER for name in plan.misfits if name in names.values() and name in own}
@@ -142,6 +143,7 @@ def _plan(network: nn.Module, state: Mapping[str, Tensor], other_classes: bool) 
             tensor, change = fit(value, own, is_first=key in first)
             if tensor is None:
                 plan.misfits[key] = f"has shape {tuple(value.shape)}, the network's is {tuple(own.shape)}"
+                plan.of_classes |= {key} if value.shape[1:] == own.shape[1:] else set()
                 continue
             plan.fitted[key] = tensor
             if change:
@@ -189,13 +191,16 @@ def _leave_out_norm(plan: _Plan) -> None:
         plan.skipped[key] = plan.kept[key] = OTHER_HEAD
 
 
-def _check_misfits(misfits: Mapping[str, str], *, warm_start: bool) -> None:
+def _check_misfits(plan: _Plan, *, warm_start: bool) -> None:
     """Raise ValueError for misfits. ``warm_start`` allows misfits of token mixers."""
+    misfits = plan.misfits
     others = [key for key in misfits if not (".token_mixer." in key or key.endswith("pos_embedding"))]
     wrong = others if warm_start else list(misfits)
     if wrong:
         first = min(others or wrong)
         hint = "" if others else "; warm_start=True allows other token mixers"
+        if set(wrong) <= plan.of_classes:
+            hint = "; load_weights(..., other_classes=True) leaves out layers of another number of classes"
         raise InputError(f"{len(wrong)} keys do not fit, the first: {first} {misfits[first]}{hint}")
 
 
