@@ -200,8 +200,8 @@ def test_start_is_quick_and_without_torch(words):
         (["demo", "data", "d", "2", "1", "0", "upper"], "too many words, from 'upper' on; usage: medmixers demo data"),
         (["demo", "data", "d", "2", "1", "0", "__class__"], "too many words; usage: medmixers demo data"),
         (["demo", "data", "d", "--", "--trace"], "there is no flag --; valid: "),
-        (["demo", "report", "d", "--pictures=maybe"], "pictures must be True or False, got 'maybe'"),
-        (["demo", "dat", "d"], "there is no command 'dat'; valid: data, report; see: medmixers demo --help"),
+        (["nnunet", "env", "--cpu=maybe"], "cpu must be True or False, got 'maybe'"),
+        (["demo", "dat", "d"], "there is no command 'dat'; valid: data; see: medmixers demo --help"),
         (
             ["fly"],
             "there is no command 'fly'; valid: bundle, dataset, demo, explain, list, nnunet, profile, study; see: ",
@@ -213,7 +213,7 @@ def test_start_is_quick_and_without_torch(words):
         (["dataset", "check", "900"], "900"),
         (["dataset", "check", "no_such_folder"], "no_such_folder"),
         (["dataset", "convert", "brain", "a", "b"], "brain"),
-        (["demo", "report", "no_such_folder"], "no_such_folder is not a run of the demo"),
+        (["study", "report", "no_such_folder"], "no_such_folder is not the folder of a study"),
         (["explain", "attention", "no_model", "image.nii.gz", "out.nii.gz"], "no_model is neither a trained nnU-Net"),
         (
             ["nnunet", "run", "nnUNetv2_fly"],
@@ -331,9 +331,7 @@ def test_terminated_while_a_file_is_written(medmixers, monkeypatch, tmp_path):
 def test_the_installed_script_and_a_fault_in_a_process():
     out = process("demo", "dat")
     assert out.returncode == 2
-    assert (
-        out.stderr == "medmixers: error: there is no command 'dat'; valid: data, report; see: medmixers demo --help\n"
-    )
+    assert out.stderr == "medmixers: error: there is no command 'dat'; valid: data; see: medmixers demo --help\n"
     assert "Traceback" in process("demo", "dat", "--traceback").stderr
     assert process("--help").stdout.startswith("medmixers: token mixers for medical imaging")
 
