@@ -358,7 +358,7 @@ def test_large_covid_follows_the_tables(tmp_path: Path) -> None:
 
 
 def test_refusals_before_anything_is_read(tmp_path: Path) -> None:
-    message = r"unknown task with a converter 'brain'; valid: .*'medmixers list tasks' lists all"
+    message = r"unknown task with a converter 'brain'; valid: .*'medmixers list converters' lists all"
     with pytest.raises(ValueError, match=message):
         convert("brain", tmp_path, tmp_path / "out")
     with pytest.raises(ValueError, match=r"no option --sise; valid: --size"):
