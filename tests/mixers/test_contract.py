@@ -174,7 +174,7 @@ def test_batch_entries_do_not_mix(name, spatial_dims):
         torch.testing.assert_close(mixer(x)[1:2], mixer(x[1:2]), rtol=1e-5, atol=1e-6)
 
 
-UNROLLED = ("dilated_attention", "state_space")  # a graph with all steps of a loop: a minute to compile in 3D
+UNROLLED = ("dilated_attention", "local_attention", "state_space")  # a graph with all steps of a loop: a minute in 3D
 
 
 @pytest.mark.parametrize(
