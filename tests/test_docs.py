@@ -159,8 +159,8 @@ def test_the_readme_of_a_package_index_has_no_relative_links():
     shown = index_readme(text, pages)
     assert len(link.findall(shown)) == len(link.findall(text)) > 10
     assert all(target.startswith("https://forge.example/owner/name/") for target in link.findall(shown))
-    assert "![T1 image" in shown
-    assert "](https://forge.example/owner/name/raw/v0/plugin/medmixers/results/demo.png)" in shown
+    assert "![A held-out case" in shown
+    assert "](https://forge.example/owner/name/raw/v0/plugin/medmixers/results/demo.jpg)" in shown
     assert f"[study]({pages}/plugin/docs/study.md)" in shown
     assert f"({pages}/plugin/docs/networks.md#references)" in shown
     bare = index_readme(text, None)

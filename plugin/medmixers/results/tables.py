@@ -34,9 +34,8 @@ def study_table(section: Section) -> str:
         for row in section["figures"]
     ]  # fmt: skip
     note = (
-        "One short training per entry on simulated subjects of one anatomy: the table shows that all train and what "
-        "they cost. It does not show which is better. Training: the time of the epochs, with augmentation and the "
-        f"validation of nnU-Net. {measured_note(section)}"
+        "One short training per entry: what networks cost, not which is better. Training: the time of the epochs. "
+        f"{measured_note(section)}"
     )
     return f"{markdown(header, rows)}\n\n{fill(note, WIDTH)}"
 
