@@ -37,7 +37,7 @@ ARROWS: dict[str, set[str]] = {
     "bundle_runtime": {"datasets", "images"},
     "datasets": {"images"},
     "study": {"networks", "mixers", "datasets", "bundles", "bundle_runtime", "images", "nnunet"},
-    "demo": {"bundles", "datasets", "explain"},
+    "demo": set(),
     "cli": {"bundles", "datasets", "demo", "explain", "mixers", "nnunet", "profiling", "study"},
 }
 # nnU-Net's plans and the configs of a bundle name functions by their dotted path
@@ -166,6 +166,11 @@ def test_a_listing_imports_little_and_no_torch(what):
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(out.stdout) < 400
+
+
+def test_the_report_of_a_study_needs_no_torch():
+    code = "import sys; import medmixers.study.report.page; sys.exit(bool({'torch', 'monai'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def constructors():

@@ -9,7 +9,8 @@ import torch
 from monai.engines import SupervisedTrainer
 from torch import nn
 
-from medmixers.bundle_runtime.gradient_norms import COLUMNS, GradientNorms, GradientNormsHandler, NormsFile, read_norms
+from medmixers.bundle_runtime.epoch_table import NORM_COLUMNS, EpochTable, read_rows
+from medmixers.bundle_runtime.gradient_norms import GradientNorms, GradientNormsHandler
 from medmixers.bundle_runtime.handlers import GradientClipping
 
 
@@ -92,7 +93,7 @@ def test_monais_trainer_writes_a_row_per_epoch_and_layer(tmp_path):
         optimizer=torch.optim.SGD(net.parameters(), lr=0.0), loss_function=nn.CrossEntropyLoss(),
         train_handlers=[GradientNormsHandler(path=str(file))],
     ).run()  # fmt: skip
-    rows = read_norms(file)
+    rows = read_rows(file, NORM_COLUMNS)
     assert [(row["epoch"], row["layer"], row["updates"]) for row in rows] == [
         ("1", "0", "2"), ("1", "2", "2"), ("2", "0", "2"), ("2", "2", "2"),
     ]  # fmt: skip
@@ -102,17 +103,19 @@ def test_monais_trainer_writes_a_row_per_epoch_and_layer(tmp_path):
 def test_a_resumed_training_replaces_the_epochs_that_it_repeats(tmp_path):
     file = tmp_path / "norms.csv"
     row = {"layer": "a", "mean": 1.0, "largest": 2.0, "updates": 3, "not_finite": 0}
-    first = NormsFile(file)
+    first = EpochTable(file, NORM_COLUMNS)
     for epoch in (1, 2, 3):
+        first.begin(epoch)
         first.add(epoch, [row])
     with file.open("a") as content:
         content.write("4,a,1.0")  # killed while it wrote
-    second = NormsFile(file)
+    second = EpochTable(file, NORM_COLUMNS)
     for epoch in (3, 4):
+        second.begin(epoch)
         second.add(epoch, [{**row, "mean": 5.0}])
     with file.open(newline="") as content:
-        assert next(csv.reader(content)) == list(COLUMNS)
-    assert [(each["epoch"], each["mean"]) for each in read_norms(file)] == [
+        assert next(csv.reader(content)) == list(NORM_COLUMNS)
+    assert [(each["epoch"], each["mean"]) for each in read_rows(file, NORM_COLUMNS)] == [
         ("1", "1.0"), ("2", "1.0"), ("3", "5.0"), ("4", "5.0"),
     ]  # fmt: skip
 

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from medmixers.bundle_runtime.gradient_norms import NormsFile
+from medmixers.bundle_runtime.epoch_table import NORM_COLUMNS, EpochTable
 from medmixers.study.scores import score_run
 
 MIXERS = {"pooling k3": ("pooling", 3), "pooling k5": ("pooling", 5), "conv k3": ("conv", 3), "conv k5": ("conv", 5)}
@@ -111,7 +111,9 @@ def make_run(folder, run, data, quality):
     (home / "run.json").write_text(json.dumps(facts))
     losses = 1 / (1 + 0.2 * (1 + quality) * np.arange(40)) + rng.normal(0, 0.005, 40)
     norms = rng.lognormal(-quality, 1, 9 + quality)
-    NormsFile(home / "gradient_norms.csv").add(1, [
+    table = EpochTable(home / "gradient_norms.csv", NORM_COLUMNS)
+    table.begin(1)
+    table.add(1, [
         {"layer": f"layer{k}", "mean": mean, "largest": 3 * mean, "updates": 7, "not_finite": int(k == quality == 1)}
         for k, mean in enumerate(norms)
     ])  # fmt: skip

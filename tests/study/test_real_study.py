@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "nnunet"))
 from bundle_helpers import write_dataset
 from nnunet_workplace import write_cases
 
-from medmixers.bundle_runtime.gradient_norms import read_norms
+from medmixers.bundle_runtime.epoch_table import NORM_COLUMNS, read_rows
 from medmixers.study.engine.command import write_plan
 from medmixers.study.engine.records import read_plan
 from medmixers.study.engine.spec import read_spec
@@ -73,7 +73,7 @@ def test_a_bundle_trains_predicts_and_is_scored(tmp_path, monkeypatch):
         curve = list(csv.DictReader(content))
     assert [row["epoch"] for row in curve] == ["1", "2"]
     assert 0 <= float(curve[-1]["validation"]) <= 1
-    norms = read_norms(run / "gradient_norms.csv")
+    norms = read_rows(run / "gradient_norms.csv", NORM_COLUMNS)
     assert {row["epoch"] for row in norms} == {"1", "2"}
     assert len(norms) > 2 * 10
     assert sum(float(row["mean"]) > 0 for row in norms) > 2 * 10  # pooling of a map of one voxel has no gradient
@@ -114,6 +114,6 @@ def test_a_study_of_both_worlds_killed_in_the_middle_and_resumed(tmp_path, monke
     assert {path: path.stat().st_mtime_ns for path in before} == before  # no finished training is repeated
     assert (killed / "scores.csv").read_bytes() == (whole / "scores.csv").read_bytes()
     assert len(list(killed.glob("runs/*/score.json"))) == 3 * (2 + 3)
-    norms = {path.relative_to(whole): read_norms(path) for path in whole.glob("runs/*/gradient_norms.csv")}
+    norms = {path.relative_to(whole): read_rows(path, NORM_COLUMNS) for path in whole.glob("runs/*/gradient_norms.csv")}
     assert len(norms) == 3 * (2 + 3)
     assert all({row["epoch"] for row in rows} == {"1", "2"} for rows in norms.values())

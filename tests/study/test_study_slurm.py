@@ -17,6 +17,7 @@ import pytest
 from fake_study import STEPS, command, fake_plan, traced, write_study
 from real_slurm import NotStarted, real_slurm, why_not
 
+from medmixers.bundle_runtime.epoch_table import PROGRESS_COLUMNS, EpochTable
 from medmixers.errors import InputError
 from medmixers.results import write_json
 from medmixers.study.engine.command import run_study
@@ -189,7 +190,9 @@ def test_a_training_that_ends_no_epoch_within_the_limit_is_not_requeued(tmp_path
     folder.mkdir(parents=True)
     task = Task([], study, names[0], 60, has_gpu=False)
     task.start = time.monotonic() - 59 * 60
-    (folder / "progress.csv").write_text("epoch,epochs,seconds\n3,10,1.0\n")
+    table = EpochTable(folder / "progress.csv", PROGRESS_COLUMNS)
+    table.begin(3)
+    table.add(3, [dict.fromkeys(PROGRESS_COLUMNS[1:], "") | {"epochs": 10, "seconds": 1.0}])
     task.before = (0, 2)
     assert task.checkpoint().function is task  # epoch 3 was finished
     task.before = (0, 3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from medmixers.files import written_whole
+from medmixers.bundle_runtime.epoch_table import NORM_COLUMNS, EpochTable
 
-COLUMNS = ("epoch", "layer", "mean", "largest", "updates", "not_finite")
 WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 
 
@@ -59,7 +57,7 @@ class GradientNorms:
         """One row per layer, in the network's order, over the updates since the last call.
 
         Returns:
-            Rows with ``COLUMNS`` but ``epoch``. Mean and largest are over the finite norms.
+            Rows with ``NORM_COLUMNS`` but ``epoch``. Mean and largest are over the finite norms.
         """
         norms, self.norms = self.norms, []
         rows = []
@@ -84,37 +82,6 @@ def _layer(parameter: str) -> str:
     return parameter.rpartition(".")[0] or "network"
 
 
-class NormsFile:
-    """The table of one training: an epoch's rows are added when it ends.
-
-    Args:
-        path: of the CSV file. A resumed training replaces the rows of the epochs that it repeats.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.begun = path, False
-
-    def add(self, epoch: int, rows: list[dict[str, Any]]) -> None:
-        """epoch: counts from 1; rows: of :meth:`GradientNorms.take`."""
-        if not self.begun:
-            kept = [row for row in read_norms(self.path) if int(row["epoch"]) < epoch]
-            with written_whole(self.path) as partial_file, partial_file.open("w", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS)
-                writer.writeheader()
-                writer.writerows(kept)
-            self.begun = True
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, COLUMNS).writerows({"epoch": epoch, **row} for row in rows)
-
-
-def read_norms(path: Path) -> list[dict[str, str]]:
-    """Rows of the file; none where it does not exist. A row that a killed training left half-written is dropped."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if all(row.get(name) is not None for name in COLUMNS)]
-
-
 class GradientNormsHandler:
     """Write the gradient norms of a MONAI trainer, one row per epoch and layer.
 
@@ -123,13 +90,14 @@ class GradientNormsHandler:
     """
 
     def __init__(self, *, path: str) -> None:
-        self.file = NormsFile(Path(path))
+        self.table = EpochTable(Path(path), NORM_COLUMNS)
 
     def attach(self, engine: Any) -> None:
         """engine: the trainer, a ``monai.engines.SupervisedTrainer``."""
         from ignite.engine import Events
 
         engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda each: self.table.begin(each.state.epoch))
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._end)
 
     def _begin(self, engine: Any) -> None:
@@ -138,4 +106,4 @@ class GradientNormsHandler:
         self.norms = GradientNorms(engine.network, engine.optimizer, **scale)
 
     def _end(self, engine: Any) -> None:
-        self.file.add(engine.state.epoch, self.norms.take())
+        self.table.add(engine.state.epoch, self.norms.take())

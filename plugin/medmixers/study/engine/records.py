@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import fcntl
 import hashlib
 import json
@@ -15,6 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from medmixers.bundle_runtime.epoch_table import PROGRESS_COLUMNS, read_rows
 from medmixers.errors import InputError, MissingFileError
 from medmixers.results import write_json
 
@@ -71,11 +71,7 @@ def needs(plan: Mapping[str, Any]) -> dict[str, list[str]]:
 
 def progress_rows(folder: Path) -> list[dict[str, str]]:
     """The finished epochs of a training; none where it has not begun."""
-    try:
-        with (folder / PROGRESS).open(newline="", encoding="utf-8") as content:
-            return list(csv.DictReader(content))
-    except FileNotFoundError:
-        return []
+    return read_rows(folder / PROGRESS, PROGRESS_COLUMNS)
 
 
 def stage_file(folder: Path, stage: str) -> Path:

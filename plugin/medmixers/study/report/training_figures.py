@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medmixers.bundle_runtime.gradient_norms import read_norms
+from medmixers.bundle_runtime.epoch_table import NORM_COLUMNS, read_rows
 from medmixers.study.comparison import Comparison
 from medmixers.study.engine.records import GRADIENT_NORMS
 from medmixers.study.report import drawing
@@ -95,7 +95,7 @@ def gradient_norms(study: StudyFolder, comparison: Comparison, folder: Path, ste
 
 def _layer_norms(study: StudyFolder, runs: list[Run]) -> tuple[np.ndarray, np.ndarray, int] | None:
     """Mean and largest norm of each layer (layers,), and the updates with one that is not finite."""
-    rows = [row for run in runs for row in read_norms(study.path / "runs" / run.id / GRADIENT_NORMS)]
+    rows = [row for run in runs for row in read_rows(study.path / "runs" / run.id / GRADIENT_NORMS, NORM_COLUMNS)]
     layers = list(dict.fromkeys(row["layer"] for row in rows))
     if not layers:
         return None

@@ -18,7 +18,7 @@ from medmixers.files import written_whole
 from medmixers.results import write_json
 from medmixers.study.engine.datasets import task_of
 from medmixers.study.engine.job import Job, JobFailed
-from medmixers.study.engine.records import GRADIENT_NORMS, PROGRESS
+from medmixers.study.engine.records import GRADIENT_NORMS, PROGRESS, progress_rows
 from medmixers.study.engine.start import write_start_weights
 
 SMALLER = {2: (256, 256), 3: (64, 64, 64)}  # patch of all entries where one has a matrix over all positions
@@ -170,10 +170,9 @@ class BundleWorld:
                 writer.writerow([case, row["truth"], *(found[name] for name in classes)])
 
     def _write_facts(self, job: Job, row: BundleRow) -> None:
-        from medmixers.bundle_runtime.record import read_rows
         from medmixers.study.engine.cost import network_cost
 
-        epochs = read_rows(job.folder / PROGRESS)
+        epochs = progress_rows(job.folder)
         spec, size = row.task_spec, row.size
         cost = network_cost(row.network, row.network_options, size, len(spec.channels), spec.out_channels)
         peaks = [float(each["peak_memory_mib"]) for each in epochs if each["peak_memory_mib"]]

@@ -12,12 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from medmixers.bundle_runtime.epoch_table import PROGRESS_COLUMNS
 from medmixers.errors import one_line_errors
 from medmixers.files import written_whole
 from medmixers.results import write_json
 from medmixers.study.engine.records import GRADIENT_NORMS, PROGRESS
-
-HEADER = ("epoch", "epochs", "seconds", "steps", "loss", "validation", "peak_memory_mib")
 
 
 def plan(asked: dict[str, Any]) -> None:
@@ -73,7 +72,8 @@ def train(asked: dict[str, Any]) -> None:
     import torch
     from nnunetv2.run import run_training
 
-    from medmixers.bundle_runtime.gradient_norms import GradientNorms, NormsFile
+    from medmixers.bundle_runtime.epoch_table import NORM_COLUMNS, EpochTable
+    from medmixers.bundle_runtime.gradient_norms import GradientNorms
 
     make, folder = run_training.get_trainer_from_args, Path(asked["folder"])
 
@@ -87,12 +87,13 @@ def train(asked: dict[str, Any]) -> None:
         trainer.perform_actual_validation = lambda *_, **__: None
         start, end = trainer.on_epoch_start, trainer.on_epoch_end
         norms: list[GradientNorms] = []
-        table = NormsFile(folder / GRADIENT_NORMS)
+        table = EpochTable(folder / GRADIENT_NORMS, NORM_COLUMNS)
 
         def on_epoch_start() -> None:
             set_seeds(asked["seed"] + 1000 * (1 + trainer.current_epoch))  # a resumed training draws the same
             if asked["gradient_norms"] and not norms:
                 norms.append(_gradient_norms(trainer))
+                table.begin(trainer.current_epoch + 1)
             start()
 
         def on_epoch_end() -> None:
@@ -155,7 +156,7 @@ def _write_table(file: Path, header: tuple[str, ...], rows: list[dict[str, Any]]
 
 
 def _write_progress(folder: Path, trainer: Any) -> None:
-    _write_table(folder / PROGRESS, HEADER, _rows(trainer))
+    _write_table(folder / PROGRESS, PROGRESS_COLUMNS, _rows(trainer))
 
 
 def _macs(trainer: Any) -> float | None:
