@@ -150,6 +150,23 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+def code_digest(folder: Path, rooms: Iterable[str] = (".",)) -> str:
+    """SHA-256 of the paths and contents of the Python files in some folders of a package."""
+    digest = hashlib.sha256()
+    for path in sorted(path for room in rooms for path in (folder / room).rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def file_state(path: Path) -> list[int]:
+    """What tells a changed file without reading it: size, time of the content, time of the entry, number of the entry.
+
+    The time of the entry (ctime) tells a replaced file even where its date was kept.
+    """
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file with its dates and permissions; it shares the blocks on disk where the file system can clone."""
     with open(source, "rb") as original, open(target, "wb") as copy:

@@ -167,7 +167,7 @@ def test_new_code_or_a_new_monai_reads_again(dataset: Path, reads: list[str], mo
     monkeypatch.setattr(monai, "__version__", "99")
     taken(built(dataset))
     monkeypatch.undo()
-    monkeypatch.setattr(caching, "_code_digest", lambda: "of other code")
+    monkeypatch.setattr(caching, "code_digest", lambda *_: "of other code")
     before = preprocessing_facts(built(dataset).transform)
     monkeypatch.undo()
     assert before != preprocessing_facts(built(dataset).transform)

@@ -64,10 +64,11 @@ class AveragedPredictions:
         engine.inferer = AveragingInferer(
             engine.inferer, mirror_axes=self.mirror_axes, models=models, sigmoid=self.sigmoid
         )
-        over = [f"{2 ** len(self.mirror_axes)} mirrored copies (axes {list(self.mirror_axes)})"] * bool(
-            self.mirror_axes
-        )
-        over += [f"{len(models)} models"] * bool(models)
+        over = []
+        if self.mirror_axes:
+            over.append(f"{2 ** len(self.mirror_axes)} mirrored copies (axes {list(self.mirror_axes)})")
+        if models:
+            over.append(f"{len(models)} models")
         print(f"medmixers: note: each prediction is a mean over {' and '.join(over)}", flush=True)
 
 

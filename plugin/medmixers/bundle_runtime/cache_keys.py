@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from medmixers.errors import InputError
+from medmixers.files import file_state
 
 NAMED = (type, FunctionType, BuiltinFunctionType, MethodDescriptorType)
 DETACHED = (".mhd", ".nhdr", ".hdr", ".img")  # headers whose voxels lie in another file
@@ -62,9 +63,7 @@ def described(value: Any, above: tuple[int, ...] = ()) -> Any:
 
 
 def with_file_facts(value: Any) -> Any:
-    """Size and times of each file that a case names, and of all files in a folder that it names; else None.
-
-    The time of the last change of a file's state (ctime) tells a replaced file even where its date was kept.
+    """State of each file that a case names, and of all files in a folder that it names; else None.
 
     Raises:
         InputError: a header whose voxels lie in another file, which would not be looked at.
@@ -83,8 +82,7 @@ def _facts(path: str) -> Any:
         return None
     if path.lower().endswith(DETACHED):
         raise InputError(f"--cache_dir: the voxels of {path!r} lie in another file, so no change of them would be seen")
-    stat = os.stat(path)
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+    return file_state(Path(path))
 
 
 def _name(value: Any) -> str:

@@ -22,7 +22,7 @@ from monai.utils import convert_to_tensor
 from medmixers.bundle_runtime.cache_keys import described, with_file_facts
 from medmixers.checkpoints import read_checkpoint
 from medmixers.errors import ExistingFileError, InputError, first_line
-from medmixers.files import written_whole
+from medmixers.files import code_digest, written_whole
 
 ROOMS = ("bundle_runtime", "datasets", "images")  # of this package: what reads and checks images and labels
 
@@ -93,7 +93,7 @@ def preprocessing_facts(transform: Compose) -> list[Any]:
     is_last = (isinstance(each, RandomizableTrait) or not isinstance(each, Transform) for each in transforms)
     count = next((index for index, stops in enumerate(is_last) if stops), len(transforms))
     versions = [monai.__version__, torch.__version__, np.__version__]
-    return [[described(each) for each in transforms[:count]], _code_digest(), versions]
+    return [[described(each) for each in transforms[:count]], code_digest(Path(__file__).parents[1], ROOMS), versions]
 
 
 def _metadata_classes() -> list[Any]:
@@ -102,13 +102,6 @@ def _metadata_classes() -> list[Any]:
     arrays = [(rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
     named = [each for each in vars(monai.utils.enums).values() if isinstance(each, type) and issubclass(each, Enum)]
     return [np.ndarray, *arrays, *named]
-
-
-def _code_digest() -> str:
-    digest, package = hashlib.sha256(), Path(__file__).parents[1]
-    for file in sorted(file for room in ROOMS for file in (package / room).rglob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def _write(file: Path, content: Any) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medmixers.files import file_digest
+from medmixers.files import code_digest, file_digest, file_state
 
 PACKAGE = Path(__file__).parents[1]
 # Keys of inference.json that change where a prediction is made and written, not what it is.
@@ -42,8 +42,7 @@ def setup_digest(config: Mapping[str, Any], weights: Path) -> str:
     root = Path(config.get("bundle_root", "."))
     for file in [weights, *_named_files(kept, root), *sorted(root.glob("configs/*/*.json"))]:  # the plans of nnU-Net
         digest.update(file_digest(file).encode() if file.is_file() else b"none")
-    for path in sorted(PACKAGE.rglob("*.py")):
-        digest.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
+    digest.update(code_digest(PACKAGE).encode())
     return digest.hexdigest()
 
 
@@ -56,9 +55,9 @@ def _named_files(value: Any, root: Path) -> Iterator[Path]:
 
 
 def input_states(files: Sequence[Path]) -> dict[str, list[int]]:
-    """Path -> size, time of change of the content and of the entry, of each file of a case and in a DICOM series."""
+    """Path -> its :func:`~medmixers.files.file_state`, of each file of a case and in a DICOM series."""
     found = sorted(path for file in files for path in (file.iterdir() if file.is_dir() else [file]) if path.is_file())
-    return {os.path.abspath(path): _state(path) for path in found}
+    return {os.path.abspath(path): file_state(path) for path in found}
 
 
 class PredictionRecord:
@@ -95,7 +94,7 @@ class PredictionRecord:
             outputs: files.
         """
         inputs = {name: [*state, file_digest(Path(name))] for name, state in before.items()}
-        if not outputs or any(_state(Path(name)) != state for name, state in before.items()):
+        if not outputs or any(file_state(Path(name)) != state for name, state in before.items()):
             return
         written = {os.path.relpath(path, self.folder): file_digest(path) for path in outputs}
         with open(self.file, "a", encoding="utf-8") as file:
@@ -122,8 +121,3 @@ class PredictionRecord:
                     continue
                 if isinstance(line, dict) and line.keys() == {"setup", "inputs", "outputs"}:
                     yield line
-
-
-def _state(path: Path) -> list[int]:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
