@@ -28,6 +28,14 @@ def write_small_bundle(folder: Path) -> Path:
     return folder / row.name
 
 
+def write_small_bundle_with_weights(folder: Path) -> Path:
+    """The same with :func:`start_weights` as models/model.pt."""
+    bundle = write_small_bundle(folder)
+    (bundle / "models").mkdir()
+    torch.save(start_weights(), bundle / "models" / "model.pt")
+    return bundle
+
+
 def start_weights() -> dict[str, torch.Tensor]:
     """The state dict of the bundle's network, from a fixed seed."""
     torch.manual_seed(0)

@@ -20,7 +20,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose
 from scipy.spatial.transform import Rotation
-from small_bundle import start_weights, write_small_bundle
+from small_bundle import write_small_bundle_with_weights
 from test_inputs import write_series
 
 pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed, DICOM cannot be written or read")
@@ -75,10 +75,7 @@ def parsed(bundle: Path, **options: Any) -> ConfigParser:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_small_bundle(tmp_path_factory.mktemp("bundle"))
-    (folder / "models").mkdir()
-    torch.save(start_weights(), folder / "models" / "model.pt")
-    return folder
+    return write_small_bundle_with_weights(tmp_path_factory.mktemp("bundle"))
 
 
 @pytest.mark.parametrize("spacing", [(2.0, 2.0, 3.1), (1.9, 2.3, 3.1)])

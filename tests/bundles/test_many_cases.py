@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from bundle_helpers import ROOT, run_here, small_options
-from small_bundle import start_weights, write_small_bundle
+from small_bundle import start_weights, write_small_bundle_with_weights
 
 from medmixers.bundle_runtime import prediction_record
 from medmixers.bundles.catalog import BUNDLES
@@ -44,11 +44,7 @@ runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small bundle with weights."""
-    folder = write_small_bundle(tmp_path_factory.mktemp("bundle"))
-    (folder / "models").mkdir()
-    torch.save(start_weights(), folder / "models" / "model.pt")
-    return folder
+    return write_small_bundle_with_weights(tmp_path_factory.mktemp("bundle"))
 
 
 @pytest.fixture(scope="module")

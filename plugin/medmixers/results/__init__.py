@@ -60,7 +60,7 @@ def describe_run(*, device: str, checkout: str | Path = ".") -> dict[str, Any]:
     return {
         "date": date.today().isoformat(),
         "commit": _git(checkout, "rev-parse", "HEAD"),
-        "dirty": None if (changes := _git(checkout, "status", "--porcelain", "--", *CODE)) is None else bool(changes),
+        "dirty": None if (changes := _changes(checkout)) is None else bool(changes),
         "processor": processor(),
         "cores": usable_cores(),
         "device": device,
@@ -101,7 +101,12 @@ def git_commit(checkout: str | Path) -> str | None:
     """The commit of a checkout, with the words "with changes" where its code has some; None outside of one's root."""
     if not (Path(checkout) / ".git").exists() or (commit := _git(checkout, "rev-parse", "HEAD")) is None:
         return None
-    return f"{commit} {CHANGED}" if _git(checkout, "status", "--porcelain", "--", *CODE) else commit
+    return f"{commit} {CHANGED}" if _changes(checkout) else commit
+
+
+def _changes(checkout: str | Path) -> str | None:
+    """What git says of changed code; empty where there is none, None outside a checkout."""
+    return _git(checkout, "status", "--porcelain", "--", *CODE)
 
 
 def _git(checkout: str | Path, *arguments: str) -> str | None:

@@ -63,9 +63,7 @@ def inference_config(row: BundleRow) -> Config:
         "image_key": "image",
         **image_reader(row),
         "datalist": ours("cases.find_images", dataset_dir="@dataset_dir", channels=len(task.channels), missing_ok=True),
-        **cases(
-            load_pretrain="@load_pretrain", **({"continue_prediction": "@continue_prediction"} if segments else {})
-        ),
+        **cases(load_pretrain="@load_pretrain", **continued),
         **network_keys(row),
         "preprocessing": compose(deterministic_transforms(row, with_label=False)),
         "dataset": IMAGES,

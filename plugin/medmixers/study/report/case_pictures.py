@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from medmixers.study.report.drawing import PALETTE, Picture, short
 from medmixers.study.report.folder import StudyFolder
 from medmixers.study.report.score_figures import per_case
 from medmixers.study.report.slices import fullest_plane, grey_range, middle, read_case, read_image, run_with
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Array = NDArray[Any]
 WORST = 5
@@ -72,11 +75,9 @@ def one_case_by_every_entry(
         f"Predictions: the first seed's.{rest}"
     )
     name = f"{stem}_entries"
-    content = _tiles(plane, masks.reshape(-1, count, *masks.shape[1:]), titles, classes)
-    with written_whole(folder / f"{name}.jpg") as partial:
-        partial.write_bytes(content)
+    figure = _tiles(plane, masks.reshape(-1, count, *masks.shape[1:]), titles, classes)
     alt = "; ".join(f"{entry} {metric} {score:.3f}" for entry, score in zip(shown, scores, strict=True))
-    uri = data_uri(content, "image/jpeg")
+    uri = _written(figure, folder / f"{name}.jpg")
     return Picture(name, "One case by every entry", f"Case {case}: {alt}.", caption, uri, wide=True)
 
 
@@ -126,7 +127,7 @@ def _words_of_class(comparison: Comparison, case: str) -> str:
 def _save(
     plane: Array, masks: list[tuple[Array, Array]], folder: Path, name: str, *, title: str, caption: str
 ) -> Picture:
-    """Draw as JPEG: photographs are smaller so than as SVG."""
+    """One case with outlines."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(INCHES, INCHES), dpi=DOTS, facecolor="black")
@@ -142,16 +143,12 @@ def _save(
         for mask, style, width in ((true, "solid", 1.6), (predicted, "dashed", 1.2)):
             if mask.any() and not mask.all():
                 axes.contour(mask, [0.5], colors=[colour], linestyles=style, linewidths=width)
-    content = io.BytesIO()
-    figure.savefig(content, format="jpeg", pil_kwargs={"quality": 80})
-    with written_whole(folder / f"{name}.jpg") as partial:
-        partial.write_bytes(content.getvalue())
     alt = f"Image of case {title}" + (" with outlines of truth, solid, and prediction, dashed" if masks else "")
-    return Picture(name, title, f"{alt}. {caption}", caption, data_uri(content.getvalue(), "image/jpeg"))
+    return Picture(name, title, f"{alt}. {caption}", caption, _written(figure, folder / f"{name}.jpg"))
 
 
-def _tiles(plane: Array, masks: Array, titles: list[str], classes: list[str]) -> bytes:
-    """A JPEG of the slice and of each row of masks (n, classes, rows, columns) over it."""
+def _tiles(plane: Array, masks: Array, titles: list[str], classes: list[str]) -> Figure:
+    """The slice, and each row of masks (n, classes, rows, columns) over it."""
     from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -176,9 +173,16 @@ def _tiles(plane: Array, masks: Array, titles: list[str], classes: list[str]) ->
         axes.set_title(title, color="white", fontsize=9)
     handles = [Patch(color=_colour(number), label=name) for number, name in enumerate(classes)]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, labelcolor="white", fontsize=9)
+    return figure
+
+
+def _written(figure: Figure, file: Path) -> str:
+    """Write a JPEG, which is smaller for photographs than SVG; its content as ``data:`` URI."""
     content = io.BytesIO()
-    figure.savefig(content, format="jpeg", pil_kwargs={"quality": 85})
-    return content.getvalue()
+    figure.savefig(content, format="jpeg", pil_kwargs={"quality": 80})
+    with written_whole(file) as partial:
+        partial.write_bytes(content.getvalue())
+    return data_uri(content.getvalue(), "image/jpeg")
 
 
 def _colour(number: int) -> str:

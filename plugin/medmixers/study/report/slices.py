@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medmixers.datasets.image_files import read_any
 from medmixers.datasets.raw_format import NIFTI
+from medmixers.datasets.thumbnails import BRIGHTEST, DARKEST
 from medmixers.errors import InputError
 from medmixers.images.pictures import PICTURES, read_picture
 from medmixers.study.report.folder import Run, StudyFolder
@@ -104,5 +105,5 @@ def middle(image: Array, affine: Array | None) -> Array:
 
 def grey_range(plane: Array) -> tuple[float, float]:
     """Darkest and brightest value to show."""
-    low, high = np.percentile(plane, [0.5, 99.5]) if plane.ndim == 2 else (0, 255)
+    low, high = np.percentile(plane, (DARKEST, BRIGHTEST)) if plane.ndim == 2 else (0, 255)
     return float(low), max(float(high), float(low) + 1e-6)
