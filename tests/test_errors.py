@@ -101,3 +101,17 @@ def test_a_pool_can_end_its_workers():
 def test_a_forked_worker_is_terminated_as_ever():
     out = subprocess.run([sys.executable, "-c", STOPPED, "fork"], capture_output=True, text=True, check=False)
     assert (out.stdout, out.stderr) == (f"-{int(signal.SIGTERM)}\n", "")
+
+
+def test_a_fork_is_terminated_before_its_first_line_too():
+    """nnU-Net's planner ends pools that it has just begun. Without the hooks 20 of 20 forks forget the signal."""
+    code = (
+        "import os, signal, time\nfrom medmixers.errors import end_in_one_line\nend_in_one_line('tool')\n"
+        "for _ in range(20):\n"
+        "    if (pid := os.fork()) == 0: time.sleep(5); os._exit(0)\n"
+        "    os.kill(pid, signal.SIGTERM)\n"
+        "    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+        "print(signal.pthread_sigmask(signal.SIG_BLOCK, ()))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split("\n") == [f"-{int(signal.SIGTERM)}"] * 20 + ["set()", ""]

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -123,6 +124,18 @@ def _raise_terminated(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
+def _hold_sigterm() -> None:
+    """Before a fork: keep SIGTERM back. Python would forget one that reaches the fork before its first line."""
+    if signal.getsignal(signal.SIGTERM) is _raise_terminated:
+        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _let_sigterm_through() -> None:
+    """After a fork: the signals of this thread are held as before."""
+    if (mask := _forking.__dict__.pop("mask", None)) is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _end_forks_at_once() -> None:
     """In a fork: let SIGTERM end it as ever.
 
@@ -130,10 +143,12 @@ def _end_forks_at_once() -> None:
     """
     if signal.getsignal(signal.SIGTERM) is _raise_terminated:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _let_sigterm_through()
 
 
+_forking = threading.local()  # mask: the signals that this thread held before it forked
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_end_forks_at_once)
+    os.register_at_fork(before=_hold_sigterm, after_in_parent=_let_sigterm_through, after_in_child=_end_forks_at_once)
 
 
 def _stopped(name: str, stop: type[BaseException]) -> int:
