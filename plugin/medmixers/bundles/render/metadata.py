@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from medmixers.bundles.catalog import (
+    AUGMENTATION_PACKAGES,
     MONAI_VERSION,
     NUMPY_VERSION,
     OPTIONAL_PACKAGES,
     PACKAGE_VERSIONS,
     PICTURE_PACKAGES,
     PYTORCH_VERSION,
-    TIMM_PACKAGES,
     BundleRow,
 )
 from medmixers.bundles.render.text import render
@@ -60,7 +60,7 @@ def render_metadata(
 
 def _packages(row: BundleRow) -> dict[str, str]:
     of_pictures = PICTURE_PACKAGES if row.task_spec.spatial_dims == 2 else {}
-    of_recipe = TIMM_PACKAGES if row.training.pictures is not None else {}
+    of_recipe = AUGMENTATION_PACKAGES if row.training.pictures is not None else {}
     return {**of_pictures, **of_recipe}
 
 
