@@ -193,10 +193,8 @@ def test_of_several_series_one_per_channel_is_named(tmp_path: Path) -> None:
     ("codes", "message"),
     [
         (f"bone: {CODE}", r"the model has no label 'bone'; valid: grey_matter, white_matter"),
-        ("grey_matter: {type: [X, 99MINE]}", r"must be \[value, scheme, meaning\]"),
-        ("grey_matter: {type: [10200004, SCT, Liver]}", r"must be text, got 10200004; put it in quotes"),
-        ("grey_matter: {types: [X, 99MINE, X]}", r"codes of grey_matter must have type, and may have category"),
-        ("grey_matter: {type: [ABCDEFGHIJKLMNOPQ, 99MINE, X]}", r"the value of a code must have 1 to 16 characters"),
+        ("grey_matter: {type: [X, 99MINE]}", r"codes\.yaml: type in codes of grey_matter must be \[value, scheme, m"),
+        ("grey_matter", r"codes\.yaml: codes must be 'label: "),
     ],
 )
 def test_codes_that_do_not_fit_are_refused(codes: str, message: str, bundle: Path, tmp_path: Path) -> None:
