@@ -108,7 +108,7 @@ def _frames(labels: NDArray[np.uint8], series: Series) -> NDArray[np.uint8]:
     """(slices, rows, columns[, K]) in the order of the source's frames."""
     frames = np.ascontiguousarray(np.swapaxes(np.moveaxis(labels, 2, 0), 1, 2))
     if series.slices[0].frame is not None:
-        frames = frames[np.argsort([each.frame for each in series.slices])]
+        frames = frames[np.argsort([each.frame or 0 for each in series.slices])]
     return frames
 
 
