@@ -13,6 +13,7 @@ from medmixers.bundles.catalog import (
     PACKAGE_VERSIONS,
     PICTURE_PACKAGES,
     PYTORCH_VERSION,
+    TIMM_PACKAGES,
     BundleRow,
 )
 from medmixers.bundles.render.text import render
@@ -79,6 +80,12 @@ def segments_of(task: TaskSpec) -> dict[str, dict[str, Any]]:
     }
 
 
+def _packages(row: BundleRow) -> dict[str, str]:
+    of_pictures = PICTURE_PACKAGES if row.task_spec.spatial_dims == 2 else {}
+    of_recipe = TIMM_PACKAGES if row.training.pictures is not None else {}
+    return {**of_pictures, **of_recipe}
+
+
 def metadata_config(row: BundleRow, *, package_version: str) -> dict[str, Any]:
     """configs/metadata.json of a row. ``package_version``: of medmixers, which the bundle needs."""
     task, classifies = row.task_spec, row.task_spec.task == "classification"
@@ -86,7 +93,7 @@ def metadata_config(row: BundleRow, *, package_version: str) -> dict[str, Any]:
     return render_metadata(
         version=row.version,
         changelog=dict(row.changelog),
-        packages={**(PICTURE_PACKAGES if task.spatial_dims == 2 else {}), "medmixers": package_version},
+        packages={**_packages(row), "medmixers": package_version},
         optional_packages=OPTIONAL_PACKAGES,
         name=task.title,
         task=task.title,
