@@ -138,7 +138,10 @@ ROOT_OF_BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("skin_lesion_classification_conv", r"classifies images: it has no segmentation to write"),
+        (
+            "skin_lesion_classification_conv",
+            r"classifies images; its configs/inference\.json reads DICOM and writes the classes",
+        ),
         ("chest_xray_segmentation_conv", r"takes single pictures; this command segments volumes"),
         ("brain_tissue_segmentation_conv", r"has no weights, model\.pt; train it, or give a file by --checkpoint"),
         ("gone", r"is neither a bundle, with configs/inference\.json, nor the zip of one, nor a trained nnU-Net model"),

@@ -121,7 +121,9 @@ def _read_bundle(bundle: Path, source: str, checkpoint: str | None) -> Segmentat
     image = metadata["network_data_format"]["inputs"]["image"]
     is_of_nnunet = (bundle / "configs" / "nnunet" / "dataset.json").is_file()
     if metadata["network_data_format"]["outputs"]["pred"]["format"] != "segmentation":
-        raise InputError(f"{source} classifies images: it has no segmentation to write")
+        raise InputError(
+            f"{source} classifies images; its configs/inference.json reads DICOM and writes the classes to a CSV file"
+        )
     if not is_of_nnunet and config.get("image_reader", {}).get("spatial_dims") != 3:
         raise InputError(f"{source} takes single pictures; this command segments volumes")
     weights = Path(checkpoint) if checkpoint is not None else bundle / "models" / "model.pt"
