@@ -26,7 +26,7 @@ from medmixers.bundles.share.archive import write_archive
 from medmixers.bundles.share.pack import pack_bundle
 from medmixers.cli.main import main
 from medmixers.clinic import prediction
-from medmixers.clinic.model import open_model
+from medmixers.clinic.model import Segment, open_model
 from medmixers.clinic.segment import segment_series
 from medmixers.clinic.series import find_series
 from medmixers.errors import InputError
@@ -114,6 +114,18 @@ def test_structures_that_overlap_are_segments_that_overlap(regions: Any, tmp_pat
     assert (whole & core).any()
     assert (whole & ~core).any()
     assert (core <= whole).all() == (regions is not None)  # masks need not lie in each other
+
+
+def test_values_of_the_file_become_numbers_of_segments(bundle: Path, tmp_path: Path) -> None:
+    """Values with gaps, and more segments than 8 bits count."""
+    (volume,) = find_series(series(tmp_path / "series", VOXELS), channels=["T1"])
+    values = np.arange(1, 301) * 2
+    labels = np.resize(np.append(0, values), SHAPE).astype(np.uint16)
+    nib.save(nib.Nifti1Image(labels, volume.affine), tmp_path / "series.nii.gz")
+    model = open_model(bundle, tmp_path, checkpoint=None, announce=silent)
+    segments = tuple(Segment(str(value), (int(value),), (0, 0, 0)) for value in values)
+    found = prediction._read(replace(model, segments=segments), volume, tmp_path)
+    np.testing.assert_array_equal(found, labels // 2)
 
 
 def as_zip(bundle: Path, target: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from medmixers.clinic.model import Segment, SegmentationModel
 from medmixers.clinic.series import Series
-from medmixers.errors import InputError
+from medmixers.errors import InputError, MissingPackageError
 from medmixers.files import file_digest, written_whole
 from medmixers.images.dicom import read_header
 from medmixers.tasks.codes import Code
@@ -30,9 +31,13 @@ SEXES = ("", "M", "F", "O")
 DATES, TIMES = ("PatientBirthDate", "StudyDate"), ("StudyTime",)
 
 
-def write_segmentation(
-    out: Path, labels: NDArray[np.uint8], channels: Sequence[Series], model: SegmentationModel
-) -> None:
+def need_highdicom() -> None:
+    """Raise MissingPackageError where the extra ``dicom`` is not installed."""
+    if find_spec("highdicom") is None:
+        raise MissingPackageError("DICOM SEG needs the package highdicom: pip install 'medmixers[dicom]'")
+
+
+def write_segmentation(out: Path, labels: NDArray[Any], channels: Sequence[Series], model: SegmentationModel) -> None:
     """Write the DICOM SEG of a case. Attributes of patient and study are those of the first series, and no others.
 
     Args:
@@ -104,7 +109,7 @@ def _is_valid(name: str, value: str) -> bool:
         return False
 
 
-def _frames(labels: NDArray[np.uint8], series: Series) -> NDArray[np.uint8]:
+def _frames(labels: NDArray[Any], series: Series) -> NDArray[Any]:
     """(slices, rows, columns[, K]) in the order of the source's frames."""
     frames = np.ascontiguousarray(np.swapaxes(np.moveaxis(labels, 2, 0), 1, 2))
     if series.slices[0].frame is not None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from medmixers.clinic.model import SegmentationModel
 from medmixers.clinic.series import Series
 from medmixers.datasets.raw_format import NIFTI
-from medmixers.errors import InputError, MissingPackageError
+from medmixers.errors import InputError
 from medmixers.images.dicom import read_slices
 from medmixers.progress import note
 
@@ -26,7 +26,7 @@ GRID_MM = 1e-2  # affines in NIfTI files have single precision
 
 def predict(
     model: SegmentationModel, channels: Sequence[Series], folder: Path, *, device: str | None = None
-) -> NDArray[np.uint8]:
+) -> NDArray[Any]:
     """The structures of a case.
 
     Args:
@@ -111,7 +111,7 @@ def _run(bundle: Path, options: dict[str, Any], folder: Path) -> None:
     raise RuntimeError(f"the bundle's inference ended with status {done.returncode}:\n{done.stderr}")
 
 
-def _read(model: SegmentationModel, series: Series, folder: Path) -> NDArray[np.uint8]:
+def _read(model: SegmentationModel, series: Series, folder: Path) -> NDArray[Any]:
     segments = model.segments
     if segments[0].values is None:
         masks = [_on_grid(folder / f"{CASE}_{segment.name}{FILE}", series) > 0 for segment in segments]
@@ -119,26 +119,19 @@ def _read(model: SegmentationModel, series: Series, folder: Path) -> NDArray[np.
     labels = _on_grid(next(iter(sorted(folder.glob(f"{CASE}.nii*"))), folder / f"{CASE}{FILE}"), series)
     values = [segment.values or () for segment in segments]
     if all(len(each) == 1 for each in values):
-        numbers = np.zeros(max(int(labels.max()), *(each[0] for each in values)) + 1, np.uint8)
+        highest = max(int(labels.max()), *(each[0] for each in values))
+        numbers = np.zeros(highest + 1, np.min_scalar_type(len(segments)))
         for number, (value,) in enumerate(values, start=1):
             numbers[value] = number
         return numbers[labels]
     return np.stack([np.isin(labels, each) for each in values], axis=-1).astype(np.uint8)
 
 
-def _on_grid(file: Path, series: Series) -> NDArray[np.int64]:
+def _on_grid(file: Path, series: Series) -> NDArray[np.uint16]:
     """Values of a predicted file, which must lie on the grid of the series."""
     import nibabel as nib
 
     image = nib.load(file)
     if image.shape != series.shape or series.distance(image.affine) > GRID_MM:
         raise RuntimeError(f"the prediction is not on the grid of the series: {image.shape}, {image.affine.tolist()}")
-    return np.asarray(image.dataobj).round().astype(np.int64)
-
-
-def need_highdicom() -> None:
-    """Raise MissingPackageError where the extra ``dicom`` is not installed."""
-    from importlib.util import find_spec
-
-    if find_spec("highdicom") is None:
-        raise MissingPackageError("DICOM SEG needs the package highdicom: pip install 'medmixers[dicom]'")
+    return np.asarray(image.dataobj).astype(np.uint16)

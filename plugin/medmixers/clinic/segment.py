@@ -8,13 +8,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medmixers.clinic.dicom_seg import source_headers, write_segmentation
+from medmixers.clinic.dicom_seg import need_highdicom, source_headers, write_segmentation
 from medmixers.clinic.model import SegmentationModel, open_model, with_codes
-from medmixers.clinic.prediction import need_highdicom, predict
+from medmixers.clinic.prediction import predict
 from medmixers.clinic.series import Series, find_series
 from medmixers.errors import InputError
 from medmixers.files import refuse_overwriting_inputs
@@ -101,7 +102,7 @@ def _check_modalities(channels: Sequence[Series], model: SegmentationModel) -> N
             )
 
 
-def _volumes(labels: NDArray[np.uint8], series: Series, model: SegmentationModel) -> str:
+def _volumes(labels: NDArray[Any], series: Series, model: SegmentationModel) -> str:
     """Millilitres of each segment."""
     millilitres = abs(float(np.linalg.det(series.affine[:3, :3]))) / 1000
     counts = (
