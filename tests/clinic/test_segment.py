@@ -128,6 +128,16 @@ def test_values_of_the_file_become_numbers_of_segments(bundle: Path, tmp_path: P
     np.testing.assert_array_equal(found, labels // 2)
 
 
+@pytest.mark.usefixtures("here")
+def test_a_single_slice_has_areas(bundle: Path, tmp_path: Path) -> None:
+    said = segment_series(bundle, series(tmp_path / "series", VOXELS, kept=[0]), tmp_path / "seg.dcm")
+    grey, white = (
+        mask.sum() * 1.9 * 2.3 / 100 for mask in voxels_in(tmp_path / "seg.dcm", SHAPE, lps_affine("oblique"))
+    )
+    assert said.endswith(f": grey_matter {grey:.1f} cm2, white_matter {white:.1f} cm2")
+    assert grey + white > 0
+
+
 def as_zip(bundle: Path, target: Path) -> Path:
     files = {path.relative_to(bundle).as_posix(): path for path in bundle.rglob("*") if path.is_file()}
     write_archive(target, bundle.name, files)

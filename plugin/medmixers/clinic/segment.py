@@ -69,7 +69,7 @@ def segment_series(
         labels = predict(opened, channels, Path(folder) / "prediction", device=device)
         announce("write the DICOM SEG")
         write_segmentation(out, labels, channels, opened)
-    return f"{out}: {_volumes(labels, channels[0], opened)}"
+    return f"{out}: {_sizes(labels, channels[0], opened)}"
 
 
 @contextmanager
@@ -102,13 +102,17 @@ def _check_modalities(channels: Sequence[Series], model: SegmentationModel) -> N
             )
 
 
-def _volumes(labels: NDArray[Any], series: Series, model: SegmentationModel) -> str:
-    """Millilitres of each segment."""
-    millilitres = abs(float(np.linalg.det(series.affine[:3, :3]))) / 1000
+def _sizes(labels: NDArray[Any], series: Series, model: SegmentationModel) -> str:
+    """Millilitres of each segment; square centimetres in a single slice, whose thickness is not read."""
+    edges = series.affine[:3, :3]
+    if series.shape[2] > 1:
+        size, unit = abs(float(np.linalg.det(edges))) / 1000, "ml"
+    else:
+        size, unit = float(np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]))) / 100, "cm2"
     counts = (
         [int((labels == number).sum()) for number in range(1, len(model.segments) + 1)]
         if labels.ndim == 3
         else [int(count) for count in labels.sum(axis=(0, 1, 2), dtype=np.int64)]
     )
     named = zip(model.segments, counts, strict=True)
-    return ", ".join(f"{segment.name} {count * millilitres:.1f} ml" for segment, count in named)
+    return ", ".join(f"{segment.name} {count * size:.1f} {unit}" for segment, count in named)
