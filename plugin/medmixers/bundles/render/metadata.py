@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 from medmixers.bundles.catalog import (
@@ -16,6 +17,7 @@ from medmixers.bundles.catalog import (
     BundleRow,
 )
 from medmixers.bundles.render.text import render
+from medmixers.peers import packages_of
 from medmixers.variants import NETWORKS
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -64,7 +66,11 @@ def metadata_config(row: BundleRow, *, package_version: str) -> dict[str, Any]:
     return render_metadata(
         version=row.version,
         changelog=dict(row.changelog),
-        packages={**(PICTURE_PACKAGES if task.spatial_dims == 2 else {}), "medmixers": package_version},
+        packages={
+            **(PICTURE_PACKAGES if task.spatial_dims == 2 else {}),
+            **{name: version(name) for name in packages_of(row.network)},
+            "medmixers": package_version,
+        },
         optional_packages=OPTIONAL_PACKAGES,
         name=task.title,
         task=task.title,
