@@ -14,6 +14,7 @@ from medmixers.bundles.catalog import (
     PACKAGE_VERSIONS,
     PICTURE_PACKAGES,
     PYTORCH_VERSION,
+    TIMM_PACKAGES,
     BundleRow,
 )
 from medmixers.bundles.render.text import render
@@ -59,6 +60,13 @@ def render_metadata(
     return content
 
 
+def _packages(row: BundleRow) -> dict[str, str]:
+    of_pictures = PICTURE_PACKAGES if row.task_spec.spatial_dims == 2 else {}
+    of_recipe = TIMM_PACKAGES if row.training.pictures is not None else {}
+    of_library = {name: version(name) for name in packages_of(row.network)}
+    return {**of_pictures, **of_recipe, **of_library}
+
+
 def metadata_config(row: BundleRow, *, package_version: str) -> dict[str, Any]:
     """configs/metadata.json of a row. ``package_version``: of medmixers, which the bundle needs."""
     task, classifies = row.task_spec, row.task_spec.task == "classification"
@@ -66,11 +74,7 @@ def metadata_config(row: BundleRow, *, package_version: str) -> dict[str, Any]:
     return render_metadata(
         version=row.version,
         changelog=dict(row.changelog),
-        packages={
-            **(PICTURE_PACKAGES if task.spatial_dims == 2 else {}),
-            **{name: version(name) for name in packages_of(row.network)},
-            "medmixers": package_version,
-        },
+        packages={**_packages(row), "medmixers": package_version},
         optional_packages=OPTIONAL_PACKAGES,
         name=task.title,
         task=task.title,
