@@ -47,11 +47,11 @@ class LAFFN(nn.Module):
 
 
 class MEDAttention(nn.Module):
-    """The attention that LAFFN is derived from (figure 2A to 2C), of one head, with x in rows of positions.
+    """The attention that LAFFN is derived from (figure 2), of one head, with x in rows of positions.
 
-    - "softmax" (equations 5 and 6): softmax(Q K^T / sqrt C) V, at a cost of positions squared
-    - "linear" (equation 7): softmax_C(Q) (softmax_N(K)^T V)
-    - "simplified" (equation 8): the same with Q = K = V = x, without weights
+    - "softmax" (2A): softmax(Q K^T / sqrt C) V, at a cost of positions squared
+    - "linear" (2B): softmax_C(Q) (softmax_N(K)^T V)
+    - "simplified" (2C): the same with Q = K = V = x, without weights
 
     Args:
         dim: channels C.
@@ -195,17 +195,19 @@ class MEDBlock(nn.Module):
             raise InputError(f"rescale belongs to attention 'laffn', got attention={attention!r}")
         has = (attention != "none", sem, True)
         self.norms = nn.ModuleList(ChannelLayerNorm(dim) if each else nn.Identity() for each in has)
-        self.laffn, self.sem = None, None  # each branch under its own key, and what stands in its place too
+        first: nn.Module | None = None
         if attention == "laffn":
-            self.laffn = LAFFN(dim, spatial_dims=spatial_dims, rescale=rescale)
+            first = LAFFN(dim, spatial_dims=spatial_dims, rescale=rescale)
         elif attention != "none":
-            self.laffn = MEDAttention(dim, spatial_dims=spatial_dims, kind=attention)
+            first = MEDAttention(dim, spatial_dims=spatial_dims, kind=attention)
+        self.laffn = first  # what stands in place of a module has its key
+        self.sem = None
         if sem:
             self.sem = SEM(dim, spatial_dims=spatial_dims, feature_size=feature_size, kernel_sizes=kernel_sizes)
-        if feed_forward == "sdffn":
-            self.sdffn = SDFFN(dim, spatial_dims=spatial_dims)
-        else:
-            self.sdffn = FFN(dim, spatial_dims=spatial_dims, ratio=4 if feed_forward == "ffn" else 1)
+        last: nn.Module = SDFFN(dim, spatial_dims=spatial_dims)
+        if feed_forward != "sdffn":
+            last = FFN(dim, spatial_dims=spatial_dims, ratio=4 if feed_forward == "ffn" else 1)
+        self.sdffn = last
 
     def forward(self, x: Tensor) -> Tensor:
         """x: feature map, (B, C, *spatial) -> the same shape."""
