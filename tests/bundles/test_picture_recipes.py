@@ -25,6 +25,8 @@ from medmixers.bundle_runtime.handlers import WeightAverage
 from medmixers.bundle_runtime.parameter_groups import WarmupCosine
 from medmixers.bundle_runtime.picture_augmentation import MixedBatch, RandPictured, seeded
 from medmixers.bundles.new import new_bundle
+from medmixers.bundles.share.pack import vendor
+from medmixers.bundles.share.vendoring import foreign_imports
 from medmixers.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's, on every run
@@ -189,6 +191,12 @@ def test_what_is_no_picture_of_one_class_is_refused(task: str, network: str, wor
     with pytest.raises(InputError, match=words):
         new_bundle(task, network=network, recipe="yu2023", out=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_its_zip_states_what_it_imports(tmp_path: Path) -> None:
+    bundle = new_bundle(TASK, network="poolformerv2_s12", recipe="yu2023", out=tmp_path)
+    required = configs(bundle, "metadata")["required_packages_version"]
+    assert foreign_imports(vendor(bundle).files.values()) <= {"PIL", *required}
 
 
 def test_a_bundle_trains_resumes_and_saves_the_average(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ TESTED = versions_tested()
 MONAI_VERSION, PYTORCH_VERSION, NUMPY_VERSION = TESTED["monai"], TESTED["torch"], TESTED["numpy"]
 PACKAGE_VERSIONS = {name: TESTED[name] for name in ("nibabel", "pytorch-ignite", "fire", "tqdm")}
 PICTURE_PACKAGES = {"pillow": TESTED["pillow"]}
-TIMM_PACKAGES = {"timm": TESTED["timm"]}  # of recipes that train with its parts
+AUGMENTATION_PACKAGES = {name: TESTED[name] for name in ("timm", "torchvision")}  # of recipes for pictures
 # Training writes TensorBoard files, evaluation measures HD95, pydicom reads DICOM.
 OPTIONAL_PACKAGES = {name: TESTED[name] for name in ("tensorboard", "scipy", "pydicom")}
 FIRST_VERSION = {"0.1.0": "First version, without weights."}

@@ -8,13 +8,13 @@ from importlib.metadata import version
 from typing import Any
 
 from medmixers.bundles.catalog import (
+    AUGMENTATION_PACKAGES,
     MONAI_VERSION,
     NUMPY_VERSION,
     OPTIONAL_PACKAGES,
     PACKAGE_VERSIONS,
     PICTURE_PACKAGES,
     PYTORCH_VERSION,
-    TIMM_PACKAGES,
     BundleRow,
 )
 from medmixers.bundles.render.text import render
@@ -62,7 +62,7 @@ def render_metadata(
 
 def _packages(row: BundleRow) -> dict[str, str]:
     of_pictures = PICTURE_PACKAGES if row.task_spec.spatial_dims == 2 else {}
-    of_recipe = TIMM_PACKAGES if row.training.pictures is not None else {}
+    of_recipe = AUGMENTATION_PACKAGES if row.training.pictures is not None else {}
     of_library = {name: version(name) for name in packages_of(row.network)}
     return {**of_pictures, **of_recipe, **of_library}
 
