@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from medmixers.layers.sizes import has_known_size
+
 CHUNK = 32  # the fastest measured on a CPU
 
 
@@ -51,7 +53,7 @@ def selective_scan(x: Tensor, decay: Tensor, b: Tensor, c: Tensor, chunk: int = 
     # Across chunks: the state that a chunk leaves, then the sum over all chunks before it.
     left = torch.einsum("zksn,zkhs,zkhsd->zkhnd", b, weight[:, :, :, -1], x)
     from_start = decay.cumsum(3)
-    state = _before(left, from_start[:, :, :, -1])
+    state = _states(left, from_start[:, :, :, -1])
     distant = torch.einsum("zktn,zkht,zkhnd->zkhtd", c, from_start.exp(), state)
     return (near + distant).movedim(2, 3).flatten(1, 2)[:, :count]
 
@@ -70,6 +72,19 @@ def _sums_between(decay: Tensor) -> Tensor:
     is_after = place.unsqueeze(1) > place  # of row t, column s
     sums = decay.unsqueeze(-1).expand(list(decay.shape) + [size]).masked_fill(~is_after, 0.0).cumsum(-2)
     return sums.masked_fill(is_after.transpose(0, 1), float("-inf"))
+
+
+def _states(left: Tensor, decay: Tensor) -> Tensor:
+    if not torch.jit.is_scripting():
+        if torch.compiler.is_exporting() and not has_known_size(left):
+            return _before_by_matrix(left, decay)
+    return _before(left, decay)
+
+
+def _before_by_matrix(left: Tensor, decay: Tensor) -> Tensor:
+    """:func:`_before` in an exported graph of any size: without a loop, at a cost of chunks squared."""
+    weight = _sums_between(decay.movedim(1, 2)).exp()  # (B, heads, chunks, chunks)
+    return _shift(torch.einsum("zhkl,zlhnd->zkhnd", weight, left), 1)
 
 
 @torch.jit.script_if_tracing  # a trace would fix the number of steps, and be wrong for longer sequences
