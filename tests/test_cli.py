@@ -204,7 +204,7 @@ def test_start_is_quick_and_without_torch(words):
         (["demo", "dat", "d"], "there is no command 'dat'; valid: data; see: medmixers demo --help"),
         (
             ["fly"],
-            "there is no command 'fly'; valid: bundle, dataset, demo, explain, list, nnunet, profile, study; see: ",
+            "there is no command 'fly'; valid: bundle, clinic, dataset, demo, explain, list, nnunet, profile, study; ",
         ),
         (["datset", "check", "d"], "there is no command 'datset'; valid: dataset, "),
         (["--seed", "1"], "there is no flag --seed before a command; see: medmixers --help"),

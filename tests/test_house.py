@@ -21,7 +21,7 @@ PACKAGE = ROOT / "plugin" / "medmixers"
 CORE = ("layers", "kernels", "mixers", "networks")
 NO_TORCH = (
     "errors", "files", "images", "pages", "progress", "registry", "variants", "factory", "tasks", "recipes", "results",
-    "bundles", "datasets", "cli",
+    "bundles", "datasets", "clinic", "cli",
 )  # fmt: skip
 # room -> rooms whose modules it may import, besides itself and the tables
 ARROWS: dict[str, set[str]] = {
@@ -37,8 +37,9 @@ ARROWS: dict[str, set[str]] = {
     "bundle_runtime": {"datasets", "images"},
     "datasets": {"images"},
     "study": {"networks", "mixers", "layers", "datasets", "bundles", "bundle_runtime", "images", "nnunet"},
+    "clinic": {"bundles", "datasets", "images", "nnunet"},
     "demo": set(),
-    "cli": {"bundles", "datasets", "demo", "explain", "mixers", "nnunet", "profiling", "study"},
+    "cli": {"bundles", "clinic", "datasets", "demo", "explain", "mixers", "nnunet", "profiling", "study"},
 }
 # nnU-Net's plans and the configs of a bundle name functions by their dotted path
 NAMED_BY_OTHERS = {"architecture": {"nnunet"}, "strides": {"networks"}, "bundle": {"bundle_runtime"}}
@@ -103,7 +104,7 @@ def test_strings_name_modules_in_the_two_tables_only():
     """A dotted path in a string is an import too: those of the tables lead to the room that they are for."""
     tables = {"variants": {"networks"}, "mixers": {"mixers"}}
     dotted = re.compile(r"medmixers\.(\w+)\.\w+")
-    for room, path in modules("layers", "kernels", "mixers", "networks", "nnunet", "explain", *TABLES):
+    for room, path in modules("layers", "kernels", "mixers", "networks", "nnunet", "explain", "clinic", *TABLES):
         tree = ast.parse(path.read_text())
         documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
         first = [node.body[0] for node in ast.walk(tree) if isinstance(node, documented) and node.body]

@@ -13,8 +13,32 @@ from typing import Any
 from medmixers.errors import InputError
 from medmixers.registry import Registry
 
-OPTIMIZERS = ("AdamW", "Adam", "SGD")
+OPTIMIZERS = ("AdamW", "Adam", "SGD", "Lamb")
 PATCH_SAMPLINGS = ("foreground", "random", "inverse_root_frequency")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureAugmentation:
+    """Augmentation of pictures with 1 or 3 channels, by the parts of timm that Yu et al. trained with.
+
+    Args:
+        smallest_crop: smallest area of the random crop, a fraction of the picture; it is resized to the whole size.
+        rand_augment: timm's text for RandAugment; "" for none.
+        erasing_probability: of one random rectangle of noise.
+        mixup_alpha: of the Beta distribution by which two pictures are mixed; 0: no MixUp.
+        cutmix_alpha: of the Beta distribution of the area that another picture fills; 0: no CutMix.
+    """
+
+    smallest_crop: float = 0.08
+    rand_augment: str = "rand-m9-mstd0.5-inc1"
+    erasing_probability: float = 0.25
+    mixup_alpha: float = 0.8
+    cutmix_alpha: float = 1.0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether pictures of a batch are mixed: their labels are then shares of classes."""
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,11 +46,11 @@ class TrainingRecipe:
     """How one kind of network is trained.
 
     Args:
-        optimizer: class name in ``torch.optim``: "AdamW", "Adam" or "SGD".
+        optimizer: class name: "AdamW", "Adam" or "SGD" of ``torch.optim``, "Lamb" of ``timm.optim``.
         learning_rate: its highest value, reached after the warm-up.
         min_learning_rate: where the cosine cycle ends.
         weight_decay: of every parameter.
-        momentum: Nesterov momentum of SGD; 0 for AdamW.
+        momentum: Nesterov momentum of SGD; 0 for the others.
         warmup_epochs: epochs in which the learning rate climbs linearly to ``learning_rate``; 0: none.
         epochs: length of the run, warm-up included.
         epochs_of: task -> epochs, where the source gives another length for it.
@@ -45,6 +69,9 @@ class TrainingRecipe:
             included; 0: none.
         clip_grad_norm: largest norm of the gradient of all parameters together; 0: not clipped.
         crop_and_flip: random crops (of at least 80 % of each axis, resized back) and horizontal flips.
+        pictures: augmentation of pictures, of a classification in 2D; None: none.
+        ema_decay: of the moving average of the weights that validation sees and saves; 0: the weights themselves.
+        drop_path_of: network -> peak rate of stochastic depth, where the source gives one by size.
         network_options: options of ``create_network`` that belong to the recipe, not to the architecture.
         source: the paper, by its key in the references of plugin/docs/networks.md, or "medmixers".
         notes: what departs from the source or is not stated there.
@@ -72,6 +99,9 @@ class TrainingRecipe:
     affine_std: float = 0.0
     clip_grad_norm: float = 0.0
     crop_and_flip: bool = False
+    pictures: PictureAugmentation | None = None
+    ema_decay: float = 0.0
+    drop_path_of: Mapping[str, float] = field(default_factory=dict)
     network_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -84,7 +114,9 @@ class TrainingRecipe:
             raise InputError(
                 f"0 <= min_learning_rate <= learning_rate, got {self.min_learning_rate=}, {self.learning_rate=}"
             )
-        for name in ("network_options", "epochs_of"):
+        if not 0 <= self.ema_decay < 1:
+            raise InputError(f"ema_decay must be at least 0 and below 1, got {self.ema_decay}")
+        for name in ("network_options", "epochs_of", "drop_path_of"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
 
@@ -263,5 +295,106 @@ RECIPES.register(
             "volume, and 12 slices of each volume per epoch. That is about all of a heart, but a tenth of an abdomen. "
             "The abdomen therefore gets ten times their 100 epochs."
         ),
+    ),
+)
+
+
+def _by_size(family: str, sizes: str, *rates: float) -> dict[str, float]:
+    """Network -> peak rate of stochastic depth, for sizes in one text: "s12 s24"."""
+    return {f"{family}_{size}": rate for size, rate in zip(sizes.split(), rates, strict=True)}
+
+
+METAFORMER_SIZES, CONVFORMER_SIZES = "s12 s24 s36 m36 m48", "s18 s36 m36 b36"
+_YU = (
+    "{paper} trains on ImageNet with a batch of 4096. Here it is 1024, accumulated from 8 of 128, and the learning "
+    "rate is smaller in proportion, their rule. {more}"
+)
+YU2023 = TrainingRecipe(
+    optimizer="AdamW",
+    learning_rate=1e-3,
+    min_learning_rate=1e-5,
+    weight_decay=0.05,
+    warmup_epochs=5,
+    epochs=300,
+    batch_size=128,
+    accumulate_batches=8,
+    dice_weight=0.0,
+    label_smoothing=0.1,
+    pictures=PictureAugmentation(),
+    drop_path_of={
+        **_by_size("identityformer", METAFORMER_SIZES, 0.1, 0.1, 0.2, 0.3, 0.4),
+        **_by_size("randformer", METAFORMER_SIZES, 0.1, 0.1, 0.2, 0.3, 0.3),
+        **_by_size("poolformerv2", METAFORMER_SIZES, 0.1, 0.1, 0.2, 0.3, 0.4),
+    },
+    source="yu2023",
+    notes=_YU.format(
+        paper="Table 13 of Yu et al. 2023",
+        more="The end of the cosine cycle is not stated: ours is timm's value of that time, 1e-5. So is the smallest "
+        "crop, 8 % of the area. Networks that the table does not name keep their own stochastic depth.",
+    ),
+)
+RECIPES.register("yu2023", YU2023)
+RECIPES.register(
+    "yu2022",
+    replace(
+        YU2023,
+        drop_path_of={},
+        source="yu2022",
+        notes=_YU.format(
+            paper="Section 4.1 of Yu et al. 2022",
+            more="The strengths of MixUp, CutMix, random erasing and RandAugment are not stated: ours are those of "
+            "Yu et al. 2023, and so are the end of the cosine cycle and the crops. Rates of stochastic depth are not "
+            "stated either: networks keep their own.",
+        ),
+    ),
+)
+RECIPES.register(
+    "yu2023_convformer",
+    replace(
+        YU2023,
+        warmup_epochs=20,
+        drop_path_of=_by_size("convformer", CONVFORMER_SIZES, 0.2, 0.3, 0.4, 0.6),
+        notes=YU2023.notes.replace("Table 13", "Table 14"),
+    ),
+)
+RECIPES.register(
+    "yu2023_caformer",
+    replace(
+        RECIPES["yu2023_convformer"],
+        optimizer="Lamb",
+        learning_rate=2e-3,
+        drop_path_of=_by_size("caformer", CONVFORMER_SIZES, 0.15, 0.3, 0.4, 0.6),
+        notes=f"{RECIPES['yu2023_convformer'].notes} The dropout in the head of the larger sizes is not set.",
+    ),
+)
+_FINE_TUNING = (
+    "Table 14 of Yu et al. 2023, its column for fine-tuning: weights of 224 x 224 pictures, 384 x 384 pictures, a "
+    "constant learning rate, the mean of the weights (EMA). Give --pretrained_ckpt, and the size by --image_size. The "
+    "batch of 1024 is accumulated from 16 of 64. The dropout in the head is not set."
+)
+RECIPES.register(
+    "yu2023_convformer_fine_tuning",
+    replace(
+        YU2023,
+        learning_rate=5e-5,
+        min_learning_rate=5e-5,
+        warmup_epochs=0,
+        epochs=30,
+        batch_size=64,
+        accumulate_batches=16,
+        pictures=PictureAugmentation(mixup_alpha=0.0, cutmix_alpha=0.0),
+        ema_decay=0.9999,
+        drop_path_of=_by_size("convformer", CONVFORMER_SIZES, 0.3, 0.5, 0.8, 0.8),
+        notes=_FINE_TUNING,
+    ),
+)
+RECIPES.register(
+    "yu2023_caformer_fine_tuning",
+    replace(
+        RECIPES["yu2023_convformer_fine_tuning"],
+        optimizer="Lamb",
+        learning_rate=1e-4,
+        min_learning_rate=1e-4,
+        drop_path_of=_by_size("caformer", CONVFORMER_SIZES, 0.3, 0.5, 0.7, 0.8),
     ),
 )

@@ -23,7 +23,7 @@ from PIL import Image
 
 from medmixers.bundle_runtime.cases import case_name
 from medmixers.bundle_runtime.checkpoint_files import WholeFiles
-from medmixers.bundle_runtime.handlers import TrainingState
+from medmixers.bundle_runtime.handlers import TrainingState, WeightAverage
 from medmixers.bundle_runtime.preflight_weights import check_state
 from medmixers.bundle_runtime.saving import best_weights_saver, label_writer, mask_saver
 from medmixers.errors import InputError
@@ -135,6 +135,7 @@ def engines(folder: Path) -> tuple[Engine, torch.nn.Module]:
         optimizer=optimizer,
         lr_scheduler=torch.optim.lr_scheduler.ConstantLR(optimizer),
         best_weights=best,
+        average=WeightAverage(network=network, validator=validator, decay=0.0),
     ).attach(trainer)
 
     @trainer.on(Events.EPOCH_COMPLETED)

@@ -26,6 +26,13 @@ from medmixers.bundles.verify.hidden import environment_without_package
 from medmixers.bundles.verify.subject import Subject
 
 OPTIONS = {"mixer": "pooling", "depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]}
+# Packs without the TorchScript and ONNX files, which take most of the time and hold no code of ours.
+PACK = """\
+import sys
+from medmixers.bundles.share import pack
+pack.export_models = lambda bundle: dict.fromkeys(pack.MODELS, "not asked for")
+print(pack.pack_bundle(sys.argv[1], weights=f"{sys.argv[1]}.pt", out=sys.argv[2]).path)
+"""
 # Trains, evaluates and predicts with each bundle in turn, then says which code ran and a digest of all results.
 SCRIPT = """\
 import hashlib, json, sys
@@ -80,9 +87,9 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     roots = {}
     for source, code in sources.items():
         environment = {**os.environ, "PYTHONPATH": str(code)}
-        command = [sys.executable, "-m", "medmixers", "bundle", "pack", str(source), "--weights", f"{source}.pt"]
         torch.save(start_weights(source), f"{source}.pt")
-        done = subprocess.run([*command, "-o", str(folder)], env=environment, capture_output=True, text=True)
+        command = [sys.executable, "-c", PACK, str(source), str(folder)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         roots[source.name] = open_archive(done.stdout.splitlines()[0], folder / "zips")
     return roots
@@ -146,12 +153,17 @@ def run_in_one_process(opened: dict[str, Path], folder: Path, *, backwards: bool
 
 
 def test_two_versions_in_one_process(opened: dict[str, Path], tmp_path: Path) -> None:
-    """Training, evaluation and prediction of both, in both orders, with and without the installed package."""
-    first = run_in_one_process(opened, tmp_path / "a", backwards=False, hidden=False)
-    assert run_in_one_process(opened, tmp_path / "b", backwards=True, hidden=True)["digests"] == first["digests"]
+    """Training, evaluation and prediction of both, beside the installed package: each runs its own code."""
+    run_in_one_process(opened, tmp_path, backwards=False, hidden=False)
 
 
 @pytest.mark.slow
-def test_two_versions_in_the_other_orders(opened: dict[str, Path], tmp_path: Path) -> None:
-    first = run_in_one_process(opened, tmp_path / "a", backwards=False, hidden=True)
-    assert run_in_one_process(opened, tmp_path / "b", backwards=True, hidden=False)["digests"] == first["digests"]
+def test_the_results_are_the_same_in_any_order_and_without_the_package(opened: dict[str, Path], tmp_path: Path) -> None:
+    runs = {
+        (backwards, hidden): run_in_one_process(
+            opened, tmp_path / f"{backwards}_{hidden}", backwards=backwards, hidden=hidden
+        )["digests"]
+        for backwards in (False, True)
+        for hidden in (False, True)
+    }
+    assert all(digests == runs[False, False] for digests in runs.values()), runs

@@ -279,7 +279,7 @@ def test_a_voxels_attention_and_receptive_field(tmp_path: Path) -> None:
         assert written.shape == (*source.shape, volumes)
         assert np.allclose(written.affine, source.affine, atol=1e-5)
         maps = np.asarray(written.dataobj)
-        assert np.linalg.norm(centre_of_mass(maps[..., 0]) - voxel) < 6  # of 32
+        assert np.linalg.norm(centre_of_mass(maps[..., 0] ** 2) - voxel) < 6  # of 32
         with Image.open(tmp_path / f"{file}.png") as picture:
             assert picture.mode == "RGB"
             assert picture.height > 100 * volumes

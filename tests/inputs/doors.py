@@ -424,6 +424,8 @@ DOORS: dict[str, Door] = {
     "option: device abc": lambda folder: check_value("device", "abc"),
     "option: overlap 1.0": lambda folder: check_value("overlap", 1.0, 0.5),
     "option: layer_decay 2": lambda folder: check_value("layer_decay", 2),
+    "option: ema_decay 1": lambda folder: check_value("ema_decay", 1),
+    "bundle new: recipe of pictures for volumes": new_bundle("--network", "token_unet", "--recipe", "yu2023"),
     "pretrained_ckpt: other classes": start(adapt=False),
     "pretrained_ckpt: other classes and channels, pretrained_adapt": start(3, adapt=True),
     "weights of one's own: under Lightning's model. in state_dict": wrapped("model.", epoch=3),

@@ -39,9 +39,12 @@ def run(*command, **environment):
     return out.stdout
 
 
-def test_interpreted_it_equals_torchs_own():
+@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_interpreted_it_equals_torchs_own(which):
     cases = Path(__file__).with_name("triton_cases.py")
-    assert " passed" in run("-m", "pytest", "-q", "-p", "no:cacheprovider", str(cases), TRITON_INTERPRET="1")
+    assert " passed" in run(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", which, str(cases), TRITON_INTERPRET="1"
+    )
 
 
 def test_it_compiles_for_a_gpu_that_is_not_here(tmp_path):

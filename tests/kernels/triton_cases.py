@@ -13,15 +13,16 @@ from medmixers.kernels.depthwise_triton import convolve, triton_depthwise_conv, 
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "run test_depthwise_triton.py, which sets TRITON_INTERPRET"
 
+slow = pytest.mark.slow  # interpreted, a case takes seconds
 CASES = [  # size, kernel, channels, bias
     ((5, 2, 3), 3, 2, False),  # planes in two chunks
     ((1, 4, 3), 5, 2, True),
     ((3, 1, 4), (3, 1, 5), 2, True),
     ((2, 1, 1), 1, 2, True),
-    ((9, 1, 2), (7, 3, 3), 1, True),
-    ((2, 3, 5), 7, 1, True),
-    ((2, 1, 3), 9, 1, True),
-    ((9, 13), 7, 2, False),
+    pytest.param((9, 1, 2), (7, 3, 3), 1, True, marks=slow),
+    pytest.param((2, 3, 5), 7, 1, True, marks=slow),
+    pytest.param((2, 1, 3), 9, 1, True, marks=slow),
+    pytest.param((9, 13), 7, 2, False, marks=slow),
     ((27, 21), 3, 2, True),  # more positions than a program takes
 ]
 
@@ -58,7 +59,7 @@ def test_equals_torchs_own_in_values_and_gradients(size, kernel_size, channels, 
         torch.testing.assert_close(result, value, rtol=tolerance, atol=tolerance * max(1, value.abs().max().item()))
 
 
-@pytest.mark.parametrize("size", [(3, 4, 5), (5, 4)])
+@pytest.mark.parametrize("size", [pytest.param((3, 4, 5), marks=slow), (5, 4)])
 def test_gradients_of_gradients(size):
     conv, (x, probe) = depthwise_module(size, 3), torch.randn(2, 2, 2, *size)
     results = []
@@ -72,6 +73,7 @@ def test_gradients_of_gradients(size):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
+@slow
 def test_registered_as_operators_of_torch():
     """Schema, autograd, fake tensors and tracing of ahead-of-time autograd."""
     weight, bias = torch.randn(2, 1, 3, 3, 3, requires_grad=True), torch.randn(2, requires_grad=True)
@@ -81,7 +83,7 @@ def test_registered_as_operators_of_torch():
     torch.library.opcheck(weight_gradient, (x, grad, [3, 3, 3]))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float16, marks=slow), torch.bfloat16])
 def test_half_precision_rounds_the_results_only(dtype):
     torch.manual_seed(0)
     conv = depthwise_module((3, 4, 5), 3).to(dtype)
@@ -104,8 +106,14 @@ def test_only_wanted_gradients_of_any_layout():
     assert conv.weight.grad is None
 
 
-@pytest.mark.parametrize("kind", [torch.Tensor, MetaTensor])
-@pytest.mark.parametrize("triton_wins", [False, True])
+@pytest.mark.parametrize(
+    ("triton_wins", "kind"),
+    [
+        (True, torch.Tensor),
+        (False, MetaTensor),
+        *(pytest.param(*each, marks=slow) for each in ((True, MetaTensor), (False, torch.Tensor))),
+    ],
+)
 def test_the_choice_on_a_gpu_is_made_among_equals(triton_wins, kind, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)  # asks a driver
     monkeypatch.setattr(fastest, "CHOSEN", {})
@@ -120,6 +128,7 @@ def test_the_choice_on_a_gpu_is_made_among_equals(triton_wins, kind, monkeypatch
     assert not fastest.FAILED
 
 
+@slow
 def test_contenders_of_the_benchmark_compute_the_same():
     comparison = COMPARISONS["grouped conv 2x64x64x64x64 kernel 3"]
     x, results = torch.randn(1, 64, 1, 2, 2), {}

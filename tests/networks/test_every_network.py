@@ -22,7 +22,7 @@ OTHER_SIZES = {2: [(53, 35), (64, 64), (9, 70)], 3: [(37, 50, 35), (33, 8, 64)]}
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 # Networks of fixed width, MONAI's, in 2D only: a U-Net of 84 million parameters in 3D takes half a minute a check.
 FORMS = [(names[0], dims) for names in families().values() for dims in ((2, 3) if small_options(names[0]) else (2,))]
-# Each way to mix, norm, scale and decode once. The other names compile in the slow tests.
+# Each way to mix, norm, scale and decode once. The other names compile and script in the slow tests.
 COMPILED = {
     "metaformer_s12", "caformer_s18", "metaformer_segformer_s12", "med_next", "token_unet",
     "token_unet_released_8_mlp_mixer",
@@ -196,7 +196,10 @@ def test_compiles_as_one_graph_and_traces(name):
     assert how_it_exports(network, ways=expected) == expected
 
 
-@every_form
+@pytest.mark.parametrize(
+    ("name", "dims"),
+    [pytest.param(*form, marks=() if form[0] in COMPILED else pytest.mark.slow) for form in FORMS],
+)
 @torch.no_grad()
 def test_torch_jit_script_takes_any_size(name, dims):
     """Scripted as MONAI's model zoo does it, saved and loaded: the plain forward, with its checks."""
@@ -229,9 +232,8 @@ def test_an_exported_program_takes_any_size_and_batch(name, example, options):
         torch.testing.assert_close(program(x), network(x))
 
 
-@pytest.mark.parametrize(
-    ("label", "dims"), [("metaformer_segformer_*", 2), pytest.param("convformer_*", 3, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("label", "dims"), [("metaformer_segformer_*", 2), ("convformer_*", 3)])
 def test_exports_as_recorded(label, dims):
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
     logging.getLogger("onnxscript").setLevel(logging.ERROR)

@@ -32,9 +32,9 @@ def randomise(network):
 
 
 TIMM_MODELS = sorted(name for name in timm.list_models() if name.startswith(("poolformer", "convformer", "caformer")))
-# Every model at a size that is not square; at 224 x 224 every third one, the others in the slow tests.
+# Every model at a size that is not square; at 224 x 224 every sixth one, the others in the slow tests.
 SIZES = [(name, (96, 160)) for name in TIMM_MODELS] + [
-    pytest.param(name, (224, 224), marks=pytest.mark.slow if index % 3 else ())
+    pytest.param(name, (224, 224), marks=pytest.mark.slow if index % 6 else ())
     for index, name in enumerate(TIMM_MODELS)
 ]
 

@@ -1,6 +1,8 @@
 """Two gloo ranks train a planned network as nnU-Net does, with and without deep supervision."""
 
 import socket
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -23,11 +25,11 @@ NETWORKS = (
 SIZE = [64, 32]
 
 
-def train(rank: int, port: int) -> None:
+def train(rank: int, port: int, networks: Sequence[tuple[str, dict[str, Any]]]) -> None:
     """Three steps of every network in both settings; an unused trainable parameter would stop the second."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    for name, options in NETWORKS:
+    for name, options in networks:
         row, _ = plans_architecture(name, patch_size=SIZE, pools=[[1, 1]] + [[2, 2]] * 5, options=options)
         for supervised in (True, False):
             torch.manual_seed(0)
@@ -63,5 +65,6 @@ def free_port() -> int:
 
 
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo backend")
-def test_two_ranks_stay_equal_in_both_settings():
-    mp.spawn(train, args=(free_port(),), nprocs=2, join=True)
+@pytest.mark.parametrize("networks", [NETWORKS[:2], pytest.param(NETWORKS[2:], marks=pytest.mark.slow)])
+def test_two_ranks_stay_equal_in_both_settings(networks):
+    mp.spawn(train, args=(free_port(), networks), nprocs=2, join=True)

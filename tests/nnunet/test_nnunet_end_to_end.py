@@ -140,6 +140,7 @@ def planned(work):
     return work.root / "nnUNet_results" / "Dataset900_Cube" / f"{STOCK_TRAINER}__{PLANS}__3d_fullres" / "fold_0"
 
 
+@pytest.mark.slow
 def test_a_stock_trainer_learns_with_our_plans(work, planned):
     summary = json.loads((planned / "validation" / "summary.json").read_text())
     assert summary["foreground_mean"]["Dice"] > 0.8

@@ -128,8 +128,8 @@ def test_a_grid_with_a_cancelled_and_a_requeued_training(slurm, tmp_path):
 
 
 def do_not_wait_for_requeued(number: str) -> None:
-    """Slurm starts a requeued job after 120 seconds."""
-    subprocess.run(["scontrol", "update", f"JobId={number}", "StartTime=now"], check=True)
+    """Start it soon: Slurm waits for 120 seconds. In the second of the requeue a node refuses it, as already killed."""
+    subprocess.run(["scontrol", "update", f"JobId={number}", "StartTime=now+2"], check=True)
 
 
 def one_at_a_time(study: Path) -> set[str]:

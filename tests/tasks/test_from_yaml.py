@@ -24,6 +24,9 @@ def plain(task: TaskSpec) -> dict[str, Any]:
     for name in ("channels", "spacing", "image_size", "window"):
         content[name] = content[name] and list(content[name])
     content["regions"] = task.regions and {name: list(ids) for name, ids in task.regions.items()}
+    content["codes"] = task.codes and {
+        name: {part: list(code) for part, code in vars(codes).items() if code} for name, codes in task.codes.items()
+    }
     return content
 
 
@@ -34,11 +37,15 @@ def test_every_task_survives_yaml(name: str, tmp_path: Path) -> None:
     assert loaded == TASKS[name]
 
 
+def codes(**parts: Any) -> dict[str, Any]:
+    return {"codes": {"grey_matter": parts}}
+
+
 REGIONS = {"multi_label": True, "labels": ["all", "core"]}
 
 
 def write(folder: Path, **changes: Any) -> Path:
-    content = plain(TASKS["brain_tissue_segmentation"]) | changes
+    content = plain(TASKS["brain_tissue_segmentation"]) | {"codes": None} | changes
     text = yaml.safe_dump({key: value for key, value in content.items() if value != "absent"})
     (folder / "task.yaml").write_text(text)
     return folder / "task.yaml"
@@ -91,6 +98,16 @@ def test_numbers_in_exponent_notation(tmp_path: Path) -> None:
         ({"labels": {0: {"name": "a", "colour": [0, 0, 256]}}}, r"colour of label 0 .* from 0 to 255"),
         ({"labels": "grey"}, r"labels must be a list of names, or"),
         ({"regions": [1, 2]}, r"regions must be 'label: \[ids\]' lines"),
+        ({"codes": ["grey_matter"]}, r"codes must be 'label: \{type: \[value, scheme, meaning\]\}' lines"),
+        (codes(type=["X", "99MINE"]), r"type in codes of grey_matter must be \[value, scheme, meaning\], got \['X'"),
+        (codes(type=[10200004, "SCT", "Liver"]), r"must be text, got 10200004; put it in quotes"),
+        (codes(types=["X", "99MINE", "X"]), r"codes of grey_matter must have type, and may have category and modifier"),
+        (
+            codes(type=["X" * 17, "99MINE", "X"]),
+            r"the value of a code must have 1 to 16 characters without a backslash",
+        ),
+        (codes(type=["X", "99MINE", "$x"]), r"must not hold .*got '\$x'"),
+        ({"codes": {"bone": {"type": ["X", "99MINE", "X"]}}}, r"codes name no label 'bone'; valid: grey_matter, white"),
         ({"intensity": "log"}, r"intensity must be one of zscore, zscore_nonzero, unit, window, got 'log'"),
     ],
 )

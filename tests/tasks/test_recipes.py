@@ -22,6 +22,12 @@ from medmixers.tasks import TASKS
         ("tshimanga2026", ("SGD", 1e-2, 0.0, 3e-5, 0, 60, 16, 0.0, 1.0)),
         ("xue2026_classification", ("AdamW", 1e-4, 0.0, 0.05, 0, 300, 32, 0.0, 0.0)),
         ("xue2026_segmentation", ("Adam", 1e-4, 0.0, 0.0, 0, 100, 12, 0.0, 1.0)),
+        ("yu2022", ("AdamW", 4e-3 / 4, 1e-5, 0.05, 5, 300, 4096 // 4, 0.0, 0.0)),
+        ("yu2023", ("AdamW", 4e-3 / 4, 1e-5, 0.05, 5, 300, 4096 // 4, 0.0, 0.0)),
+        ("yu2023_convformer", ("AdamW", 4e-3 / 4, 1e-5, 0.05, 20, 300, 4096 // 4, 0.0, 0.0)),
+        ("yu2023_caformer", ("Lamb", 8e-3 / 4, 1e-5, 0.05, 20, 300, 4096 // 4, 0.0, 0.0)),
+        ("yu2023_convformer_fine_tuning", ("AdamW", 5e-5, 5e-5, 0.05, 0, 30, 1024, 0.0, 0.0)),
+        ("yu2023_caformer_fine_tuning", ("Lamb", 1e-4, 1e-4, 0.05, 0, 30, 1024, 0.0, 0.0)),
     ],
 )
 def test_published_recipes_are_as_printed(name: str, printed: tuple[object, ...]) -> None:
@@ -67,7 +73,7 @@ def test_slices_of_a_volume_are_seen_a_hundred_times() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"optimizer": "Lion"}, "AdamW, Adam, SGD, got 'Lion'"),
+        ({"optimizer": "Lion"}, "AdamW, Adam, SGD, Lamb, got 'Lion'"),
         ({"patch_sampling": "grid"}, "foreground, random, inverse_root_frequency, got 'grid'"),
         ({"epochs": 3}, "self.warmup_epochs=5, self.epochs=3"),
         ({"min_learning_rate": 0.1}, "self.min_learning_rate=0.1, self.learning_rate=0.001"),

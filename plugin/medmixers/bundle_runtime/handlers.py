@@ -17,6 +17,7 @@ from ignite.handlers import Checkpoint
 from monai.engines import IterationEvents
 from monai.handlers import CheckpointLoader, EarlyStopHandler, StatsHandler
 from monai.transforms import Randomizable
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from medmixers.bundle_runtime.checkpoint_files import WholeFiles
 from medmixers.bundle_runtime.stack import one_line_in_command
@@ -132,6 +133,59 @@ class GradientClipping:
         engine.optimizer.register_step_pre_hook(clip)
 
 
+class WeightAverage:
+    """Keep the exponential moving average of the weights (EMA); validation sees it, and its best is saved.
+
+    The average begins at the weights before the first update, and follows each update and the buffers too, as in timm.
+
+    Args:
+        network: that is trained.
+        validator: the engine that validates, on the average.
+        decay: what stays of the average at each update, below 1; 0: no average.
+    """
+
+    def __init__(self, *, network: Any, validator: Engine, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise InputError(f"ema_decay must be at least 0 and below 1, got {decay!r}")
+        self.network, self.validator, self.decay = network, validator, decay
+        self.average: Any = None
+
+    def attach(self, engine: Engine) -> None:
+        """engine: MONAI's SupervisedTrainer, with its start weights loaded by a handler before this one."""
+        if self.decay > 0:
+            engine.add_event_handler(Events.STARTED, self._begin)
+            self.validator.add_event_handler(Events.STARTED, self._exchange)
+            self.validator.add_event_handler(Events.COMPLETED, self._exchange)
+
+    def _begin(self, engine: Any) -> None:
+        model = getattr(self.network, "module", self.network)
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
+        self.average.update_parameters(model)
+        engine.optimizer.register_step_post_hook(lambda *_: self.average.update_parameters(model))
+
+    @torch.no_grad()
+    def _exchange(self, _engine: Engine) -> None:
+        """Weights for average, and back."""
+        model, average = getattr(self.network, "module", self.network), self.average.module
+        for own, mean in zip(model.state_dict().values(), average.state_dict().values(), strict=True):
+            kept = own.clone()
+            own.copy_(mean)
+            mean.copy_(kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average; {} without one."""
+        return {} if self.average is None else self.average.state_dict()
+
+    @one_line_in_command()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved average. InputError: the training that saved it has another ``ema_decay``."""
+        if bool(state) != (self.average is not None):
+            began = "with an average of the weights" if state else "without an average of the weights (--ema_decay 0)"
+            raise InputError(f"resume_ckpt: this training began {began}; got --ema_decay {self.decay:g}")
+        if state:
+            self.average.load_state_dict(state)
+
+
 class TrainingState:
     """Save the state of a training as ``resume_checkpoint_epoch=N.pt``, and go on from such a file.
 
@@ -148,6 +202,7 @@ class TrainingState:
         optimizer: saved as "optimizer".
         lr_scheduler: saved as "lr_scheduler".
         best_weights: saver of the best weights, saved as "best_weights".
+        average: of the weights, saved as "average".
     """
 
     def __init__(
@@ -161,16 +216,17 @@ class TrainingState:
         optimizer: Any,
         lr_scheduler: Any,
         best_weights: Any,
+        average: Any,
     ) -> None:
         self.save_dir, self.interval = save_dir, interval
         self.resume_ckpt, self.device = resume_ckpt, device
         self.parts = {"model": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
-        self.best_weights = best_weights
+        self.best_weights, self.average = best_weights, average
         self.holding = ExitStack()
 
     def attach(self, engine: Engine) -> None:
         """engine: the trainer, which is saved too."""
-        state = {**self.parts, "trainer": engine, "best_weights": self.best_weights}
+        state = {**self.parts, "trainer": engine, "best_weights": self.best_weights, "average": self.average}
         engine.add_event_handler(Events.STARTED, self.hold)
         if self.resume_ckpt is not None:
             CheckpointLoader(self.resume_ckpt, state, map_location=self.device).attach(engine)

@@ -48,6 +48,7 @@ SWITCHES = {
 NUMBERS = {  # from 0 to this
     "cache_rate": 1.0,
     "clip_grad_norm": float("inf"),
+    "ema_decay": 0.999999,
     "layer_decay": 1.0,
     "learning_rate": float("inf"),
     "overlap": 0.99,

@@ -1,9 +1,11 @@
-"""Layer-wise learning rates for fine-tuning: layers near the image learn slower."""
+"""Layer-wise learning rates for fine-tuning, and their schedule: layers near the image learn slower."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
+
+from monai.optimizers import WarmupCosineSchedule
 
 from medmixers.errors import InputError
 
@@ -51,6 +53,21 @@ def parameter_groups(network: nn.Module, *, learning_rate: float, layer_decay: f
         for index, members in groups.items()
         if members
     ]
+
+
+class WarmupCosine(WarmupCosineSchedule):
+    """MONAI's schedule; ``end_lr`` is the end of the largest learning rate, and smaller ones end lower in proportion.
+
+    MONAI's own would raise the rates of early layers to ``end_lr``.
+    """
+
+    def get_lr(self) -> list[float]:
+        """The learning rate of each group."""
+        largest = max(self.base_lrs)
+        factor = self.lr_lambda(self.last_epoch)
+        if self.last_epoch >= self.warmup_steps:
+            factor = max(factor, self.end_lr / largest)
+        return [rate * factor for rate in self.base_lrs]
 
 
 def layer_places(names: list[str]) -> dict[str, tuple[int, ...]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from medmixers.errors import InputError
 from medmixers.factory import needs_input_size
-from medmixers.recipes import RECIPES, TrainingRecipe
+from medmixers.recipes import RECIPES, PictureAugmentation, TrainingRecipe
 from medmixers.registry import Registry
 from medmixers.results import versions_tested
 from medmixers.tasks import TASKS, TaskSpec
@@ -20,6 +20,7 @@ TESTED = versions_tested()
 MONAI_VERSION, PYTORCH_VERSION, NUMPY_VERSION = TESTED["monai"], TESTED["torch"], TESTED["numpy"]
 PACKAGE_VERSIONS = {name: TESTED[name] for name in ("nibabel", "pytorch-ignite", "fire", "tqdm")}
 PICTURE_PACKAGES = {"pillow": TESTED["pillow"]}
+AUGMENTATION_PACKAGES = {name: TESTED[name] for name in ("timm", "torchvision")}  # of recipes for pictures
 # Training writes TensorBoard files, evaluation measures HD95, pydicom reads DICOM.
 OPTIONAL_PACKAGES = {name: TESTED[name] for name in ("tensorboard", "scipy", "pydicom")}
 FIRST_VERSION = {"0.1.0": "First version, without weights."}
@@ -77,8 +78,12 @@ class BundleRow:
             )
         if self.version not in self.changelog:
             raise InputError(f"version {self.version!r} is not in the changelog: {', '.join(self.changelog)}")
+        if recipe.pictures is not None:
+            self._check_pictures(recipe.pictures)
         of_metaformers = recipe.network_options if NETWORKS[self.network].encoder else {}
-        options = {**self.network_options, **of_metaformers}
+        of_size = recipe.drop_path_of.get(self.network)
+        drop_path = {} if of_size is None else {"drop_path_rate": of_size}
+        options = {**self.network_options, **of_metaformers, **drop_path}
         object.__setattr__(self, "network_options", MappingProxyType(options))
         object.__setattr__(self, "changelog", MappingProxyType(dict(self.changelog)))
 
@@ -93,6 +98,15 @@ class BundleRow:
         if len(self.roi_size) not in {dims, 2} or min(self.roi_size) < 1:
             slices = ", or 2 for slices" if dims == 3 else ""
             raise InputError(f"roi_size must have {dims} values above 0{slices}, got {self.roi_size}")
+
+    def _check_pictures(self, pictures: PictureAugmentation) -> None:
+        task, channels = self.task_spec, len(self.task_spec.channels)
+        start = f"recipe {self.recipe!r} is for pictures of"
+        if task.spatial_dims != 2 or channels not in (1, 3) or task.intensity not in ("unit", "window"):
+            shown = f"{task.spatial_dims}D, {channels} channel(s) and intensity {task.intensity!r}"
+            raise InputError(f"{start} 1 or 3 channels with values from 0 to 1; task {task.name!r} has {shown}")
+        if task.multi_label and pictures.mixes:
+            raise InputError(f"{start} single classes, which it mixes; task {task.name!r} is multi_label")
 
     @property
     def name(self) -> str:

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from medmixers.cli.bundle import Bundle
+from medmixers.cli.clinic import Clinic
 from medmixers.cli.commands import commands_of
 from medmixers.cli.dataset import Dataset
 from medmixers.cli.demo import Demo
@@ -28,6 +29,7 @@ GROUPS: dict[str, Any] = {
     "bundle": Bundle,
     "nnunet": NnUNet,
     "explain": Explain,
+    "clinic": Clinic,
     "study": Study,
     "profile": profile,
     "demo": Demo,

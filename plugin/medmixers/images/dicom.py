@@ -58,14 +58,14 @@ def patient_id(file: Path) -> str | None:
     """PatientID of a DICOM file; None where it is empty, or where the file is not DICOM."""
     if not is_dicom(file):
         return None
-    return str(_header(file, ("PatientID",)).get("PatientID") or "").strip() or None
+    return str(read_header(file, ("PatientID",)).get("PatientID") or "").strip() or None
 
 
 def series_in(files: Sequence[Path]) -> dict[str, list[Path]]:
     """SeriesInstanceUID -> its files."""
     found: dict[str, list[Path]] = {}
     for file in files:
-        uid = str(_header(file, ("SeriesInstanceUID",)).get("SeriesInstanceUID", file))
+        uid = str(read_header(file, ("SeriesInstanceUID",)).get("SeriesInstanceUID", file))
         found.setdefault(uid, []).append(file)
     return found
 
@@ -124,17 +124,22 @@ def read_volume(source: Path, *, series_uid: str | None = None) -> DicomVolume:
         MissingFileError, InputError: as :func:`series_files` and :func:`check_series`; colour images; damaged files.
     """
     slices = check_series(series_files(source, series_uid=series_uid))
+    return DicomVolume(read_slices(slices), volume_affine(slices), tuple(each.file for each in slices))
+
+
+def read_slices(slices: Sequence[Slice]) -> NDArray[np.float32]:
+    """Voxels (x, y, z) of checked slices in the modality's units. InputError: colour images; damaged files."""
     planes = []
     opened: dict[Path, tuple[Any, NDArray[Any]]] = {}
     for each in slices:
         if each.file not in opened:
-            opened = {each.file: (_header(each.file), _decoded(each.file))}  # of one file at a time
+            opened = {each.file: (read_header(each.file), _decoded(each.file))}  # of one file at a time
         dataset, pixels = opened[each.file]
         plane = pixels if each.frame is None else pixels[each.frame]
         if plane.ndim != 2:
             raise InputError(f"{each.file} is a colour image, not a slice of a volume")
         planes.append(_rescaled(dataset, plane, each).T)
-    return DicomVolume(np.stack(planes, axis=-1), _affine(slices), tuple(each.file for each in slices))
+    return np.stack(planes, axis=-1)
 
 
 def read_dicom_picture(
@@ -155,7 +160,7 @@ def read_dicom_picture(
     """
     from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
 
-    dataset, pixels = _header(file), _decoded(file)
+    dataset, pixels = read_header(file), _decoded(file)
     if int(dataset.get("NumberOfFrames", 1) or 1) > 1:
         raise InputError(f"{file} holds {dataset.NumberOfFrames} frames; give one picture per file")
     if pixels.ndim == 3 and pixels.shape[0] == 1:
@@ -211,7 +216,7 @@ def _rescaled(dataset: Any, plane: NDArray[Any], slice_: Slice) -> NDArray[np.fl
 
 def _slices(file: Path) -> list[Slice]:
     """The slices that a file holds: one, or one per frame."""
-    header = _header(file, HEADER)
+    header = read_header(file, HEADER)
     if int(header.get("NumberOfFrames", 1) or 1) == 1 and "PerFrameFunctionalGroupsSequence" not in header:
         return [_slice(file, None, header, header.get)]
     if "PerFrameFunctionalGroupsSequence" not in header:
@@ -277,12 +282,13 @@ def _kinds(slice_: Slice) -> set[str]:
 def picture_affine(file: Path) -> NDArray[np.float64]:
     """From pixel (x, y) to RAS millimetres, (4, 4); the identity where the file states no place."""
     try:
-        return _affine(_slices(file))
+        return volume_affine(_slices(file))
     except InputError:
         return np.eye(4)
 
 
-def _affine(slices: Sequence[Slice]) -> NDArray[np.float64]:
+def volume_affine(slices: Sequence[Slice]) -> NDArray[np.float64]:
+    """From voxel (x, y, z) of sorted slices to RAS millimetres, (4, 4)."""
     first, affine = slices[0], np.eye(4)
     affine[:3, 0] = first.directions[0] * first.spacing[1]
     affine[:3, 1] = first.directions[1] * first.spacing[0]
@@ -332,7 +338,8 @@ def _check_steps(slices: Sequence[Slice], normal: NDArray[np.float64]) -> None:
         )
 
 
-def _header(file: Path, tags: Sequence[str] | None = None) -> Any:
+def read_header(file: Path, tags: Sequence[str] | None = None) -> Any:
+    """The data set of a DICOM file without its pixels; with ``tags``, those only. InputError: it cannot be read."""
     try:
         from pydicom import dcmread
     except ImportError:

@@ -1,5 +1,16 @@
 """AbdomenAtlas 1.0 Mini: nine structures in abdominal CT."""
 
+from medmixers.tasks.codes import (
+    AORTA,
+    GALLBLADDER,
+    LEFT_KIDNEY,
+    LIVER,
+    PANCREAS,
+    RIGHT_KIDNEY,
+    SPLEEN,
+    STOMACH,
+    sct,
+)
 from medmixers.tasks.palette import with_background
 from medmixers.tasks.spec import TaskSpec
 from medmixers.tasks.texts import NOT_CLINICAL
@@ -22,6 +33,17 @@ ABDOMEN_CT_SEGMENTATION = TaskSpec(
         "spleen",
         "stomach",
     ),
+    codes={
+        "aorta": AORTA,
+        "gall_bladder": GALLBLADDER,
+        "kidney_left": LEFT_KIDNEY,
+        "kidney_right": RIGHT_KIDNEY,
+        "liver": LIVER,
+        "pancreas": PANCREAS,
+        "postcava": sct("64131007", "Inferior vena cava"),
+        "spleen": SPLEEN,
+        "stomach": STOMACH,
+    },
     spacing=(1.5, 1.5, 1.5),
     intensity="window",
     window=(-200.0, 300.0),

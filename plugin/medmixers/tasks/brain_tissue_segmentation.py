@@ -1,5 +1,6 @@
 """Grey and white matter of one real anatomy (an average of 152 people) in simulated subjects: the demo's task."""
 
+from medmixers.tasks.codes import sct
 from medmixers.tasks.palette import with_background
 from medmixers.tasks.spec import TaskSpec
 
@@ -11,6 +12,7 @@ BRAIN_TISSUE_SEGMENTATION = TaskSpec(
     spatial_dims=3,
     channels=("T1",),
     labels=with_background("grey_matter", "white_matter"),
+    codes={"grey_matter": sct("389081007", "Gray Matter"), "white_matter": sct("389080008", "White Matter")},
     spacing=(2.0, 2.0, 2.0),
     intensity="zscore_nonzero",
     validation_every=5,

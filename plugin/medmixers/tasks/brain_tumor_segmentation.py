@@ -1,5 +1,6 @@
 """FeTS 2022 (BraTS): glioma regions in four MR sequences."""
 
+from medmixers.tasks.codes import ABNORMAL_STRUCTURE, own
 from medmixers.tasks.palette import coloured
 from medmixers.tasks.spec import TaskSpec
 from medmixers.tasks.texts import LICENCE_PAGE, NOT_CLINICAL
@@ -12,6 +13,12 @@ BRAIN_TUMOR_SEGMENTATION = TaskSpec(
     spatial_dims=3,
     channels=("T1", "T1ce", "T2", "FLAIR"),
     labels=coloured("whole_tumour", "tumour_core", "enhancing_tumour"),
+    # The challenge's regions are unions of tissues: SNOMED CT has no such concepts.
+    codes={
+        "whole_tumour": own("WHOLE_TUMOUR", "Whole tumour (BraTS)", category=ABNORMAL_STRUCTURE),
+        "tumour_core": own("TUMOUR_CORE", "Tumour core (BraTS)", category=ABNORMAL_STRUCTURE),
+        "enhancing_tumour": own("ENHANCING_TUMOUR", "Enhancing tumour (BraTS)", category=ABNORMAL_STRUCTURE),
+    },
     multi_label=True,
     # ids of the converted files: 1 necrotic core, 2 oedema, 3 enhancing tumour (4 in the original)
     regions={"whole_tumour": (1, 2, 3), "tumour_core": (1, 3), "enhancing_tumour": (3,)},

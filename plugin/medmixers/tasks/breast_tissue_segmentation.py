@@ -1,5 +1,6 @@
 """TIGER: seven tissues in regions of breast cancer slides."""
 
+from medmixers.tasks.codes import ABNORMAL_STRUCTURE, TISSUE, own
 from medmixers.tasks.palette import with_background
 from medmixers.tasks.spec import TaskSpec
 from medmixers.tasks.texts import NOT_CLINICAL
@@ -20,6 +21,15 @@ BREAST_TISSUE_SEGMENTATION = TaskSpec(
         "inflamed_stroma",
         "rest",
     ),
+    codes={
+        "invasive_tumour": own("INVASIVE_TUMOUR", "Invasive tumour", category=ABNORMAL_STRUCTURE),
+        "tumour_associated_stroma": own("TUMOUR_STROMA", "Tumour-associated stroma", category=TISSUE),
+        "in_situ_tumour": own("IN_SITU_TUMOUR", "In-situ tumour", category=ABNORMAL_STRUCTURE),
+        "healthy_glands": own("HEALTHY_GLANDS", "Healthy glands", category=TISSUE),
+        "necrosis_not_in_situ": own("NECROSIS", "Necrosis, not in situ", category=ABNORMAL_STRUCTURE),
+        "inflamed_stroma": own("INFLAMED_STROMA", "Inflamed stroma", category=TISSUE),
+        "rest": own("REST", "Other tissue", category=TISSUE),
+    },
     ignore_label=8,
     intensity="unit",
     group_by="slide",

@@ -1,5 +1,6 @@
 """ACDC: both ventricles and the myocardium in cine MRI."""
 
+from medmixers.tasks.codes import sct
 from medmixers.tasks.palette import with_background
 from medmixers.tasks.spec import TaskSpec
 from medmixers.tasks.texts import LICENCE_PAGE, NOT_CLINICAL
@@ -12,6 +13,11 @@ CARDIAC_MRI_SEGMENTATION = TaskSpec(
     spatial_dims=3,
     channels=("cine MRI",),
     labels=with_background("right_ventricle", "myocardium", "left_ventricle"),
+    codes={
+        "right_ventricle": sct("53085002", "Right ventricle"),
+        "myocardium": sct("49848007", "Left Ventricle Myocardium"),
+        "left_ventricle": sct("87878005", "Left ventricle"),
+    },
     spacing=(1.5625, 1.5625, 10.0),
     intensity="zscore",
     group_by="patient",

@@ -1,5 +1,6 @@
 """JSRT: lungs, heart and clavicles, which overlap, in chest X-rays."""
 
+from medmixers.tasks.codes import LEFT, RIGHT, sct
 from medmixers.tasks.palette import coloured
 from medmixers.tasks.spec import TaskSpec
 from medmixers.tasks.texts import LICENCE_PAGE, NOT_CLINICAL
@@ -12,6 +13,13 @@ CHEST_XRAY_SEGMENTATION = TaskSpec(
     spatial_dims=2,
     channels=("X-ray",),
     labels=coloured("right_lung", "left_lung", "heart", "right_clavicle", "left_clavicle"),
+    codes={
+        "right_lung": sct("39607008", "Lung", side=RIGHT),
+        "left_lung": sct("39607008", "Lung", side=LEFT),
+        "heart": sct("80891009", "Heart"),
+        "right_clavicle": sct("51299004", "Clavicle", side=RIGHT),
+        "left_clavicle": sct("51299004", "Clavicle", side=LEFT),
+    },
     multi_label=True,
     image_size=(256, 256),
     intensity="zscore",

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from medmixers.errors import InputError, MissingFileError, joined_lines
+from medmixers.tasks.codes import Code, SegmentCodes
 from medmixers.tasks.palette import BACKGROUND, coloured, with_background
 from medmixers.tasks.spec import Label, TaskSpec
 from medmixers.tasks.texts import check_config_text
@@ -159,6 +160,41 @@ def _regions(name: str, value: Any) -> Mapping[str, tuple[int, ...]]:
     return {_text(f"a name in {name}", key): _many(_whole)(f"{name} {key}", ids) for key, ids in value.items()}
 
 
+def load_codes(path: str | Path) -> Mapping[str, SegmentCodes]:
+    """The codes in a YAML file of the form that the field ``codes`` of a task has.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`load_task`.
+    """
+    content = read_yaml(path, "codes", lambda loader: loader.get_single_data())
+    try:
+        return _codes("codes", content)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _codes(name: str, value: Any) -> Mapping[str, SegmentCodes]:
+    if not isinstance(value, dict) or not value:
+        raise InputError(f"{name} must be 'label: {{type: [value, scheme, meaning]}}' lines, got {shortened(value)}")
+    return {
+        _text(f"a name in {name}", key): read_segment_codes(f"{name} of {key}", item) for key, item in value.items()
+    }
+
+
+def read_segment_codes(name: str, value: Any) -> SegmentCodes:
+    """The codes of one label. ``name`` is what the error calls them."""
+    valid = [field.name for field in fields(SegmentCodes)]
+    if not isinstance(value, dict) or "type" not in value or not set(value) <= set(valid):
+        raise InputError(f"{name} must have type, and may have category and modifier, got {shortened(value)}")
+    return SegmentCodes(**{part: _code(f"{part} in {name}", code) for part, code in value.items()})
+
+
+def _code(name: str, value: Any) -> Code:
+    if not isinstance(value, list) or len(value) != len(Code._fields):
+        raise InputError(f"{name} must be [value, scheme, meaning], got {shortened(value)}")
+    return Code(*_many(_text)(name, value))
+
+
 _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     **{field.name: _text for field in fields(TaskSpec)},
     "spatial_dims": _whole,
@@ -168,6 +204,7 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "voi_window": _truth,
     "ignore_label": _whole,
     "regions": _regions,
+    "codes": _codes,
     "spacing": _many(_number),
     "image_size": _many(_whole),
     "window": _many(_number),

@@ -1,5 +1,15 @@
 """Synapse (BTCV): the eight organs of the usual subset in abdominal CT."""
 
+from medmixers.tasks.codes import (
+    AORTA,
+    GALLBLADDER,
+    LEFT_KIDNEY,
+    LIVER,
+    PANCREAS,
+    RIGHT_KIDNEY,
+    SPLEEN,
+    STOMACH,
+)
 from medmixers.tasks.palette import with_background
 from medmixers.tasks.spec import TaskSpec
 from medmixers.tasks.texts import LICENCE_PAGE, NOT_CLINICAL
@@ -21,6 +31,16 @@ MULTI_ORGAN_CT_SEGMENTATION = TaskSpec(
         "spleen",
         "stomach",
     ),
+    codes={
+        "aorta": AORTA,
+        "gall_bladder": GALLBLADDER,
+        "kidney_left": LEFT_KIDNEY,
+        "kidney_right": RIGHT_KIDNEY,
+        "liver": LIVER,
+        "pancreas": PANCREAS,
+        "spleen": SPLEEN,
+        "stomach": STOMACH,
+    },
     spacing=(1.5, 1.5, 3.0),
     intensity="window",
     window=(-125.0, 275.0),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from medmixers.errors import InputError
+from medmixers.tasks.codes import SegmentCodes
 
 TASK_KINDS = ("segmentation", "classification")
 SPACINGS = (1e-5, 1e3)  # mm: from electron microscopy to whole-body planar scans
@@ -42,6 +43,7 @@ class TaskSpec:
             labels, as nnU-Net has it. No channel of the network belongs to it.
         regions: name of each label -> the ids in the files that make it up, where files hold exclusive ids
             (0 background) and the labels are overlapping unions of them; from the outermost region inwards.
+        codes: name of a label -> what it is in the codes of DICOM SEG; labels without a code cannot be written there.
         spacing: voxel size in mm that images are resampled to, one per axis.
         image_size: pixels that images are resized to, one per axis in the order x, y, z, so of a 2D image width,
             then height, as MONAI loads it; instead of ``spacing``. Images keep their own pixels where neither
@@ -72,6 +74,7 @@ class TaskSpec:
     multi_label: bool = False
     ignore_label: int | None = None
     regions: Mapping[str, tuple[int, ...]] | None = None
+    codes: Mapping[str, SegmentCodes] | None = None
     spacing: tuple[float, ...] | None = None
     image_size: tuple[int, ...] | None = None
     intensity: str
@@ -99,9 +102,11 @@ class TaskSpec:
             raise InputError(f"validation_every must be at least 2, got {self.validation_every}")
         self._check_grid_and_window()
         self._check_labels()
+        self._check_codes()
         object.__setattr__(self, "labels", MappingProxyType(dict(sorted(self.labels.items()))))
-        if self.regions is not None:
-            object.__setattr__(self, "regions", MappingProxyType(dict(self.regions)))
+        for name in ("regions", "codes"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     def _check_grid_and_window(self) -> None:
         if self.spacing is not None and self.image_size is not None:
@@ -160,6 +165,23 @@ class TaskSpec:
             raise InputError(
                 f"ids of regions must be whole numbers from 1, without a gap and at most {MOST_ID}, got {ids[1:]}"
             )
+
+    def _check_codes(self) -> None:
+        if self.codes is None:
+            return
+        if self.task != "segmentation":
+            raise InputError(f"codes belong to a segmentation, got task {self.task!r}")
+        unknown = [name for name in self.codes if name not in self.segment_values]
+        if unknown:
+            raise InputError(f"codes name no label {unknown[0]!r}; valid: {', '.join(self.segment_values)}")
+
+    @property
+    def segment_values(self) -> dict[str, list[int] | None]:
+        """Name of each structure -> the values of a label file that make it up; None where each has its own file."""
+        if self.regions is not None:
+            return {name: list(values) for name, values in self.regions.items()}
+        names = {key: name for key, name in self.label_names.items() if self.multi_label or key != 0}
+        return {name: None if self.multi_label else [key] for key, name in names.items()}
 
     @property
     def label_names(self) -> dict[int, str]:

@@ -1,5 +1,6 @@
 """GRAZPEDWRI-DX: 17 overlapping bones in wrist X-rays of children."""
 
+from medmixers.tasks.codes import own, sct
 from medmixers.tasks.palette import coloured
 from medmixers.tasks.spec import TaskSpec
 from medmixers.tasks.texts import LICENCE_PAGE, NOT_CLINICAL
@@ -30,6 +31,26 @@ WRIST_BONE_SEGMENTATION = TaskSpec(
         "radius",
         "ulna",
     ),
+    # No side: right hands are mirrored.
+    codes={
+        "epiphyse_radius": own("EPIPHYSE_RADIUS", "Distal epiphysis of radius"),
+        "epiphyse_ulna": own("EPIPHYSE_ULNA", "Distal epiphysis of ulna"),
+        "os_capitatum": own("OS_CAPITATUM", "Capitate"),
+        "os_hamatum": own("OS_HAMATUM", "Hamate"),
+        "os_lunatum": own("OS_LUNATUM", "Lunate"),
+        "os_pisiforme": own("OS_PISIFORME", "Pisiform"),
+        "os_scaphoideum": sct("30518006", "Scaphoid"),
+        "os_trapezium": own("OS_TRAPEZIUM", "Trapezium"),
+        "os_trapezoideum": own("OS_TRAPEZOIDEUM", "Trapezoid"),
+        "os_triquetrum": own("OS_TRIQUETRUM", "Triquetrum"),
+        "ossa_metacarpalia_i": own("METACARPALE_I", "First metacarpal"),
+        "ossa_metacarpalia_ii": own("METACARPALE_II", "Second metacarpal"),
+        "ossa_metacarpalia_iii": own("METACARPALE_III", "Third metacarpal"),
+        "ossa_metacarpalia_iv": own("METACARPALE_IV", "Fourth metacarpal"),
+        "ossa_metacarpalia_v": own("METACARPALE_V", "Fifth metacarpal"),
+        "radius": sct("62413002", "Radius"),
+        "ulna": sct("23416004", "Ulna"),
+    },
     multi_label=True,
     image_size=(224, 384),
     intensity="unit",

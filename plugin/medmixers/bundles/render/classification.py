@@ -16,6 +16,7 @@ from medmixers.bundles.render.parts import (
     evaluated_weights,
     function,
     ours,
+    picture_augmentation,
     progress,
     random_affine,
     random_crop_and_flip,
@@ -58,8 +59,13 @@ class ClassificationKind(BundleKind):
         return {"_target_": "torch.nn.CrossEntropyLoss", "label_smoothing": smoothing, **weights}
 
     def training_transforms(self) -> tuple[list[Config], list[Config]]:
-        augmentation = [*random_crop_and_flip(self.row, "image"), *random_affine(self.row, "image")]
-        return deterministic_transforms(self.row, with_label=False), augmentation
+        row = self.row
+        augmentation = [
+            *random_crop_and_flip(row, "image"),
+            *random_affine(row, "image"),
+            *picture_augmentation(row),
+        ]
+        return deterministic_transforms(row, with_label=False, resize=row.training.pictures is None), augmentation
 
     def validation_transforms(self) -> tuple[list[Config], list[Config]]:
         return deterministic_transforms(self.row, with_label=False), []  # the label is a number
@@ -67,15 +73,25 @@ class ClassificationKind(BundleKind):
     def inferer(self, **extra: Any) -> Config:
         return {"_target_": "SimpleInferer"}
 
+    def batch_augmentation(self) -> Config:
+        pictures = self.row.training.pictures
+        if pictures is None or not pictures.mixes:
+            return {}
+        classes, alphas = self.task.out_channels, (pictures.mixup_alpha, pictures.cutmix_alpha)
+        mixed = ours("picture_augmentation.MixedBatch", classes=classes, mixup_alpha=alphas[0], cutmix_alpha=alphas[1])
+        return {"prepare_batch": mixed}
+
     def training_postprocessing(self) -> list[Config]:
+        if self.batch_augmentation():
+            return []  # labels are shares of classes: no metric of single classes is right
+        return self.validation_postprocessing()
+
+    def validation_postprocessing(self) -> list[Config]:
         one_hot = {"_target_": "AsDiscreted", "keys": "label", "to_onehot": self.task.out_channels}
         return [*TO_PROBABILITIES, one_hot]
 
-    def validation_postprocessing(self) -> list[Config]:
-        return self.training_postprocessing()
-
     def training_metrics(self) -> Config:
-        return {"train_accuracy": self._metric("Accuracy")}
+        return {} if self.batch_augmentation() else {"train_accuracy": self._metric("Accuracy")}
 
     def validation_metrics(self) -> tuple[Config, Config]:
         """Means over the classes, each with the same weight."""

@@ -52,6 +52,10 @@ class BundleKind(ABC):
     def inferer(self, **extra: Any) -> Config:
         """The inferer of validation and inference; ``extra`` arguments are those of inference."""
 
+    def batch_augmentation(self) -> Config:
+        """Argument of the trainer: how a batch is made from images that are augmented together."""
+        return {}
+
     @abstractmethod
     def training_postprocessing(self) -> list[Config]:
         """From the logits of a training batch to what its metric takes."""
@@ -62,7 +66,7 @@ class BundleKind(ABC):
 
     @abstractmethod
     def training_metrics(self) -> Config:
-        """The metric of the training batches."""
+        """The metric of the training batches; {} for none."""
 
     @abstractmethod
     def validation_metrics(self) -> tuple[Config, Config]:

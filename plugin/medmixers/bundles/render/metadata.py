@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medmixers.bundles.catalog import (
+    AUGMENTATION_PACKAGES,
     MONAI_VERSION,
     NUMPY_VERSION,
     OPTIONAL_PACKAGES,
@@ -16,6 +17,7 @@ from medmixers.bundles.catalog import (
     BundleRow,
 )
 from medmixers.bundles.render.text import render
+from medmixers.tasks.spec import TaskSpec
 from medmixers.variants import NETWORKS
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -28,6 +30,7 @@ def render_metadata(
     outputs: list[str],
     of_pred: Mapping[str, Any],
     is_patch_data: bool,
+    segments: Mapping[str, Any] | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
     """Content of configs/metadata.json from the template, for bundles of the catalog and of nnU-Net models.
@@ -38,6 +41,7 @@ def render_metadata(
         outputs: names of the prediction's channels.
         of_pred: "type", "format" and "spatial_shape" of the prediction.
         is_patch_data: whether the network sees patches.
+        segments: what :func:`segments_of` gives; None leaves the key out.
         facts: what else the template names.
     """
     text = render(
@@ -51,10 +55,35 @@ def render_metadata(
         outputs=outputs,
         of_pred=of_pred,
         is_patch_data=is_patch_data,
+        segments=segments,
         **facts,
     )
     content: dict[str, Any] = json.loads(text)
     return content
+
+
+def segments_of(task: TaskSpec) -> dict[str, dict[str, Any]]:
+    """What each structure of a segmentation is for DICOM SEG, by its name.
+
+    ``values`` are those of the predicted file that make it up (left out where each structure has its own file),
+    ``colour`` is red, green, blue, and codes are [value, scheme, meaning] as the task has them.
+    """
+    colours = {label.name: list(label.colour) for label in task.labels.values()}
+    codes = task.codes or {}
+    return {
+        name: {
+            **({} if values is None else {"values": values}),
+            "colour": colours[name],
+            **({part: list(code) for part, code in vars(codes[name]).items() if code} if name in codes else {}),
+        }
+        for name, values in task.segment_values.items()
+    }
+
+
+def _packages(row: BundleRow) -> dict[str, str]:
+    of_pictures = PICTURE_PACKAGES if row.task_spec.spatial_dims == 2 else {}
+    of_recipe = AUGMENTATION_PACKAGES if row.training.pictures is not None else {}
+    return {**of_pictures, **of_recipe}
 
 
 def metadata_config(row: BundleRow, *, package_version: str) -> dict[str, Any]:
@@ -64,7 +93,7 @@ def metadata_config(row: BundleRow, *, package_version: str) -> dict[str, Any]:
     return render_metadata(
         version=row.version,
         changelog=dict(row.changelog),
-        packages={**(PICTURE_PACKAGES if task.spatial_dims == 2 else {}), "medmixers": package_version},
+        packages={**_packages(row), "medmixers": package_version},
         optional_packages=OPTIONAL_PACKAGES,
         name=task.title,
         task=task.title,
@@ -85,6 +114,7 @@ def metadata_config(row: BundleRow, *, package_version: str) -> dict[str, Any]:
         spatial_shape=list(row.size),
         value_range=[0, 1] if task.intensity in ("unit", "window") else [],
         is_patch_data=row.roi_size is not None,
+        segments=None if classifies else segments_of(task),
         of_pred={
             "type": "probabilities" if classifies else "image",
             "format": "classes" if classifies else "segmentation",

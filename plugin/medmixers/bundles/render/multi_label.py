@@ -38,7 +38,7 @@ class MultiLabelKind(ClassificationKind):
     def validation_transforms(self) -> tuple[list[Config], list[Config]]:
         return deterministic_transforms(self.row, with_label=False), [self._target()]
 
-    def training_postprocessing(self) -> list[Config]:
+    def validation_postprocessing(self) -> list[Config]:
         return self.inference_postprocessing()
 
     def training_metrics(self) -> Config:

@@ -146,8 +146,11 @@ def load_files(*keys: str) -> list[Config]:
     return [*loaders, {"_target_": "EnsureChannelFirstd", "keys": keys[0] if len(keys) == 1 else list(keys)}]
 
 
-def deterministic_transforms(row: BundleRow, *, with_label: bool) -> list[Config]:
-    """Loading, orientation, grid and intensity; of the image alone, or of image and label file."""
+def deterministic_transforms(row: BundleRow, *, with_label: bool, resize: bool = True) -> list[Config]:
+    """Loading, orientation, grid and intensity; of the image alone, or of image and label file.
+
+    ``resize`` False: whole images keep their size, since a random crop gives them the network's.
+    """
     task = row.task_spec
     keys: Any = ["image", "label"] if with_label else "image"
     transforms = load_files("image", "label") if with_label else load_files("image")
@@ -161,7 +164,7 @@ def deterministic_transforms(row: BundleRow, *, with_label: bool) -> list[Config
     if task.spacing is not None:
         mode: Any = ["bilinear", "nearest"] if with_label else "bilinear"
         transforms.append({"_target_": "Spacingd", "keys": keys, "pixdim": list(task.spacing), "mode": mode})
-    if row.roi_size is None:
+    if row.roi_size is None and resize:
         smooth = "bilinear" if task.spatial_dims == 2 else "trilinear"
         mode = [smooth, "nearest"] if with_label else smooth
         transforms.append({"_target_": "Resized", "keys": keys, "spatial_size": "@image_size", "mode": mode})
@@ -205,6 +208,22 @@ def random_crop_and_flip(row: BundleRow, keys: Any) -> list[Config]:
     ]
 
 
+def picture_augmentation(row: BundleRow) -> list[Config]:
+    """The recipe's augmentation of pictures, one by one."""
+    pictures = row.training.pictures
+    if pictures is None:
+        return []
+    names = ("smallest_crop", "rand_augment", "erasing_probability")
+    return [
+        ours(
+            "picture_augmentation.RandPictured",
+            keys="image",
+            size="@image_size",
+            **{name: getattr(pictures, name) for name in names},
+        )
+    ]
+
+
 def weights_loader(path: str, **extra: Any) -> Config:
     """A handler that loads a flat state dict before the engine starts."""
     return {
@@ -221,9 +240,14 @@ def evaluated_weights() -> Config:
     return weights_loader("@ckpt_path", _disabled_="$bool(@ensemble)")
 
 
+def flips(row: BundleRow) -> bool:
+    """Whether the training flips images, which it does along axis 0."""
+    return row.training.crop_and_flip or row.training.pictures is not None
+
+
 def averaging_options(row: BundleRow) -> Config:
     """Options of inference and evaluation: averages over mirrored copies and over models."""
-    axes = [0] if row.training.crop_and_flip else list(range(len(row.size)))  # those that the training flips, or all
+    axes = [0] if flips(row) else list(range(len(row.size)))
     return {"use_mirroring": False, "mirror_axes": axes, "ensemble": []}
 
 

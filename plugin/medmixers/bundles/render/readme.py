@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from medmixers.bundles.catalog import TUMOR_NETWORKS, BundleRow
 from medmixers.bundles.render.kinds import kind_of
-from medmixers.bundles.render.parts import averaging_options, network_options, size_key
+from medmixers.bundles.render.parts import averaging_options, flips, network_options, size_key
 from medmixers.bundles.render.text import render_markdown
 from medmixers.variants import NETWORKS
 
@@ -29,6 +29,7 @@ def readme(row: BundleRow) -> str:
         size_key=size_key(row),
         chosen=network_options(row),
         mirror_axes=averaging_options(row)["mirror_axes"],
+        flips=flips(row),
         other_part="test" if row.evaluated_part == "validation" else "validation",
         family=_family(row),
     )

@@ -50,14 +50,14 @@ def train_config(row: BundleRow) -> Config:
         **network_keys(row),
         "loss": kind.loss(),
         "optimizer": _optimizer(row),
-        "lr_scheduler": {
-            "_target_": "monai.optimizers.WarmupCosineSchedule",
-            "optimizer": "@optimizer",
-            "warmup_steps": f"$min(@warmup_epochs, {EPOCHS} // 2) * len(@train::dataloader)",
-            "t_total": f"${EPOCHS} * len(@train::dataloader)",
-            "end_lr": row.training.min_learning_rate,
-            "warmup_multiplier": 0.01,
-        },
+        "lr_scheduler": ours(
+            "parameter_groups.WarmupCosine",
+            optimizer="@optimizer",
+            warmup_steps=f"$min(@warmup_epochs, {EPOCHS} // 2) * len(@train::dataloader)",
+            t_total=f"${EPOCHS} * len(@train::dataloader)",
+            end_lr=row.training.min_learning_rate,
+            warmup_multiplier=0.01,
+        ),
         "train": _train(kind),
         "validate": _validate(kind),
         "preflight": _preflight(row),
@@ -84,6 +84,7 @@ def _options(row: BundleRow, kind: BundleKind) -> Config:
         "accumulate_batches": recipe.accumulate_batches,
         "num_iterations_per_epoch": row.num_iterations_per_epoch,
         "clip_grad_norm": recipe.clip_grad_norm,
+        "ema_decay": recipe.ema_decay,
         **kind.sampling_options(),
         **kind.size_keys(),
         **network_options(row),
@@ -133,7 +134,7 @@ def _optimizer(row: BundleRow) -> Config:
     recipe = row.training
     momentum = {"momentum": recipe.momentum, "nesterov": True} if recipe.optimizer == "SGD" else {}
     return {
-        "_target_": f"torch.optim.{recipe.optimizer}",
+        "_target_": f"{'timm' if recipe.optimizer == 'Lamb' else 'torch'}.optim.{recipe.optimizer}",
         "params": ours(
             "parameter_groups.parameter_groups",
             network="@network",
@@ -158,6 +159,7 @@ def _loader(dataset: str, *, batch_size: Any, shuffle: bool) -> Config:
 
 def _train(kind: BundleKind) -> Config:
     fixed, random = kind.training_transforms()
+    metrics = kind.training_metrics()
     return {
         "deterministic_transforms": fixed,
         "random_transforms": random,
@@ -169,7 +171,10 @@ def _train(kind: BundleKind) -> Config:
         },
         "inferer": {"_target_": "SimpleInferer"},
         "postprocessing": compose(kind.training_postprocessing()),
-        "key_metric": kind.training_metrics(),
+        **({"key_metric": metrics} if metrics else {}),
+        "average": ours(
+            "handlers.WeightAverage", network="@network", validator="@validate::evaluator", decay="@ema_decay"
+        ),
         "handlers": _train_handlers(kind),
         "trainer": {
             "_target_": "SupervisedTrainer",
@@ -181,7 +186,8 @@ def _train(kind: BundleKind) -> Config:
             "loss_function": "@loss",
             "inferer": "@train::inferer",
             "postprocessing": "@train::postprocessing",
-            "key_train_metric": "@train::key_metric",
+            **({"key_train_metric": "@train::key_metric"} if metrics else {}),
+            **kind.batch_augmentation(),
             "train_handlers": "@train::handlers",
             "accumulation_steps": "@accumulate_batches",
             **AUTOCAST,
@@ -189,7 +195,7 @@ def _train(kind: BundleKind) -> Config:
     }
 
 
-def _train_handlers(kind: BundleKind) -> list[Config]:
+def _train_handlers(kind: BundleKind) -> list[Config | str]:
     """In the order in which they act. The state is saved last: it holds what the validation found."""
     validation = {"_target_": "ValidationHandler", "validator": "@validate::evaluator", "epoch_level": True}
     logged = {"tag_name": "train_loss", "output_transform": TRAIN_LOSS}
@@ -206,6 +212,7 @@ def _train_handlers(kind: BundleKind) -> list[Config]:
         ours("handlers.LossCheck"),
         ours("handlers.GradientClipping", max_norm="@clip_grad_norm", _disabled_="$@clip_grad_norm == 0"),
         {"_target_": "LrScheduleHandler", "lr_scheduler": "@lr_scheduler", "print_lr": False, "epoch_level": False},
+        "@train::average",
         {**validation, "interval": "@val_interval"},
         # The last epoch validates too. "$" keeps MONAI's property check from taking this for val_interval.
         {**validation, "interval": f"${EPOCHS}", "_disabled_": f"${EPOCHS} % @val_interval == 0"},
@@ -228,6 +235,7 @@ def _train_handlers(kind: BundleKind) -> list[Config]:
             optimizer="@optimizer",
             lr_scheduler="@lr_scheduler",
             best_weights="@validate::best_weights",
+            average="@train::average",
         ),
     ]
 

@@ -1,0 +1,153 @@
+"""Write a segmentation as one DICOM SEG (PS3.3, A.51) with highdicom, on the slices of its series."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmixers.clinic.model import Segment, SegmentationModel
+from medmixers.clinic.series import Series
+from medmixers.errors import InputError, MissingPackageError
+from medmixers.files import file_digest, written_whole
+from medmixers.images.dicom import read_header
+from medmixers.tasks.codes import Code
+
+MANUFACTURER = "medmixers"
+LONGEST = 64  # characters of DICOM's LO
+SERIES_NUMBER = 1000  # is added to that of the source
+NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
+MAY_BE_EMPTY = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex",
+    "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
+)  # fmt: skip
+SEXES = ("", "M", "F", "O")
+DATES, TIMES = ("PatientBirthDate", "StudyDate"), ("StudyTime",)
+
+
+def need_highdicom() -> None:
+    """Raise MissingPackageError where the extra ``dicom`` is not installed."""
+    if find_spec("highdicom") is None:
+        raise MissingPackageError("DICOM SEG needs the package highdicom: pip install 'medmixers[dicom]'")
+
+
+def write_segmentation(out: Path, labels: NDArray[Any], channels: Sequence[Series], model: SegmentationModel) -> None:
+    """Write the DICOM SEG of a case. Attributes of patient and study are those of the first series, and no others.
+
+    Args:
+        out: the file.
+        labels: as :func:`medmixers.clinic.prediction.predict` returns them.
+        channels: the series that were predicted; the first one is segmented, the others are referenced.
+        model: what found the structures, with a code for each.
+
+    Raises:
+        InputError: as :func:`source_headers`.
+    """
+    import highdicom as hd
+
+    sources, *others = [source_headers(series) for series in channels]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about segments without a voxel
+        segmentation = hd.seg.Segmentation(
+            source_images=sources,
+            further_source_images=[header for headers in others for header in headers] or None,
+            pixel_array=_frames(labels, channels[0]),
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=_descriptions(model),
+            series_instance_uid=hd.UID(),
+            series_number=(SERIES_NUMBER + int(sources[0].get("SeriesNumber") or 0)) % 2**31,
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            manufacturer=MANUFACTURER,
+            manufacturer_model_name=model.name[:LONGEST],
+            software_versions=f"medmixers {version('medmixers')}",
+            device_serial_number=file_digest(model.weights),
+            series_description=f"{model.name[: LONGEST - 16]}, research only",
+            content_description="Automatic segmentation, not for clinical use",
+            specific_character_set="ISO_IR 192",
+        )
+        with written_whole(out) as partial:
+            segmentation.save_as(partial)
+
+
+def source_headers(series: Series) -> list[Any]:
+    """The data sets that a segmentation refers to, in the order of the slices.
+
+    Values of patient and study that DICOM does not allow are empty.
+
+    Raises:
+        InputError: what a DICOM SEG must refer to is missing; several multi-frame files.
+    """
+    headers = [read_header(file) for file in series.files]
+    if len(headers) > 1 and series.slices[0].frame is not None:
+        raise InputError(f"the series has {len(headers)} multi-frame files; DICOM SEG is written for one")
+    for file, header in zip(series.files, headers, strict=True):
+        missing = [name for name in NEEDED if not header.get(name)]
+        if missing:
+            raise InputError(f"{file} has no {', '.join(missing)}, which a DICOM SEG refers to")
+        for name in MAY_BE_EMPTY:
+            if name not in header or not _is_valid(name, str(header[name].value)):
+                setattr(header, name, "")
+    return headers
+
+
+def _is_valid(name: str, value: str) -> bool:
+    """Whether DICOM allows this value of a patient or a study; highdicom takes no others."""
+    from pydicom.valuerep import DA, TM
+
+    if name == "PatientSex":
+        return value in SEXES
+    try:
+        return name not in (*DATES, *TIMES) or not value or (DA if name in DATES else TM)(value) is not None
+    except ValueError:
+        return False
+
+
+def _frames(labels: NDArray[Any], series: Series) -> NDArray[Any]:
+    """(slices, rows, columns[, K]) in the order of the source's frames."""
+    frames = np.ascontiguousarray(np.swapaxes(np.moveaxis(labels, 2, 0), 1, 2))
+    if series.slices[0].frame is not None:
+        frames = frames[np.argsort([each.frame or 0 for each in series.slices])]
+    return frames
+
+
+def _descriptions(model: SegmentationModel) -> list[Any]:
+    import highdicom as hd
+    from pydicom.sr.codedict import codes
+
+    algorithm = hd.AlgorithmIdentificationSequence(
+        name=model.name[:LONGEST], family=codes.cid7162.ArtificialIntelligence, version=model.version
+    )
+    return [_description(number, segment, algorithm) for number, segment in enumerate(model.segments, start=1)]
+
+
+def _description(number: int, segment: Segment, algorithm: Any) -> Any:
+    import highdicom as hd
+
+    if segment.codes is None:
+        raise InputError(f"no code says what {segment.name} is")
+    described = hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=segment.name[:LONGEST],
+        segmented_property_category=_concept(segment.codes.category),
+        segmented_property_type=_concept(segment.codes.type),
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=algorithm,
+        display_color=hd.color.CIELabColor.from_rgb(*segment.colour),
+    )
+    if segment.codes.modifier is not None:
+        of_type = described.SegmentedPropertyTypeCodeSequence[0]
+        of_type.SegmentedPropertyTypeModifierCodeSequence = [_concept(segment.codes.modifier)]
+    return described
+
+
+def _concept(code: Code) -> Any:
+    import highdicom as hd
+
+    return hd.sr.CodedConcept(value=code.value, scheme_designator=code.scheme, meaning=code.meaning)

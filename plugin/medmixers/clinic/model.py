@@ -1,0 +1,188 @@
+"""A model that segments, as a bundle with weights: a bundle's folder, its zip, or a model that nnU-Net trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from medmixers.bundles.share.archive import open_archive
+from medmixers.errors import InputError, MissingFileError
+from medmixers.progress import Announce
+from medmixers.tasks.codes import SegmentCodes
+from medmixers.tasks.from_yaml import read_segment_codes
+from medmixers.tasks.palette import PALETTE
+
+# What tasks and nnU-Net's channel names call the modalities, in small letters -> DICOM's names
+MODALITIES: Mapping[str, str] = {
+    "ct": "CT",
+    **dict.fromkeys(("pet", "pt", "suv"), "PT"),
+    **dict.fromkeys(("us", "ultrasound"), "US"),
+    **dict.fromkeys(
+        ("mr", "mri", "cine mri", "t1", "t1w", "t1ce", "t1c", "t1gd", "t2", "t2w", "flair", "adc", "dwi"), "MR"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One structure that the model finds.
+
+    Args:
+        name: of its label.
+        values: of the predicted file that make it up; None where it has its own file.
+        colour: red, green, blue from 0 to 255.
+        codes: what it is; None where the task does not say.
+    """
+
+    name: str
+    values: tuple[int, ...] | None
+    colour: tuple[int, int, int]
+    codes: SegmentCodes | None = None
+
+
+@dataclass(frozen=True)
+class SegmentationModel:
+    """A bundle that segments volumes.
+
+    Args:
+        bundle: its folder.
+        name: of the model, for people.
+        version: of the bundle.
+        weights: file of the weights.
+        channels: names of the image channels.
+        modality: as the bundle states it; of a model of nnU-Net the channels' names tell it.
+        segments: in the order of their numbers.
+        is_of_nnunet: whether nnU-Net's functions predict. They read no DICOM.
+        config: content of its configs/inference.json.
+    """
+
+    bundle: Path
+    name: str
+    version: str
+    weights: Path
+    channels: tuple[str, ...]
+    modality: str
+    segments: tuple[Segment, ...]
+    is_of_nnunet: bool
+    config: Mapping[str, Any]
+
+    @property
+    def modalities(self) -> tuple[str | None, ...]:
+        """DICOM's name of the modality of each channel; None where the model does not tell it."""
+        names = self.channels if self.is_of_nnunet else [self.modality] * len(self.channels)
+        return tuple(MODALITIES.get(name.casefold()) for name in names)
+
+
+def open_model(source: Path, folder: Path, *, checkpoint: str | None, announce: Announce) -> SegmentationModel:
+    """Read a model. A bundle holds code that will run: open those of people you trust.
+
+    Args:
+        source: the folder of a bundle, the zip of one, or a folder TRAINER__PLANS__CONFIGURATION of nnU-Net.
+        folder: an empty folder for the bundle of a zip, or of a model of nnU-Net.
+        checkpoint: file name of the weights in each fold of nnU-Net's, or a bundle's file of weights.
+        announce: called with the name of each step.
+
+    Raises:
+        MissingFileError: there is no such model, or it has no weights.
+        InputError: a zip that is refused; a bundle that does not segment volumes.
+    """
+    if source.is_file():
+        announce("open the zip")
+        return _read_bundle(open_archive(source, folder), source.name, checkpoint)
+    if (source / "configs" / "inference.json").is_file():
+        return _read_bundle(source, source.resolve().name, checkpoint)
+    if all((source / name).is_file() for name in ("plans.json", "dataset.json")):
+        announce("load torch and nnU-Net")
+        from medmixers.nnunet.bundle import write_nnunet_bundle
+
+        options = {} if checkpoint is None else {"checkpoint": checkpoint}
+        write_nnunet_bundle(source, out=folder / "nnunet_model", announce=announce, **options)
+        model = _read_bundle(folder / "nnunet_model", str(source), None)
+        return replace(model, name=json.loads(_text(model.bundle, "metadata"))["name"])
+    raise MissingFileError(
+        f"{source} is neither a bundle, with configs/inference.json, nor the zip of one, nor a trained nnU-Net model, "
+        "with plans.json and dataset.json"
+    )
+
+
+def _text(bundle: Path, config: str) -> str:
+    path = bundle / "configs" / f"{config}.json"
+    if not path.is_file():
+        raise MissingFileError(f"{bundle} is no bundle that predicts: it has no configs/{config}.json")
+    return path.read_text("utf-8")
+
+
+def _read_bundle(bundle: Path, source: str, checkpoint: str | None) -> SegmentationModel:
+    config, metadata = (json.loads(_text(bundle, name)) for name in ("inference", "metadata"))
+    image = metadata["network_data_format"]["inputs"]["image"]
+    is_of_nnunet = (bundle / "configs" / "nnunet" / "dataset.json").is_file()
+    if metadata["network_data_format"]["outputs"]["pred"]["format"] != "segmentation":
+        raise InputError(
+            f"{source} classifies images; its configs/inference.json reads DICOM and writes the classes to a CSV file"
+        )
+    if not is_of_nnunet and config.get("image_reader", {}).get("spatial_dims") != 3:
+        raise InputError(f"{source} takes single pictures; this command segments volumes")
+    weights = Path(checkpoint) if checkpoint is not None else bundle / "models" / "model.pt"
+    if not weights.is_file():
+        raise MissingFileError(f"{source} has no weights, {weights.name}; train it, or give a file by --checkpoint")
+    return SegmentationModel(
+        bundle=bundle,
+        name=bundle.resolve().name,
+        version=metadata["version"],
+        weights=weights,
+        channels=tuple(image["channel_def"][key] for key in sorted(image["channel_def"], key=int)),
+        modality=image["modality"],
+        segments=_nnunet_segments(bundle) if is_of_nnunet else _segments(source, metadata),
+        is_of_nnunet=is_of_nnunet,
+        config=config,
+    )
+
+
+def _segments(source: str, metadata: Mapping[str, Any]) -> tuple[Segment, ...]:
+    if "segments" not in metadata:
+        raise InputError(f"the configs/metadata.json of {source} has no segments: make the bundle with this version")
+    found = []
+    for name, facts in metadata["segments"].items():
+        codes = {part: facts[part] for part in ("type", "category", "modifier") if part in facts}
+        found.append(
+            Segment(
+                name,
+                tuple(facts["values"]) if "values" in facts else None,
+                tuple(facts["colour"]),
+                read_segment_codes(f"the codes of {name}", codes) if codes else None,
+            )
+        )
+    return tuple(found)
+
+
+def _nnunet_segments(bundle: Path) -> tuple[Segment, ...]:
+    labels = json.loads((bundle / "configs" / "nnunet" / "dataset.json").read_text("utf-8"))["labels"]
+    values = {name: tuple(value) if isinstance(value, list) else (int(value),) for name, value in labels.items()}
+    structures = {name: ids for name, ids in values.items() if ids != (0,) and name != "ignore"}
+    return tuple(Segment(name, ids, colour) for (name, ids), colour in zip(structures.items(), cycle(PALETTE)))
+
+
+def with_codes(model: SegmentationModel, codes: Mapping[str, SegmentCodes]) -> SegmentationModel:
+    """The model with these codes in place of its own.
+
+    Raises:
+        InputError: codes of a label that the model does not have, or a label without a code.
+    """
+    names = [segment.name for segment in model.segments]
+    unknown = [name for name in codes if name not in names]
+    if unknown:
+        raise InputError(f"the model has no label {unknown[0]!r}; valid: {', '.join(names)}")
+    segments = tuple(replace(each, codes=codes.get(each.name, each.codes)) for each in model.segments)
+    bare = [segment.name for segment in segments if segment.codes is None]
+    if bare:
+        example = f"{bare[0]}: {{type: ['10200004', SCT, Liver]}}"
+        raise InputError(
+            f"no code says what {', '.join(bare)} {'is' if len(bare) == 1 else 'are'}; give --codes FILE with a line "
+            f"for each, as {example} (a scheme of your own begins with 99), or write them as codes in the task's YAML "
+            "file and make the bundle again"
+        )
+    return replace(model, segments=segments)

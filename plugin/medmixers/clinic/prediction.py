@@ -1,0 +1,137 @@
+"""Predict a series with the inference of a bundle, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmixers.clinic.model import SegmentationModel
+from medmixers.clinic.series import Series
+from medmixers.datasets.raw_format import NIFTI
+from medmixers.errors import InputError
+from medmixers.images.dicom import read_slices
+from medmixers.progress import note
+
+CASE = "series"  # a name without the patient's
+FILE = ".nii.gz"
+GRID_MM = 1e-2  # affines in NIfTI files have single precision
+
+
+def predict(
+    model: SegmentationModel, channels: Sequence[Series], folder: Path, *, device: str | None = None
+) -> NDArray[Any]:
+    """The structures of a case.
+
+    Args:
+        model: the bundle.
+        channels: the series of each channel, on one grid.
+        folder: an empty folder for what the prediction reads and writes.
+        device: as torch names it; None takes the bundle's choice.
+
+    Returns:
+        (x, y, z) with the number of the segment, 0 for none; or (x, y, z, K) of 0 and 1 where segments may overlap.
+
+    Raises:
+        InputError: what the bundle's own checks refuse.
+    """
+    images, written = folder / "images", folder / "labels"
+    images.mkdir(parents=True)
+    written.mkdir()
+    entry = _nifti_files(model, channels, images) if model.is_of_nnunet else _linked_folders(channels, images)
+    options: dict[str, Any] = {
+        "dataset_dir": str(images),
+        "output_dir": str(written),
+        "datalist": [entry],
+        "ckpt_path": str(model.weights.resolve()),
+        "num_workers": 0,
+    }
+    if "output_ext" in model.config:
+        options |= {"output_ext": FILE, "separate_folder": False}
+    if "output_postfix" in model.config:
+        options["output_postfix"] = ""
+    if device is not None:
+        options["device"] = f"$torch.device({device!r})"
+    _run(model.bundle, options, folder)
+    return _read(model, channels[0], written)
+
+
+def _linked_folders(channels: Sequence[Series], images: Path) -> str | list[str]:
+    """A folder per channel with links to its files: a folder of the user's may hold several series."""
+    folders = []
+    for channel, series in enumerate(channels):
+        folder = images / CASE / f"{channel:04d}" if len(channels) > 1 else images / CASE
+        folder.mkdir(parents=True)
+        for number, file in enumerate(series.files):
+            (folder / f"{number:05d}_{file.name}").symlink_to(file.resolve())
+        folders.append(str(folder))
+    return folders if len(folders) > 1 else folders[0]
+
+
+def _nifti_files(model: SegmentationModel, channels: Sequence[Series], images: Path) -> list[str]:
+    """A NIfTI file per channel, as nnU-Net's readers take them: voxels in the order of the series."""
+    import nibabel as nib
+
+    ending = json.loads((model.bundle / "configs" / "nnunet" / "dataset.json").read_text("utf-8"))["file_ending"]
+    if ending.lower() not in NIFTI:
+        raise InputError(f"the model takes {ending} files; this command feeds models that take NIfTI (.nii.gz, .nii)")
+    reader = json.loads((model.bundle / "configs" / "nnunet" / "plans.json").read_text("utf-8"))["image_reader_writer"]
+    axes = "".join(nib.aff2axcodes(channels[0].affine))
+    if axes[2] not in "IS" and "Reorient" not in reader:
+        note(
+            f"medmixers: note: the slices of the series are not axial (voxel axes {axes}), and the model's reader, "
+            f"{reader}, does not turn images: the model must have been trained on such images"
+        )
+    files = []
+    for channel, series in enumerate(channels):
+        file = images / f"{CASE}_{channel:04d}{ending}"
+        nib.save(nib.Nifti1Image(read_slices(series.slices), series.affine), file)
+        files.append(str(file))
+    return files
+
+
+def _run(bundle: Path, options: dict[str, Any], folder: Path) -> None:
+    """``python -m monai.bundle run`` of the bundle's inference with these options laid over it."""
+    overlay = folder / "options.json"
+    overlay.write_text(json.dumps(options), "utf-8")
+    configs = [str(bundle.resolve() / "configs" / "inference.json"), str(overlay)]
+    command = ["-m", "monai.bundle", "run", "--bundle_root", str(bundle.resolve()), "--config_file", str(configs)]
+    done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True)
+    if done.returncode == 0:
+        return
+    lines = done.stderr.strip().splitlines() or ["no message"]
+    if done.returncode == 2 and ": error: " in lines[-1]:
+        raise InputError(lines[-1].partition(": error: ")[2])
+    raise RuntimeError(f"the bundle's inference ended with status {done.returncode}:\n{done.stderr}")
+
+
+def _read(model: SegmentationModel, series: Series, folder: Path) -> NDArray[Any]:
+    segments = model.segments
+    if segments[0].values is None:
+        masks = [_on_grid(folder / f"{CASE}_{segment.name}{FILE}", series) > 0 for segment in segments]
+        return np.stack(masks, axis=-1).astype(np.uint8)
+    labels = _on_grid(next(iter(sorted(folder.glob(f"{CASE}.nii*"))), folder / f"{CASE}{FILE}"), series)
+    values = [segment.values or () for segment in segments]
+    if all(len(each) == 1 for each in values):
+        highest = max(int(labels.max()), *(each[0] for each in values))
+        numbers = np.zeros(highest + 1, np.min_scalar_type(len(segments)))
+        for number, (value,) in enumerate(values, start=1):
+            numbers[value] = number
+        return numbers[labels]
+    return np.stack([np.isin(labels, each) for each in values], axis=-1).astype(np.uint8)
+
+
+def _on_grid(file: Path, series: Series) -> NDArray[np.uint16]:
+    """Values of a predicted file, which must lie on the grid of the series."""
+    import nibabel as nib
+
+    image = nib.load(file)
+    if image.shape != series.shape or series.distance(image.affine) > GRID_MM:
+        raise RuntimeError(f"the prediction is not on the grid of the series: {image.shape}, {image.affine.tolist()}")
+    return np.asarray(image.dataobj).astype(np.uint16)

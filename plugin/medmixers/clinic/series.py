@@ -1,0 +1,110 @@
+"""Find the DICOM series that a model is given, and check that it is one volume of the model's modality."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medmixers.errors import InputError, MissingFileError
+from medmixers.images.dicom import GRID_TOLERANCE, Slice, check_series, is_dicom, read_header, volume_affine
+
+# DICOM objects that may have rows and columns, but are no images to segment
+NOT_IMAGES = {"SEG", "RTDOSE", "PR", "SR", "KO", "REG"}
+FOUND = ("SeriesInstanceUID", "Modality", "Rows")
+
+
+class Series(NamedTuple):
+    """A series that forms one volume.
+
+    Args:
+        slices: sorted along their normal.
+        affine: from voxel (x, y, z) to RAS millimetres, (4, 4).
+        modality: as DICOM names it: CT, MR, ...
+    """
+
+    slices: tuple[Slice, ...]
+    affine: NDArray[np.float64]
+    modality: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels (x, y, z)."""
+        rows, columns = self.slices[0].size
+        return columns, rows, len(self.slices)
+
+    def distance(self, affine: NDArray[np.float64]) -> float:
+        """The farthest that a corner of this grid lies from its place by another affine, along an axis, in mm."""
+        corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * [*self.shape, 1]
+        return float(np.abs((affine - self.affine) @ corners.T).max())
+
+    @property
+    def files(self) -> list[Path]:
+        """Each file once, in the order of the slices."""
+        return list(dict.fromkeys(each.file for each in self.slices))
+
+
+def find_series(source: Path, *, channels: Sequence[str], series_uid: Sequence[str] = ()) -> list[Series]:
+    """The series of a case, one per channel, on one grid.
+
+    Args:
+        source: a folder, which is searched with all folders in it, or a multi-frame file.
+        channels: names of the channels that the model takes.
+        series_uid: SeriesInstanceUID of each channel; empty where ``source`` holds one series.
+
+    Raises:
+        MissingFileError: no DICOM image is there.
+        InputError: several series without ``series_uid``; another number of series than channels; what
+            :func:`medmixers.images.dicom.check_series` refuses; series on different grids.
+    """
+    found = _image_series(source)
+    if not found:
+        raise MissingFileError(f"{source} holds no DICOM image")
+    listed = "; ".join(
+        f"{uid} ({modality}, {len(files)} files, {files[0].parent})" for uid, (modality, files) in found.items()
+    )
+    chosen = list(series_uid) or (list(found) if len(found) == 1 else [])
+    if not chosen and len(channels) == 1:
+        raise InputError(f"{source} holds {len(found)} DICOM series; name one by --series_uid: {listed}")
+    if len(chosen) != len(channels):
+        raise InputError(
+            f"the model takes {len(channels)} images per case; give the series of each, {', '.join(channels)}, as "
+            f"--series_uid UID,UID,...; found: {listed}"
+        )
+    unknown = [uid for uid in chosen if uid not in found]
+    if unknown:
+        raise InputError(f"{source} holds no DICOM series {unknown[0]!r}; valid: {listed}")
+    volumes = []
+    for uid in chosen:
+        modality, files = found[uid]
+        slices = tuple(check_series(files))
+        volumes.append(Series(slices, volume_affine(slices), modality))
+    _check_one_grid(volumes, chosen)
+    return volumes
+
+
+def _image_series(source: Path) -> dict[str, tuple[str, list[Path]]]:
+    """SeriesInstanceUID -> modality and files, of the images below ``source``."""
+    if not source.exists():
+        raise MissingFileError(f"there is no DICOM series {str(source)!r}")
+    paths = [source] if source.is_file() else sorted(source.rglob("*"))
+    found: dict[str, tuple[str, list[Path]]] = {}
+    for path in paths:
+        if not path.is_file() or not is_dicom(path):
+            continue
+        header = read_header(path, FOUND)
+        modality = str(header.get("Modality") or "")
+        if "Rows" in header and modality not in NOT_IMAGES:
+            found.setdefault(str(header.get("SeriesInstanceUID", path)), (modality, []))[1].append(path)
+    return found
+
+
+def _check_one_grid(volumes: Sequence[Series], uids: Sequence[str]) -> None:
+    first = volumes[0]
+    tolerance = GRID_TOLERANCE * float(np.linalg.norm(first.affine[:3, :3], axis=0).min())
+    for uid, other in zip(uids, volumes, strict=True):
+        if other.shape != first.shape or first.distance(other.affine) > tolerance:
+            raise InputError(f"the series {uids[0]} and {uid} lie on different grids; resample one to the other first")
