@@ -245,6 +245,17 @@ class AttentionNetwork(nn.Module):
         return self.network(x)
 
 
+class ConvNetwork(nn.Module):
+    """One convolution: its receptive field is the kernel."""
+
+    def __init__(self, input_channels: int, num_classes: int, deep_supervision: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(input_channels, num_classes, 5, padding=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
 @pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO", "NibabelIOWithReorient"])
 @pytest.mark.parametrize("spacing", [[1.5, 1.2, 1.0], [1.3, 1.1]])
 @pytest.mark.parametrize("transpose", [[0, 1, 2], [2, 0, 1]])
@@ -265,21 +276,26 @@ def test_a_voxel_of_the_file_has_its_place_in_the_case(
 def test_a_voxels_attention_and_receptive_field(tmp_path: Path) -> None:
     image = write_image(tmp_path / "blob_0000.nii.gz")
     torch.manual_seed(0)
-    name = {"network_class_name": f"{__name__}.AttentionNetwork", "arch_kwargs": {}, "_kw_requires_import": []}
-    described = plans(name, reader="SimpleITKIO", spacing=[1.0, 1.0, 1.0], transpose=[0, 1, 2])
-    described["configurations"]["3d_fullres"]["patch_size"] = [32, 32, 32]
-    model = write_model(tmp_path / "model", AttentionNetwork(1, 2), described)
+    models = []
+    for network in (AttentionNetwork(1, 2), ConvNetwork(1, 2)):
+        name = f"{__name__}.{type(network).__name__}"
+        architecture = {"network_class_name": name, "arch_kwargs": {}, "_kw_requires_import": []}
+        described = plans(architecture, reader="SimpleITKIO", spacing=[1.0, 1.0, 1.0], transpose=[0, 1, 2])
+        described["configurations"]["3d_fullres"]["patch_size"] = [32, 32, 32]
+        models.append(write_model(tmp_path / name, network, described))
+    model, conv = models
     voxel = tuple(map(int, BLOB[[0, 2, 1]]))
     said = write_block_attention(model, image, tmp_path / "a.nii.gz", voxel)
     assert "volume 0: stage 1, block 1, LocalAttention, feature map of 8 x 8 x 8" in said
     assert "volume 1: stage 4, block 1, GlobalAttention, feature map of 1 x 1 x 1" in said
-    assert "50% within " in write_receptive_field(model, image, tmp_path / "f.nii.gz", voxel)
-    for file, volumes in (("a", 2), ("f", 1)):
+    said = write_receptive_field(conv, image, tmp_path / "f.nii.gz", voxel)
+    assert "99% within 2 voxels of 1 x 1 x 1 mm on each axis, in a window of 32 x 32 x 32" in said
+    for file, volumes, closeness in (("a", 2, 6), ("f", 1, 1)):
         written, source = nib.load(tmp_path / f"{file}.nii.gz"), nib.load(image)
         assert written.shape == (*source.shape, volumes)
         assert np.allclose(written.affine, source.affine, atol=1e-5)
         maps = np.asarray(written.dataobj)
-        assert np.linalg.norm(centre_of_mass(maps[..., 0] ** 2) - voxel) < 6  # of 32
+        assert np.linalg.norm(centre_of_mass(maps[..., 0]) - voxel) < closeness
         with Image.open(tmp_path / f"{file}.png") as picture:
             assert picture.mode == "RGB"
             assert picture.height > 100 * volumes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from medmixers.cli.commands import Size
 from medmixers.cli.device import usable_device
 from medmixers.progress import steps
@@ -42,7 +44,7 @@ class Explain:
             announce("load torch")
             from medmixers.explain.commands import write_attention, write_block_attention
 
-            options = {"fold": fold, "checkpoint": checkpoint, "device": usable_device(device)}
+            options: dict[str, Any] = {"fold": fold, "checkpoint": checkpoint, "device": usable_device(device)}
             if voxel is None:
                 return write_attention(model, image, out, **options, announce=announce)
             return write_block_attention(model, image, out, voxel, **options, announce=announce)

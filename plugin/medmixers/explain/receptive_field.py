@@ -25,7 +25,8 @@ def receptive_field(network: nn.Module, image: Tensor, position: Sequence[int]) 
     logits = network(x)
     if isinstance(logits, list | tuple):
         logits = logits[0]
-    at = logits[0] if logits.ndim == 2 else logits[(0, slice(None), *position)]
+    index = (0, slice(None), *position)
+    at = logits[0] if logits.ndim == 2 else logits[index]
     (gradient,) = torch.autograd.grad(at.max(), x)
     field = gradient[0].abs().sum(0)
     mean = field.mean()
