@@ -22,7 +22,7 @@ class Explain:
         checkpoint: str | None = None,
         device: str = "cpu",
     ) -> str:
-        """Write token attention on images, or with --voxel the attention of one voxel in every block.
+        """Write token attention on images, or with --voxel attention of one voxel.
 
         Several channels of a case are named as in nnU-Net: CASE_0000.nii.gz, CASE_0001.nii.gz.
 
@@ -59,10 +59,10 @@ class Explain:
         checkpoint: str | None = None,
         device: str = "cpu",
     ) -> str:
-        """Write the effective receptive field at one voxel: how strongly each voxel of the image moves its label.
+        """Write the effective receptive field at one voxel.
 
-        It is the gradient of the voxel's largest logit (Luo et al. 2016). The command prints the distances within which
-        50, 95 and 99 percent of it lie. Compare models of several token mixers and kernels at the same voxel.
+        It shows how strongly each voxel of the image moves the label: the gradient of the voxel's largest logit (Luo et
+        al. 2016). The command prints the distances within which 50, 95 and 99 percent of it lie. Compare models of several token mixers and kernels at the same voxel.
 
         Args:
             model: folder TRAINER__PLANS__CONFIGURATION in nnUNet_results, or of a bundle.
@@ -74,7 +74,7 @@ class Explain:
             device: cpu, cuda, cuda:1 or mps.
 
         Example:
-            medmixers explain receptive_field MODEL images/case_0000.nii.gz field.nii.gz 60,48,30
+            medmixers explain receptive_field MODEL images/case_0000.nii.gz field.nii.gz --voxel 60,48,30
         """
         with steps("explain receptive_field") as announce:
             announce("load torch")

@@ -69,7 +69,8 @@ def window_around(case: Case, voxel: Sequence[int]) -> Window:
     for size, width, first in zip(sizes, case.window, start, strict=True):
         padding = [max(-first, 0), max(first + width - size, 0), *padding]
     inside = [slice(max(first, 0), first + width) for first, width in zip(start, case.window, strict=True)]
-    image = F.pad(case.image[entry][tuple([slice(None), *inside])][None], padding)
+    index = (slice(entry, entry + 1), slice(None), *inside)
+    image = F.pad(case.image[index], padding)
     return Window(image, tuple(p - first for p, first in zip(position, start, strict=True)), entry, start)
 
 
