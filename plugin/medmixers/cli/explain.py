@@ -62,7 +62,8 @@ class Explain:
         """Write the effective receptive field at one voxel.
 
         It shows how strongly each voxel of the image moves the label: the gradient of the voxel's largest logit (Luo et
-        al. 2016). The command prints the distances within which 50, 95 and 99 percent of it lie. Compare models of several token mixers and kernels at the same voxel.
+        al. 2016). The command prints the distances within which 50, 95 and 99 percent of it lie. Compare models of
+        several token mixers and kernels at the same voxel.
 
         Args:
             model: folder TRAINER__PLANS__CONFIGURATION in nnUNet_results, or of a bundle.
