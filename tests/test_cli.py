@@ -370,7 +370,11 @@ def test_list_networks_shows_counts_as_profile_prints_them(medmixers):
     for size, millions in (("16,16", in_2d), ("16,16,16", in_3d)):
         words = medmixers("profile", name, "--size", size, "--repeats", 1).out.split()
         assert f"{float(words[words.index('parameters') + 1]):.2f}" == millions
-    assert "bound to an image size" in lines[-1]
+    assert "bound to an image size" in lines[-2]
+    names = medmixers("list", "peers").out.split()
+    assert {"monai:SwinUNETR", "nnunet:PlainConvUNet"} < set(names)
+    assert "timm:convnext_tiny" in medmixers("list", "peers", "timm").out.split()
+    assert "unknown library 'keras'; valid: monai, nnunet, timm" in medmixers("list", "peers", "keras").err
 
 
 def test_profile_to_csv(tmp_path, medmixers):

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from medmixers.registry import Registry, UnknownNameError, valid_names
+from medmixers.peers import (
+    MONAI_CLASSIFICATION,
+    MONAI_SEGMENTATION,
+    MONAI_SIZE_BOUND,
+    NNUNET,
+    NNUNET_BLOCKS,
+    Library,
+    LibraryRegistry,
+    timm_names,
+)
 
 
 @dataclass(frozen=True)
@@ -74,59 +82,47 @@ CONVFORMER_SIZES = {  # Yu et al. 2023, Table 2; ConvFormer and CAFormer
     "b36": MetaFormerSize((3, 12, 18, 3), (128, 256, 512, 768)),
 }
 
-# Networks of other libraries that a study compares with, by name: "monai:SwinUNETR", "timm:convnext_tiny".
-PEER = re.compile(r"(monai|timm):(\w+)")
-MONAI_SEGMENTATION: Mapping[str, Mapping[str, Any]] = {  # name -> arguments that MONAI has no default for
-    "AttentionUnet": {"channels": (32, 64, 128, 256, 320), "strides": (2, 2, 2, 2)},
-    "BasicUNet": {},
-    "BasicUNetPlusPlus": {},
-    "DynUNet": {"kernel_size": (3,) * 5, "strides": (1, 2, 2, 2, 2), "upsample_kernel_size": (2,) * 4},
-    "FlexibleUNet": {"backbone": "efficientnet-b0"},
-    "HighResNet": {},
-    "MedNeXt": {},
-    "SegResNet": {},
-    "SegResNetDS": {},
-    "SwinUNETR": {},
-    "UNETR": {},
-    "UNet": {"channels": (32, 64, 128, 256, 320), "strides": (2, 2, 2, 2)},
-    "VNet": {},
-}
-MONAI_CLASSIFICATION: Mapping[str, Mapping[str, Any]] = {
-    **{f"DenseNet{depth}": {} for depth in (121, 169, 201, 264)},
-    "EfficientNetBN": {"model_name": "efficientnet-b0"},
-    **{f"resnet{depth}": {} for depth in (10, 18, 34, 50, 101, 152, 200)},
-    **{name: {} for name in ("SENet154", "SEResNet50", "SEResNet101", "SEResNet152", "SEResNext50", "SEResNext101")},
-    "ViT": {"patch_size": 16},
-}
-MONAI_SIZE_BOUND = ("UNETR", "ViT")
+NETWORKS: LibraryRegistry[NetworkRow] = LibraryRegistry("network", listing="medmixers list networks")
 
 
-class NetworkTable(Registry[NetworkRow]):
-    """The registered networks and, by a name with a colon, the peers; a peer is not listed."""
-
-    def __getitem__(self, name: str) -> NetworkRow:
-        match = PEER.fullmatch(name) if isinstance(name, str) else None
-        return super().__getitem__(name) if match is None else _peer(match[1], match[2])
-
-
-def _peer(library: str, name: str) -> NetworkRow:
-    target = f"medmixers.networks.peers.{library}:{name}"
-    if library == "timm":  # some are built for an image size
-        return NetworkRow(target=target, task="classification", source="timm", summary=name, size_bound=True)
-    peers = {**MONAI_SEGMENTATION, **MONAI_CLASSIFICATION}
-    if name not in peers:
-        raise UnknownNameError(f"unknown MONAI network {name!r}; valid: {valid_names(name, peers)}")
+def _of_monai(name: str) -> NetworkRow:
     return NetworkRow(
-        target=target,
+        target=f"medmixers.networks.monai_peers.{name}",
         task="segmentation" if name in MONAI_SEGMENTATION else "classification",
         source="monai",
-        summary=name,
-        arguments=peers[name],
+        summary=f"MONAI's {name}",
+        arguments={**MONAI_SEGMENTATION, **MONAI_CLASSIFICATION}[name],
         size_bound=name in MONAI_SIZE_BOUND,
     )
 
 
-NETWORKS = NetworkTable("network", listing="medmixers list networks")
+def _of_nnunet(name: str) -> NetworkRow:
+    return NetworkRow(
+        target=f"medmixers.networks.nnunet_peers.{name}",
+        task="segmentation",
+        source="nnunet",
+        summary=NNUNET[name],
+        blocks=tuple(f"dynamic_network_architectures.building_blocks.{each}" for each in NNUNET_BLOCKS),
+    )
+
+
+def _of_timm(name: str) -> NetworkRow:
+    return NetworkRow(
+        target=f"medmixers.networks.timm_peers.{name}",
+        task="classification",
+        source="timm",
+        summary=f"timm's {name}, 2D",
+        weights=f"timm:{name}",
+        size_bound=True,  # some are built for an image size
+    )
+
+
+for _name, _names, _item in (
+    ("monai", lambda: {**MONAI_SEGMENTATION, **MONAI_CLASSIFICATION}, _of_monai),
+    ("nnunet", lambda: NNUNET, _of_nnunet),
+    ("timm", timm_names, _of_timm),
+):
+    NETWORKS.libraries[_name] = Library(_names, _item, f"medmixers list peers {_name}")
 
 ENCODER = "medmixers.networks.metaformer.MetaFormerEncoder"
 CLASSIFIER = "medmixers.networks.classifier.MetaFormerClassifier"

@@ -13,6 +13,7 @@ from torch import nn
 
 from medmixers.factory import create_network
 from medmixers.kernels.plain_depthwise import plain_depthwise_conv, under_autocast
+from medmixers.layers.activations import ACTIVATIONS
 from medmixers.layers.conv import conv_nd
 from medmixers.mixers.build import create_mixer
 from medmixers.mixers.grouped_conv import GroupedConv
@@ -204,6 +205,21 @@ for _network, _quick, _options in (
             ),
         )
 
+# Yu et al. 2023, Tables 11 and 12: StarReLU alone, and the same network with GELU in its place.
+COMPARISONS.register(
+    "StarReLU 1x1000000", Comparison((1, 1_000_000), {OURS: ACTIVATIONS["star_relu"], "nn.GELU": ACTIVATIONS["gelu"]})
+)
+for _network in ("convformer_s18", "caformer_s18"):
+    _classifier = partial(create_network, _network, spatial_dims=2, in_channels=3, out_channels=1000)
+    COMPARISONS.register(
+        f"{_network} StarReLU 1x224x224",
+        Comparison(
+            (1, 3, 224, 224),
+            {OURS: _classifier, "GELU in its place": partial(_classifier, activation="gelu")},
+            quick=False,
+        ),
+    )
+
 for _kernel in (3, 7):
     _options = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "kernel_size": _kernel, **_visible}
     COMPARISONS.register(
@@ -220,12 +236,11 @@ for _kernel in (3, 7):
     )
 
 _brats: dict[str, Any] = {"spatial_dims": 3, "in_channels": 4, "out_channels": 3}
-_nnunet: dict[str, Any] = {"in_channels": 4, "out_channels": 3}
 _swin = {"MONAI SwinUNETR": partial(create_network, "swin_unetr_tshimanga2026", **_brats)}
 _unets: dict[str, Callable[[], nn.Module]] = {
     "MONAI UNet": partial(create_network, "unet_tshimanga2026", **_brats),
-    "nnU-Net PlainConvUNet": partial(peers.nnunet_network, "plain", **_nnunet),
-    "nnU-Net ResEncUNet": partial(peers.nnunet_network, "residual", **_nnunet),
+    "nnU-Net PlainConvUNet": partial(create_network, "nnunet:PlainConvUNet", **_brats),
+    "nnU-Net ResEncUNet": partial(create_network, "nnunet:ResidualEncoderUNet", **_brats),
 }
 for _network in ("token_unet", "token_unet_no_transformer", "token_unet_released_8"):
     for _edge in (96, 128):

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medmixers.errors import InputError
 from medmixers.factory import create_network
 from medmixers.kernels.average_pool import plain_local_average
 from medmixers.kernels.eager import CHANNELS_LAST
@@ -165,28 +164,3 @@ def timm_network(name: str) -> nn.Module:
     import timm
 
     return timm.create_model(name)
-
-
-def nnunet_network(kind: str, *, in_channels: int, out_channels: int) -> nn.Module:
-    """nnU-Net's 3D networks of six stages, as its planner builds them for a large patch."""
-    from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
-
-    shared: dict[str, Any] = {
-        "input_channels": in_channels,
-        "num_classes": out_channels,
-        "n_stages": 6,
-        "features_per_stage": (32, 64, 128, 256, 320, 320),
-        "conv_op": nn.Conv3d,
-        "kernel_sizes": 3,
-        "strides": (1, 2, 2, 2, 2, 2),
-        "conv_bias": True,
-        "norm_op": nn.InstanceNorm3d,
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "nonlin": nn.LeakyReLU,
-        "nonlin_kwargs": {"inplace": True},
-    }
-    if kind == "plain":
-        return PlainConvUNet(**shared, n_conv_per_stage=2, n_conv_per_stage_decoder=2)
-    if kind == "residual":
-        return ResidualEncoderUNet(**shared, n_blocks_per_stage=(1, 3, 4, 6, 6, 6), n_conv_per_stage_decoder=1)
-    raise InputError(f"kind must be 'plain' or 'residual', got {kind!r}")

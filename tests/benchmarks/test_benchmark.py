@@ -74,13 +74,6 @@ def test_every_comparison_starts_with_ours_and_builds():
             assert comparison.contenders[OURS]().eval()(x).shape[0] == comparison.size[0]
 
 
-@pytest.mark.parametrize(("kind", "parameters"), [("plain", 31), ("residual", 102)])
-def test_nnunet_peers_are_its_networks_of_six_stages(kind, parameters):
-    network = peers.nnunet_network(kind, in_channels=4, out_channels=3)
-    assert round(sum(weight.numel() for weight in network.parameters()) / 1e6) == parameters
-    assert network(torch.randn(1, 4, 32, 32, 64)).shape == (1, 3, 32, 32, 64)
-
-
 @pytest.mark.parametrize("dims", [2, 3])
 def test_naive_metaformer_computes_the_same(dims):
     options = {"spatial_dims": dims, "in_channels": 1, "out_channels": 2, "depths": (1,) * 4, "dims": (8, 8, 16, 16)}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,10 @@ import yaml
 from bundle_helpers import USER_TASK as TASK
 from monai.bundle import ConfigParser
 
+from medmixers import create_network
 from medmixers.bundle_runtime.preflight import check_training
 from medmixers.bundles.new import new_bundle
+from medmixers.bundles.share.pack import vendor, write_vendored
 from medmixers.bundles.verify.checks import verify_bundle
 from medmixers.bundles.verify.subject import Subject
 
@@ -136,3 +140,36 @@ def test_a_users_bundle_passes_the_static_checks(kind: str, tmp_path: Path) -> N
     if "raw" in options:
         built["raw"] = parser.get_parsed_content("preflight::raw")
     check_training(**{**options, **none, **built, "dataset_dir": str(subject.dataset)})
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "package", "options"),
+    [
+        ("nnunet:PlainConvUNet", TASK, "dynamic_network_architectures", {"strides": (1, 2), "kernel_sizes": 1}),
+        ("monai:SwinUNETR", TASK, "einops", {"feature_size": 12}),
+        ("timm:resnet10t", {**TASK, **KINDS["classes"]}, "timm", {"drop_rate": 0.1}),
+    ],
+)
+def test_a_network_of_another_library_has_its_bundle_and_its_zip(
+    name: str, task: dict[str, object], package: str, options: dict[str, object], tmp_path: Path
+) -> None:
+    """The name is safe in a folder's, the metadata requires the library, and the zip's own code builds the network."""
+    file = tmp_path / "my_task.yaml"
+    file.write_text(yaml.safe_dump(task))
+    bundle = new_bundle(str(file), network=name, out=tmp_path, **options)
+    assert bundle.name == f"{task['name']}_{name.lower().replace(':', '_')}"
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    assert metadata["required_packages_version"][package] == version(package)
+    vendored = vendor(bundle)
+    write_vendored(bundle, vendored)
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.json"))
+    parser["bundle_root"] = str(bundle)
+    with torch.device("meta"):
+        network = parser.get_parsed_content("network_def")
+        size = metadata["network_data_format"]["inputs"]["image"]["spatial_shape"]
+        given = {"spatial_dims": len(size), "in_channels": len(task["channels"]), "out_channels": 2}
+        expected = create_network(name, **given, **options)
+    assert type(network).__module__.startswith(vendored.name)
+    shapes = [{key: value.shape for key, value in each.state_dict().items()} for each in (network, expected)]
+    assert shapes[0] == shapes[1]

@@ -8,7 +8,9 @@ from network_checks import check_gradients
 from torch.nn import functional as F
 
 from medmixers import create_network
-from medmixers.networks.med_blocks import LAFFN, SDFFN, SEM, MEDBlock
+from medmixers.errors import InputError
+from medmixers.networks.med_blocks import FFN, LAFFN, SDFFN, SEM, MEDAttention, MEDBlock
+from medmixers.results.published import published
 
 TINY = {"med_next": {"dims": (8, 8, 16, 16)}, "med_unext": {"channels": (8, 8, 16, 16, 16), "med_depth": 1}}
 SIZES = [(6, 9), (4, 5, 6)]
@@ -104,6 +106,82 @@ def test_med_block_adds_its_three_branches():
         normed = F.layer_norm(expected.movedim(1, -1), (8,), eps=1e-6).movedim(-1, 1)
         expected = expected + branch(normed)
     torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "linear", "simplified"])
+@pytest.mark.parametrize("size", SIZES)
+def test_attention_written_out(kind, size):
+    """Figure 2A to 2C in float64, position by position."""
+    torch.manual_seed(0)
+    module = MEDAttention(8, spatial_dims=len(size), kind=kind).double()
+    x = torch.randn(2, 8, *size, dtype=torch.float64)
+    tokens = as_tokens(x)
+    query, key, value = [tokens @ matrix(layer) for layer in module.projections] or [tokens] * 3
+    if kind == "softmax":
+        scores = (query @ key.transpose(1, 2) / 8**0.5).exp()
+        expected = scores @ value / scores.sum(-1, keepdim=True)
+    else:
+        of_channels, of_positions = query.exp(), key.exp()
+        context = torch.einsum("bnc,bnd->bcd", of_positions / of_positions.sum(1, keepdim=True), value)
+        expected = (of_channels / of_channels.sum(-1, keepdim=True)) @ context
+    torch.testing.assert_close(as_tokens(module(x)), expected)
+
+
+def test_feed_forward_forms_have_the_counts_of_the_text():
+    """Section SDFFN: 2,097,152 weights of the traditional form at width 512; the smooth one keeps its width."""
+    forms = {"ffn": FFN(512, spatial_dims=2, ratio=4), "smooth_ffn": FFN(512, spatial_dims=2, ratio=1)}
+    counts = {name: sum(value.numel() for value in form.parameters()) for name, form in forms.items()}
+    (printed,) = (f.value for f in published() if f.name == "FFN of width 512")
+    assert counts == {"ffn": printed, "smooth_ffn": 2 * 512**2}
+    block = MEDBlock(8, spatial_dims=2, feature_size=(6, 9), feed_forward="ffn")
+    x = torch.randn(1, 8, 4, 4)
+    first, _, last = block.sdffn
+    expected = F.conv2d(F.gelu(F.conv2d(x, first.weight)), last.weight)
+    torch.testing.assert_close(block.sdffn(x), expected)
+
+
+# Rows of the ablation (Tables 7 and 8): which of the three modules a network has.
+ABLATION = [(laffn, sem, sdffn) for laffn in (False, True) for sem in (False, True) for sdffn in (False, True)]
+
+
+@pytest.mark.parametrize(("laffn", "sem", "sdffn"), ABLATION)
+def test_modules_switch_off_without_a_trace(laffn, sem, sdffn):
+    """No weight of a module stays behind, every weight that is left trains, and TorchScript gives the same logits."""
+    torch.manual_seed(0)
+    options = {"attention": "laffn" if laffn else "none", "sem": sem, "feed_forward": "sdffn" if sdffn else "ffn"}
+    network = build("med_next", **TINY["med_next"], input_size=(64, 64), rescale=laffn, **options)
+    kinds = {type(module).__name__ for module in network.modules()}
+    assert {name: name in kinds for name in ("LAFFN", "SEM", "SDFFN")} == {"LAFFN": laffn, "SEM": sem, "SDFFN": sdffn}
+    image = torch.randn(2, 3, 64, 64)
+    check_gradients(network, network(image))
+    network.eval()
+    torch.testing.assert_close(torch.jit.script(network)(image), network(image))
+
+
+@pytest.mark.parametrize("attention", ["softmax", "linear", "simplified"])
+def test_other_attention_stands_in_place_of_laffn(attention):
+    torch.manual_seed(0)
+    options = {"attention": attention, "feed_forward": "smooth_ffn"}
+    network = build("med_unext", in_channels=1, **TINY["med_unext"], **options)
+    image = torch.randn(2, 1, 64, 96)
+    check_gradients(network, network(image))
+    network.eval()
+    torch.testing.assert_close(torch.jit.script(network)(image), network(image))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"attention": "soft"}, "attention must be one of laffn, softmax, linear, simplified, none, got 'soft'"),
+        ({"feed_forward": "mlp"}, "feed_forward must be one of sdffn, ffn, smooth_ffn, got 'mlp'"),
+        ({"rescale": True, "attention": "none"}, "rescale belongs to attention 'laffn', got attention='none'"),
+        ({"sem": "no"}, "network 'med_next': sem must be True or False, got 'no'"),
+    ],
+)
+def test_wrong_modules_are_named(options, message):
+    with pytest.raises(InputError) as caught:
+        build("med_next", **TINY["med_next"], **options)
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("name", ["med_next", "med_unext"])

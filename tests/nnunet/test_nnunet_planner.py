@@ -5,7 +5,9 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from medmixers.nnunet.memory import training_memory
@@ -232,3 +234,26 @@ def test_names_tell_networks_apart():
     assert default_plans_name(META, options) == "MetaformerSegformerS12GroupedConvKernelSize5Plans"
     hybrid = {"mixer": ("pooling", "sep_conv"), "drop_path_rate": 0.1}
     assert default_plans_name(META, hybrid) == "MetaformerSegformerS12PoolingSepConvDropPathRate01Plans"
+
+
+def test_a_network_of_nnunet_is_planned_as_nnunet_plans_it(dataset):
+    """Levels, strides, anisotropic kernels, widths and parameters are those of nnU-Net's own plans for that patch."""
+    plan_experiment_dataset(900)
+    stock = plans(dataset, "nnUNetPlans")["configurations"]["3d_fullres"]
+    _, ours = plan("nnunet:PlainConvUNet", patch_size=stock["patch_size"], gpu_memory_gb=1000)
+    row, planned = ours.get_configuration("3d_fullres"), stock["architecture"]["arch_kwargs"]
+    assert row.patch_size == stock["patch_size"]
+    assert row.pool_op_kernel_sizes == planned["strides"]
+    assert row.network_arch_init_kwargs["kernel_sizes"] == planned["kernel_sizes"]
+    assert [1, 3, 3] in planned["kernel_sizes"], "the data is anisotropic"
+    with torch.device("meta"):
+        network = network_of(row, deep_supervision=True)
+        theirs = get_network_from_plans(
+            stock["architecture"]["network_class_name"], planned, stock["architecture"]["_kw_requires_import"], 1, 2,
+            allow_init=False, deep_supervision=True,
+        )  # fmt: skip
+        shapes = {key: value.shape for key, value in network.network.state_dict().items()}
+        assert shapes == {key: value.shape for key, value in theirs.state_dict().items()}
+        image = torch.empty(1, 1, *row.patch_size)
+        assert [each.shape for each in network(image)] == [each.shape for each in theirs(image)]
+    assert all(value.requires_grad for value in network.parameters())

@@ -124,6 +124,22 @@ def test_f1_is_the_harmonic_mean_of_precision_and_recall():
         assert s["f1"] == pytest.approx(2 * s["precision"] * s["recall"] / (s["precision"] + s["recall"]), abs=0.005)
 
 
+def test_differences_and_ratios_in_the_text_follow_from_the_numbers_beside_them():
+    """Xue et al.: what is printed twice; Tshimanga et al.: what is saved, from what is left."""
+    of = {(f.where, f.name, f.quantity, f.task): f.value for f in FIGURES if f.paper == "xue2026"}
+    for task in ("SARS-COV2 Ct-Scan", "Large COVID-19 CT scan slice"):
+        key = ("Swin-Transformer v2", "accuracy_below", task)
+        assert of[("abstract", *key)] == of[(f"classification, {task}", *key)]
+    cost = {name: value for (_, name, quantity, _), value in of.items() if quantity == "macs"}
+    assert round(100 * cost["MedNeXt"] / cost["Swin-Transformer v2"]) == 59  # percent, says the abstract
+    ours = {
+        (f.quantity, f.where): f for f in FIGURES if f.paper == "tshimanga2026" and f.name.endswith("(w/ Transformer)")
+    }
+    for quantity, number in (("memory", "rederived"), ("time", "value")):
+        left = ours[f"inference_{quantity}_ratio", "abstract"].value
+        assert getattr(ours[f"inference_{quantity}_reduction", "author summary"], number) == 100 - left
+
+
 def test_reading_imports_no_torch():
     code = (
         "import sys; from medmixers.results.published import published; assert published();"

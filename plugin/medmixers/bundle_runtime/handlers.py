@@ -202,7 +202,7 @@ class TrainingState:
         optimizer: saved as "optimizer".
         lr_scheduler: saved as "lr_scheduler".
         best_weights: saver of the best weights, saved as "best_weights".
-        average: of the weights, saved as "average".
+        average: of the weights, attached here and saved as "average".
     """
 
     def __init__(
@@ -227,6 +227,7 @@ class TrainingState:
     def attach(self, engine: Engine) -> None:
         """engine: the trainer, which is saved too."""
         state = {**self.parts, "trainer": engine, "best_weights": self.best_weights, "average": self.average}
+        self.average.attach(engine)
         engine.add_event_handler(Events.STARTED, self.hold)
         if self.resume_ckpt is not None:
             CheckpointLoader(self.resume_ckpt, state, map_location=self.device).attach(engine)

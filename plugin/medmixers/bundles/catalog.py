@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -141,6 +142,11 @@ class BundleRow:
     def is_bound_to_size(self) -> bool:
         """Whether the network is built for ``size`` and takes it as ``input_size``."""
         return needs_input_size(self.network, self.network_options)
+
+
+def label_of(name: str) -> str:
+    """The end of a bundle's name, safe in a folder's: "monai_swinunetr" of "monai:SwinUNETR"."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
 BUNDLES: Registry[BundleRow] = Registry("bundle", listing="medmixers list bundles")

@@ -8,7 +8,7 @@ from importlib.metadata import distribution, version
 from pathlib import Path
 from typing import Any
 
-from medmixers.bundles.catalog import BundleRow, study_row
+from medmixers.bundles.catalog import BundleRow, label_of, study_row
 from medmixers.bundles.planned import DataPlan, planned_row, planned_task, positions_limit
 from medmixers.bundles.render.bundle import render_bundle
 from medmixers.errors import ExistingFileError, InputError, MissingFileError
@@ -43,6 +43,7 @@ def new_bundle(
     roi_size: tuple[int, ...] | None = None,
     plan: DataPlan | None = None,
     announce: Announce = silent,
+    **network_options: Any,
 ) -> Path:
     """Write the bundle of a task to ``out/TASK_MIXER`` or ``out/TASK_NETWORK``.
 
@@ -59,6 +60,7 @@ def new_bundle(
         roi_size: patch in voxels, x, y, z; two values for a 3D task give a 2D network that sees slices.
         plan: of the data set that spacing, patch, batch and updates per epoch follow, where nothing else sets them.
         announce: called with each value that follows the plan, and its reason.
+        network_options: further options of the network, as ``medmixers list options NETWORK`` lists them.
 
     Returns:
         The bundle's folder.
@@ -73,7 +75,7 @@ def new_bundle(
         spec, lines = planned_task(spec, plan)
     recipe = default_recipe(spec) if recipe is None else recipe_name(recipe)
     if weights is not None:
-        given = {"network": network, "stem_stride": stem_stride, "roi_size": roi_size}
+        given = {"network": network, "stem_stride": stem_stride, "roi_size": roi_size, **network_options}
         if wrong := [f"--{name}" for name, value in given.items() if value is not None]:
             raise InputError(f"--weights decides the network: leave {', '.join(wrong)} out")
         row = _row_of_weights(spec, weights, mixer, kernel_size, recipe)
@@ -81,7 +83,7 @@ def new_bundle(
         raise InputError("give --network NAME, or --weights FILE of the authors' code")
     else:
         options = {"kernel_size": kernel_size, "stem_stride": stem_stride}
-        options = {name: value for name, value in options.items() if value is not None}
+        options = {name: value for name, value in options.items() if value is not None} | network_options
         row = _row(spec, network, mixer, recipe, roi_size, options)
     if plan is not None:
         row, lines = planned_row(row, plan, keeps_size=roi_size is not None or weights is not None, lines=lines)
@@ -212,7 +214,7 @@ def _row(
     if mixer is not None:
         return study_row(task, mixer, network=network, recipe=recipe, roi_size=size, options=options)
     return BundleRow(
-        task_spec=task, network=network, recipe=recipe, label=network, roi_size=size, network_options=options
+        task_spec=task, network=network, recipe=recipe, label=label_of(network), roi_size=size, network_options=options
     )
 
 

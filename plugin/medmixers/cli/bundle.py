@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from medmixers.cli.commands import Size
 from medmixers.errors import InputError
@@ -25,6 +26,7 @@ class Bundle:
         stem_stride: int | None = None,
         roi_size: Size | None = None,
         data: str | None = None,
+        **options: Any,
     ) -> str:
         """Make a bundle for a task, your own or one of ours: untrained, or of a checkpoint of the authors' code.
 
@@ -32,7 +34,8 @@ class Bundle:
 
         Args:
             task: a YAML file that describes your task, or a task of `medmixers list tasks`.
-            network: a network of `medmixers list networks`; --weights tells it.
+            network: a network of `medmixers list networks` or of another library, such as monai:SwinUNETR
+                (`medmixers list peers`); --weights tells it.
             mixer: a token mixer of `medmixers list mixers`, for MetaFormer networks.
             recipe: training recipe, whole or its end such as short; `medmixers list recipes` describes
                 keuth2025_segmentation, keuth2025_segmentation_volumes, keuth2025_segmentation_slides,
@@ -45,6 +48,7 @@ class Bundle:
             stem_stride: downsampling of a MetaFormer's stem, 4 by default; 2 draws finer structures.
             roi_size: patch in voxels, x,y,z; two values for volumes give a 2D network that sees slices.
             data: training data in nnU-Net's raw format, or with datalist.json, that the bundle is for.
+            options: further options of the network, as `medmixers list options NETWORK` lists them.
 
         Example:
             medmixers bundle new my_task.yaml --network metaformer_segformer_s12 --mixer grouped_conv --out my_bundles
@@ -59,7 +63,7 @@ class Bundle:
             plan = plan_data(data, spec)
         made = new_bundle(
             spec, network=network, mixer=mixer, recipe=recipe, out=out, weights=weights, kernel_size=kernel_size,
-            stem_stride=stem_stride, roi_size=roi_size, plan=plan, announce=lines.append,
+            stem_stride=stem_stride, roi_size=roi_size, plan=plan, announce=lines.append, **options,
         )  # fmt: skip
         if weights is not None:
             return (

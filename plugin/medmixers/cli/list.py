@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from medmixers.errors import InputError
+
 
 class List:
     """List available networks, mixers, tasks and bundles."""
@@ -36,8 +38,30 @@ class List:
             "WEIGHTS: published weights, of timm (pretrained=True downloads them) or a file in the authors' code.\n"
             "plugin/docs/networks.md lists the formats of checkpoints that load.\n"
             "2D, 3D: millions of trainable parameters with 1 input channel and 2 outputs; '-' where there is no such\n"
-            "form. Networks bound to an image size are counted at 224 x 224 and 96 x 96 x 96."
+            "form. Networks bound to an image size are counted at 224 x 224 and 96 x 96 x 96.\n"
+            "`medmixers list peers` lists the networks of MONAI, nnU-Net and timm that have names here too."
         )
+
+    def peers(self, library: str | None = None) -> str:
+        """List the networks of other libraries that bundles, plans, studies and `create_network` take.
+
+        Args:
+            library: monai, nnunet or timm; timm's 1,200 are listed only so.
+
+        Example:
+            medmixers list peers timm
+        """
+        from medmixers.registry import valid_names
+        from medmixers.variants import NETWORKS
+
+        if library is not None and library not in NETWORKS.libraries:
+            raise InputError(f"unknown library {library!r}; valid: {valid_names(library, NETWORKS.libraries)}")
+        shown = ["monai", "nnunet"] if library is None else [library]
+        names = [f"{each}:{name}" for each in shown for name in sorted(NETWORKS.libraries[each].names())]
+        rows = table(
+            [("NAME", "TASK", "SUMMARY"), *((name, NETWORKS[name].task, NETWORKS[name].summary) for name in names)]
+        )
+        return rows if library else f"{rows}\n\ntimm:NAME is a classifier of timm, 2D; `medmixers list peers timm`."
 
     def mixers(self) -> str:
         """List the token mixers of the MetaFormer networks.
@@ -122,7 +146,7 @@ class List:
         """List the options of a network with type, default and meaning.
 
         Args:
-            network: a network of `medmixers list networks`.
+            network: a network of `medmixers list networks` or `medmixers list peers`.
 
         Example:
             medmixers list options token_unet

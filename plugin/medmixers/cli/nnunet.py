@@ -57,7 +57,7 @@ class NnUNet:
 
         Args:
             dataset: name or id of a data set that nnUNetv2_plan_and_preprocess has seen.
-            network: a segmentation network of `medmixers list networks`.
+            network: a segmentation network of `medmixers list networks` or of another library (`medmixers list peers`).
             gpu_memory_gb: GPU memory of a training in GiB; patch and batch size are planned to fit it.
             plans_name: name for -p; by default made of the network and its options.
             patch_size: patch size in voxels, 2D or 3D, instead of nnU-Net's search.

@@ -6,11 +6,16 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from medmixers.errors import InputError
 from medmixers.layers.conv import check_kernel_size, conv_nd
 from medmixers.layers.norms import ChannelLayerNorm, create_norm
 from medmixers.layers.sizes import resize
+
+# What may stand in place of LAFFN and of SDFFN: Xue et al. 2026, figures 2 and 4.
+ATTENTIONS = ("laffn", "softmax", "linear", "simplified", "none")
+FEED_FORWARDS = ("sdffn", "ffn", "smooth_ffn")
 
 
 class LAFFN(nn.Module):
@@ -39,6 +44,38 @@ class LAFFN(nn.Module):
         if self.rescale:
             product = product * x[0].numel()
         return self.out(product)
+
+
+class MEDAttention(nn.Module):
+    """The attention that LAFFN is derived from (figure 2), of one head, with x in rows of positions.
+
+    - "softmax" (2A): softmax(Q K^T / sqrt C) V, at a cost of positions squared
+    - "linear" (2B): softmax_C(Q) (softmax_N(K)^T V)
+    - "simplified" (2C): the same with Q = K = V = x, without weights
+
+    Args:
+        dim: channels C.
+        kind: one of these three.
+    """
+
+    def __init__(self, dim: int, *, spatial_dims: int, kind: str) -> None:
+        super().__init__()
+        conv = conv_nd(spatial_dims)
+        self.kind = kind
+        layers = () if kind == "simplified" else (conv(dim, dim, 1, bias=False) for _ in range(3))
+        self.projections = nn.ModuleList(layers)  # to queries, keys and values
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: feature map, (B, C, *spatial) -> the same shape."""
+        parts = [x, x, x]
+        for i, projection in enumerate(self.projections):
+            parts[i] = projection(x)
+        query, key, value = [part.flatten(2).transpose(1, 2) for part in parts]
+        if self.kind == "softmax":
+            mixed = scaled_dot_product_attention(query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1)).squeeze(1)
+        else:
+            mixed = query.softmax(-1) @ (key.softmax(1).transpose(1, 2) @ value)
+        return mixed.transpose(1, 2).reshape(x.shape)
 
 
 class SEM(nn.Module):
@@ -119,8 +156,25 @@ class SDFFN(nn.Module):
         return self.fc2(self.dwconv(self.fc1(x)))
 
 
+class FFN(nn.Sequential):
+    """Linear, GELU, linear: figure 4A with ``ratio`` 4, and figure 4B, the "smooth" one, with 1. GELU is inferred."""
+
+    def __init__(self, dim: int, *, spatial_dims: int, ratio: int) -> None:
+        conv = conv_nd(spatial_dims)
+        super().__init__(conv(dim, ratio * dim, 1, bias=False), nn.GELU(), conv(ratio * dim, dim, 1, bias=False))
+
+
 class MEDBlock(nn.Module):
-    """x + LAFFN(norm x), then the same with SEM and with SDFFN."""
+    """x + LAFFN(norm x), then the same with SEM and with SDFFN.
+
+    Args:
+        dim: channels C.
+        feature_size, kernel_sizes: of SEM.
+        rescale: of LAFFN.
+        attention: "laffn", or a form of :class:`MEDAttention` in its place, or "none".
+        sem: whether the block has SEM.
+        feed_forward: "sdffn", or in its place "ffn" of ratio 4 or "smooth_ffn" of ratio 1.
+    """
 
     def __init__(
         self,
@@ -130,18 +184,43 @@ class MEDBlock(nn.Module):
         feature_size: Sequence[int],
         kernel_sizes: tuple[int, int] = (7, 11),
         rescale: bool = False,
+        attention: str = "laffn",
+        sem: bool = True,
+        feed_forward: str = "sdffn",
     ) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(ChannelLayerNorm(dim) for _ in range(3))
-        self.laffn = LAFFN(dim, spatial_dims=spatial_dims, rescale=rescale)
-        self.sem = SEM(dim, spatial_dims=spatial_dims, feature_size=feature_size, kernel_sizes=kernel_sizes)
-        self.sdffn = SDFFN(dim, spatial_dims=spatial_dims)
+        _check_choice("attention", attention, ATTENTIONS)
+        _check_choice("feed_forward", feed_forward, FEED_FORWARDS)
+        if rescale and attention != "laffn":
+            raise InputError(f"rescale belongs to attention 'laffn', got attention={attention!r}")
+        has = (attention != "none", sem, True)
+        self.norms = nn.ModuleList(ChannelLayerNorm(dim) if each else nn.Identity() for each in has)
+        first: nn.Module | None = None
+        if attention == "laffn":
+            first = LAFFN(dim, spatial_dims=spatial_dims, rescale=rescale)
+        elif attention != "none":
+            first = MEDAttention(dim, spatial_dims=spatial_dims, kind=attention)
+        self.laffn = first  # what stands in place of a module has its key
+        self.sem = None
+        if sem:
+            self.sem = SEM(dim, spatial_dims=spatial_dims, feature_size=feature_size, kernel_sizes=kernel_sizes)
+        last: nn.Module = SDFFN(dim, spatial_dims=spatial_dims)
+        if feed_forward != "sdffn":
+            last = FFN(dim, spatial_dims=spatial_dims, ratio=4 if feed_forward == "ffn" else 1)
+        self.sdffn = last
 
     def forward(self, x: Tensor) -> Tensor:
         """x: feature map, (B, C, *spatial) -> the same shape."""
-        x = x + self.laffn(self.norms[0](x))
-        x = x + self.sem(self.norms[1](x))
+        if self.laffn is not None:
+            x = x + self.laffn(self.norms[0](x))
+        if self.sem is not None:
+            x = x + self.sem(self.norms[1](x))
         return x + self.sdffn(self.norms[2](x))
+
+
+def _check_choice(option: str, value: str, valid: Sequence[str]) -> None:
+    if value not in valid:
+        raise InputError(f"{option} must be one of {', '.join(valid)}, got {value!r}")
 
 
 class ConvNormAct(nn.Sequential):

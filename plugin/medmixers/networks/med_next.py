@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,6 +35,9 @@ class MedNeXt(nn.Module):
         dims: channels per stage.
         kernel_sizes: lengths of SEM's strips.
         rescale: as of LAFFN; not in the paper.
+        attention: laffn, or in its place softmax, linear or simplified attention (figure 2), or none.
+        sem: whether blocks have SEM.
+        feed_forward: sdffn, or in its place ffn of ratio 4 or smooth_ffn of ratio 1 (figure 4).
     """
 
     def __init__(
@@ -47,6 +51,9 @@ class MedNeXt(nn.Module):
         dims: Sequence[int] = (64, 128, 256, 512),
         kernel_sizes: tuple[int, int] = (7, 11),
         rescale: bool = False,
+        attention: str = "laffn",
+        sem: bool = True,
+        feed_forward: str = "sdffn",
     ) -> None:
         super().__init__()
         conv = conv_nd(spatial_dims)
@@ -61,17 +68,14 @@ class MedNeXt(nn.Module):
                 for i, (before, after) in enumerate(pairs)
             )
         )
+        parts: dict[str, Any] = {"kernel_sizes": kernel_sizes, "rescale": rescale}
+        parts |= {"attention": attention, "sem": sem, "feed_forward": feed_forward}
         self.stages = nn.ModuleList()
         for i, (depth, dim) in enumerate(zip(depths, dims, strict=True)):
             downsample = []
             if i:
                 downsample.append(conv(dims[i - 1], dim, 3, stride=2, padding=1, bias=False))
-            blocks = [
-                MEDBlock(
-                    dim, spatial_dims=spatial_dims, feature_size=sizes[i], kernel_sizes=kernel_sizes, rescale=rescale
-                )
-                for _ in range(depth)
-            ]
+            blocks = [MEDBlock(dim, spatial_dims=spatial_dims, feature_size=sizes[i], **parts) for _ in range(depth)]
             self.stages.append(nn.Sequential(*downsample, *blocks))
         self.head = nn.Linear(dims[-1], out_channels)
 

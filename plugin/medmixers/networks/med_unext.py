@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +80,9 @@ class MedUNeXt(nn.Module):
         med_depth: MED blocks per level.
         kernel_sizes: lengths of SEM's strips.
         rescale: as of LAFFN; not in the paper.
+        attention: laffn, or in its place softmax, linear or simplified attention (figure 2), or none.
+        sem: whether blocks have SEM.
+        feed_forward: sdffn, or in its place ffn of ratio 4 or smooth_ffn of ratio 1 (figure 4).
         aux_heads: whether all decoder levels but the finest have a classifier for deep supervision.
     """
 
@@ -93,6 +97,9 @@ class MedUNeXt(nn.Module):
         med_depth: int = 3,
         kernel_sizes: tuple[int, int] = (7, 11),
         rescale: bool = False,
+        attention: str = "laffn",
+        sem: bool = True,
+        feed_forward: str = "sdffn",
         aux_heads: bool = False,
     ) -> None:
         super().__init__()
@@ -101,6 +108,8 @@ class MedUNeXt(nn.Module):
             raise InputError(f"channels must be five levels, the last two equal; got {tuple(channels)}")
         self.spatial_dims, self.in_channels, self.stride = spatial_dims, in_channels, STRIDE
         image = input_size or ({2: 512, 3: 128}[spatial_dims],) * spatial_dims
+        parts: dict[str, Any] = {"kernel_sizes": kernel_sizes, "rescale": rescale}
+        parts |= {"attention": attention, "sem": sem, "feed_forward": feed_forward}
         padded = [-(-axis // STRIDE) * STRIDE for axis in image]
 
         def level(before: int, width: int) -> nn.Module:
@@ -111,18 +120,10 @@ class MedUNeXt(nn.Module):
 
         def med_level(width: int, stride: int) -> nn.Module:
             feature_size = [axis // stride for axis in padded]
-            return nn.Sequential(
-                *(
-                    MEDBlock(
-                        width,
-                        spatial_dims=spatial_dims,
-                        feature_size=feature_size,
-                        kernel_sizes=kernel_sizes,
-                        rescale=rescale,
-                    )
-                    for _ in range(med_depth)
-                )
+            blocks = (
+                MEDBlock(width, spatial_dims=spatial_dims, feature_size=feature_size, **parts) for _ in range(med_depth)
             )
+            return nn.Sequential(*blocks)
 
         fine, deep = channels[:3], channels[3]
         self.encoder = nn.ModuleList(

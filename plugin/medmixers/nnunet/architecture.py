@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from medmixers.errors import InputError
 from medmixers.factory import create_network, needs_input_size
 from medmixers.mixers import TOKEN_MIXERS
-from medmixers.nnunet.strides import fitted_patch_size, planned_strides, stride_options
+from medmixers.nnunet.strides import fitted_patch_size, is_nnunets_own, planned_strides, stride_options
 from medmixers.registry import locate, option_names, valid_names
 from medmixers.variants import NETWORKS
 
@@ -79,7 +79,10 @@ def create_network_from_plans(
     if strides is not None:
         if deep_supervision:
             check_outputs(name, strides)
-        if not has_heads:
+        if is_nnunets_own(name):
+            if deep_supervision:
+                network.train_all_heads()
+        elif not has_heads:
             supervise_by_halved_logits(network)
         network.decoder.deep_supervision = deep_supervision
         if has_heads and not deep_supervision:
@@ -88,7 +91,12 @@ def create_network_from_plans(
 
 
 def plans_architecture(
-    name: str, *, patch_size: Sequence[int], pools: Sequence[Sequence[int]], options: Mapping[str, Any]
+    name: str,
+    *,
+    patch_size: Sequence[int],
+    pools: Sequence[Sequence[int]],
+    options: Mapping[str, Any],
+    kernels: Sequence[Sequence[int]] | None = None,
 ) -> tuple[dict[str, Any], list[int]]:
     """The ``architecture`` entry of a configuration in nnU-Net's plans, and the patch size that fits it.
 
@@ -97,6 +105,7 @@ def plans_architecture(
         patch_size: in voxels, as nnU-Net planned it.
         pools: the strides that nnU-Net planned for its U-Net, the first all ones; ours follow them as far as they go.
         options: of :func:`medmixers.create_network`; a stem_stride becomes part of the strides.
+        kernels: the kernel sizes per level that nnU-Net planned; its own networks take them.
 
     Returns:
         The entry, ready for JSON, and ``patch_size`` rounded up to a multiple of the strides.
@@ -109,6 +118,8 @@ def plans_architecture(
     check_outputs(name, strides)
     patch = fitted_patch_size(patch_size, strides)
     arguments = {key: value for key, value in options.items() if key not in ("stem_stride", "stage_strides", "strides")}
+    if is_nnunets_own(name) and kernels is not None:
+        arguments.setdefault("kernel_sizes", [list(kernel) for kernel in kernels])
     if needs_input_size(name, options):
         arguments["input_size"] = patch
     architecture = {

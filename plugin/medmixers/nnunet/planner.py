@@ -99,7 +99,7 @@ class MedMixersPlanner(ExperimentPlanner):
         if len(patch_size) in self.patch_sizes:
             return 1e-9  # no search
         self.announce(f"estimate patch {' x '.join(map(str, patch_size))}")
-        architecture, patch = self._architecture(patch_size, arch_kwargs["strides"])
+        architecture, patch = self._architecture(patch_size, arch_kwargs["strides"], arch_kwargs["kernel_sizes"])
         memory = self._memory(architecture, patch, input_channels, output_channels)
         excess = self._excess(architecture, patch, memory)
         axes = list(zip(patch_size, self._median, strict=True))
@@ -121,12 +121,13 @@ class MedMixersPlanner(ExperimentPlanner):
         plan = super().get_plans_for_configuration(
             spacing, median_shape, data_identifier, approximate_n_voxels_dataset, _cache
         )
-        patch, pools = plan["patch_size"], plan["architecture"]["arch_kwargs"]["strides"]
+        patch, planned = plan["patch_size"], plan["architecture"]["arch_kwargs"]
+        pools, kernels = planned["strides"], planned["kernel_sizes"]
         if len(patch) in self.patch_sizes:
             patch = self.patch_sizes[len(patch)]
             topology = get_pool_and_conv_props(spacing, patch, self.UNet_featuremap_min_edge_length, 999999)
-            pools, patch = topology[1], topology[3]
-        architecture, patch = self._architecture(patch, pools)
+            pools, kernels, patch = topology[1:4]
+        architecture, patch = self._architecture(patch, pools, kernels)
         memory = self._memory(architecture, patch, self._channels, len(self.dataset_json["labels"]))
         excess = self._excess(architecture, patch, memory)
         if excess:
@@ -153,10 +154,14 @@ class MedMixersPlanner(ExperimentPlanner):
         return len(self.dataset_json.get("channel_names", self.dataset_json.get("modality")))
 
     def _architecture(
-        self, patch_size: Sequence[int], pools: Sequence[Sequence[int]]
+        self, patch_size: Sequence[int], pools: Sequence[Sequence[int]], kernels: Sequence[Sequence[int]]
     ) -> tuple[dict[str, Any], list[int]]:
         return plans_architecture(
-            self.network, patch_size=[int(size) for size in patch_size], pools=pools, options=self.options
+            self.network,
+            patch_size=[int(size) for size in patch_size],
+            pools=pools,
+            kernels=kernels,
+            options=self.options,
         )
 
     def _memory(

@@ -13,8 +13,9 @@ from math import prod
 from typing import Any
 
 from medmixers.errors import InputError
+from medmixers.peers import split_name
 from medmixers.registry import locate, option_names
-from medmixers.variants import NETWORKS, PEER
+from medmixers.variants import NETWORKS
 
 # Networks with fixed strides, the same on each axis.
 # network                    scales of its outputs     multiple that a patch must have
@@ -26,6 +27,11 @@ FIXED_STRIDES = {
     "medmixers.networks.token_unet_released.TokenUNetReleased": (2, 4),
 }
 HEADLESS_STRIDES = (2, 16)
+
+
+def is_nnunets_own(name: str) -> bool:
+    """Whether it is a network of nnU-Net: its levels and kernels are those that nnU-Net plans."""
+    return split_name(name)[0] == "nnunet"
 
 
 def level_halvings(name: str, options: Mapping[str, Any]) -> list[int] | None:
@@ -43,7 +49,7 @@ def level_halvings(name: str, options: Mapping[str, Any]) -> list[int] | None:
         first = [stem.bit_length() - 1] if stem > 1 else []
         return first + [1] * (len(chosen["dims"]) - 1)
     target = locate(row.target)
-    if "strides" in option_names(target) and not PEER.fullmatch(name):
+    if "strides" in option_names(target) and not split_name(name)[0]:
         channels = chosen.get("channels", inspect.signature(target).parameters["channels"].default)
         return [1] * (len(channels) - 1)
     return None
@@ -63,6 +69,8 @@ def planned_strides(
         patch_size: in voxels.
         pools: nnU-Net's strides, the first all ones.
     """
+    if is_nnunets_own(name):
+        return [list(pool) for pool in pools]
     dims = len(patch_size)
     levels = level_halvings(name, options)
     if levels is None:
@@ -94,6 +102,8 @@ def stride_options(name: str, strides: Sequence[Sequence[int]], options: Mapping
     """
     if not strides or set(strides[0]) != {1}:
         raise InputError(f"the first of the plans' strides must be all ones, got {strides!r}")
+    if is_nnunets_own(name):
+        return {"strides": strides}
     further = tuple(tuple(stride) for stride in strides[1:])
     row = NETWORKS[name]
     chosen = {**row.arguments, **options}

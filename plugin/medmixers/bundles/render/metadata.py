@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 from medmixers.bundles.catalog import (
@@ -17,6 +18,7 @@ from medmixers.bundles.catalog import (
     BundleRow,
 )
 from medmixers.bundles.render.text import render
+from medmixers.peers import packages_of
 from medmixers.tasks.spec import TaskSpec
 from medmixers.variants import NETWORKS
 
@@ -83,7 +85,8 @@ def segments_of(task: TaskSpec) -> dict[str, dict[str, Any]]:
 def _packages(row: BundleRow) -> dict[str, str]:
     of_pictures = PICTURE_PACKAGES if row.task_spec.spatial_dims == 2 else {}
     of_recipe = AUGMENTATION_PACKAGES if row.training.pictures is not None else {}
-    return {**of_pictures, **of_recipe}
+    of_library = {name: version(name) for name in packages_of(row.network)}
+    return {**of_pictures, **of_recipe, **of_library}
 
 
 def metadata_config(row: BundleRow, *, package_version: str) -> dict[str, Any]:

@@ -195,7 +195,7 @@ def _train(kind: BundleKind) -> Config:
     }
 
 
-def _train_handlers(kind: BundleKind) -> list[Config | str]:
+def _train_handlers(kind: BundleKind) -> list[Config]:
     """In the order in which they act. The state is saved last: it holds what the validation found."""
     validation = {"_target_": "ValidationHandler", "validator": "@validate::evaluator", "epoch_level": True}
     logged = {"tag_name": "train_loss", "output_transform": TRAIN_LOSS}
@@ -212,7 +212,6 @@ def _train_handlers(kind: BundleKind) -> list[Config | str]:
         ours("handlers.LossCheck"),
         ours("handlers.GradientClipping", max_norm="@clip_grad_norm", _disabled_="$@clip_grad_norm == 0"),
         {"_target_": "LrScheduleHandler", "lr_scheduler": "@lr_scheduler", "print_lr": False, "epoch_level": False},
-        "@train::average",
         {**validation, "interval": "@val_interval"},
         # The last epoch validates too. "$" keeps MONAI's property check from taking this for val_interval.
         {**validation, "interval": f"${EPOCHS}", "_disabled_": f"${EPOCHS} % @val_interval == 0"},

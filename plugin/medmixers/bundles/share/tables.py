@@ -5,15 +5,18 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
 from types import ModuleType
 from typing import Any
 
 from medmixers import mixers, variants
+from medmixers.peers import split_name
 from medmixers.registry import Registry
 
 Reached = Callable[[Iterable[str]], set[str]]  # files that dotted names lead to
+IMPORTED = "from medmixers.registry import Registry"
 WRITTEN = "Written when the bundle was packed; the installed package has more."
 
 
@@ -68,9 +71,10 @@ def named_in(configs: Mapping[str, str], table: Iterable[str]) -> list[str]:
 
 
 def peers_in(configs: Mapping[str, str]) -> list[str]:
-    """Networks of MONAI and timm that are values in the configs, sorted."""
+    """Networks of other libraries that are values in the configs, sorted."""
     strings = {text for config in configs.values() for text in strings_in(json.loads(config))}
-    return sorted(text for text in strings if variants.PEER.fullmatch(text))
+    named = [text for text in strings if split_name(text)[0] in variants.NETWORKS.libraries]
+    return sorted(text for text in named if text in variants.NETWORKS)
 
 
 def trimmed_table(module: ModuleType, registry: str, rows: Mapping[str, Any], docstring: str) -> str:
@@ -88,11 +92,11 @@ def trimmed_table(module: ModuleType, registry: str, rows: Mapping[str, Any], do
     row_class = type(table[next(iter(table))]).__name__
     kept = [node for node in body if _defines(node, {row_class, registry})]
     used = {node.id for part in kept for node in ast.walk(part) if isinstance(node, ast.Name)}
-    used |= {"annotations", "Registry"}
+    used = (used - {type(table).__name__, "Registry"}) | {"annotations"}
     imports = [_only(node, used) for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
-    lines = "\n".join(ast.unparse(node) for node in imports if node.names)
+    lines = "\n".join([*(ast.unparse(node) for node in imports if node.names), IMPORTED])
     code = "\n\n\n".join(_segment(source, node) for node in kept)
-    code = code.replace(f"{type(table).__name__}(", "Registry(")  # a subclass finds rows that are not registered
+    code = re.sub(rf"\b{type(table).__name__}\b", "Registry", code)  # a subclass finds rows that are not registered
     text = "\n".join([f'"""{docstring}"""', "", lines, "", "", code, *_registrations(registry, rows)]) + "\n"
     return text.replace(f'Registry("{table.kind}"', f'Registry("{table.kind} of this zip"', 1)
 

@@ -137,8 +137,8 @@ def check_exports(subject: Subject) -> str:
     network, image = _with_weights(subject), torch.rand(subject.example_shape)
     exported = subject.scratch / "exported"
     exported.mkdir(exist_ok=True)
-    # As the README of a model zoo has it; stock networks of nnU-Net cannot be scripted.
-    trace = ("--use_trace", "True") if subject.is_of_nnunet else ()
+    # As the README of a model zoo has it; networks of other libraries need not be scriptable.
+    trace = ("--use_trace", "True") if subject.is_of_nnunet or subject.has_peer else ()
     options = ("--ckpt_file", str(subject.weights), *trace, "--bundle_root", str(subject.root))
     _export_command(subject, "ckpt_export", "--filepath", str(exported / "model.ts"), *options)
     if find_spec("onnx") and find_spec("onnxscript"):

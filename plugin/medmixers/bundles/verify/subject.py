@@ -18,6 +18,7 @@ from medmixers.bundles.share.carried import vendored_name
 from medmixers.bundles.share.pack import pack_bundle
 from medmixers.bundles.verify.hidden import environment_without_package
 from medmixers.bundles.verify.synthetic import is_classification, write_synthetic
+from medmixers.peers import split_name
 
 TIMEOUT = 1800  # seconds for one command
 
@@ -101,6 +102,11 @@ class Subject:
     def is_of_nnunet(self) -> bool:
         """Whether it was made of a trained nnU-Net model: it predicts with nnU-Net's functions, and cannot train."""
         return (self.root / "configs" / "nnunet" / "plans.json").is_file()
+
+    @property
+    def has_peer(self) -> bool:
+        """Whether the network is another library's, such as monai:SwinUNETR."""
+        return split_name(self.config("inference").get("network_name", ""))[0] != ""
 
     def demand_training(self) -> None:
         """Raise SkippedCheck for a bundle without training configs by its nature."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from medmixers.errors import InputError
 from medmixers.mixers.random_mixing import NO_SEED
 from medmixers.networks.metaformer import MetaFormerEncoder
+from medmixers.networks.peers import Peer
 from medmixers.networks.weights.fit import fit
 from medmixers.networks.weights.formats import FORMATS, our_names, recognise
 from medmixers.networks.weights.requirements import HEAD_OPTIONS, built_options, check_requirements, needed_options
@@ -76,9 +77,9 @@ def load_weights(
     """Load a checkpoint into a network, in place: exactly, or with the changes that the report names, or not at all.
 
     Every network takes its own names. MetaFormers also take those of timm, of Yu et al. and of Keuth et al., the
-    released Token-UNet those of its authors, ResNet18 timm's. Where a checkpoint's network differs from this one in
-    what no tensor shows (norms, epsilons, order of the head, heads of attention), loading raises and names the options
-    to build with.
+    released Token-UNet those of its authors, ResNet18 timm's, and another library's network those of its library.
+    Where a checkpoint's network differs from this one in what no tensor shows (norms, epsilons, order of the head,
+    heads of attention), loading raises and names the options to build with.
 
     Inflation fits 2D weights to a 3D network: a kernel is repeated along the new axis and divided by its length. A
     volume that is constant along that axis then gets the 2D network's answer away from the borders. The first
@@ -104,6 +105,8 @@ def load_weights(
     row = recognise(checkpoint.tensors, is_lightning=checkpoint.is_lightning)
     names = our_names(checkpoint.tensors, row) if row else {name: name for name in checkpoint.tensors}
     own = network.state_dict()
+    if isinstance(network, Peer):
+        row, names = None, {name: name if name in own else f"network.{name}" for name in checkpoint.tensors}
     if not own.keys() & set(names.values()):  # perhaps the network's own names, which look like another format's
         row, names = None, {name: name for name in checkpoint.tensors}
     if len(own.keys() & set(names.values())) < (1 if row else len(own) / 2):

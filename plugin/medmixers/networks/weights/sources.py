@@ -110,9 +110,7 @@ def _timm_name(source: str) -> str:
 
     name = source.removeprefix(TIMM_PREFIX)
     if not timm.is_model(name.partition(".")[0]):
-        raise InputError(
-            f"timm has no model {name!r}; valid are timm's poolformer, convformer and caformer models, and resnet18"
-        )
+        raise InputError(f"timm has no model {name!r}; 'medmixers list peers timm' lists those that it has")
     return name
 
 

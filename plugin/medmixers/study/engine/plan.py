@@ -12,6 +12,7 @@ from typing import Any
 import medmixers
 from medmixers.errors import FaultsError, InputError, joined_lines
 from medmixers.mixers import TOKEN_MIXERS
+from medmixers.peers import split_name
 from medmixers.recipes import RECIPES
 from medmixers.results import git_commit
 from medmixers.study.engine.cost import network_cost
@@ -127,7 +128,7 @@ def _impossible(row: Mapping[str, Any], entry: Entry) -> str:
     if kind != row["kind"]:
         where = "nnU-Net's data set" if row["world"] == "nnunet" else "data set"
         return f"network {entry.network!r} is for {kind}, {where} {row['name']!r} is for {row['kind']}"
-    if entry.network.startswith("timm:") and row["spatial_dims"] != 2:
+    if split_name(entry.network)[0] == "timm" and row["spatial_dims"] != 2:
         return f"network {entry.network!r} is 2D, data set {row['name']!r} is 3D"
     return ""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from medmixers.bundles.catalog import BundleRow
+from medmixers.bundles.catalog import BundleRow, label_of
 from medmixers.bundles.new import ROI_SIZES, default_recipe, write_bundle
 from medmixers.files import written_whole
 from medmixers.results import write_json
@@ -34,7 +33,7 @@ def row_of(dataset: Mapping[str, Any], entry: Mapping[str, Any]) -> BundleRow:
         task_spec=spec,
         network=entry["network"],
         recipe=training["recipe"] or default_recipe(spec),
-        label=re.sub(r"[^a-z0-9]+", "_", entry["name"].lower()).strip("_"),
+        label=label_of(entry["name"]),
         network_options=options,
         roi_size=None if patch is None else tuple(patch),
     )
