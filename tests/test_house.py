@@ -36,7 +36,7 @@ ARROWS: dict[str, set[str]] = {
     "bundles": {"datasets", "images", "mixers"},
     "bundle_runtime": {"datasets", "images"},
     "datasets": {"images"},
-    "study": {"networks", "mixers", "datasets", "bundles", "bundle_runtime", "images", "nnunet"},
+    "study": {"networks", "mixers", "layers", "datasets", "bundles", "bundle_runtime", "images", "nnunet"},
     "clinic": {"bundles", "datasets", "images", "nnunet"},
     "demo": set(),
     "cli": {"bundles", "clinic", "datasets", "demo", "explain", "mixers", "nnunet", "profiling", "study"},

@@ -1,5 +1,6 @@
 import csv
 import io
+import math
 import os
 
 import pytest
@@ -16,6 +17,18 @@ def test_multiply_adds_of_known_layers():
     assert count_gmacs(conv, torch.zeros(1, 8, 10, 12)) == pytest.approx(8 * 16 * 9 * 120 / 1e9)
     linear = nn.Linear(32, 64)
     assert count_gmacs(linear, torch.zeros(5, 32)) == pytest.approx(5 * 32 * 64 / 1e9)
+
+
+def test_multiply_adds_of_fourier_transforms():
+    """There and back, 3 channels of 10 x 12 real numbers, at 2.5 N log2(N) operations each."""
+
+    class Transforms(nn.Module):
+        def forward(self, x):
+            return torch.fft.irfftn(torch.fft.rfftn(x, dim=(2, 3)), s=x.shape[2:], dim=(2, 3))
+
+    expected = 2 * 3 * 2.5 * 120 * math.log2(120) / 2 / 1e9
+    for device in ("cpu", "meta"):
+        assert count_gmacs(Transforms(), torch.zeros(1, 3, 10, 12, device=device)) == pytest.approx(expected, rel=1e-3)
 
 
 def test_profile_of_poolformer():

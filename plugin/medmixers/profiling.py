@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from medmixers.errors import InputError, first_line
 from medmixers.factory import create_network
 from medmixers.files import written_whole
+from medmixers.layers.macs import count_macs
 from medmixers.progress import note, progress
 from medmixers.variants import NETWORKS
 
@@ -37,7 +37,7 @@ class NetworkProfile:
     Args:
         parameters: number of trainable values.
         frozen: number of values in buffers and frozen parameters.
-        gmacs: multiply-adds of convolutions and matrix products, in units of 10^9.
+        gmacs: multiply-adds of convolutions, matrix products and Fourier transforms, in units of 10^9.
         milliseconds: time of each repeat, after one warm-up.
         peak_mib: peak memory of a pass, weights not counted: growth of the allocator's peak on a GPU, of the resident
             set's on a CPU; None where the system does not report it.
@@ -223,11 +223,8 @@ def _check_request(size: Sequence[int], repeats: int) -> None:
 
 
 def count_gmacs(network: nn.Module, image: torch.Tensor) -> float:
-    """Multiply-adds of convolutions and matrix products of one forward, in units of 10^9. Both may be on "meta"."""
-    network.eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(image)
-    return counter.get_total_flops() / 2 / 1e9
+    """:func:`medmixers.layers.macs.count_macs` in units of 10^9."""
+    return count_macs(network, image) / 1e9
 
 
 @torch.inference_mode()

@@ -27,6 +27,13 @@ CARRIED = {
     "chest_xray_segmentation_grouped_conv": (56, 6900),
     "skin_lesion_classification_grouped_conv": (53, 6500),
 }
+# Token mixers that no bundle here uses, and the kernels of theirs alone.
+BEYOND: dict[str, tuple[str, ...]] = {
+    "spectral": (),
+    "state_space": ("selective_scan",),
+    "dilated_attention": ("dilated_tile_attention",),
+    "large_kernel": (),
+}
 
 
 def configs_of(name: str) -> dict[str, str]:
@@ -79,7 +86,20 @@ def test_every_bundle_carries_its_own_network_only(sources: dict[str, dict[str, 
         rooms = {path.split("/")[0] for path in files}
         assert rooms.isdisjoint({"nnunet", "study", "explain", "cli", "demo", "results", "bundles", "tasks"})
         assert {"networks/rad_dino.py", "networks/weights.py", "kernels/depthwise_triton.py"}.isdisjoint(files), name
+        assert {f"kernels/{kernel}.py" for kernels in BEYOND.values() for kernel in kernels}.isdisjoint(files), name
         assert ("networks/token_unet.py" in files) == ("token_unet" in name or "unet_star_star" in name)
+
+
+@pytest.mark.parametrize("mixer", BEYOND)
+def test_a_new_bundle_carries_one_mixer_beyond_the_papers(mixer: str) -> None:
+    configs = configs_of("brain_tissue_segmentation_conv")
+    files = vendored_sources({name: text.replace('"conv"', f'"{mixer}"') for name, text in configs.items()})
+    others = {f"mixers/{other}.py" for other in TOKEN_MIXERS} - {f"mixers/{mixer}.py", "mixers/global_attention.py"}
+    assert f"mixers/{mixer}.py" in files
+    assert others.isdisjoint(files)
+    for other, kernels in BEYOND.items():
+        assert all((f"kernels/{kernel}.py" in files) == (other == mixer) for kernel in kernels)
+    assert size_of(files) <= MOST
 
 
 def test_every_name_that_a_module_imports_is_there(sources: dict[str, dict[str, str]]) -> None:

@@ -14,8 +14,9 @@ from monai.bundle import ConfigParser
 from medmixers.bundles.catalog import BUNDLES, BundleRow
 from medmixers.bundles.new import write_bundle
 from medmixers.errors import InputError, MissingFileError
-from medmixers.explain.attention import write_attention
+from medmixers.explain.bundle_case import BundleModel
 from medmixers.explain.cases import explained_cases
+from medmixers.explain.commands import write_attention
 from medmixers.explain.token_attention import attention_on_image, record_token_attention
 
 SHAPE = (24, 20, 22)
@@ -106,6 +107,15 @@ def test_a_bundles_maps_lie_on_the_voxels_of_the_file(bundle: Path, tmp_path: Pa
     write_attention(bundle, tmp_path / "flipped", tmp_path / "out", checkpoint=str(bundle / "models" / "model.pt"))
     other = np.moveaxis(np.asarray(nib.load(tmp_path / "out" / "a.nii.gz").dataobj), -1, 0)
     np.testing.assert_allclose(other[:, ::-1], maps, atol=1e-4)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_voxel_of_the_file_has_its_place_in_a_bundles_case(bundle: Path, tmp_path: Path, flipped: bool) -> None:
+    first = write_case(tmp_path / "images", flipped=flipped)
+    case = BundleModel(bundle).case(sorted(first.parent.iterdir()))
+    voxels = nib.load(first).get_fdata()
+    entry, place = case.place(np.unravel_index(int(voxels.argmax()), voxels.shape))
+    assert (entry, case.image[0, 0][place]) == (0, case.image[0, 0].max())
 
 
 def test_refusals_of_bundles(bundle: Path, tmp_path: Path) -> None:

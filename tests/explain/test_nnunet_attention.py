@@ -10,11 +10,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmixers import create_network
-from medmixers.explain.nnunet_attention import nnunet_token_attention
+from medmixers.explain.commands import write_attention, write_block_attention, write_receptive_field
+from medmixers.explain.nnunet_case import NnunetModel
+from medmixers.explain.token_attention import token_maps
 from medmixers.networks.token_unet import TokenLearner
 from medmixers.nnunet.architecture import plans_architecture
 
@@ -111,6 +114,13 @@ def blob_model(folder: Path, *, reader: str, transpose: list[int], spacing: list
     return write_model(folder, BlobNetwork(1, 2), described)
 
 
+def nnunet_token_attention(model: Path, image: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Maps (N, X, Y, Z) and the affine."""
+    case = NnunetModel(model).case([image])
+    maps = case.on_file(token_maps(case.network, case.image))
+    return np.moveaxis(np.asarray(maps.dataobj), -1, 0), maps.affine
+
+
 def centre_of_mass(weight: np.ndarray) -> np.ndarray:
     return np.array([np.average(grid, weights=weight) for grid in np.indices(weight.shape)])
 
@@ -120,7 +130,8 @@ def centre_of_mass(weight: np.ndarray) -> np.ndarray:
 def test_the_map_lies_on_the_blob(tmp_path: Path, reader: str, transpose: list[int]) -> None:
     image = write_image(tmp_path / "blob_0000.nii.gz")
     model = blob_model(tmp_path / "model", reader=reader, transpose=transpose, spacing=[1.5, 1.2, 1.0])
-    maps, affine = nnunet_token_attention(model, image, out=tmp_path / "maps" / "blob.nii.gz")
+    maps, affine = nnunet_token_attention(model, image)
+    write_attention(model, image, tmp_path / "maps" / "blob.nii.gz")
     source = nib.load(image)
     assert maps.shape == (1, *source.shape)
     assert np.allclose(affine, source.affine)
@@ -163,7 +174,7 @@ def token_unet_model(tmp_path: Path) -> Path:
 
 def test_a_token_unet_from_its_plans(token_unet_model: Path, tmp_path: Path) -> None:
     image = write_image(tmp_path / "blob_0000.nii.gz")
-    maps, _ = nnunet_token_attention(str(token_unet_model), [str(image)], fold=0)
+    maps, _ = nnunet_token_attention(token_unet_model, image)
     assert maps.shape == (3, *nib.load(image).shape)
     assert np.isfinite(maps).all()
     inside = np.asarray(nib.load(image).dataobj) > 0
@@ -171,19 +182,17 @@ def test_a_token_unet_from_its_plans(token_unet_model: Path, tmp_path: Path) -> 
 
 
 def test_what_is_missing_is_named(token_unet_model: Path, tmp_path: Path) -> None:
-    image = write_image(tmp_path / "blob_0000.nii.gz")
+    image, out = write_image(tmp_path / "blob_0000.nii.gz"), tmp_path / "out.nii.gz"
     with pytest.raises(FileNotFoundError, match=r"nowhere is not a trained nnU-Net model: it has no plans\.json"):
-        nnunet_token_attention(tmp_path / "nowhere", image)
+        NnunetModel(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"checkpoint_final\.pth of fold_3; folds that have: fold_0"):
-        nnunet_token_attention(token_unet_model, image, fold=3)
+        write_attention(token_unet_model, image, out, fold="3")
     with pytest.raises(FileNotFoundError, match=r"there is no image .*absent\.nii\.gz"):
-        nnunet_token_attention(token_unet_model, tmp_path / "absent.nii.gz")
+        write_attention(token_unet_model, tmp_path / "absent.nii.gz", out)
     with pytest.raises(ValueError, match="takes 1 image files, got 2"):
-        nnunet_token_attention(token_unet_model, [image, image])
-    with pytest.raises(ValueError, match=r"scan\.png must be a NIfTI file"):
-        nnunet_token_attention(token_unet_model, tmp_path / "scan.png")
+        NnunetModel(token_unet_model, fold=0).case([image, image])
     with pytest.raises(ValueError, match=r"output .* is the input .*; give another place"):
-        nnunet_token_attention(token_unet_model, image, out=image)
+        write_attention(token_unet_model, image, image)
 
 
 def test_images_that_the_model_cannot_take_are_named(token_unet_model: Path, tmp_path: Path) -> None:
@@ -193,7 +202,7 @@ def test_images_that_the_model_cannot_take_are_named(token_unet_model: Path, tmp
         image = tmp_path / "bad_0000.nii.gz"
         nib.save(nib.Nifti1Image(data.astype(np.float32), np.eye(4)), image)
         with pytest.raises(ValueError, match=message):
-            nnunet_token_attention(token_unet_model, image, out=out)
+            write_attention(token_unet_model, image, out)
 
     whole = np.ones((16, 16, 16))
     whole[2, 3, 4:6] = np.nan, np.inf
@@ -203,7 +212,7 @@ def test_images_that_the_model_cannot_take_are_named(token_unet_model: Path, tmp
     refuse(np.ones((16, 16, 16, 2)), r"must be one 3D image without time or channels, got \(16, 16, 16, 2\)")
     (tmp_path / "text.nii").write_text("no image")
     with pytest.raises(ValueError, match=r"text\.nii cannot be read"):
-        nnunet_token_attention(token_unet_model, tmp_path / "text.nii", out=out)
+        write_attention(token_unet_model, tmp_path / "text.nii", out)
     assert not out.parent.exists()
 
 
@@ -217,5 +226,84 @@ def test_nothing_is_written_on_failure(token_unet_model: Path, tmp_path: Path) -
     )
     model = write_model(tmp_path / "plain", network, described)
     with pytest.raises(ValueError, match="has no TokenLearner"):
-        nnunet_token_attention(model, write_image(tmp_path / "i_0000.nii.gz"), out=tmp_path / "maps" / "m.nii")
+        write_attention(model, write_image(tmp_path / "i_0000.nii.gz"), tmp_path / "maps" / "m.nii")
     assert not (tmp_path / "maps").exists()
+
+
+class AttentionNetwork(nn.Module):
+    """A small MetaFormer with local and global attention; its strides are 4 to 32."""
+
+    def __init__(self, input_channels: int, num_classes: int, deep_supervision: bool = False) -> None:
+        super().__init__()
+        self.network = create_network(
+            "metaformer_segformer_s12", spatial_dims=3, in_channels=input_channels, out_channels=num_classes,
+            depths=(1, 1, 1, 1), dims=(16, 16, 16, 16), layer_scale_init=1.0,
+            mixer=("local_attention", "pooling", "pooling", "global_attention"),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)
+
+
+class ConvNetwork(nn.Module):
+    """One convolution: its receptive field is the kernel."""
+
+    def __init__(self, input_channels: int, num_classes: int, deep_supervision: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(input_channels, num_classes, 5, padding=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO", "NibabelIOWithReorient"])
+@pytest.mark.parametrize("spacing", [[1.5, 1.2, 1.0], [1.3, 1.1]])
+@pytest.mark.parametrize("transpose", [[0, 1, 2], [2, 0, 1]])
+def test_a_voxel_of_the_file_has_its_place_in_the_case(
+    tmp_path: Path, reader: str, spacing: list[float], transpose: list[int]
+) -> None:
+    image = write_image(tmp_path / "blob_0000.nii.gz")
+    model = blob_model(tmp_path / "model", reader=reader, transpose=transpose, spacing=spacing)
+    case = NnunetModel(model).case([image])
+    brightest = np.unravel_index(int(case.image.argmax()), case.image.shape)
+    entry, place = case.place(BLOB[[0, 2, 1]])
+    expected = np.array([brightest[0], *brightest[2:]])
+    assert np.abs(np.array([entry, *place]) - expected).max() <= 1
+    with pytest.raises(ValueError, match=r"voxel 1,1,1 is in the border of zeros that nnU-Net crops away"):
+        case.place((1, 1, 1))
+
+
+def test_a_voxels_attention_and_receptive_field(tmp_path: Path) -> None:
+    image = write_image(tmp_path / "blob_0000.nii.gz")
+    torch.manual_seed(0)
+    models = []
+    for network in (AttentionNetwork(1, 2), ConvNetwork(1, 2)):
+        name = f"{__name__}.{type(network).__name__}"
+        architecture = {"network_class_name": name, "arch_kwargs": {}, "_kw_requires_import": []}
+        described = plans(architecture, reader="SimpleITKIO", spacing=[1.0, 1.0, 1.0], transpose=[0, 1, 2])
+        described["configurations"]["3d_fullres"]["patch_size"] = [32, 32, 32]
+        models.append(write_model(tmp_path / name, network, described))
+    model, conv = models
+    voxel = tuple(map(int, BLOB[[0, 2, 1]]))
+    said = write_block_attention(model, image, tmp_path / "a.nii.gz", voxel)
+    assert "volume 0: stage 1, block 1, LocalAttention, feature map of 8 x 8 x 8" in said
+    assert "volume 1: stage 4, block 1, GlobalAttention, feature map of 1 x 1 x 1" in said
+    said = write_receptive_field(conv, image, tmp_path / "f.nii.gz", voxel)
+    assert "99% within 2 voxels of 1 x 1 x 1 mm on each axis, in a window of 32 x 32 x 32" in said
+    for file, volumes, closeness in (("a", 2, 6), ("f", 1, 1)):
+        written, source = nib.load(tmp_path / f"{file}.nii.gz"), nib.load(image)
+        assert written.shape == (*source.shape, volumes)
+        assert np.allclose(written.affine, source.affine, atol=1e-5)
+        maps = np.asarray(written.dataobj)
+        assert np.linalg.norm(centre_of_mass(maps[..., 0]) - voxel) < closeness
+        with Image.open(tmp_path / f"{file}.png") as picture:
+            assert picture.mode == "RGB"
+            assert picture.height > 100 * volumes
+    for wrong, message in (((1, 1, 99), "is not in the image of"), ((1, 1), "is not in the image of")):
+        with pytest.raises(ValueError, match=message):
+            write_receptive_field(model, image, tmp_path / "g.nii.gz", wrong)
+    with pytest.raises(ValueError, match="--voxel needs one image file"):
+        write_receptive_field(model, tmp_path, tmp_path / "g.nii.gz", voxel)
+    with pytest.raises(ValueError, match="has no TokenLearner"):
+        write_attention(model, image, tmp_path / "g.nii.gz")
+    assert not list(tmp_path.glob("g.*"))

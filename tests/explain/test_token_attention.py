@@ -67,7 +67,7 @@ def test_a_network_without_tokens_is_named(name: str) -> None:
         record_token_attention(network),
     ):
         pass
-    names = str(raised.value).partition("networks that have one: ")[2].split(", ")
+    names = str(raised.value).partition("networks that have a TokenLearner: ")[2].split(", ")
     assert {"token_unet", "token_unet_no_transformer", "token_unet_released_32"} < set(names)
     for listed in names:
         with record_token_attention(create_network(listed, spatial_dims=2, in_channels=1, out_channels=2)):

@@ -5,11 +5,11 @@ from itertools import product
 import pytest
 import torch
 from scipy.ndimage import map_coordinates
+from torch import nn
 from torch.nn import functional as F
 
 from medmixers.mixers.build import create_mixer
 from medmixers.mixers.local_attention import LocalAttention
-from medmixers.mixers.state_space import CHUNK, scan
 
 SIZES = {2: (7, 10), 3: (5, 4, 7)}
 both_dims = pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -60,6 +60,28 @@ def test_spectral_interpolates_its_filter_at_the_maps_frequencies(spatial_dims):
     torch.testing.assert_close(found[inner], torch.complex(real, imaginary)[inner])
 
 
+@both_dims
+@torch.no_grad()
+def test_spectral_with_a_filter_of_ones_is_the_identity(spatial_dims):
+    mixer = build("spectral", spatial_dims)
+    mixer.filter[0], mixer.filter[1] = 1, 0
+    for size in (SIZES[spatial_dims], (1,) * spatial_dims, (16,) * spatial_dims):
+        x = feature_map(*size)
+        torch.testing.assert_close(mixer(x), x)
+
+
+@both_dims
+@torch.no_grad()
+def test_spectral_with_a_phase_that_grows_moves_the_map(spatial_dims):
+    """The shift theorem: at the grid's own frequencies a phase of -2 pi f moves the map by one voxel."""
+    frequencies = 5
+    mixer = build("spectral", spatial_dims, frequencies=frequencies)
+    phase = -torch.pi * torch.linspace(0, 1, frequencies, dtype=torch.float64)  # of the last axis
+    mixer.filter[0], mixer.filter[1] = phase.cos(), phase.sin()
+    x = feature_map(*[2 * (frequencies - 1)] * spatial_dims)
+    torch.testing.assert_close(mixer(x), x.roll(1, dims=-1))
+
+
 @torch.no_grad()
 def test_spectral_keeps_the_filter_when_the_map_grows():
     """A map of twice the size is filtered alike: where frequencies agree, so does the filter."""
@@ -68,39 +90,6 @@ def test_spectral_keeps_the_filter_when_the_map_grows():
     small, large = mixer._filter_for([size, size], dtype), mixer._filter_for([2 * size, 2 * size], dtype)
     for frequency in range(size // 2):  # of the last axis, at 0 of the first
         torch.testing.assert_close(large[:, :, 0, 2 * frequency], small[:, :, 0, frequency])
-
-
-def scan_by_loop(x, decay, b, c):
-    state = torch.zeros(x.shape[0], x.shape[2], b.shape[-1], x.shape[3], dtype=x.dtype)
-    outputs = []
-    for t in range(x.shape[1]):
-        kept = decay[:, t].exp()[..., None, None] * state
-        state = kept + b[:, t, None, :, None] * x[:, t, :, None, :]
-        outputs.append(torch.einsum("zn,zhnd->zhd", c[:, t], state))
-    return torch.stack(outputs, 1)
-
-
-@pytest.mark.parametrize("count", [1, 4, 5, 37])
-def test_the_scan_is_the_loop_in_values_and_gradients(count):
-    torch.manual_seed(0)
-    shapes = [(2, count, 3, 4), (2, count, 3), (2, count, 5), (2, count, 5)]
-    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    results = []
-    for function in (lambda *given: scan(*given, 4), scan_by_loop):
-        x, decay, b, c = inputs
-        y = function(x, -decay.square(), b, c)
-        results.append([y, *torch.autograd.grad(y.sin().sum(), inputs)])
-    for found, expected in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected)
-
-
-@pytest.mark.parametrize("decay", [0.0, -50.0])
-def test_the_scan_neither_overflows_nor_forgets(decay):
-    """States that keep everything, and states that keep nothing, over several chunks."""
-    count = 5 * CHUNK
-    x, ones = torch.ones(1, count, 1, 1), torch.ones(1, count, 1)
-    y = scan(x, torch.full((1, count, 1), decay), ones, ones, CHUNK).flatten()
-    torch.testing.assert_close(y, torch.arange(1.0, count + 1) if decay == 0 else torch.ones(count))
 
 
 @both_dims
@@ -145,7 +134,7 @@ def test_dilation_1_is_local_attention(spatial_dims):
     local = LocalAttention(16, spatial_dims=spatial_dims, kernel_size=3, full_attention_tokens=0).double()
     local.load_state_dict(mixer.state_dict())
     x = feature_map(*SIZES[spatial_dims])
-    torch.testing.assert_close(mixer(x), local(x))
+    assert torch.equal(mixer(x), local(x))
 
 
 @both_dims
@@ -166,11 +155,42 @@ def test_large_kernel_is_one_large_convolution_inside_the_map(spatial_dims):
     torch.testing.assert_close(mixer(x), x * attention)
 
 
+@pytest.mark.parametrize("dilation", [2, 3, 4])
+@pytest.mark.parametrize("kernel_size", range(7, 33, 2))
+def test_large_kernel_covers_its_kernel(kernel_size, dilation):
+    """Without a hole: the impulse response is nonzero at every voxel of the kernel, and as wide as documented."""
+    mixer = build("large_kernel", 2, dim=1, kernel_size=kernel_size, dilation=dilation)
+    reach = 2 * dilation - 1 + dilation * (mixer.distant.kernel_size[0] - 1)
+    assert kernel_size <= reach < kernel_size + 4 * dilation
+    for conv in (mixer.local, mixer.distant):
+        nn.init.ones_(conv.weight)
+        nn.init.zeros_(conv.bias)
+    impulse = torch.zeros(1, 1, reach + 2, reach + 2, dtype=torch.float64)
+    impulse[..., reach // 2 + 1, reach // 2 + 1] = 1
+    response = mixer.distant(mixer.local(impulse))[0, 0]
+    assert torch.equal(response.nonzero().amin(0), torch.tensor([1, 1]))
+    assert torch.equal(response.nonzero().amax(0), torch.tensor([reach, reach]))
+    assert (response[1:-1, 1:-1] > 0).all()
+
+
 def test_large_kernel_has_the_published_kernels():
     mixer = build("large_kernel", 2)
     assert mixer.local.kernel_size == (5, 5)
     assert (mixer.distant.kernel_size, mixer.distant.dilation) == ((7, 7), (3, 3))
-    assert sum(p.numel() for p in mixer.parameters()) == 16 * (25 + 49 + 16 + 3)
     for wrong in ({"kernel_size": 5}, {"dilation": 1}):
         with pytest.raises(ValueError, match="kernel_size must be at least 7 and dilation at least 2"):
             build("large_kernel", 2, **wrong)
+
+
+@both_dims
+def test_parameters_are_those_of_the_guide(spatial_dims):
+    """plugin/docs/networks.md, of C channels."""
+    c = 64
+    expected = {
+        "spectral": {2: 240, 3: 3600}[spatial_dims] * c,
+        "state_space": (2 + 1 / 16) * c**2 + (34 + 1 / 16 + 2 / 16) * c + 32,
+        "dilated_attention": 4 * c**2 + 4 * c,
+        "large_kernel": c**2 + (3 + {2: 74, 3: 468}[spatial_dims]) * c,
+    }
+    for name, count in expected.items():
+        assert sum(p.numel() for p in build(name, spatial_dims, dim=c).parameters()) == count

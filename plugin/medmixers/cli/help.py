@@ -33,8 +33,8 @@ def group_help(name: str, group: Any) -> str:
 
 def _group_lines(name: str, group: Any) -> str:
     if inspect.isfunction(group):
-        return _row(f"medmixers {name}", _summary(group), 34, indent="")
-    rows = [_row(f"medmixers {name} {each}", _summary(command), 32) for each, command in commands_of(group).items()]
+        return _row(f"medmixers {name}", _summary(group), 38, indent="")
+    rows = [_row(f"medmixers {name} {each}", _summary(command), 36) for each, command in commands_of(group).items()]
     return "\n".join([_summary(group), *rows])
 
 

@@ -1,1 +1,1 @@
-"""Token attention of trained networks, in the geometry of the image."""
+"""Attention and receptive fields of trained networks, in the geometry of the image."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,7 +34,7 @@ def record_token_attention(network: nn.Module) -> Iterator[list[Tensor]]:
         names = ", ".join(sorted(name for name, row in NETWORKS.items() if row.has_tokens))
         raise InputError(
             f"{type(network).__name__} has no TokenLearner, so there is no token attention to record; "
-            f"networks that have one: {names}"
+            f"--voxel X,Y,Z shows attention of token mixers; networks that have a TokenLearner: {names}"
         )
     maps: list[Tensor] = []
 
@@ -48,10 +49,22 @@ def record_token_attention(network: nn.Module) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
+@torch.inference_mode()
+def token_maps(network: nn.Module, image: Tensor) -> Tensor:
+    """Maps of the last TokenLearner on an image, (B, C, *spatial) -> (B, N, *spatial), by :func:`attention_on_image`.
+
+    Raises:
+        InputError: the network has no tokens.
+    """
+    with record_token_attention(network) as recorded:
+        network(image)
+    return attention_on_image(recorded[-1], image.shape[2:], stride=getattr(network, "stride", 8))
+
+
 def attention_on_image(maps: Tensor, size: Sequence[int], *, stride: int | Sequence[int] = 8) -> Tensor:
     """Resample maps to the grid of the image that the network saw.
 
-    Both Token-UNets pad the end of each axis to a multiple of their stride. So cell i covers the voxels stride * i to
+    The networks pad the end of each axis to a multiple of their stride. So cell i covers the voxels stride * i to
     stride * (i + 1) - 1, counted from the start. The maps are scaled by exactly the stride and the padding is cut off:
     an interpolation straight to ``size`` would shrink them.
 

@@ -1,10 +1,9 @@
-import torch
 from torch import Tensor, nn
 
-from medmixers.kernels.tile_attention import Tiling, tile_attention
+from medmixers.kernels.dilated_tile_attention import dilated_tile_attention
+from medmixers.kernels.tile_attention import TILE_SIZE
 from medmixers.layers.conv import check_kernel_size, check_positive, check_spatial_dims
 from medmixers.mixers.global_attention import head_count
-from medmixers.mixers.local_attention import TILE_SIZE
 
 
 class DilatedAttention(nn.Module):
@@ -37,28 +36,6 @@ class DilatedAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: feature map, (B, C, *spatial) -> the same shape."""
-        tiling = Tiling(self.heads, self.kernel_size, self.tile_size)
-        grids = [self.qkv(x.movedim(1, -1))]  # (B, *spatial, 3 C)
-        for axis in range(1, x.ndim - 1):
-            parts: list[Tensor] = []
-            for grid in grids:
-                parts.extend(_every_nth(grid, axis, self.dilation))
-            grids = parts
-        grids = [tile_attention(grid, tiling) for grid in grids]
-        for axis in range(x.ndim - 2, 0, -1):
-            count = min(self.dilation, x.shape[axis + 1])
-            grids = [_interleave(grids[i : i + count], axis) for i in range(0, len(grids), count)]
-        return self.proj(grids[0]).movedim(-1, 1)
-
-
-def _every_nth(x: Tensor, axis: int, n: int) -> list[Tensor]:
-    """Positions 0, n, 2 n ...; 1, n + 1 ... along an axis; at most n tensors, none of them empty."""
-    size = x.shape[axis]
-    return [x.index_select(axis, torch.arange(first, size, n, device=x.device)) for first in range(min(n, size))]
-
-
-def _interleave(parts: list[Tensor], axis: int) -> Tensor:
-    """The inverse of :func:`_every_nth`."""
-    sizes = [part.shape[axis] for part in parts]
-    order = [torch.arange(size, device=parts[0].device) * len(parts) + first for first, size in enumerate(sizes)]
-    return torch.cat(parts, axis).index_select(axis, torch.cat(order).argsort())
+        qkv = self.qkv(x.movedim(1, -1))  # (B, *spatial, 3 C)
+        mixed = dilated_tile_attention(qkv, self.heads, self.kernel_size, self.tile_size, self.dilation)
+        return self.proj(mixed).movedim(-1, 1)

@@ -3,13 +3,12 @@ from torch import Tensor, nn
 
 from medmixers.errors import InputError
 from medmixers.kernels.flex_attention import flex_attention_by_tiles
-from medmixers.kernels.tile_attention import Tiling, tile_attention
+from medmixers.kernels.tile_attention import TILE_SIZE, Tiling, tile_attention
 from medmixers.layers.conv import check_kernel_size, check_spatial_dims
 from medmixers.layers.sizes import has_known_size, product_of
 from medmixers.mixers.global_attention import full_attention, head_count
 
 BACKENDS = ("auto", "tiles", "flex")
-TILE_SIZE = 4  # edge of a query tile in voxels: the fastest measured on a CPU, in 2D and 3D
 
 
 class LocalAttention(nn.Module):
@@ -56,27 +55,35 @@ class LocalAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: feature map, (B, C, *spatial) -> the same shape."""
         qkv = self.qkv(x.movedim(1, -1))  # (B, *spatial, 3 C)
-        is_small = product_of(x.shape[2:]) <= self.full_attention_tokens
         if torch.jit.is_scripting():
-            mixed = self._full(qkv) if is_small else self._tiled(qkv)
+            mixed = _by_size(qkv, self.heads, self.kernel_size, self.tile_size, self.full_attention_tokens)
         else:
-            mixed = self._by_backend(qkv, is_small)
+            mixed = self._by_backend(qkv)
         shape = list(qkv.shape[:-1]) + [self.proj.in_features]
         return self.proj(mixed.view(shape)).movedim(-1, 1)
 
-    def _by_backend(self, qkv: Tensor, is_small: bool) -> Tensor:
+    def _by_backend(self, qkv: Tensor) -> Tensor:
+        is_small = product_of(qkv.shape[1:-1]) <= self.full_attention_tokens
         is_exporting = torch.compiler.is_exporting()
         if is_exporting and not has_known_size(qkv):  # the exported program takes small and large images
-            return torch.cond(is_small, self._full, self._tiled, (qkv,))
-        if is_small:
-            return self._full(qkv)
-        if self.backend == "flex" and not (is_exporting or torch.jit.is_tracing()):
+            tiling = Tiling(self.heads, self.kernel_size, self.tile_size)
+            return torch.cond(is_small, lambda x: _full(x, self.heads), lambda x: _tiled(x, tiling), (qkv,))
+        if self.backend == "flex" and not (is_small or is_exporting or torch.jit.is_tracing()):
             return flex_attention_by_tiles(qkv, heads=self.heads, kernel_size=self.kernel_size)
-        return self._tiled(qkv)
+        return _by_size(qkv, self.heads, self.kernel_size, self.tile_size, self.full_attention_tokens)
 
-    # Both return a flat tensor: torch.cond requires equal strides, which it cannot prove for symbolic sizes.
-    def _full(self, qkv: Tensor) -> Tensor:
-        return full_attention(qkv.flatten(1, -2), self.heads).flatten()
 
-    def _tiled(self, qkv: Tensor) -> Tensor:
-        return tile_attention(qkv, Tiling(self.heads, self.kernel_size, self.tile_size)).flatten()
+@torch.jit.script_if_tracing  # a trace would keep one branch, and be wrong for maps of the other one's size
+def _by_size(qkv: Tensor, heads: int, kernel_size: int, tile_size: int, full_attention_tokens: int) -> Tensor:
+    if product_of(qkv.shape[1:-1]) <= full_attention_tokens:
+        return _full(qkv, heads)
+    return _tiled(qkv, Tiling(heads, kernel_size, tile_size))
+
+
+# Both return a flat tensor: torch.cond requires equal strides, which it cannot prove for symbolic sizes.
+def _full(qkv: Tensor, heads: int) -> Tensor:
+    return full_attention(qkv.flatten(1, -2), heads).flatten()
+
+
+def _tiled(qkv: Tensor, tiling: Tiling) -> Tensor:
+    return tile_attention(qkv, tiling).flatten()

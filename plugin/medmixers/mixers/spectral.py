@@ -6,17 +6,19 @@ from medmixers.layers.precision import without_autocast
 
 
 class Spectral(nn.Module):
-    """Global filter in the frequency domain (GFNet, Rao et al. 2021, equations 6 to 8), for maps of any size.
+    """Global filter in the frequency domain (GFNet, Rao et al. 2021), for maps of any size.
 
     The Fourier transform of each channel is multiplied by a learned complex filter. This is a circular convolution with
     a kernel as large as the map, at a cost of tokens times their logarithm. GFNet learns one number per frequency of
-    one map size. Here the filter is learned on a grid of frequencies, and linear interpolation gives it for every size.
-    It starts at random with the standard deviation of GFNet, 0.02.
+    one map size, and interpolates the filter for other sizes. Here the filter is learned on a fixed grid of
+    frequencies, and linear interpolation gives it for every size. The interpolation fades the kernel out: 98 % of its
+    energy lies within 2 (frequencies - 1) voxels. It starts at random with the standard deviation of GFNet, 0.02.
 
     Args:
         dim: channels C.
         spatial_dims: 2 or 3.
-        frequencies: points of the grid from 0 to the highest frequency of an axis, at least 2.
+        frequencies: points of the grid from 0 to the highest frequency of an axis, at least 2. More of them reach
+            further and cost 4 C f^2 parameters in 2D, 8 C f^3 in 3D, about.
     """
 
     def __init__(self, dim: int, *, spatial_dims: int, frequencies: int = 8) -> None:
@@ -45,15 +47,17 @@ class Spectral(nn.Module):
 
     def _filter_for(self, size: list[int], dtype: torch.dtype) -> Tensor:
         """The filter at the frequencies of a map, (2, C, *frequencies of rfftn)."""
-        values = self.filter.to(dtype)
-        last = len(size) - 1
-        for axis in range(len(size)):
-            count, device = size[axis], values.device
-            is_last = axis == last
-            # from -1 to 1, or 0 to 1, of the highest frequency, half a cycle per voxel
-            found = torch.fft.rfftfreq(count, device=device) if is_last else torch.fft.fftfreq(count, device=device)
-            points = self.filter.shape[2 + axis]
-            place = 2 * found * (points - 1) if is_last else (2 * found + 1) * ((points - 1) / 2)
-            near = (1 - (place.unsqueeze(1) - torch.arange(points, device=device)).abs()).clamp(min=0).to(dtype)
+        values, highest = self.filter.to(dtype), self.filter.shape[-1] - 1
+        for axis, count in enumerate(size):
+            # Cycles per map, in the order of rfftfreq and fftfreq. Those fix the size of an exported graph.
+            cycles = torch.arange(count, device=values.device)
+            if axis == len(size) - 1:
+                cycles = cycles[: count // 2 + 1]
+                place = cycles.to(dtype) * (2 * highest / count)
+            else:
+                cycles = (cycles + count // 2) % count - count // 2
+                place = cycles.to(dtype) * (2 * highest / count) + highest
+            points = torch.arange(self.filter.shape[2 + axis], device=values.device)
+            near = (1 - (place.unsqueeze(1) - points).abs()).clamp(min=0)
             values = torch.matmul(values.movedim(2 + axis, -1), near.T).movedim(-1, 2 + axis)
         return values

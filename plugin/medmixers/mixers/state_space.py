@@ -4,11 +4,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medmixers.kernels.selective_scan import selective_scan
 from medmixers.layers.conv import check_positive, check_spatial_dims
 from medmixers.layers.precision import without_autocast
 from medmixers.mixers.global_attention import head_count
 
-CHUNK = 64  # tokens whose mixing matrix is computed at once
 STEP_SIZES = (1e-3, 1e-1)  # at the start, log-uniform; decay rates are uniform in (1, 16): both as in Mamba-2
 
 
@@ -20,8 +20,8 @@ class StateSpace(nn.Module):
     the token. The second scan runs from the last token to the first, as in Vision Mamba (Zhu et al. 2024). Both use the
     same parameters, and their outputs are added. Without Mamba's short convolution and gate, this is the token mixing.
 
-    It is computed in chunks of tokens by matrix products, and across chunks by doubling: exact, with memory in
-    proportion to the tokens. A test compares it with the loop.
+    Time and memory are linear in tokens. The scan is computed exactly, in full precision under autocast too, by
+    :func:`medmixers.kernels.selective_scan.selective_scan`.
 
     Args:
         dim: channels C, a multiple of ``head_dim``.
@@ -34,7 +34,7 @@ class StateSpace(nn.Module):
         super().__init__()
         check_spatial_dims(spatial_dims)
         check_positive(state_size=state_size)
-        self.heads, self.chunk = head_count(dim, head_dim), CHUNK
+        self.heads = head_count(dim, head_dim)
         self.sizes = [dim, state_size, state_size, self.heads]
         self.in_proj = nn.Linear(dim, sum(self.sizes))
         self.out_proj = nn.Linear(dim, dim)
@@ -60,63 +60,6 @@ class StateSpace(nn.Module):
         step = F.softplus(step + self.step_bias.to(dtype))  # (B, N, heads)
         decay = -self.log_rate.to(dtype).exp() * step
         taken = tokens.unflatten(-1, [self.heads, -1]) * step.unsqueeze(-1)
-        mixed = scan(taken, decay, b, c, self.chunk)
-        mixed = mixed + scan(taken.flip(1), decay.flip(1), b.flip(1), c.flip(1), self.chunk).flip(1)
+        mixed = selective_scan(taken, decay, b, c)
+        mixed = mixed + selective_scan(taken.flip(1), decay.flip(1), b.flip(1), c.flip(1)).flip(1)
         return mixed.flatten(2).to(projected.dtype)
-
-
-def scan(x: Tensor, decay: Tensor, b: Tensor, c: Tensor, chunk: int) -> Tensor:
-    """y_t = c_t H_t with H_t = exp(decay_t) H_(t-1) + b_t x_t, H_0 = 0.
-
-    Args:
-        x: tokens, (B, N, heads, head_dim).
-        decay: logarithm of the factor that a state keeps, at most 0, (B, N, heads).
-        b: how a token enters the state, (B, N, state_size).
-        c: how a token reads the state, (B, N, state_size).
-        chunk: tokens whose mixing matrix is computed at once; changes the speed, not the result.
-
-    Returns:
-        (B, N, heads, head_dim).
-    """
-    count = x.shape[1]
-    x, decay = _chunks(x, chunk), _chunks(decay, chunk).cumsum(2)  # (B, chunks, T, heads, ...)
-    b, c = _chunks(b, chunk), _chunks(c, chunk)
-
-    # Within a chunk: token t reads token s <= t through exp(decay from s to t).
-    between = decay.unsqueeze(3) - decay.unsqueeze(2)  # (B, chunks, T, T, heads)
-    is_later = torch.ones(chunk, chunk, dtype=torch.bool, device=x.device).triu(1)
-    weight = between.masked_fill(is_later.unsqueeze(-1), float("-inf")).exp()
-    near = torch.einsum("zktn,zksn,zktsh,zkshd->zkthd", c, b, weight, x)
-
-    # Across chunks: the state that a chunk leaves, then the sum over all chunks before it.
-    left = torch.einsum("zksn,zksh,zkshd->zkhnd", b, (decay[:, :, -1:] - decay).exp(), x)
-    state = _before(left, decay[:, :, -1])
-    distant = torch.einsum("zktn,zkth,zkhnd->zkthd", c, decay.exp(), state)
-    return (near + distant).flatten(1, 2)[:, :count]
-
-
-def _chunks(x: Tensor, chunk: int) -> Tensor:
-    """(B, N, ...) -> (B, chunks, T, ...), with zeros at the end: no token reads what comes after it."""
-    count = (x.shape[1] + chunk - 1) // chunk
-    zeros = torch.zeros([x.shape[0], count * chunk - x.shape[1]] + list(x.shape[2:]), dtype=x.dtype, device=x.device)
-    return torch.cat([x, zeros], 1).unflatten(1, [count, chunk])
-
-
-def _before(left: Tensor, decay: Tensor) -> Tensor:
-    """State before each chunk, from what each chunk adds, (B, chunks, heads, n, d), and the logarithms of its decay.
-
-    By doubling: after the step of distance s, every sum covers the 2 s chunks up to its own.
-    """
-    total, reach = left, decay
-    distance = 1
-    while distance < left.shape[1]:
-        earlier, far = _shift(total, distance), _shift(reach, distance)
-        total = total + reach.exp().unsqueeze(-1).unsqueeze(-1) * earlier
-        reach = reach + far
-        distance *= 2
-    return _shift(total, 1)
-
-
-def _shift(x: Tensor, distance: int) -> Tensor:
-    """Each chunk gets the values of the chunk ``distance`` before it, the first ones zeros."""
-    return torch.cat([torch.zeros_like(x[:, :distance]), x[:, : x.shape[1] - distance]], 1)

@@ -25,17 +25,16 @@ def network_cost(
 ) -> Cost:  # fmt: skip
     """Count on the meta device; multiply-adds only with ``forward``. Raises InputError for what cannot be built so."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
+
+    from medmixers.layers.macs import count_macs
 
     with torch.device("meta"):
-        model = _build(network, options, size, in_channels, out_channels).eval()
+        model = _build(network, options, size, in_channels, out_channels)
         parameters = sum(each.numel() for each in model.parameters() if each.requires_grad)
         if not forward:
             return Cost(parameters, None)
         try:
-            with FlopCounterMode(display=False) as counter, torch.no_grad():
-                model(torch.empty(1, in_channels, *size))
-            macs: float | None = counter.get_total_flops() / 2
+            macs: float | None = count_macs(model, torch.empty(1, in_channels, *size))
         except (RuntimeError, NotImplementedError):  # an operator without a meta kernel
             macs = None
     return Cost(parameters, macs)

@@ -162,16 +162,13 @@ def _write_progress(folder: Path, trainer: Any) -> None:
 def _macs(trainer: Any) -> float | None:
     """Multiply-adds of one patch."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
+    from medmixers.layers.macs import count_macs
     from medmixers.nnunet.trainer import plain_network
 
     trainer.set_deep_supervision_enabled(False)
-    network = plain_network(trainer.network).eval()
     image = torch.zeros(1, trainer.num_input_channels, *trainer.configuration_manager.patch_size, device=trainer.device)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(image)
-    return float(counter.get_total_flops() / 2)
+    return count_macs(plain_network(trainer.network), image)
 
 
 def _write_facts(folder: Path, trainer: Any) -> None:

@@ -1,4 +1,4 @@
-"""Token attention of a model that nnU-Net trained, in the geometry of the image file.
+"""Cases of a model that nnU-Net trained, on the voxels of the image file.
 
 nnU-Net's own reader and preprocessor prepare the case. The network is rebuilt from the plans that are saved with the
 weights, so neither its trainer nor ``nnUNet_extTrainer`` is needed.
@@ -21,84 +21,91 @@ from torch import Tensor, nn
 
 from medmixers.checkpoints import read_checkpoint
 from medmixers.errors import InputError, MissingFileError
-from medmixers.explain.token_attention import attention_on_image, record_token_attention
-from medmixers.files import refuse_overwriting_inputs, written_whole
+from medmixers.explain.case import Case, check_voxel
 from medmixers.progress import Announce, silent
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 
-def nnunet_token_attention(
-    model_folder: str | Path,
-    images: str | Path | Sequence[str | Path],
-    *,
-    out: str | Path | None = None,
-    fold: int | str | None = None,
-    checkpoint: str = "checkpoint_final.pth",
-    device: str = "cpu",
-    announce: Announce = silent,
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Token attention maps of one case, on the voxels of its image file.
-
-    The whole case goes through the network at once, not in patches: attention is a softmax over all positions, so the
-    maps of patches could not be stitched together. No code from the checkpoint is run.
+class NnunetModel:
+    """A trained model, without code from its checkpoint being run.
 
     Args:
-        model_folder: of nnU-Net's results, ``.../TRAINER__PLANS__CONFIGURATION`` with plans.json and fold_X.
-        images: NIfTI file of the case, or one per channel in the order of dataset.json.
-        out: 4D NIfTI file for the maps (.nii or .nii.gz), its last axis the tokens; None writes no file.
+        folder: of nnU-Net's results, ``.../TRAINER__PLANS__CONFIGURATION`` with plans.json and fold_X.
         fold: fold of the weights; the first found by default.
         checkpoint: file name of the weights.
         device: as torch names it.
-        announce: called with the name of each step.
-
-    Returns:
-        Maps (N, X, Y, Z) in multiples of uniform attention, 0 outside nnU-Net's crop, and the image's affine.
 
     Raises:
         MissingFileError: a folder or file is missing.
-        InputError: a file that is not NIfTI, or with a shape or values that the model cannot take; a wrong number of
-            channels, a cascade, a network without tokens; an output that would replace an input.
+        InputError: the second stage of a cascade.
     """
-    model_folder = Path(model_folder)
-    paths = [Path(path) for path in ([images] if isinstance(images, str | Path) else images)]
-    _check_paths(paths, Path(out) if out is not None else None)
-    weights_file = _weights_file(model_folder, fold, checkpoint)
-    announce("load the model")
-    plans, configuration, dataset_json, network = _load_model(model_folder, weights_file)
-    channels = len(dataset_json["channel_names"])
-    if len(paths) != channels:
-        raise InputError(f"the model in {model_folder} takes {channels} image files, got {len(paths)}")
-    _check_images(paths, len(configuration.patch_size))
 
-    announce("preprocess the image")
-    preprocessor = configuration.preprocessor_class(verbose=False)
-    data, _, properties = preprocessor.run_case([str(path) for path in paths], None, plans, configuration, dataset_json)
-    announce("run the network")
-    case = torch.from_numpy(data).float().to(device)
-    maps = _forward(network.to(device).eval(), case, len(configuration.patch_size))
-    announce("resample the maps")
-    read = _undo_preprocessing(maps, properties, plans, configuration)
-    image = _in_file_geometry(read, properties, paths[0])
-    if out is not None:
-        with written_whole(Path(out)) as partial:
-            nib.save(image, partial)
-    return np.moveaxis(np.asarray(image.dataobj), -1, 0), image.affine
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        fold: int | str | None = None,
+        checkpoint: str = "checkpoint_final.pth",
+        device: str = "cpu",
+    ) -> None:
+        self.folder, self.device = Path(folder), device
+        weights = _weights_file(self.folder, fold, checkpoint)
+        self.plans, self.configuration, self.dataset_json, network = _load_model(self.folder, weights)
+        self.network = network.to(device).eval()
 
+    def case(self, files: Sequence[Path], *, announce: Announce = silent) -> NnunetCase:
+        """A case, of one NIfTI file per channel in the order of dataset.json.
 
-def _check_paths(paths: list[Path], out: Path | None) -> None:
-    for path in [*paths, *([out] if out else [])]:
-        if not path.name.endswith((".nii", ".nii.gz")):
-            raise InputError(f"{path} must be a NIfTI file, .nii or .nii.gz")
-    for path in paths:
-        if not path.is_file():
-            raise MissingFileError(f"there is no image {path}")
-    if out is not None:
-        refuse_overwriting_inputs(out, paths)
+        Raises:
+            InputError: a wrong number of files, or one with a shape or values that the model cannot take.
+        """
+        channels = len(self.dataset_json["channel_names"])
+        if len(files) != channels:
+            raise InputError(f"the model in {self.folder} takes {channels} image files, got {len(files)}")
+        spatial_dims = len(self.configuration.patch_size)
+        _check_images(files, spatial_dims)
+        announce("preprocess the image")
+        preprocessor = self.configuration.preprocessor_class(verbose=False)
+        paths = [str(path) for path in files]
+        data, _, properties = preprocessor.run_case(paths, None, self.plans, self.configuration, self.dataset_json)
+        image = torch.from_numpy(data).float().to(self.device)
+        return NnunetCase(self, image[None] if spatial_dims == 3 else image.transpose(0, 1), properties, files[0])
 
 
-def _check_images(paths: list[Path], spatial_dims: int) -> None:
+class NnunetCase(Case):
+    """A case of an nnU-Net model; of a 2D model, its slices are the batch."""
+
+    def __init__(self, model: NnunetModel, image: Tensor, properties: dict[str, Any], file: Path) -> None:
+        super().__init__(model.network, image, model.configuration.patch_size, model.configuration.spacing)
+        self.plans, self.configuration, self.properties, self.file = (
+            model.plans, model.configuration, properties, file,
+        )  # fmt: skip
+
+    def place(self, voxel: Sequence[int]) -> tuple[int, tuple[int, ...]]:
+        source = nib.load(self.file)
+        check_voxel(voxel, source.shape)
+        point = source.affine @ [*voxel, *[0] * (3 - len(voxel)), 1]
+        read = np.rint(np.linalg.solve(_read_affine(self.properties, source.affine), point)).astype(int)[2::-1]
+        box = np.array(self.properties["bbox_used_for_cropping"])
+        cropped = read[list(self.plans.transpose_forward)] - box[:, 0]
+        before = np.array(self.properties["shape_after_cropping_and_before_resampling"])
+        if not ((cropped >= 0) & (cropped < before)).all():
+            raise InputError(f"voxel {','.join(map(str, voxel))} is in the border of zeros that nnU-Net crops away")
+        sizes = self.image.shape[2:]
+        is_2d = len(sizes) == 2
+        now = np.array([before[0], *sizes] if is_2d else sizes)
+        place = tuple(map(int, (cropped + 0.5) * now / before))
+        return (place[0], place[1:]) if is_2d else (0, place)
+
+    def on_file(self, maps: Tensor) -> nib.Nifti1Image:
+        on_case = maps[0] if maps.ndim == 5 else maps.transpose(0, 1)
+        read = _undo_preprocessing(on_case.cpu(), self.properties, self.plans, self.configuration)
+        return _in_file_geometry(read, self.properties, self.file)
+
+
+def _check_images(paths: Sequence[Path], spatial_dims: int) -> None:
     """Refuse what nnU-Net would accept: it reads a time series as channels, and computes with NaN."""
     shapes = []
     for path in paths:
@@ -155,17 +162,6 @@ def _load_model(
     return plans, configuration, dataset_json, network
 
 
-@torch.inference_mode()
-def _forward(network: nn.Module, data: Tensor, spatial_dims: int) -> Tensor:
-    """data: preprocessed case, (C, *spatial) -> (N, *spatial). A 2D network gets the slices as a batch."""
-    x = data[None] if spatial_dims == 3 else data.transpose(0, 1)
-    with record_token_attention(network) as recorded:
-        network(x)
-    stride = getattr(network, "stride", 8)
-    maps = attention_on_image(recorded[-1], x.shape[2:], stride=stride).cpu()
-    return maps[0] if spatial_dims == 3 else maps.transpose(0, 1)
-
-
 def _undo_preprocessing(
     maps: Tensor, properties: dict[str, Any], plans: PlansManager, configuration: ConfigurationManager
 ) -> NDArray[np.float32]:
@@ -186,7 +182,13 @@ def _undo_preprocessing(
 def _in_file_geometry(maps: NDArray[np.float32], properties: dict[str, Any], image_file: Path) -> nib.Nifti1Image:
     """maps: (N, Z, Y, X) as nnU-Net's reader orders axes -> a 4D image (X, Y, Z, N) on the file's voxels."""
     affine = nib.load(image_file).affine
-    read_affine = properties.get("nibabel_stuff", {}).get("reoriented_affine", affine)
+    read_affine = _read_affine(properties, affine)
     image = nib.Nifti1Image(np.ascontiguousarray(maps.transpose(3, 2, 1, 0)), read_affine)
     back = ornt_transform(io_orientation(read_affine), io_orientation(affine))
     return image.as_reoriented(back)
+
+
+def _read_affine(properties: dict[str, Any], affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Affine of the voxels as nnU-Net's reader ordered them, given the file's."""
+    found: NDArray[np.float64] = properties.get("nibabel_stuff", {}).get("reoriented_affine", affine)
+    return found

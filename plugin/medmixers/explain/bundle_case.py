@@ -1,4 +1,4 @@
-"""Token attention of a MONAI Bundle of this package, on the voxels of the image files."""
+"""Cases of a MONAI Bundle of this package, on the voxels of the image files."""
 
 from __future__ import annotations
 
@@ -10,17 +10,14 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from medmixers.checkpoints import read_weights
 from medmixers.errors import InputError
-from medmixers.explain.token_attention import attention_on_image, record_token_attention
-from medmixers.files import refuse_overwriting_inputs, written_whole
+from medmixers.explain.case import Case, check_voxel
 
 
-class BundleAttention:
+class BundleModel:
     """The network and the transforms of a bundle's configs/inference.json.
 
     The configs of a bundle are code that runs: load bundles of people you trust.
@@ -50,36 +47,44 @@ class BundleAttention:
         finally:
             sys.path[:] = paths  # the config has put the bundle's folder on the path
         self.network.load_state_dict(read_weights(checkpoint or str(bundle / "models" / "model.pt"), self.network))
+        self.window: Sequence[int] = parser.get("roi_size", parser.get("image_size", ()))
         self.device = device
 
-    @torch.inference_mode()
-    def __call__(self, images: Sequence[Path], *, out: Path | None = None) -> NDArray[np.float32]:
-        """Maps of one case, (N, X, Y, Z) in multiples of uniform attention, on the voxels of its files.
+    def case(self, images: Sequence[Path]) -> BundleCase:
+        """A case, of one NIfTI file per channel, or one with all."""
+        item = self.preprocessing({"image": [str(path) for path in images] if len(images) > 1 else str(images[0])})
+        image = item["image"][None].as_tensor().to(self.device)
+        return BundleCase(self, item, image, images[0])
 
-        The whole case goes through the network at once: attention is a softmax over all positions.
 
-        Args:
-            images: one NIfTI file per channel, or one with all.
-            out: 4D NIfTI file for the maps, its last axis the tokens; None writes no file.
-        """
+class BundleCase(Case):
+    """A case of a bundle: MONAI's transforms take it to the network and back."""
+
+    def __init__(self, model: BundleModel, item: dict[str, Any], image: Tensor, file: Path) -> None:
+        spatial = image.shape[2:]
+        super().__init__(model.network, image, model.window or spatial, item["image"].pixdim.tolist()[: len(spatial)])
+        self.preprocessing, self.item, self.file = model.preprocessing, item, file
+
+    def place(self, voxel: Sequence[int]) -> tuple[int, tuple[int, ...]]:
+        source = nib.load(self.file)
+        check_voxel(voxel, source.shape[:3])
+        point = source.affine @ [*voxel, *[0] * (3 - len(voxel)), 1]
+        sizes = self.image.shape[2:]
+        place = np.rint(np.linalg.solve(self.item["image"].affine.numpy(), point)).astype(int)[: len(sizes)]
+        if not all(0 <= p < size for p, size in zip(place, sizes, strict=True)):
+            raise InputError(f"voxel {','.join(map(str, voxel))} is in the border that the preprocessing crops away")
+        return 0, tuple(map(int, place))
+
+    def on_file(self, maps: Tensor) -> nib.Nifti1Image:
         from monai.data import MetaTensor
         from monai.transforms import Invertd
 
-        if out is not None:
-            refuse_overwriting_inputs(out, images)
-        item = self.preprocessing({"image": [str(path) for path in images] if len(images) > 1 else str(images[0])})
-        image = item["image"]
-        with record_token_attention(self.network) as recorded:
-            self.network(image[None].as_tensor().to(self.device))
-        stride = getattr(self.network, "stride", 8)
-        maps = attention_on_image(recorded[-1], image.shape[1:], stride=stride)[0].cpu()
-        item["maps"] = MetaTensor(maps, meta=image.meta, applied_operations=image.applied_operations)
+        image = self.item["image"]
+        item = {**self.item}
+        item["maps"] = MetaTensor(maps[0].cpu(), meta=image.meta, applied_operations=image.applied_operations)
         undo = Invertd(keys="maps", transform=self.preprocessing, orig_keys="image", nearest_interp=False)
         voxels = np.asarray(undo(item)["maps"], np.float32)
-        if out is not None:
-            with written_whole(out) as partial:
-                nib.save(nib.Nifti1Image(np.moveaxis(voxels, 0, -1), nib.load(images[0]).affine), partial)
-        return voxels
+        return nib.Nifti1Image(np.moveaxis(voxels, 0, -1), nib.load(self.file).affine)
 
 
 def bundle_channels(bundle: Path) -> int:
