@@ -34,7 +34,7 @@ def test_training_saves_flat_weights_and_a_state(work: Path) -> None:
     assert weights
     assert all(isinstance(value, torch.Tensor) for value in weights.values())
     state = torch.load(work / "models" / "resume_checkpoint_epoch=2.pt", weights_only=True)
-    assert set(state) == {"model", "optimizer", "lr_scheduler", "trainer", "best_weights"}
+    assert set(state) == {"model", "optimizer", "lr_scheduler", "trainer", "best_weights", "average"}
     assert list(state["model"]) == list(weights)
 
 

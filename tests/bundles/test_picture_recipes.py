@@ -154,6 +154,7 @@ def test_the_schedule_is_monais_and_keeps_the_ratio_of_the_layers(end: float) ->
     np.testing.assert_allclose(rates(WarmupCosine, [0.1]), rates(WarmupCosineSchedule, [0.1]))
     decayed = rates(WarmupCosine, [0.1, 1e-6])
     np.testing.assert_allclose(decayed[:, 1], 1e-5 * decayed[:, 0])
+    assert not rates(WarmupCosine, [0.0]).any()
     assert rates(WarmupCosineSchedule, [0.1, 1e-6])[-1, 1] == end, "MONAI's own raises it"
 
 

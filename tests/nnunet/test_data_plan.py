@@ -161,7 +161,10 @@ def test_pictures_keep_their_pixels(nnunet_folders, monkeypatch):
     ("change", "message"),
     [
         ({"channels": ("T1", "T2")}, "has 1 channels, task 'mine' has 2"),
-        ({"labels": dict(list(TASK.labels.items())[:2])}, r"has the labels \[0, 1, 2\], task 'mine' has \[0, 1\]"),
+        (
+            {"labels": dict(list(TASK.labels.items())[:2]), "codes": None},
+            r"has the labels \[0, 1, 2\], task 'mine' has \[0, 1\]",
+        ),
         ({"spatial_dims": 2}, "are 3D, task 'mine' is 2D"),
     ],
 )

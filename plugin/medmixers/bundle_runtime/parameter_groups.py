@@ -65,7 +65,7 @@ class WarmupCosine(WarmupCosineSchedule):
         """The learning rate of each group."""
         largest = max(self.base_lrs)
         factor = self.lr_lambda(self.last_epoch)
-        if self.last_epoch >= self.warmup_steps:
+        if self.last_epoch >= self.warmup_steps and largest > 0:
             factor = max(factor, self.end_lr / largest)
         return [rate * factor for rate in self.base_lrs]
 
