@@ -30,8 +30,8 @@ COMPILED = {
 every_form = pytest.mark.parametrize(("name", "dims"), FORMS)
 
 
-def quick_or_slow(name):
-    return pytest.param(name, marks=() if name in COMPILED else pytest.mark.slow)
+def quick_or_slow(name, *more):
+    return pytest.param(name, *more, marks=() if name in COMPILED else pytest.mark.slow)
 
 
 def build(name, dims, **options):
@@ -196,10 +196,7 @@ def test_compiles_as_one_graph_and_traces(name):
     assert how_it_exports(network, ways=expected) == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "dims"),
-    [pytest.param(*form, marks=() if form[0] in COMPILED else pytest.mark.slow) for form in FORMS],
-)
+@pytest.mark.parametrize(("name", "dims"), [quick_or_slow(*form) for form in FORMS])
 @torch.no_grad()
 def test_torch_jit_script_takes_any_size(name, dims):
     """Scripted as MONAI's model zoo does it, saved and loaded: the plain forward, with its checks."""

@@ -84,9 +84,14 @@ class StartWeights:
             CheckpointLoader(self.path, {"model": self.network}, map_location=self.device).attach(engine)
 
     def _load_adapted(self, _engine: Engine) -> None:
-        report = load_start_weights(getattr(self.network, "module", self.network), str(self.path))
+        report = load_start_weights(_plain(self.network), str(self.path))
         if distributed.get_rank() == 0:
             print(f"start weights {self.path}: {report}", flush=True)
+
+
+def _plain(network: Any) -> Any:
+    """The network inside the wrapper of distributed training."""
+    return getattr(network, "module", network)
 
 
 class LossCheck:
@@ -147,7 +152,7 @@ class WeightAverage:
     def __init__(self, *, network: Any, validator: Engine, decay: float) -> None:
         if not 0 <= decay < 1:
             raise InputError(f"ema_decay must be at least 0 and below 1, got {decay!r}")
-        self.network, self.validator, self.decay = network, validator, decay
+        self.model, self.validator, self.decay = _plain(network), validator, decay
         self.average: Any = None
 
     def attach(self, engine: Engine) -> None:
@@ -158,16 +163,15 @@ class WeightAverage:
             self.validator.add_event_handler(Events.COMPLETED, self._exchange)
 
     def _begin(self, engine: Any) -> None:
-        model = getattr(self.network, "module", self.network)
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
-        self.average.update_parameters(model)
-        engine.optimizer.register_step_post_hook(lambda *_: self.average.update_parameters(model))
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
+        self.average.update_parameters(self.model)
+        engine.optimizer.register_step_post_hook(lambda *_: self.average.update_parameters(self.model))
 
     @torch.no_grad()
     def _exchange(self, _engine: Engine) -> None:
         """Weights for average, and back."""
-        model, average = getattr(self.network, "module", self.network), self.average.module
-        for own, mean in zip(model.state_dict().values(), average.state_dict().values(), strict=True):
+        tensors = self.model.state_dict().values(), self.average.module.state_dict().values()
+        for own, mean in zip(*tensors, strict=True):
             kept = own.clone()
             own.copy_(mean)
             mean.copy_(kept)

@@ -77,8 +77,12 @@ class ClassificationKind(BundleKind):
         pictures = self.row.training.pictures
         if pictures is None or not pictures.mixes:
             return {}
-        classes, alphas = self.task.out_channels, (pictures.mixup_alpha, pictures.cutmix_alpha)
-        mixed = ours("picture_augmentation.MixedBatch", classes=classes, mixup_alpha=alphas[0], cutmix_alpha=alphas[1])
+        mixed = ours(
+            "picture_augmentation.MixedBatch",
+            classes=self.task.out_channels,
+            mixup_alpha=pictures.mixup_alpha,
+            cutmix_alpha=pictures.cutmix_alpha,
+        )
         return {"prepare_batch": mixed}
 
     def training_postprocessing(self) -> list[Config]:
