@@ -21,9 +21,9 @@ from medmixers.bundles.share.vendoring import (
 from medmixers.mixers import TOKEN_MIXERS
 
 # The most files and lines that bundles carry: any of them, and one per kind. bundles.md states these with the reasons.
-MOST = 63, 8200
+MOST = 64, 8300
 CARRIED = {
-    "brain_tissue_segmentation_grouped_conv": (61, 7800),
+    "brain_tissue_segmentation_grouped_conv": (61, 7900),
     "chest_xray_segmentation_grouped_conv": (56, 7000),
     "skin_lesion_classification_grouped_conv": (53, 6500),
 }

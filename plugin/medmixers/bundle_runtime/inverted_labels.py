@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medmixers.bundle_runtime.file_tensors import release
 from medmixers.bundle_runtime.regions import regions_to_ids
-from medmixers.bundle_runtime.resampling import LINEAR, PIECE, Box, ParallelGrids, is_unchanged, pieces
+from medmixers.bundle_runtime.resampling import LINEAR, PIECE, Box, Grids, is_unchanged, pieces
 
 TOUCHED = 2**29  # bytes of a file that are read before their memory is given back
 ROUNDING = 1e-5  # relative, of probabilities
@@ -250,12 +250,12 @@ class Turned:
 
 
 class Resampled:
-    """The inverse of a linear resampling between grids with parallel axes. Args: as :class:`Turned`."""
+    """The inverse of a linear resampling. Args: as :class:`Turned`."""
 
     def __init__(self, source: Source, affine: NDArray[np.float64], shape: Sequence[int]) -> None:
         self.source, self.classes, self.shape = source, source.classes, tuple(shape)
         self.affine, self.device = affine, source.device
-        self.grids = ParallelGrids(source.affine, affine, source.shape)
+        self.grids = Grids(source.affine, affine, source.shape)
         self.slowest = source.slowest
 
     def read(self, box: Box) -> Piece:
@@ -317,10 +317,7 @@ def resampled_back(source: Source, extra: Mapping[str, Any], shape: Sequence[int
     if tuple(extra[name] for name in ("mode", "padding_mode", "align_corners", "dtype")) != LINEAR:
         return None
     affine = np.asarray(extra["src_affine"], np.float64)
-    try:
-        resampled = Resampled(source, affine, shape)
-    except (ValueError, np.linalg.LinAlgError):
-        return None
+    resampled = Resampled(source, affine, shape)
     return source if is_unchanged(resampled.grids, source.affine, affine, shape) else resampled
 
 

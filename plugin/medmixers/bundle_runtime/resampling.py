@@ -1,13 +1,14 @@
-"""Linear resampling between grids with parallel axes, piece by piece: MONAI's result without its grid of coordinates.
+"""Linear resampling between two grids, piece by piece: MONAI's result without its coordinates of all voxels.
 
-MONAI computes the coordinates of all voxels in double precision, 56 bytes per voxel, and samples each voxel from eight
-neighbours. Where the axes of both grids are parallel, as after ``Orientationd`` and ``Spacingd``, one axis after
-another is the same interpolation. The sums are in double precision, too.
+MONAI computes those in double precision, 56 bytes per voxel, and samples each voxel from its eight neighbours. Where
+the axes of both grids are parallel, one axis after another is the same interpolation, and faster. They are parallel
+after ``Orientationd`` and ``Spacingd``, unless a file's affine has a shear. The rounding of an oblique one is a shear.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -19,61 +20,71 @@ from monai.transforms import TraceableTransform
 from monai.utils import get_equivalent_dtype
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
 
 Box = tuple[slice, ...]  # start and stop along each spatial axis
 
 # What MONAI's Spacing does unless it is told otherwise: mode, padding_mode, align_corners, dtype
 LINEAR = ("bilinear", "border", False, "float64")
-PARALLEL = 1e-9  # voxels per voxel that an axis may drift along the others: rounding of the affines
+PARALLEL = 1e-12  # voxels per voxel that an axis may drift along the others: rounding of double precision
+MARGIN = 1e-6  # voxels, for the same
 UNCHANGED = 1e-3  # MONAI's tolerance of affines that are the same
 PIECE = 2**23  # bytes of double precision that are computed at a time; they fit a cache
 
 
-class ParallelGrids:
-    """Where the voxels of a target grid lie in a source grid, axis by axis.
+class Grids:
+    """Where the voxels of a target grid lie in a source grid.
 
     Args:
         source, target: their affines, (D + 1, D + 1).
         source_shape: of the source; beyond its border its outermost voxels count.
-
-    Raises:
-        ValueError: axes are not parallel.
     """
 
     def __init__(self, source: NDArray[Any], target: NDArray[Any], source_shape: Sequence[int]) -> None:
-        matrix = np.linalg.solve(source, target)
-        linear = matrix[:-1, :-1]
-        if np.abs(linear - np.diag(np.diag(linear))).max() > PARALLEL or (np.diag(linear) <= 0).any():
-            raise ValueError("the axes of the grids are not parallel")
-        self.matrix = matrix
-        self.steps, self.offsets = np.diag(linear), matrix[:-1, -1]
+        self.matrix = np.linalg.solve(source, target)  # from voxels of the target to voxels of the source
+        self.linear, self.offsets = self.matrix[:-1, :-1], self.matrix[:-1, -1]
+        self.steps = np.diag(self.linear)
         self.source_shape = tuple(source_shape)
+        self.are_parallel = bool(np.abs(self.linear - np.diag(self.steps)).max() < PARALLEL and (self.steps > 0).all())
 
     def source_box(self, box: Box) -> Box:
         """The voxels of the source that a box of the target is made of."""
+        ends = np.array(list(product(*((each.start, each.stop - 1) for each in box))))
+        places = ends @ self.linear.T + self.offsets
+        found = zip(places.min(axis=0) - MARGIN, places.max(axis=0) + MARGIN, self.source_shape, strict=True)
         return tuple(
-            slice(int(low.min()), int(high.max()) + 1) for low, high, _ in map(self._taps, range(len(box)), box)
+            slice(min(max(int(np.floor(low)), 0), size - 1), min(max(int(np.ceil(high)), 0), size - 1) + 1)
+            for low, high, size in found
         )
 
     def resample(self, values: Tensor, box: Box) -> Tensor:
         """values: (C, *sizes) at :meth:`source_box` -> (C, *sizes) at ``box`` of the target, float32."""
-        values = values.double()
-        sources = self.source_box(box)
-        for axis in reversed(range(len(box))):  # the first axis, whose rows are whole blocks, when there is most to do
-            low, high, weights = self._taps(axis, box[axis])
-            if np.array_equal(low - sources[axis].start, np.arange(values.shape[axis + 1])) and not weights.any():
-                continue
-            first, second = (_taken(values, axis + 1, each - sources[axis].start) for each in (low, high))
-            shape = [-1 if each == axis else 1 for each in range(len(box))]
-            values = first.lerp_(second, torch.from_numpy(weights).to(values.device).view(shape))
-        return values.float()
+        along = self._axis_by_axis if self.are_parallel else self._at_once
+        return along(values.double(), box, [each.start for each in self.source_box(box)]).float()
 
-    def _taps(self, axis: int, piece: slice) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """For each voxel of a piece of the target: the two voxels of the source around it, and the second's weight."""
-        last = self.source_shape[axis] - 1
-        place = np.clip(self.steps[axis] * np.arange(piece.start, piece.stop) + self.offsets[axis], 0, last)
-        low = np.floor(place).astype(np.int64)
-        return low, np.minimum(low + 1, last), place - low
+    def _axis_by_axis(self, values: Tensor, box: Box, starts: Sequence[int]) -> Tensor:
+        for axis in reversed(range(len(box))):  # the first axis, whose rows are whole blocks, when there is most to do
+            last = self.source_shape[axis] - 1
+            place = self.steps[axis] * np.arange(box[axis].start, box[axis].stop) + self.offsets[axis]
+            place = np.clip(place, 0, last) - starts[axis]
+            low = np.floor(place).astype(np.int64)
+            high = np.minimum(low + 1, values.shape[axis + 1] - 1)
+            shape = [-1 if each == axis else 1 for each in range(len(box))]
+            weights = torch.from_numpy(place - low).to(values.device).view(shape)
+            values = _taken(values, axis + 1, low).lerp_(_taken(values, axis + 1, high), weights)
+        return values
+
+    def _at_once(self, values: Tensor, box: Box, starts: Sequence[int]) -> Tensor:
+        half = np.array([(each.stop - each.start - 1) / 2 for each in box])  # torch counts both grids from -1 to 1
+        first = np.array([each.start for each in box])
+        scale = 2 / np.maximum(np.array(values.shape[1:]) - 1, 1)
+        offsets = scale * (self.linear @ (first + half) + self.offsets - starts) - 1
+        theta = np.column_stack(
+            [(scale[:, None] * self.linear * half)[::-1, ::-1], offsets[::-1]]
+        )  # the last axis first
+        sizes = [1, 1, *(each.stop - each.start for each in box)]
+        grid = affine_grid(torch.from_numpy(theta).to(values.device)[None], sizes, align_corners=True)
+        return grid_sample(values[None], grid, mode="bilinear", padding_mode="border", align_corners=True)[0]
 
 
 def _taken(values: Tensor, dim: int, places: NDArray[np.int64]) -> Tensor:
@@ -105,7 +116,7 @@ def pieces(shape: Sequence[int], *, most: int, first: int = 0) -> Iterator[Box]:
         )
 
 
-def is_unchanged(grids: ParallelGrids, source: NDArray[Any], target: NDArray[Any], shape: Sequence[int]) -> bool:
+def is_unchanged(grids: Grids, source: NDArray[Any], target: NDArray[Any], shape: Sequence[int]) -> bool:
     """Whether MONAI takes two grids for the same one, and does not resample. ``shape``: of the target."""
     is_near = np.allclose(source, target, atol=UNCHANGED) or np.allclose(
         grids.matrix, np.eye(len(grids.matrix)), atol=UNCHANGED
@@ -114,7 +125,7 @@ def is_unchanged(grids: ParallelGrids, source: NDArray[Any], target: NDArray[Any
 
 
 class SpatialResample(transforms.SpatialResample):
-    """MONAI's; linear resampling between grids with parallel axes, in double precision, goes piece by piece."""
+    """MONAI's; linear resampling in double precision goes piece by piece."""
 
     def __call__(
         self,
@@ -147,10 +158,7 @@ class SpatialResample(transforms.SpatialResample):
         if dst_affine is None or np.ndim(spatial_size) != 1 or len(spatial_size) != dims or min(spatial_size) < 1:
             return None
         source, target = (to_affine_nd(dims, np.asarray(affine, np.float64)) for affine in (img.affine, dst_affine))
-        try:
-            grids = ParallelGrids(source, target, img.shape[1:])
-        except (ValueError, np.linalg.LinAlgError):
-            return None
+        grids = Grids(source, target, img.shape[1:])
         if is_unchanged(grids, source, target, spatial_size):
             return None
         shape = [int(size) for size in spatial_size]

@@ -23,8 +23,9 @@ CPU_GIB = 1.0  # logits up to this size stay in a CPU's memory
 class SlidingWindowInferer(inferers.SlidingWindowInferer):
     """MONAI's, whose logits go to a temporary file where they are larger than ``logits_memory_gb``.
 
-    They are an ordinary tensor in both cases, on the CPU where they lie in a file. Batches of several images, outputs
-    of another size than the window, several outputs, and ``buffer_steps`` go MONAI's own way.
+    They are an ordinary tensor in both cases, on the CPU where they lie in a file. Batches of several images, images in
+    other than single precision, outputs of another size than the window, several outputs, and ``buffer_steps`` go
+    MONAI's own way.
 
     Args:
         args: MONAI's.
@@ -38,7 +39,8 @@ class SlidingWindowInferer(inferers.SlidingWindowInferer):
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """inputs: (1, C, *spatial) -> float32 logits (1, K, *spatial), with the metadata of the inputs."""
-        if len(inputs) != 1 or self.with_coord or self.buffer_steps or kwargs.get("buffer_steps"):
+        is_plain = len(inputs) == 1 and inputs.dtype == torch.float32 and not self.with_coord
+        if not is_plain or self.buffer_steps or kwargs.get("buffer_steps"):
             return super().__call__(inputs, network, *args, **kwargs)
         device = kwargs.pop("device", self.device)
         if device is None and self.cpu_thresh is not None and inputs.shape[2:].numel() > self.cpu_thresh:
@@ -86,21 +88,19 @@ class _Stitched:
         self.inputs, self.network, self.device = inputs, network, device
         self.memory_gb = memory_gb
         self.logits: Tensor | None = None
-        self.is_ordinary = False
         self.done = 0  # rows of the first axis that are divided
         self.touched = 0  # bytes, since memory was released
 
     def predict(self, windows: Tensor, places: Sequence[Sequence[slice]], *args: Any, **kwargs: Any) -> Any:
         """Logits of windows. ``places``: batch, channel and spatial slices of each, in the padded image."""
         self.places = [tuple(place[2:]) for place in places]
-        return self.network(windows, *args, **kwargs)
+        output = self.network(windows, *args, **kwargs)
+        if self.logits is None and isinstance(output, Tensor) and output.shape[2:] == windows.shape[2:]:
+            self._allocate(output.shape[1], windows.shape[2:])
+        return output
 
     def add(self, outputs: Sequence[Any], windows: Tensor, weights: Tensor) -> tuple[Sequence[Any], Tensor]:
         """MONAI's ``process_fn``: add the logits of windows, and give MONAI one channel to add up in their place."""
-        if self.logits is None and not self.is_ordinary:
-            self.is_ordinary = len(outputs) != 1 or outputs[0].shape[2:] != windows.shape[2:]
-            if not self.is_ordinary:
-                self._allocate(outputs[0].shape[1], windows.shape[2:])
         if self.logits is None:
             return outputs, weights
         logits = outputs[0]
@@ -108,7 +108,7 @@ class _Stitched:
         for place, each in zip(self.places, logits.to(self.logits.device), strict=True):
             self._divide(place[0].start)
             self.logits[(slice(None), *place)] += each
-            self.weights[place] += weights.to(self.weights)
+            self.weights[place] += weights.to(self.weights.device)
             self.touched += each.nbytes
         if self.touched > GIB / 2:
             release(self.logits)
@@ -130,10 +130,10 @@ class _Stitched:
         sizes = [max(size, least) for size, least in zip(self.inputs.shape[2:], window, strict=True)]
         voxels = torch.Size(sizes).numel()
         if fits(4 * classes * voxels, self.device, self.memory_gb):
-            self.logits = torch.zeros(classes, *sizes, device=self.device, dtype=self.inputs.dtype)
+            self.logits = torch.zeros(classes, *sizes, device=self.device)
         else:  # a row of the first axis is one piece of the file
             self.logits = zeros_in_file([sizes[0], classes, *sizes[1:]]).transpose(0, 1)
-        self.weights = torch.zeros(sizes, device=self.logits.device, dtype=self.inputs.dtype)
+        self.weights = torch.zeros(sizes, device=self.logits.device)
 
     def _divide(self, end: int) -> None:
         """Divide the rows of the first axis before ``end``: MONAI's windows go along it in order."""
