@@ -15,6 +15,7 @@ from torch import Tensor
 
 from medmixers.errors import InputError
 
+HELD = 2**28  # bytes of a file that are held in memory at a time
 _MAPPINGS: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()  # address of a tensor's storage -> its file
 
 

@@ -15,11 +15,10 @@ from monai.utils import TraceKeys, convert_to_tensor
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medmixers.bundle_runtime.file_tensors import release
+from medmixers.bundle_runtime.file_tensors import HELD, release
 from medmixers.bundle_runtime.regions import regions_to_ids
 from medmixers.bundle_runtime.resampling import LINEAR, PIECE, Box, Grids, is_unchanged, pieces
 
-TOUCHED = 2**29  # bytes of a file that are read before their memory is given back
 ROUNDING = 1e-5  # relative, of probabilities
 # Dictionary transforms -> the name under which MONAI traces what they did
 TRACED = {"Orientationd": "Orientation", "Spacingd": "SpatialResample", "CropForegroundd": "CropForeground"}
@@ -160,8 +159,8 @@ class Activated:
 
     def read(self, box: Box) -> Piece:
         values = activated(self.logits[(slice(None), *box)].to(self.device), sigmoid=self.sigmoid)
-        self.touched += values.nbytes
-        if self.touched > TOUCHED:
+        self.touched += values[..., 0].nbytes * self.shape[-1]  # whole lines: a page of a file holds several
+        if self.touched > HELD:
             release(self.logits)
             self.touched = 0
         if not self.prunes:

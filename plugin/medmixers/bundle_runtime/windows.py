@@ -6,7 +6,7 @@ are summed. MONAI sums them in memory, classes x voxels, twice at the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from monai import inferers
 from monai.data import MetaTensor
 from torch import Tensor
 
-from medmixers.bundle_runtime.file_tensors import release, zeros_in_file
+from medmixers.bundle_runtime.file_tensors import HELD, is_in_file, release, zeros_in_file
 
 GIB = 2**30
 CPU_GIB = 1.0  # logits up to this size stay in a CPU's memory
@@ -89,7 +89,6 @@ class _Stitched:
         self.memory_gb = memory_gb
         self.logits: Tensor | None = None
         self.done = 0  # rows of the first axis that are divided
-        self.touched = 0  # bytes, since memory was released
 
     def predict(self, windows: Tensor, places: Sequence[Sequence[slice]], *args: Any, **kwargs: Any) -> Any:
         """Logits of windows. ``places``: batch, channel and spatial slices of each, in the padded image."""
@@ -107,12 +106,10 @@ class _Stitched:
         logits *= weights
         for place, each in zip(self.places, logits.to(self.logits.device), strict=True):
             self._divide(place[0].start)
-            self.logits[(slice(None), *place)] += each
-            self.weights[place] += weights.to(self.weights.device)
-            self.touched += each.nbytes
-        if self.touched > GIB / 2:
-            release(self.logits)
-            self.touched = 0
+            for rows in self._rows(place[0]):
+                start = place[0].start
+                self.logits[(slice(None), rows, *place[1:])].add_(each[:, rows.start - start : rows.stop - start])
+            self.weights[place].add_(weights.to(self.weights.device))
         return (windows.new_zeros(len(windows), 1, *windows.shape[2:]),), weights
 
     def result(self) -> Tensor:
@@ -120,7 +117,6 @@ class _Stitched:
         if self.logits is None:
             raise RuntimeError("no window was added")
         self._divide(self.logits.shape[1])
-        release(self.logits)
         sizes = zip(self.inputs.shape[2:], self.logits.shape[1:], strict=True)
         inner = [slice((padded - size) // 2, (padded - size) // 2 + size) for size, padded in sizes]
         logits = self.logits[(None, slice(None), *inner)]
@@ -138,9 +134,19 @@ class _Stitched:
     def _divide(self, end: int) -> None:
         """Divide the rows of the first axis before ``end``: MONAI's windows go along it in order."""
         if self.logits is not None and end > self.done:
-            rows = slice(self.done, end)
-            self.logits[:, rows] /= self.weights[rows]
+            for rows in self._rows(slice(self.done, end)):
+                self.logits[:, rows].div_(self.weights[rows])
             self.done = end
+
+    def _rows(self, rows: slice) -> Iterator[slice]:
+        """Rows of the first axis, as many at a time as memory may hold of a file."""
+        if self.logits is None or not is_in_file(self.logits):
+            yield rows
+            return
+        step = max(1, HELD // self.logits[:, 0].nbytes)
+        for start in range(rows.start, rows.stop, step):
+            yield slice(start, min(start + step, rows.stop))
+            release(self.logits)
 
 
 def fits(size: int, device: torch.device, memory_gb: float | None) -> bool:
