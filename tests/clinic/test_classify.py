@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -63,9 +64,9 @@ def pneumonia(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bundle's inference in this process, which saves the seconds of the imports."""
 
-    def run(bundle: Path, options: dict[str, Any], folder: Path) -> None:
-        config = [bundle / "configs" / "inference.json", folder / "options.json"]
-        config[1].write_text(json.dumps(options))
+    def run(bundle: Path, options: dict[str, Any], folder: Path, names: Sequence[str]) -> None:
+        config = [*(bundle / "configs" / f"{name}.json" for name in names), folder / "options.json"]
+        config[-1].write_text(json.dumps(options))
         monai.bundle.run(config_file=[str(file) for file in config], bundle_root=str(bundle))
 
     monkeypatch.setattr(prediction, "_run", run)

@@ -8,7 +8,7 @@ from pathlib import Path
 from medmixers.clinic.dicom_seg import NEEDED, need_highdicom, referenced_headers
 from medmixers.clinic.dicom_sr import write_report
 from medmixers.clinic.model import ClassificationModel, open_classifier
-from medmixers.clinic.prediction import classify
+from medmixers.clinic.prediction import check_runtime, classify
 from medmixers.clinic.segment import no_values_in_logs
 from medmixers.clinic.series import find_series, image_series
 from medmixers.errors import InputError, MissingFileError
@@ -24,6 +24,7 @@ def classify_images(
     series_uid: str | None = None,
     checkpoint: str | None = None,
     device: str | None = None,
+    runtime: str = "torch",
     announce: Announce = silent,
 ) -> str:
     """Classify a DICOM image or series and write one DICOM SR that refers to it.
@@ -35,6 +36,7 @@ def classify_images(
         series_uid: SeriesInstanceUID, where the folder holds several series.
         checkpoint: a file of weights in place of the bundle's.
         device: as torch names it; None takes a GPU where there is one.
+        runtime: a name in :data:`medmixers.clinic.prediction.RUNTIMES`.
         announce: called with the name of each step.
 
     Returns:
@@ -45,6 +47,7 @@ def classify_images(
     """
     source, out = Path(source), Path(out)
     need_highdicom()
+    check_runtime(runtime)
     if out.is_dir() or out.suffix.lower() != ".dcm":
         raise InputError(f"{out} must be a DICOM file to write, .dcm")
     with no_values_in_logs(), tempfile.TemporaryDirectory(prefix="medmixers-") as folder:
@@ -55,7 +58,7 @@ def classify_images(
         _check_modality(modality, opened)
         headers = referenced_headers(files, NEEDED, "a DICOM SR")  # before the prediction
         announce("predict")
-        probabilities = classify(opened, files, Path(folder) / "prediction", device=device)
+        probabilities = classify(opened, files, Path(folder) / "prediction", device=device, runtime=runtime)
         announce("write the DICOM SR")
         write_report(out, probabilities, headers, modality, opened)
     decided = opened.decided(probabilities)
