@@ -80,13 +80,13 @@ class InvertedLabelsd(MapTransform):
         labels: Tensor | None = None
         read_per_voxel = max(1, image[0].numel() / prod(source.shape))
         for box in pieces(source.shape, most=int(PIECE / 8 / source.classes / read_per_voxel), first=source.slowest):
-            piece = source.read(box)
+            at, piece = (slice(None), *box), source.read(box)
             decided = self._decided(piece, source.classes)
             if labels is None:
                 labels = torch.empty(len(decided), *source.shape, dtype=decided.dtype, device=decided.device)
-            labels[(slice(None), *box)] = decided
+            labels[at] = decided
             if kept is not None:
-                kept[(slice(None), *box)] = piece.values
+                kept[at] = piece.values
         if labels is None:
             raise RuntimeError(f"an image of the shape {source.shape} has no voxels")
         return (None if kept is None else with_geometry(kept, image, source)), with_geometry(labels, image, source)
@@ -158,7 +158,8 @@ class Activated:
         self.touched = 0  # bytes, since memory was released
 
     def read(self, box: Box) -> Piece:
-        values = activated(self.logits[(slice(None), *box)].to(self.device), sigmoid=self.sigmoid)
+        at = (slice(None), *box)
+        values = activated(self.logits[at].to(self.device), sigmoid=self.sigmoid)
         self.touched += values[..., 0].nbytes * self.shape[-1]  # whole lines: a page of a file holds several
         if self.touched > HELD:
             release(self.logits)
@@ -216,8 +217,9 @@ class Shifted:
             return Piece(torch.arange(self.classes), torch.zeros(self.classes, *sizes, device=self.device))
         inner = self.source.read(tuple(found))
         values = torch.zeros(len(inner.values), *sizes, device=self.device)
-        at = [slice(has.start - want.start, has.stop - want.start) for has, want in zip(found, wanted, strict=True)]
-        values[(slice(None), *at)] = inner.values
+        places = (slice(has.start - want.start, has.stop - want.start) for has, want in zip(found, wanted, strict=True))
+        at = (slice(None), *places)
+        values[at] = inner.values
         return Piece(inner.classes, values)
 
 

@@ -166,8 +166,8 @@ class SpatialResample(transforms.SpatialResample):
         result = torch.empty(len(img), *shape, dtype=torch.float32, device=img.device)
         for channel in range(len(img)):
             for box in pieces(shape, most=PIECE // 8):
-                read = voxels[(slice(channel, channel + 1), *grids.source_box(box))]
-                result[(slice(channel, channel + 1), *box)] = grids.resample(read, box)
+                of_source, of_target = ((slice(channel, channel + 1), *each) for each in (grids.source_box(box), box))
+                result[of_target] = grids.resample(voxels[of_source], box)
         traced = TraceableTransform.track_transform_meta(
             img,
             sp_size=shape,

@@ -107,8 +107,8 @@ class _Stitched:
         for place, each in zip(self.places, logits.to(self.logits.device), strict=True):
             self._divide(place[0].start)
             for rows in self._rows(place[0]):
-                start = place[0].start
-                self.logits[(slice(None), rows, *place[1:])].add_(each[:, rows.start - start : rows.stop - start])
+                start, at = place[0].start, (slice(None), rows, *place[1:])
+                self.logits[at].add_(each[:, rows.start - start : rows.stop - start])
             self.weights[place].add_(weights.to(self.weights.device))
         return (windows.new_zeros(len(windows), 1, *windows.shape[2:]),), weights
 
@@ -118,8 +118,9 @@ class _Stitched:
             raise RuntimeError("no window was added")
         self._divide(self.logits.shape[1])
         sizes = zip(self.inputs.shape[2:], self.logits.shape[1:], strict=True)
-        inner = [slice((padded - size) // 2, (padded - size) // 2 + size) for size, padded in sizes]
-        logits = self.logits[(None, slice(None), *inner)]
+        inner = (slice((padded - size) // 2, (padded - size) // 2 + size) for size, padded in sizes)
+        at = (None, slice(None), *inner)
+        logits = self.logits[at]
         return MetaTensor(logits).copy_meta_from(self.inputs, False) if isinstance(self.inputs, MetaTensor) else logits
 
     def _allocate(self, classes: int, window: Sequence[int]) -> None:
