@@ -1,6 +1,6 @@
 """Peak memory and time of a bundle's inference on large images, as bundles predict and by MONAI's parts.
 
-python scripts/benchmarks/large_images.py                  # all images: an hour on two cores, 12 GiB of TMPDIR
+python scripts/benchmarks/large_images.py                  # all images: minutes on an idle machine, 12 GiB of TMPDIR
 python scripts/benchmarks/large_images.py --only "x 48"    # those with this text in their name
 python scripts/benchmarks/large_images.py --record         # all, then results/measured.json and the documents' tables
 
@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from medmixers.errors import InputError, one_line_errors
-from medmixers.results import describe_run, documents, record
+from medmixers.results import check_quiet_machine, describe_run, documents, record
 from medmixers.results.tables import large_images_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,6 +73,8 @@ def main() -> None:
     run = describe_run(device="cpu", checkout=ROOT)
     if arguments.record and (arguments.only or run.pop("dirty") is not False):
         raise InputError("--record is for all images of a checkout that is clean and under git")
+    if arguments.record:
+        check_quiet_machine()
     documents.render(ROOT)  # wrong markers must show before the minutes of measuring
     figures = [measured(case) for case in chosen]
     print(large_images_table(figures))
