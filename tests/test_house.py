@@ -38,7 +38,7 @@ ARROWS: dict[str, set[str]] = {
     "datasets": {"images"},
     "study": {"networks", "mixers", "layers", "datasets", "bundles", "bundle_runtime", "images", "nnunet"},
     "clinic": {"bundles", "datasets", "images", "nnunet"},
-    "demo": set(),
+    "demo": {"bundles", "clinic", "datasets"},
     "cli": {"bundles", "clinic", "datasets", "demo", "explain", "mixers", "nnunet", "profiling", "study"},
 }
 # nnU-Net's plans and the configs of a bundle name functions by their dotted path
