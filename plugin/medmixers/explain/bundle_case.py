@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from medmixers.checkpoints import read_weights
 from medmixers.errors import InputError
 from medmixers.explain.case import Case, check_voxel
+from medmixers.explain.source import read_source
 
 
 class BundleModel:
@@ -51,7 +51,7 @@ class BundleModel:
         self.device = device
 
     def case(self, images: Sequence[Path]) -> BundleCase:
-        """A case, of one NIfTI file per channel, or one with all."""
+        """A case, of one file per channel, or a picture with all of them."""
         item = self.preprocessing({"image": [str(path) for path in images] if len(images) > 1 else str(images[0])})
         image = item["image"][None].as_tensor().to(self.device)
         return BundleCase(self, item, image, images[0])
@@ -61,16 +61,18 @@ class BundleCase(Case):
     """A case of a bundle: MONAI's transforms take it to the network and back."""
 
     def __init__(self, model: BundleModel, item: dict[str, Any], image: Tensor, file: Path) -> None:
-        spatial = image.shape[2:]
-        super().__init__(model.network, image, model.window or spatial, item["image"].pixdim.tolist()[: len(spatial)])
-        self.preprocessing, self.item, self.file = model.preprocessing, item, file
+        spatial, self.source = image.shape[2:], read_source(file)
+        spacing = () if self.source.is_picture else item["image"].pixdim.tolist()[: len(spatial)]
+        super().__init__(model.network, image, model.window or spatial, spacing)
+        self.preprocessing, self.item = model.preprocessing, item
 
     def place(self, voxel: Sequence[int]) -> tuple[int, tuple[int, ...]]:
-        source = nib.load(self.file)
-        check_voxel(voxel, source.shape[:3])
-        point = source.affine @ [*voxel, *[0] * (3 - len(voxel)), 1]
+        check_voxel(voxel, self.source.shape)
+        point = self.source.affine @ [*voxel, *[0] * (3 - len(voxel)), 1]
         sizes = self.image.shape[2:]
         place = np.rint(np.linalg.solve(self.item["image"].affine.numpy(), point)).astype(int)[: len(sizes)]
+        if self.source.is_picture:  # the centre of a pixel may be rounded beyond the last one
+            place = place.clip(0, np.array(sizes) - 1)
         if not all(0 <= p < size for p, size in zip(place, sizes, strict=True)):
             raise InputError(f"voxel {','.join(map(str, voxel))} is in the border that the preprocessing crops away")
         return 0, tuple(map(int, place))
@@ -83,11 +85,5 @@ class BundleCase(Case):
         item = {**self.item}
         item["maps"] = MetaTensor(maps[0].cpu(), meta=image.meta, applied_operations=image.applied_operations)
         undo = Invertd(keys="maps", transform=self.preprocessing, orig_keys="image", nearest_interp=False)
-        voxels = np.asarray(undo(item)["maps"], np.float32)
-        return nib.Nifti1Image(np.moveaxis(voxels, 0, -1), nib.load(self.file).affine)
-
-
-def bundle_channels(bundle: Path) -> int:
-    """Number of channels that the network of a bundle takes, by its metadata."""
-    metadata = json.loads((bundle / "configs" / "metadata.json").read_text("utf-8"))
-    return int(metadata["network_data_format"]["inputs"]["image"]["num_channels"])
+        voxels = np.moveaxis(np.asarray(undo(item)["maps"], np.float32), 0, -1)
+        return nib.Nifti1Image(voxels.reshape(*self.source.grey.shape, -1), self.source.affine)

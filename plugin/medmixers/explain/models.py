@@ -1,15 +1,18 @@
-"""The model that `medmixers explain` is given: a folder of nnU-Net's results, or of a bundle."""
+"""The model that `medmixers explain` is given: a folder of nnU-Net's results, a bundle, or the zip of one."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from medmixers.bundles.share.archive import open_archive
 from medmixers.errors import InputError, MissingFileError
-from medmixers.explain.bundle_case import BundleModel, bundle_channels
+from medmixers.explain.bundle_case import BundleModel
 from medmixers.explain.case import Case
 from medmixers.progress import Announce, silent
 
@@ -41,19 +44,55 @@ class Model:
         if not self.is_bundle and not all((self.folder / name).is_file() for name in ("plans.json", "dataset.json")):
             raise MissingFileError(
                 f"{folder} is neither a trained nnU-Net model, with plans.json and dataset.json, nor a bundle, with "
-                "configs/inference.json"
+                "configs/inference.json, nor the zip of one"
             )
         self.fold, self.checkpoint, self.device, self.announce = fold, checkpoint, device, announce
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        """A bundle's metadata, or nnU-Net's dataset.json."""
+        path = self.folder / ("configs/metadata.json" if self.is_bundle else "dataset.json")
+        facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return facts
 
     @property
     def channels(self) -> int:
         """Images per case."""
         if self.is_bundle:
-            return bundle_channels(self.folder)
-        return len(json.loads((self.folder / "dataset.json").read_text("utf-8"))["channel_names"])
+            return int(self._facts["network_data_format"]["inputs"]["image"]["num_channels"])
+        return len(self._facts["channel_names"])
+
+    @property
+    def outputs(self) -> list[str]:
+        """Name of each channel of the logits."""
+        if self.is_bundle:
+            names = self._facts["network_data_format"]["outputs"]["pred"]["channel_def"]
+            return [names[key] for key in sorted(names, key=int)]
+        labels = {name: value for name, value in self._facts["labels"].items() if name != "ignore"}
+        if any(isinstance(value, list) for value in labels.values()):  # regions: the background has no channel
+            return [name for name, value in labels.items() if value != 0]
+        return sorted(labels, key=lambda name: int(labels[name]))
+
+    @property
+    def classes_exclude_each_other(self) -> bool:
+        """Whether the logits are of a softmax; else each channel is of a sigmoid."""
+        if self.is_bundle:
+            config = json.loads((self.folder / "configs" / "inference.json").read_text("utf-8"))
+            steps = config["postprocessing"]["transforms"]
+            return not any(step.get("_target_") == "Activationsd" and step.get("sigmoid") for step in steps)
+        return not any(isinstance(value, list) for value in self._facts["labels"].values())
+
+    @property
+    def structures(self) -> Mapping[str, Sequence[int]]:
+        """Structure -> the values of a label file that it is made of; empty where the model does not say."""
+        if self.is_bundle:
+            segments = self._facts.get("segments", {})
+            return {name: facts["values"] for name, facts in segments.items() if "values" in facts}
+        labels = {name: value for name, value in self._facts["labels"].items() if value not in (0, [0])}
+        return {name: value if isinstance(value, list) else [int(value)] for name, value in labels.items()}
 
     def case(self, files: Sequence[Path]) -> Case:
-        """A case, of one NIfTI file per channel."""
+        """A case, of one file per channel, or a picture with all of them."""
         return self._case_of(files)
 
     @cached_property
@@ -67,3 +106,25 @@ class Model:
         options: dict[str, Any] = {} if self.checkpoint is None else {"checkpoint": self.checkpoint}
         model = NnunetModel(self.folder, fold=self.fold, device=self.device, **options)
         return partial(model.case, announce=self.announce)
+
+
+@contextmanager
+def opened(model: str | Path, *, announce: Announce = silent, **options: Any) -> Iterator[Model]:
+    """A :class:`Model`; a zip is unpacked for as long as the ``with`` block lasts, after it is checked.
+
+    The code in a bundle runs: explain bundles of people you trust.
+
+    Args:
+        model: folder of an nnU-Net model or of a bundle, or the zip of a bundle.
+        announce: called with the name of each step.
+        options: further arguments of :class:`Model`.
+
+    Raises:
+        InputError: what :func:`medmixers.bundles.share.archive.open_archive` refuses.
+    """
+    if not Path(model).is_file():
+        yield Model(model, announce=announce, **options)
+        return
+    announce("open the zip")
+    with TemporaryDirectory(prefix="medmixers-explain-") as folder:
+        yield Model(open_archive(model, folder), announce=announce, **options)

@@ -35,7 +35,8 @@ def named_transformer(
     library, _, own = name.rpartition(":")
     if library:
         path = f"{NETWORKS[name].target.rpartition('.')[0]}.token_blocks"
-        arguments, options = (own, dim), {"num_tokens": num_tokens, "layers": layers}
+        arguments: tuple[Any, ...] = (own, dim)
+        options = {"num_tokens": num_tokens, "layers": layers}
     else:
         path, arguments = name, (dim, num_tokens)
     try:
@@ -57,9 +58,9 @@ def check_transformer(
 ) -> None:
     """Raise InputError for an option that this transformer does not read."""
     given = {"transformer_layers": layers, "transformer_heads": heads, "transformer_options": options}
-    read = ("transformer_layers", "transformer_heads") if name is None else ()
+    read: tuple[str, ...] = ("transformer_layers", "transformer_heads")
     if name is not None:
-        read = ("transformer_layers",) if ":" in name else ("transformer_options",)
+        read = read[:1] if ":" in name else ("transformer_options",)
     if wrong := [option for option, value in given.items() if value is not None and option not in read]:
         raise InputError(f"transformer {name!r} has no option {', '.join(wrong)}; valid: {', '.join(read)}")
     if name is not None and layers is not None and layers < 1:
