@@ -106,6 +106,35 @@ def networks_table(parameters: Mapping[str, Mapping[str, int | None]]) -> str:
     return markdown(["network", "task", "2D", "3D", "source", "summary"], rows).replace("**", r"\*\*")
 
 
+def runtimes_table(figures: Iterable[Mapping[str, Any]]) -> str:
+    """Time, start and memory per network and runtime; the last columns compare with torch.
+
+    Args:
+        figures: rows of scripts/benchmarks/runtimes.py.
+    """
+    rows = []
+    for entry in figures:
+        base = median(entry["runtimes"]["torch"]["ms"])
+        for name, row in entry["runtimes"].items():
+            if "error" in row:
+                rows.append([entry["network"], name, f"no: {row['error'][:80]}", "", "", "", ""])
+                continue
+            peak = row.get("peak_mib")
+            rows.append(
+                [
+                    entry["network"],
+                    name,
+                    f"{median(row['ms']):.1f} ms ({min(row['ms']):.1f} to {max(row['ms']):.1f})",
+                    f"**{base / median(row['ms']):.2f}**",
+                    f"{row['difference']:.0e}",
+                    f"{row['start_s']:.1f} s",
+                    "" if peak is None else f"{peak:.0f} MiB",
+                ]
+            )
+    header = ["network", "by", "time", "torch / this", "logits differ by", "start and first pass", "peak"]
+    return markdown(header, rows)
+
+
 def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A Markdown table."""
     head = list(header)
@@ -128,6 +157,11 @@ def _gradient_norms(sections: Mapping[str, Section], facts: Mapping[str, Any]) -
     return "\n".join([f"{table}\n", *map(measured_note, found.values())]) if found else NOT_MEASURED
 
 
+def _runtimes(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
+    found = _by_device(sections, "runtimes").values()
+    return "\n\n".join(f"{runtimes_table(s['figures'])}\n\n{measured_note(s)}" for s in found) or NOT_MEASURED
+
+
 def _exports(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
     by_versions: dict[str, list[str]] = {}
     for label, row in facts["exports"].items():
@@ -147,6 +181,7 @@ TABLES: dict[str, Callable[[Mapping[str, Section], Mapping[str, Any]], str]] = {
     "demo": _study("demo"),
     "compare_nnunet": _study("compare_nnunet"),
     "benchmark": _benchmark,
+    "runtimes": _runtimes,
     "gradient norms": _gradient_norms,
     "exports": _exports,
     "networks": _networks,
