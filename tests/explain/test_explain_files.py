@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,16 +32,23 @@ DOT = (70, 12)  # x from the left, y from the top
 class Bright(nn.Module):
     """Segments what is bright; its evidence is the image itself, at half its resolution."""
 
+    conv: type[nn.Module] = nn.Conv3d
+
     def __init__(self, input_channels: int, num_classes: int, deep_supervision: bool = False) -> None:
         super().__init__()
-        dims = {1: 3, 3: 2}[input_channels]
-        self.cells = (nn.Conv3d if dims == 3 else nn.Conv2d)(input_channels, 1, 2, stride=2, bias=False)
+        self.cells = self.conv(input_channels, 1, 2, stride=2, bias=False)
         nn.init.constant_(self.cells.weight, 1 / input_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.cells(F.pad(x, [0, 1] * (x.ndim - 2))).relu()
         y = F.interpolate(y, scale_factor=2.0)[(..., *(slice(0, size) for size in x.shape[2:]))]
         return torch.cat([torch.full_like(y, 4.0), y], 1)
+
+
+class FlatBright(Bright):
+    """The same in 2D."""
+
+    conv = nn.Conv2d
 
 
 def weighted(folder: Path, name: str, **options: object) -> Path:
@@ -139,13 +145,15 @@ def test_a_zip_explains_as_its_folder(skin: Path, tmp_path: Path) -> None:
         write_activation(tmp_path / "no.zip", picture, tmp_path / "n.png")
 
 
+@pytest.mark.parametrize("kind", [Bright, FlatBright])
 @pytest.mark.parametrize("method", ["gradcam", "gradcampp", "occlusion"])
-def test_evidence_of_an_nnunet_model_lies_on_the_blob(tmp_path: Path, method: str) -> None:
+def test_evidence_of_an_nnunet_model_lies_on_the_blob(tmp_path: Path, method: str, kind: type[Bright]) -> None:
     image = write_image(tmp_path / "blob_0000.nii.gz")
-    name = {"network_class_name": f"{__name__}.Bright", "arch_kwargs": {}, "_kw_requires_import": []}
-    described = plans(name, reader="SimpleITKIO", spacing=[1.5, 1.5, 1.5], transpose=[2, 0, 1])
-    described["configurations"]["3d_fullres"]["patch_size"] = [24, 24, 24]
-    model = write_model(tmp_path / "model", Bright(1, 2), described)
+    name = {"network_class_name": f"{__name__}.{kind.__name__}", "arch_kwargs": {}, "_kw_requires_import": []}
+    axes = 3 if kind is Bright else 2
+    described = plans(name, reader="SimpleITKIO", spacing=[1.5] * axes, transpose=[2, 0, 1])
+    described["configurations"]["3d_fullres"]["patch_size"] = [24] * axes
+    model = write_model(tmp_path / "model", kind(1, 2), described)
     voxel = tuple(map(int, BLOB[[0, 2, 1]]))
     options = {"mask_size": 10} if method == "occlusion" else {"layer": "cells"}
     said = write_activation(model, image, tmp_path / "o.nii.gz", method=method, voxel=voxel, **options)
@@ -157,13 +165,13 @@ def test_evidence_of_an_nnunet_model_lies_on_the_blob(tmp_path: Path, method: st
 
 
 def picture_model(folder: Path) -> Path:
-    name = {"network_class_name": f"{__name__}.Bright", "arch_kwargs": {}, "_kw_requires_import": []}
+    name = {"network_class_name": f"{__name__}.FlatBright", "arch_kwargs": {}, "_kw_requires_import": []}
     described = plans(name, reader="NaturalImage2DIO", spacing=[1.0, 1.0], transpose=[0, 1, 2])
     described["configurations"]["3d_fullres"] |= {
         "patch_size": [40, 64], "normalization_schemes": ["ZScoreNormalization"] * 3, "use_mask_for_norm": [False] * 3,
     }  # fmt: skip
     described["foreground_intensity_properties_per_channel"] = {str(channel): {} for channel in range(3)}
-    model = write_model(folder, Bright(3, 2), described)
+    model = write_model(folder, FlatBright(3, 2), described)
     dataset = (model / "dataset.json").read_text().replace('{"0": "T1"}', '{"0": "R", "1": "G", "2": "B"}')
     (model / "dataset.json").write_text(dataset.replace(".nii.gz", ".png"))
     return model
@@ -184,10 +192,9 @@ def test_an_nnunet_model_of_pictures(tmp_path: Path) -> None:
         write_activation(model, picture, tmp_path / "dot_0000.nii.gz", voxel=DOT)
 
 
-@pytest.mark.parametrize("pack", [lambda bundle, folder: bundle, zipped])
-def test_token_maps_with_labels(pack: Callable[[Path, Path], Path], tmp_path: Path) -> None:
+def test_token_maps_with_labels(tmp_path: Path) -> None:
     small = {"channels": [4, 4, 4, 8], "num_tokens": 3, "transformer_heads": 2}
-    bundle = pack(weighted(tmp_path / "bundles", "brain_tumor_segmentation_token_unet", **small), tmp_path)
+    bundle = weighted(tmp_path / "bundles", "brain_tumor_segmentation_token_unet", **small)
     first = write_case(tmp_path / "images", flipped=True)
     labels = np.zeros(SHAPE, np.uint8)
     labels[2:9, 3:8, 4:9] = 2

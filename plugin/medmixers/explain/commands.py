@@ -44,7 +44,7 @@ def write_attention(
         model: folder of an nnU-Net model or of a bundle, or the zip of a bundle.
         image: a NIfTI file or a picture (of several channels the first, CASE_0000), or a folder of cases.
         out: the file, NIfTI or picture; or the folder.
-        labels: label file of the case, or a folder of CASE with the ending of the images.
+        labels: label file of the case, or a folder of CASE.nii.gz, CASE.png ...
         announce: called with the name of each step.
         options: of :class:`medmixers.explain.models.Model`: fold, checkpoint, device.
 
@@ -81,7 +81,7 @@ def _write_tokens(loaded: Model, files: Sequence[Path], output: Output, label: P
     voxels = on_file(case, maps)
     attention = voxels[..., :number]
     voxel = _most_attended(attention, masks)
-    entry, _ = case.place(voxel[: len(case.source.shape)])
+    entry = 0 if len(tokens.vectors) == 1 else case.place(voxel[: len(case.source.shape)])[0]
     copies = {each.token: f", near-copy of {each.original}" for each in near_copies(tokens.vectors[entry])}
     rows = [
         Row(f"token {n}{copies.get(n, '')}", [voxels[..., one] for one in range(n, voxels.shape[-1], number)])

@@ -9,25 +9,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmixers.datasets.image_files import check_geometry, read_any
+from medmixers.datasets.raw_format import NIFTI
 from medmixers.errors import InputError, MissingFileError
+from medmixers.images.pictures import PICTURES
 
 IGNORED = "ignore"  # nnU-Net's name of the label that neither trains nor counts
 Structures = Mapping[str, Sequence[int]]  # name -> the values of a label file that it is made of
 
 
 def label_file(labels: str | Path, image: Path, case: str, *, is_folder: bool) -> Path:
-    """The label file of a case: the file, or CASE with the image's ending in a folder.
+    """The label file of a case: the file, or in a folder CASE with the image's ending, or with another one of an image.
 
     Raises:
         MissingFileError: there is none.
     """
-    file = Path(labels)
-    if is_folder:
-        ending = next((end for end in (".nii.gz", ".nii") if image.name.lower().endswith(end)), image.suffix)
-        file = file / f"{case}{ending}"
-    if not file.is_file():
-        raise MissingFileError(f"there is no label file {file}")
-    return file
+    if not is_folder:
+        files = [Path(labels)]
+    else:
+        own = next((end for end in NIFTI if image.name.lower().endswith(end)), image.suffix)
+        files = [Path(labels) / f"{case}{end}" for end in dict.fromkeys((own, *NIFTI, *PICTURES))]
+    found = [file for file in files if file.is_file()]
+    if not found:
+        raise MissingFileError(f"there is no label file {files[0]}")
+    return found[0]
 
 
 def read_masks(file: Path, image: Path, structures: Structures) -> tuple[dict[str, NDArray[np.bool_]], list[int]]:
