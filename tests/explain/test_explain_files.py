@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import torch
 from monai.visualize import GradCAM
 from PIL import Image
 from test_attention_command import SHAPE, parsed, write_case
-from test_nnunet_attention import BLOB, plans, write_image, write_model
+from test_nnunet_attention import BLOB, POOLS, TOKEN_UNET, plans, write_image, write_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medmixers import create_network
 from medmixers.bundles.catalog import BUNDLES
 from medmixers.bundles.new import write_bundle
 from medmixers.bundles.share.archive import write_archive
@@ -23,6 +25,9 @@ from medmixers.bundles.share.pack import copy_bundle, vendor, write_vendored
 from medmixers.errors import InputError
 from medmixers.explain.bundle_case import BundleModel
 from medmixers.explain.commands import write_activation, write_attention, write_block_attention, write_receptive_field
+from medmixers.explain.models import Model
+from medmixers.nnunet.architecture import plans_architecture
+from medmixers.nnunet.bundle import write_nnunet_bundle
 
 TINY = {"depths": [1, 1, 1, 1], "dims": [16, 16, 16, 16], "layer_scale_init": 1.0}
 WIDE, HIGH = 90, 60  # of the picture
@@ -162,6 +167,47 @@ def test_evidence_of_an_nnunet_model_lies_on_the_blob(tmp_path: Path, method: st
     assert np.allclose(nib.load(tmp_path / "o.nii.gz").affine, nib.load(image).affine, atol=1e-5)
     with pytest.raises(InputError, match="no class 'cat'; valid: 0 background, 1 blob"):
         write_activation(model, image, tmp_path / "o.nii.gz", label="cat")
+
+
+def test_an_nnunet_model_as_a_bundle_or_its_zip(tmp_path: Path) -> None:
+    image = write_image(tmp_path / "blob_0000.nii.gz")
+    architecture, _ = plans_architecture("token_unet", patch_size=[16] * 3, pools=POOLS, options=TOKEN_UNET)
+    described = plans(architecture, reader="SimpleITKIO", spacing=[2.0] * 3, transpose=[0, 1, 2])
+    torch.manual_seed(0)
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in TOKEN_UNET.items()}
+    network = create_network("token_unet", spatial_dims=3, in_channels=1, out_channels=2, aux_heads=True, **options)
+    model = write_model(tmp_path / "nnUNetTrainer__nnUNetPlans__3d_fullres", network, described)
+    saved = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)
+    more = {"trainer_name": "nnUNetTrainer", "inference_allowed_mirroring_axes": None}
+    torch.save({**saved, **more}, model / "fold_0" / "checkpoint_final.pth")
+    write_nnunet_bundle(model, out=tmp_path / "bundle")
+    for source, name in (
+        (model, "folder"), (tmp_path / "bundle", "bundle"), (zipped(tmp_path / "bundle", tmp_path), "zip"),
+    ):  # fmt: skip
+        write_attention(source, image, tmp_path / f"{name}.nii", fold="0")
+        write_activation(source, image, tmp_path / f"{name}.png", layer="stem", label="blob")
+    for name in ("bundle", "zip"):
+        for ending in ("nii", "png"):
+            assert (tmp_path / f"{name}.{ending}").read_bytes() == (tmp_path / f"folder.{ending}").read_bytes()
+    with pytest.raises(InputError, match="has no fold 3; valid: 0"):
+        write_attention(tmp_path / "bundle", image, tmp_path / "o.nii", fold="3")
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "values"),
+    [
+        ({"background": 0, "b": 2, "a": 1, "ignore": 3}, ["background", "a", "b"], {"b": [2], "a": [1]}),
+        ({"background": 0, "all": [1, 2], "core": [2], "ignore": 3}, ["all", "core"], {"all": [1, 2], "core": [2]}),
+    ],
+)
+def test_names_of_an_nnunet_models_classes(
+    labels: dict[str, object], names: list[str], values: dict[str, list[int]], tmp_path: Path
+) -> None:
+    (tmp_path / "plans.json").write_text("{}")
+    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": "T1"}, "labels": labels}))
+    model = Model(tmp_path)
+    assert (model.channels, model.outputs, dict(model.structures)) == (1, names, values)
+    assert model.classes_exclude_each_other == ("background" in names)
 
 
 def picture_model(folder: Path) -> Path:

@@ -102,7 +102,7 @@ def test_label_files(tmp_path: Path) -> None:
     data = np.zeros((4, 5, 6), np.uint8)
     data[0, 0, 0], data[1], data[2] = 1, 3, 7
     label = save(tmp_path / "a.nii.gz", data)
-    masks, others = read_masks(label, image, {"all": [1, 3], "core": [3], "ignore": [9]})
+    masks, others = read_masks(label, image, {"all": [1, 3], "core": [3]})
     assert {name: int(mask.sum()) for name, mask in masks.items()} == {"all": 31, "core": 30}
     assert others == [7]
     assert list(read_masks(label, image, {})[0]) == ["value 1", "value 3", "value 7"]

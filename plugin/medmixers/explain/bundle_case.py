@@ -17,6 +17,20 @@ from medmixers.explain.case import Case, check_voxel
 from medmixers.explain.source import read_source
 
 
+def parsed_bundle(bundle: Path, names: Sequence[str], *, device: str) -> tuple[Any, list[Any]]:
+    """MONAI's parser of a bundle's configs/inference.json, and the objects of these names in it."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.json"))
+    parser["bundle_root"], parser["device"] = str(bundle), f"$torch.device({device!r})"
+    paths = sys.path[:]
+    try:
+        return parser, [parser.get_parsed_content(name) for name in names]
+    finally:
+        sys.path[:] = paths  # the config has put the bundle's folder on the path
+
+
 class BundleModel:
     """The network and the transforms of a bundle's configs/inference.json.
 
@@ -29,23 +43,12 @@ class BundleModel:
 
     Raises:
         MissingFileError: there are no weights.
-        InputError: weights of another network, or a bundle that was made of an nnU-Net model.
+        InputError: weights of another network.
     """
 
     def __init__(self, bundle: Path, *, checkpoint: str | None = None, device: str = "cpu") -> None:
-        from monai.bundle import ConfigParser
-
-        if (bundle / "configs" / "nnunet").is_dir():
-            raise InputError(f"{bundle} was made of an nnU-Net model: explain that model")
-        parser = ConfigParser()
-        parser.read_config(str(bundle / "configs" / "inference.json"))
-        parser["bundle_root"], parser["device"] = str(bundle), f"$torch.device({device!r})"
-        paths = sys.path[:]
-        try:
-            self.network: nn.Module = parser.get_parsed_content("network").eval()
-            self.preprocessing: Any = parser.get_parsed_content("preprocessing")
-        finally:
-            sys.path[:] = paths  # the config has put the bundle's folder on the path
+        parser, (network, self.preprocessing) = parsed_bundle(bundle, ("network", "preprocessing"), device=device)
+        self.network: nn.Module = network.eval()
         self.network.load_state_dict(read_weights(checkpoint or str(bundle / "models" / "model.pt"), self.network))
         self.window: Sequence[int] = parser.get("roi_size", parser.get("image_size", ()))
         self.device = device

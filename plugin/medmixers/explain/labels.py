@@ -55,7 +55,7 @@ def read_masks(file: Path, image: Path, structures: Structures) -> tuple[dict[st
     values = sorted(int(value) for value in np.unique(data) if value != 0)
     named = structures or {f"value {value}": (value,) for value in values}
     known = {value for each in named.values() for value in each}
-    masks = {name: np.isin(data, list(each)) for name, each in named.items() if name != IGNORED}
+    masks = {name: np.isin(data, list(each)) for name, each in named.items()}
     return masks, [value for value in values if value not in known]
 
 

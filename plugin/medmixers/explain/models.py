@@ -14,6 +14,7 @@ from medmixers.bundles.share.archive import open_archive
 from medmixers.errors import InputError, MissingFileError
 from medmixers.explain.bundle_case import BundleModel
 from medmixers.explain.case import Case
+from medmixers.explain.labels import IGNORED
 from medmixers.progress import Announce, silent
 
 
@@ -39,7 +40,8 @@ class Model:
     ) -> None:
         self.folder = Path(folder)
         self.is_bundle = (self.folder / "configs" / "inference.json").is_file()
-        if self.is_bundle and fold is not None:
+        self.is_of_nnunet = not self.is_bundle or (self.folder / "configs" / "nnunet").is_dir()
+        if not self.is_of_nnunet and fold is not None:
             raise InputError("--fold is of nnU-Net models; a bundle has one file of weights: --checkpoint FILE")
         if not self.is_bundle and not all((self.folder / name).is_file() for name in ("plans.json", "dataset.json")):
             raise MissingFileError(
@@ -50,46 +52,51 @@ class Model:
 
     @cached_property
     def _facts(self) -> dict[str, Any]:
-        """A bundle's metadata, or nnU-Net's dataset.json."""
-        path = self.folder / ("configs/metadata.json" if self.is_bundle else "dataset.json")
+        """nnU-Net's dataset.json, or a bundle's metadata."""
+        place = self.folder / "configs" / "nnunet" if self.is_bundle else self.folder
+        path = place / "dataset.json" if self.is_of_nnunet else self.folder / "configs" / "metadata.json"
         facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
         return facts
 
     @property
+    def _labels(self) -> dict[str, Sequence[int]]:
+        """nnU-Net's label or region -> its values, without the background and the ignore label."""
+        labels = {name: value if isinstance(value, list) else [value] for name, value in self._facts["labels"].items()}
+        return {name: list(map(int, value)) for name, value in labels.items() if value != [0] and name != IGNORED}
+
+    @property
     def channels(self) -> int:
         """Images per case."""
-        if self.is_bundle:
-            return int(self._facts["network_data_format"]["inputs"]["image"]["num_channels"])
-        return len(self._facts["channel_names"])
+        if self.is_of_nnunet:
+            return len(self._facts["channel_names"])
+        return int(self._facts["network_data_format"]["inputs"]["image"]["num_channels"])
 
     @property
     def outputs(self) -> list[str]:
         """Name of each channel of the logits."""
-        if self.is_bundle:
+        if not self.is_of_nnunet:
             names = self._facts["network_data_format"]["outputs"]["pred"]["channel_def"]
             return [names[key] for key in sorted(names, key=int)]
-        labels = {name: value for name, value in self._facts["labels"].items() if name != "ignore"}
-        if any(isinstance(value, list) for value in labels.values()):  # regions: the background has no channel
-            return [name for name, value in labels.items() if value != 0]
-        return sorted(labels, key=lambda name: int(labels[name]))
+        if not self.classes_exclude_each_other:  # regions, in the order of dataset.json; the background has no channel
+            return list(self._labels)
+        return ["background", *sorted(self._labels, key=lambda name: self._labels[name][0])]
 
     @property
     def classes_exclude_each_other(self) -> bool:
         """Whether the logits are of a softmax; else each channel is of a sigmoid."""
-        if self.is_bundle:
-            config = json.loads((self.folder / "configs" / "inference.json").read_text("utf-8"))
-            steps = config["postprocessing"]["transforms"]
-            return not any(step.get("_target_") == "Activationsd" and step.get("sigmoid") for step in steps)
-        return not any(isinstance(value, list) for value in self._facts["labels"].values())
+        if self.is_of_nnunet:
+            return all(len(values) == 1 for values in self._labels.values())
+        config = json.loads((self.folder / "configs" / "inference.json").read_text("utf-8"))
+        steps = config["postprocessing"]["transforms"]
+        return not any(step.get("_target_") == "Activationsd" and step.get("sigmoid") for step in steps)
 
     @property
     def structures(self) -> Mapping[str, Sequence[int]]:
         """Structure -> the values of a label file that it is made of; empty where the model does not say."""
-        if self.is_bundle:
-            segments = self._facts.get("segments", {})
-            return {name: facts["values"] for name, facts in segments.items() if "values" in facts}
-        labels = {name: value for name, value in self._facts["labels"].items() if value not in (0, [0])}
-        return {name: value if isinstance(value, list) else [int(value)] for name, value in labels.items()}
+        if self.is_of_nnunet:
+            return self._labels
+        segments = self._facts.get("segments", {})
+        return {name: facts["values"] for name, facts in segments.items() if "values" in facts}
 
     def case(self, files: Sequence[Path]) -> Case:
         """A case, of one file per channel, or a picture with all of them."""
@@ -97,12 +104,14 @@ class Model:
 
     @cached_property
     def _case_of(self) -> Callable[[Sequence[Path]], Case]:
-        if self.is_bundle:
-            self.announce("load the bundle")
+        self.announce("load the bundle" if self.is_bundle else "load nnU-Net")
+        if not self.is_of_nnunet:
             return BundleModel(self.folder, checkpoint=self.checkpoint, device=self.device).case
-        self.announce("load nnU-Net")
-        from medmixers.explain.nnunet_case import NnunetModel
+        from medmixers.explain.nnunet_case import NnunetBundleModel, NnunetModel
 
+        if self.is_bundle:
+            bundle = NnunetBundleModel(self.folder, fold=self.fold, checkpoint=self.checkpoint, device=self.device)
+            return partial(bundle.case, announce=self.announce)
         options: dict[str, Any] = {} if self.checkpoint is None else {"checkpoint": self.checkpoint}
         model = NnunetModel(self.folder, fold=self.fold, device=self.device, **options)
         return partial(model.case, announce=self.announce)

@@ -19,8 +19,9 @@ from nibabel.orientations import io_orientation, ornt_transform
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medmixers.checkpoints import read_checkpoint
+from medmixers.checkpoints import read_checkpoint, read_weights
 from medmixers.errors import InputError, MissingFileError
+from medmixers.explain.bundle_case import parsed_bundle
 from medmixers.explain.case import Case, check_voxel
 from medmixers.explain.source import is_picture, read_source
 from medmixers.progress import Announce, silent
@@ -84,6 +85,35 @@ class NnunetModel:
         ending = self.dataset_json["file_ending"]
         if not file.name.lower().endswith(ending.lower()):
             raise InputError(f"{file} must end in {ending}, as the images of the model in {self.folder}")
+
+
+class NnunetBundleModel(NnunetModel):
+    """A bundle that was made of an nnU-Net model; one of its folds.
+
+    The configs of a bundle are code that runs: load bundles of people you trust.
+
+    Args:
+        bundle: its folder.
+        fold: the first one by default.
+        checkpoint: file of the weights; None takes models/model.pt of the bundle.
+        device: as torch names it.
+
+    Raises:
+        MissingFileError: there are no weights.
+        InputError: weights of another network, or no such fold.
+    """
+
+    def __init__(
+        self, bundle: Path, *, fold: int | str | None = None, checkpoint: str | None = None, device: str = "cpu"
+    ) -> None:
+        _, (network, plans) = parsed_bundle(bundle, ("network", "plans"), device=device)
+        network.load_state_dict(read_weights(checkpoint or str(bundle / "models" / "model.pt"), network))
+        folds = list(network.folds)
+        if fold is not None and str(fold) not in folds:
+            raise InputError(f"{bundle} has no fold {fold}; valid: {', '.join(folds)}")
+        self.folder, self.device = bundle, device
+        self.plans, self.configuration, self.dataset_json = plans.manager, plans.configuration, plans.dataset
+        self.network = network.folds[folds[0] if fold is None else str(fold)].eval()
 
 
 class NnunetCase(Case):
