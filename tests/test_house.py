@@ -31,7 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "mixers": {"layers", "kernels"},
     "networks": {"layers", "kernels", "mixers"},
     "nnunet": {"networks", "mixers", "layers", "bundles", "bundle_runtime", "datasets"},
-    "explain": {"images", "networks", "mixers", "layers"},
+    "explain": {"images", "networks", "mixers", "layers", "datasets", "bundles"},
     "profiling": {"networks", "mixers", "layers"},
     "bundles": {"datasets", "images", "mixers"},
     "bundle_runtime": {"datasets", "images"},

@@ -72,7 +72,7 @@ FAULTS: dict[str, Callable[[Array], Array]] = {
 
 def atropos(head: Path, brain: Path) -> Array:
     """Reference of Colin27: 0 outside and fluid, 1 grey matter, 2 white matter."""
-    import ants
+    import ants  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
     mask = ants.threshold_image(ants.image_read(str(brain)), 1, 1e9)
     image = ants.n4_bias_field_correction(ants.image_read(str(head)), mask=mask, shrink_factor=3)
@@ -116,11 +116,11 @@ def dice(a: Array, b: Array) -> float:
     return float(2 * (a & b).sum() / (a.sum() + b.sum()))
 
 
-def measure(bundle: Path, head: Path, brain: Path, folder: Path) -> list[dict[str, Any]]:
+def measure(bundle: Path, colin27: tuple[Path, Path], folder: Path) -> list[dict[str, Any]]:
     """Rows: image, fault, Dice of both tissues."""
     rows = []
-    other = gaussian_mixture(head, brain)
-    for name, image, reference, faults in images(head, brain):
+    other = gaussian_mixture(*colin27)
+    for name, image, reference, faults in images(*colin27):
         for fault in faults:
             file = folder / "case.nii.gz"
             voxels = FAULTS[fault](np.asarray(image.dataobj)).astype(np.float32)
@@ -149,12 +149,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         task = read_task(str(Path(__file__).with_name("task.yaml")))
-        channels = {"channels": OPTIONS["channels"]}
+        channels: dict[str, Any] = {"channels": OPTIONS["channels"]}
         bundle = new_bundle(task, network=NETWORK, out=scratch / "bundles", roi_size=PATCH, **channels)
         (bundle / "models").mkdir(exist_ok=True)
         shutil.copyfile(arguments.weights, bundle / "models" / "model.pt")
         (scratch / "images").mkdir()
-        rows = measure(bundle, *arguments.colin27, scratch / "images")
+        rows = measure(bundle, arguments.colin27, scratch / "images")
         table = scratch / "dice.csv"
         with open(table, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)

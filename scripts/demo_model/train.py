@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.losses import DiceCELoss
@@ -28,7 +29,7 @@ from medmixers.factory import create_network
 from medmixers.files import written_whole
 
 NETWORK = "token_unet_no_transformer"
-OPTIONS = {"spatial_dims": 3, "in_channels": 1, "out_channels": 3, "channels": (24, 48, 96, 160)}
+OPTIONS: dict[str, Any] = {"spatial_dims": 3, "in_channels": 1, "out_channels": 3, "channels": (24, 48, 96, 160)}
 BATCH, LEARNING_RATE, WEIGHT_DECAY, WARM_UP, EMA = 2, 2e-3, 1e-4, 100, 0.999
 EVERY = 100  # steps between states
 
@@ -62,7 +63,7 @@ def train(out: Path, *, steps: int, seed: int) -> None:
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(EMA))
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps))
-    parts = {"network": network, "average": average, "optimizer": optimizer, "scheduler": scheduler}
+    parts: dict[str, Any] = {"network": network, "average": average, "optimizer": optimizer, "scheduler": scheduler}
     first = 0
     if (out / "state.pt").is_file():
         state = torch.load(out / "state.pt", weights_only=True)
