@@ -69,7 +69,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
         config[-1].write_text(json.dumps(options))
         monai.bundle.run(config_file=[str(file) for file in config], bundle_root=str(bundle))
 
-    monkeypatch.setattr(prediction, "_run", run)
+    monkeypatch.setattr(prediction, "run_inference", run)
 
 
 def picture(file: Path, **tags: Any) -> Path:

@@ -57,7 +57,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
         config[-1].write_text(json.dumps(options))
         monai.bundle.run(config_file=[str(file) for file in config], bundle_root=str(bundle))
 
-    monkeypatch.setattr(prediction, "_run", run)
+    monkeypatch.setattr(prediction, "run_inference", run)
 
 
 def labels_of_the_bundle(bundle: Path, images: Path, out: Path, name: str) -> NDArray[Any]:

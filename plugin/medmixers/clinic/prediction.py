@@ -103,7 +103,7 @@ def classify(
     }
     if device is not None:
         options["device"] = f"$torch.device({device!r})"
-    _run(model.bundle, options, folder, RUNTIMES[runtime])
+    run_inference(model.bundle, options, folder, RUNTIMES[runtime])
     with open(written / "predictions.csv", newline="", encoding="utf-8") as table:
         (row,) = csv.DictReader(table)
     return {name: float(row[name]) for name in model.classes}
