@@ -72,7 +72,7 @@ FAULTS: dict[str, Callable[[Array], Array]] = {
 
 def atropos(head: Path, brain: Path) -> Array:
     """Reference of Colin27: 0 outside and fluid, 1 grey matter, 2 white matter."""
-    import ants  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    import ants
 
     mask = ants.threshold_image(ants.image_read(str(brain)), 1, 1e9)
     image = ants.n4_bias_field_correction(ants.image_read(str(head)), mask=mask, shrink_factor=3)

@@ -112,6 +112,7 @@ def _compiled(network: nn.Module, image: Tensor, precision: str) -> Run:
     import openvino
 
     program = torch.onnx.export(torch.export.export(network, (image,)), (), verbose=False)
+    assert program is not None  # torch returns None only when it writes a file
     core = openvino.Core()
     model = core.read_model(program.model_proto.SerializeToString())
     options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
