@@ -23,7 +23,7 @@ from comparisons import COMPARISONS
 from measure import as_json, compare
 
 from medmixers.errors import InputError, one_line_errors
-from medmixers.results import MEASURED, check_quiet_machine, describe_run, documents, measured, record
+from medmixers.results import MEASURED, check_quiet_machine, describe_run, documents, measured, record, write_json
 from medmixers.results.tables import benchmark_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,13 +67,16 @@ def main() -> None:
 
 
 def store(figures: list[dict[str, Any]], *, device: str, only: str, run: dict[str, Any], path: Path = MEASURED) -> None:
-    """Record a whole run, or those comparisons alone whose figures then leave the section of the whole run."""
-    whole = f"benchmark {device}"
-    record(f"{whole} {only}".strip(), figures, run=run, path=path)
-    if only and (section := measured(path).get(whole)):
-        newer = {row["comparison"] for row in figures}
-        kept = [row for row in section.pop("figures") if row["comparison"] not in newer]
-        record(whole, kept, run=section, path=path)
+    """Record a whole run, or some comparisons alone. Their older figures leave the other sections of this device."""
+    name = f"benchmark {device} {only}".strip()
+    record(name, figures, run=run, path=path)
+    newer, sections = {row["comparison"] for row in figures}, measured(path)
+    for other in [each for each in sections if each.startswith(f"benchmark {device}") and each != name]:
+        kept = [row for row in sections[other]["figures"] if row["comparison"] not in newer]
+        sections[other]["figures"] = kept
+        if not kept:
+            del sections[other]
+    write_json(path, sections)
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

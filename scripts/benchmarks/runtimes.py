@@ -3,7 +3,7 @@
 python scripts/benchmarks/runtimes.py            # prints the table
 python scripts/benchmarks/runtimes.py --record   # and writes it to results/measured.json and the documents
 
-Logits must equal torch's in float32; the table shows their difference. The start is the time to build what runs: a
+The table shows how far the logits are from torch's in float32. The start is the time to build what runs: a
 graph, a session, a compiled model. Times are medians of interleaved repeats.
 """
 

@@ -58,7 +58,13 @@ def first_step() -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         dataset = write_synthetic(folder / "data", metadata, {"spatial_dims": 3, "label_values": (0, 1, 2)})
-        options = {"dataset_dir": dataset, "ckpt_dir": folder / "models", "epochs": 1, "roi_size": "[32,32,32]"}
+        options = {
+            "dataset_dir": dataset,
+            "ckpt_dir": folder / "models",
+            "epochs": 1,
+            "roi_size": "[32,32,32]",
+            "num_workers": 0,
+        }
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         configs = ["--config_file", str(root / "configs" / "train.json"), "--bundle_root", str(root)]
         start, before = time.perf_counter(), os.times()

@@ -21,6 +21,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from heads import PATCH
 from numpy.typing import NDArray
 from scipy import ndimage
 from train import NETWORK, OPTIONS
@@ -29,7 +30,6 @@ from medmixers.bundles.new import new_bundle, read_task
 from medmixers.bundles.share.pack import pack_bundle
 from medmixers.clinic.prediction import run_inference
 from medmixers.demo.predict import LABELS, MODEL
-from medmixers.demo.random_domains import PATCH
 from medmixers.demo.subjects import load_anatomy
 from medmixers.errors import InputError, one_line_errors
 from medmixers.results import describe_run, documents, record

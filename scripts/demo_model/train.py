@@ -1,7 +1,7 @@
 """Train the demo's model: grey and white matter of brains that it never saw, from simulated heads of one anatomy.
 
-python scripts/train_demo_model.py OUT                 # 4,500 steps, an hour or two on 2 cores; resumes if stopped
-python scripts/train_demo_model.py OUT --steps 20      # a try
+python scripts/demo_model/train.py OUT                 # 2,400 steps, 40 minutes on 2 cores; resumes if stopped
+python scripts/demo_model/train.py OUT --steps 20      # a try
 
 OUT gets state.pt, log.csv and, at the end, model.pt: the exponential moving average of the weights.
 """
@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from heads import Maps, load_maps, random_patch
 from monai.losses import DiceCELoss
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset
 
-from medmixers.demo.random_domains import Maps, load_maps, random_patch
 from medmixers.demo.subjects import load_anatomy
 from medmixers.errors import InputError, one_line_errors
 from medmixers.factory import create_network
@@ -102,11 +102,11 @@ def train(out: Path, *, steps: int, seed: int) -> None:
         torch.save(average.module.state_dict(), partial)
 
 
-@one_line_errors("train_demo_model")
+@one_line_errors("train")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if arguments.steps < 1:

@@ -96,6 +96,8 @@ def test_comparisons_recorded_alone_leave_the_whole_run(tmp_path):
         "benchmark cpu": {"commit": "old", "figures": [{"comparison": "b", "ms": 1}]},
         "benchmark cpu a": {"commit": "new", "figures": [{"comparison": "a", "ms": 2}]},
     }
+    benchmark.store(rows, device="cpu", only="", run={"commit": "newest"}, path=path)
+    assert json.loads(path.read_text()) == {"benchmark cpu": {"commit": "newest", "figures": rows}}
 
 
 def test_script_prints_the_table_and_refuses_what_it_cannot_do():

@@ -72,8 +72,7 @@ def test_the_card_says_what_it_is_and_the_zip_is_small() -> None:
 
 def test_the_training_labels_are_the_most_probable_tissue() -> None:
     import torch
-
-    from medmixers.demo.random_domains import PATCH, load_maps, random_patch
+    from heads import PATCH, load_maps, random_patch
 
     anatomy = load_anatomy(4)
     maps = load_maps(anatomy)

@@ -37,7 +37,7 @@ def test_figures_know_the_code_that_they_measured(tmp_path, monkeypatch):
     for name in ("variants.py", "mixers/pooling.py", "cli.py"):
         (folder / name).write_text("1\n")
     file = tmp_path / "measured.json"
-    results.record("now", [], run={"code": results.code_digest(tmp_path)}, path=file)
+    results.record("now", [], run={"code": results.measured_code_digest(tmp_path)}, path=file)
     results.record("before", [], run={}, path=file)
     monkeypatch.setattr(results, "measured", lambda: json.loads(file.read_text()))
     assert results.older_than_the_code(tmp_path) == ["before"]

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from copy import copy
 from importlib.util import find_spec
+from threading import Lock
 from typing import Any
 
 import torch
@@ -24,18 +25,20 @@ def openvino_compile(network: nn.Module, *, precision: str = "f32") -> nn.Module
     """Let OpenVINO compute the network's inference on a CPU. Its weights, and their keys, stay as they are.
 
     Each input shape is compiled once, with the weights that the network then has. Other weights are compiled again.
-    After each compilation torch computes the logits of a random image as well, and both must agree. In training mode,
-    and where gradients are on, torch computes.
+    After each compilation torch computes the logits of a random image as well, and both must agree.
+
+    torch computes in training mode, where gradients are on, on another device than a CPU, and while a module inside has
+    hooks, which a compiled network would not call. What is not a tensor, such as a switch, must not change afterwards.
 
     Args:
-        network: (B, C, *spatial) -> one tensor of logits.
+        network: (B, C, *spatial) -> one tensor of logits, float32.
         precision: "f32", or "bf16" for processors with AVX-512 BF16 or AMX.
 
     Returns:
         The same network.
 
     Raises:
-        InputError: another precision. From the forward: OpenVINO cannot compute the network; it is not on a CPU.
+        InputError: another precision. From the forward: OpenVINO cannot compute the network.
         MissingPackageError: openvino, onnx or onnxscript is not installed.
     """
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
@@ -52,46 +55,60 @@ class OpenVINOForward:
     def __init__(self, network: nn.Module, precision: str) -> None:
         self.network = network
         self.precision = precision
-        self.versions: list[tuple[int, int]] = []  # of the weights' tensors, which change with each write
         self.weights: list[Tensor] = []  # copies of those that the compiled networks hold
         self.compiled: OrderedDict[torch.Size, Run] = OrderedDict()
+        self.lock = Lock()  # an inference request serves one call at a time
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OpenVINOForward:
         return OpenVINOForward(memo[id(self.network)], self.precision)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OpenVINOForward, (self.network, self.precision)
+
     def plain(self) -> nn.Module:
-        """The network with the forward of its class, and with the same weights."""
+        """The network with the forward of its class and the same weights, without hooks: those of the network run."""
         network = copy(self.network)
         vars(network).pop("forward")
+        for name, value in vars(network).items():
+            if name.endswith("_hooks"):
+                setattr(network, name, OrderedDict() if isinstance(value, dict) else value)
         return network
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self.network.training or torch.is_grad_enabled() or torch.jit.is_tracing():
+        if self._is_left_to_torch(x):
             return self.plain()(x)
-        if x.device.type != "cpu":
-            raise InputError(f"OpenVINO computes on a CPU here, and the image is on {x.device}: add --device cpu")
-        self._forget_other_weights()
-        x = x.as_subclass(Tensor).float()  # MONAI's MetaTensor
-        if x.shape not in self.compiled:
-            self._compile(x)
-        self.compiled.move_to_end(x.shape)
-        return self.compiled[x.shape](x)
+        x = x.as_subclass(Tensor)  # of MONAI's MetaTensor
+        with self.lock:
+            self._forget_other_weights()
+            if x.shape not in self.compiled:
+                self._compile(x)
+            self.compiled.move_to_end(x.shape)
+            return self.compiled[x.shape](x)
+
+    def _is_left_to_torch(self, x: Tensor) -> bool:
+        if self.network.training or torch.is_grad_enabled() or torch.jit.is_tracing():
+            return True
+        if x.device.type != "cpu" or x.dtype != torch.float32:
+            return True
+        inside = (module for module in self.network.modules() if module is not self.network)
+        return any(module._forward_hooks or module._forward_pre_hooks for module in inside)
 
     def _forget_other_weights(self) -> None:
+        # By value: fused optimizers and writes through NumPy leave no trace on a tensor.
         tensors = [*self.network.parameters(), *self.network.buffers()]
-        versions = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
-        if versions == self.versions:
-            return
-        self.versions = versions
-        if len(tensors) == len(self.weights) and all(map(torch.equal, tensors, self.weights)):
-            return  # nnU-Net loads the same weights for each case
-        self.compiled.clear()
-        self.weights = [tensor.detach().clone() for tensor in tensors]
+        if len(tensors) != len(self.weights) or not all(map(torch.equal, tensors, self.weights)):
+            self.compiled.clear()
+            self.weights = [tensor.detach().clone() for tensor in tensors]
 
+    @torch.autocast("cpu", enabled=False)
     def _compile(self, x: Tensor) -> None:
         """Compile for the shape of ``x``, and check the logits of a random image."""
         plain, image = self.plain(), torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+        if any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in self.weights):
+            raise InputError("OpenVINO computes networks in float32; this one has weights of another type")
         expected: Tensor = plain(image)
+        if not isinstance(expected, Tensor):
+            raise InputError(f"OpenVINO computes networks with one output; this one gives a {type(expected).__name__}")
         try:
             run = _compiled(plain, image, self.precision)
             found = run(image)

@@ -89,7 +89,7 @@ class Bundle:
             weights: file of the trained weights; by default models/model.pt of the bundle's folder.
             out: folder of the zip.
             metrics: CSV file of an evaluation, for the model card.
-            exports: False leaves TorchScript and ONNX out, for a zip of a third of the size.
+            exports: False leaves TorchScript and ONNX out, for a smaller zip.
 
         Example:
             medmixers bundle pack my_bundle --weights models/model.pt --metrics eval/metrics.csv

@@ -15,7 +15,7 @@ from medmixers.progress import Announce, silent
 
 MODEL = Path(__file__).with_name("brain_tissue_any_contrast_token_unet_no_transformer_v0.1.0.zip")
 LABELS = {1: "grey matter", 2: "white matter"}
-NOTE = "trained on simulated heads of one anatomy; research only, not a medical device"
+NOTE = "approximate; trained on simulated heads of one anatomy; research only, not a medical device"
 
 
 def predict_brain(
@@ -69,7 +69,7 @@ def predict_brain(
         counts = {value: int((labels.get_fdata() == value).sum()) for value in LABELS}
         voxel = float(abs(nib.affines.voxel_sizes(labels.affine).prod()))
         with written_whole(out) as partial:
-            if out.suffix == ".gz":
+            if out.suffix.lower() == ".gz":
                 shutil.copyfile(found, partial)
             else:
                 nib.save(labels, folder / "labels.nii")

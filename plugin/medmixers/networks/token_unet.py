@@ -239,20 +239,11 @@ class TokenUNetDecoder(nn.Module):
 
         With deep supervision a list: these, then the logits of each auxiliary head.
         """
-        maps = self.upsampled(x, skips)
-        return self.outputs(self.seg_layers[0](self.hidden(maps[0])), maps, size)
-
-    def upsampled(self, x: Tensor, skips: list[Tensor]) -> list[Tensor]:
-        """x: bottleneck; skips: maps of the levels, finest first -> maps of the levels up, finest first."""
-        maps: list[Tensor] = []
+        maps: list[Tensor] = []  # of the levels up, finest first
         for level, block in enumerate(self.blocks):
             x = block(x, skips[-1 - level])
             maps.insert(0, x)
-        return maps
-
-    def outputs(self, logits: Tensor, maps: list[Tensor], size: Ints) -> Tensor | list[Tensor]:
-        """The finest logits, and with deep supervision those of the coarser maps."""
-        logits = crop(logits, size)
+        logits = crop(self.seg_layers[0](self.hidden(x)), size)
         if not self.deep_supervision:
             return logits
         coarser: list[Tensor] = []

@@ -102,7 +102,7 @@ def create_network_from_plans(
 
 def runtime_from_environment() -> str:
     """What computes the predictions, by MEDMIXERS_RUNTIME. Raises InputError for another name than ``RUNTIMES`` has."""
-    runtime = os.environ.get(RUNTIME_VARIABLE, RUNTIMES[0])
+    runtime = os.environ.get(RUNTIME_VARIABLE) or RUNTIMES[0]
     if runtime not in RUNTIMES:
         raise InputError(f"{RUNTIME_VARIABLE} must be {' or '.join(RUNTIMES)}, got {runtime!r}")
     return runtime

@@ -67,7 +67,7 @@ def describe_run(*, device: str, checkout: str | Path = ".") -> dict[str, Any]:
     return {
         "date": date.today().isoformat(),
         "commit": _git(checkout, "rev-parse", "HEAD"),
-        "code": code_digest(checkout),
+        "code": measured_code_digest(checkout),
         "dirty": None if (changes := _changes(checkout)) is None else bool(changes),
         "processor": processor(),
         "cores": usable_cores(),
@@ -90,7 +90,7 @@ def record(section: str, figures: Any, *, run: Mapping[str, Any], path: Path = M
     write_json(path, sections)
 
 
-def code_digest(checkout: str | Path) -> str:
+def measured_code_digest(checkout: str | Path) -> str:
     """SHA-256, 16 digits, of the files of ``MEASURED_CODE``: their paths and contents."""
     package = Path(checkout) / "plugin" / "medmixers"
     digest = hashlib.sha256()
@@ -103,7 +103,7 @@ def code_digest(checkout: str | Path) -> str:
 
 def older_than_the_code(checkout: str | Path) -> list[str]:
     """Sections of measured.json whose figures an older state of ``MEASURED_CODE`` gave."""
-    now = code_digest(checkout)
+    now = measured_code_digest(checkout)
     return [name for name, section in measured().items() if section.get("code") != now]
 
 
@@ -125,7 +125,7 @@ def _processor_ticks() -> tuple[int, int] | None:
     path = Path("/proc/stat")
     if not path.is_file():
         return None
-    numbers = [int(number) for number in path.read_text().splitlines()[0].split()[1:]]
+    numbers = [int(number) for number in path.read_text().splitlines()[0].split()[1:9]]
     return sum(numbers) - numbers[3] - numbers[4], sum(numbers)  # without idle and waiting for disks
 
 

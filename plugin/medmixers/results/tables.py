@@ -160,7 +160,7 @@ def runtimes_table(figures: Iterable[Mapping[str, Any]]) -> str:
 def startup_table(figures: Iterable[Mapping[str, Any]]) -> str:
     """Seconds from a command to its answer (scripts/benchmarks/startup.py)."""
     rows = [[f"`{row['command']}`", f"{row['wall_s']:.2f} s", f"{row['cpu_s']:.2f} s"] for row in figures]
-    return markdown(["command", "time", "of the processor"], rows)
+    return markdown(["command", "time", "processor time"], rows)
 
 
 def demo_model_table(figures: Iterable[Mapping[str, Any]]) -> str:

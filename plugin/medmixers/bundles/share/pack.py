@@ -67,7 +67,7 @@ def pack_bundle(
         weights: a flat state dict, or a training checkpoint with one under "model". None: the folder's models/model.pt.
         out: folder of the zip.
         metrics: CSV of an evaluation, for the model card and the metadata.
-        exports: write TorchScript and ONNX too; without them the zip has a third of the size.
+        exports: write TorchScript and ONNX too; without them the zip is smaller.
 
     Raises:
         FileNotFoundError: no such weights or metrics.
