@@ -77,12 +77,12 @@ class Ensemble:
         for other, predictor in zip(others, self.predictors[1:], strict=True):
             if other.probabilities.shape != first.probabilities.shape:
                 raise InputError(f"{predictor.bundle.source} and {self.bundle.source} give labels on different grids")
-        mean: Array = np.mean([each.probabilities for each in cases], axis=0, dtype=np.float32)
+        mean: Any = np.mean([each.probabilities for each in cases], axis=0, dtype=np.float32)
         within = [each.disagreement for each in cases if each.disagreement is not None]
         disagreement: Any = np.mean(within, axis=0) if within else None
         if others:
-            copies = np.mean([each.copies for each in cases], axis=0, dtype=np.float32)
-            inner = np.mean([entropy(each.copies, exclusive=self.bundle.exclusive) for each in cases], axis=0)
+            copies: Any = np.mean([each.copies for each in cases], axis=0, dtype=np.float32)
+            inner: Any = np.mean([entropy(each.copies, exclusive=self.bundle.exclusive) for each in cases], axis=0)
             between = np.maximum(entropy(copies, exclusive=self.bundle.exclusive) - inner, 0)
             disagreement = between if disagreement is None else disagreement + between
             self._average(cases)
@@ -117,9 +117,11 @@ def opened_ensemble(
     if weights and len(models) > 1:
         raise InputError("--ensemble FILE,FILE gives weights for one model; several models have their own")
     with _quiet(), TemporaryDirectory(prefix="medmixers-") as folder:
+        own: list[Path | None] = [None]
+        pairs = [(model, file) for model in models for file in weights or own]
         bundles = [
             open_bundle(model, Path(folder) / str(number), weights=file, announce=announce)
-            for number, (model, file) in enumerate([(model, file) for model in models for file in weights or [None]])
+            for number, (model, file) in enumerate(pairs)
         ]
         announce("load torch and the networks")
         yield Ensemble([Predictor(each, mirror=mirror, device=device) for each in bundles])

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import entr
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]  # of float32
 
 SMALLEST = 1e-12  # probabilities are cut here before a logarithm
 LEVEL = 0.9  # of the interval of a volume

@@ -62,8 +62,8 @@ def draw(
         places.append(chosen)
         weights.append(np.full(len(chosen), len(found) / max(len(chosen), 1)))
     index = np.concatenate(places)
-    flat = [values.reshape(len(values), -1)[:, index] for values in (probabilities, truth)]
-    return Sample(flat[0].astype(np.float32), flat[1], np.concatenate(weights))
+    p, known = (values.reshape(len(values), -1)[:, index] for values in (probabilities, truth))
+    return Sample(p.astype(np.float32), known.astype(bool), np.concatenate(weights))
 
 
 def negative_log_likelihood(sample: Sample, *, exclusive: bool) -> float:
@@ -128,11 +128,11 @@ def reliability(sample: Sample, *, exclusive: bool, background: bool) -> list[Bi
     number = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
     total = weights.sum()
     bins = []
-    for each in range(BINS):
-        inside = number == each
+    for index in range(BINS):
+        inside = number == index
         if (mass := weights[inside].sum()) > 0:
-            means = (np.average(values[inside], weights=weights[inside]) for values in (confidence, right))
-            bins.append(Bin(*map(float, means), float(mass / total)))
+            sure, good = (float(np.average(each[inside], weights=weights[inside])) for each in (confidence, right))
+            bins.append(Bin(sure, good, float(mass / total)))
     return bins
 
 
@@ -145,10 +145,10 @@ def _decided(sample: Sample, *, exclusive: bool, background: bool) -> tuple[NDAr
     """Confidence, whether the decision is right, and weight, (m,) each."""
     p, weights = sample.probabilities, sample.weights
     chosen = decisions(p, exclusive=exclusive)
-    if exclusive:
-        confidence, right = p.max(axis=0), (chosen & sample.truth).any(axis=0)
-        likely = (p[1:] >= STRUCTURE).any(axis=0) if background else np.ones(p.shape[1], bool)
-    else:
-        confidence, right, weights = np.maximum(p, 1 - p), chosen == sample.truth, np.broadcast_to(weights, p.shape)
+    if not exclusive:
         likely = p >= STRUCTURE
-    return confidence[likely], right[likely], weights[likely]
+        confidence = np.maximum(p, 1 - p)
+        return confidence[likely], (chosen == sample.truth)[likely], np.broadcast_to(weights, p.shape)[likely]
+    near: Any = (p[1:] >= STRUCTURE).any(axis=0) if background else np.ones(p.shape[1], bool)
+    right: Any = (chosen & sample.truth).any(axis=0)
+    return p.max(axis=0)[near], right[near], weights[near]
