@@ -67,18 +67,22 @@ class Calibration:
             "format": FORMAT,
             "models": list(self.models),
             "use_mirroring": self.use_mirroring,
-            "temperature": self.temperature,
-            "validation": {
-                "cases": self.cases,
-                "negative_log_likelihood": list(self.likelihood),
-                "expected_calibration_error": list(self.error),
-                "bins": [[list(each) for each in bins] for bins in self.bins],
-                "structures": [vars(each) for each in self.structures],
-            },
+            **self.summary(),
+            "bins": [[list(each) for each in bins] for bins in self.bins],
             "training_images": None if self.training_images is None else self.training_images.to_json(),
         }
         with written_whole(path) as partial:
             partial.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+    def summary(self) -> dict[str, Any]:
+        """What a reader of a prediction must know of it, as JSON data."""
+        return {
+            "temperature": self.temperature,
+            "validation_cases": self.cases,
+            "negative_log_likelihood": list(self.likelihood),
+            "expected_calibration_error": list(self.error),
+            "structures": [vars(each) for each in self.structures],
+        }
 
     def unfit_for(self, models: Sequence[str], use_mirroring: bool) -> str | None:
         """Why it is not for the predictions of these models, in words; None where it is."""
@@ -110,17 +114,17 @@ def _from_json(data: Mapping[str, Any]) -> Calibration:
     temperature = float(data["temperature"])
     if not SMALLEST_TEMPERATURE * 0.99 <= temperature <= LARGEST_TEMPERATURE * 1.01:
         raise ValueError(f"temperature {temperature}")
-    validation, images = data["validation"], data["training_images"]
-    before, after = ([Bin(*map(float, each)) for each in bins] for bins in validation["bins"])
+    images = data["training_images"]
+    before, after = ([Bin(*map(float, each)) for each in bins] for bins in data["bins"])
     return Calibration(
         models=tuple(map(str, data["models"])),
         use_mirroring=bool(data["use_mirroring"]),
         temperature=temperature,
-        cases=int(validation["cases"]),
-        likelihood=_pair(validation["negative_log_likelihood"]),
-        error=_pair(validation["expected_calibration_error"]),
+        cases=int(data["validation_cases"]),
+        likelihood=_pair(data["negative_log_likelihood"]),
+        error=_pair(data["expected_calibration_error"]),
         bins=(before, after),
-        structures=[Structure(**each) for each in validation["structures"]],
+        structures=[Structure(**each) for each in data["structures"]],
         training_images=None if images is None else TrainingImages.from_json(images),
     )
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from medmixers.datasets.raw_format import stem_and_ending
 from medmixers.errors import InputError
 from medmixers.files import file_digest, refuse_overwriting_inputs, written_whole
 from medmixers.progress import Announce, note, progress, silent
+from medmixers.tasks.palette import PALETTE
 
 FOLDER = "uncertainty"  # below the output: nnU-Net takes each NIfTI file next to label maps for one of them
 
@@ -162,15 +166,16 @@ class CaseWriter:
         reference = None if known is None else known.training_images
         return {
             "case": name,
-            "images_sha256": [_digest(file) for file in _files(entry)],
+            "date": date.today().isoformat(),
+            "medmixers": version("medmixers"),
+            "images_sha256": [image_digest(file) for file in _files(entry)],
             "models": [
-                {"name": each.bundle.metadata["name"], "version": each.bundle.metadata["version"], "weights": digest}
+                {**_about(each.bundle.metadata), "weights_sha256": digest}
                 for each, digest in zip(self.ensemble.predictors, self.ensemble.digests, strict=True)
             ],
             "members": self.ensemble.members,
             "calibrated": known is not None,
-            "temperature": None if known is None else known.temperature,
-            "validation_cases": None if known is None else known.cases,
+            "calibration": None if known is None else known.summary(),
             "unlike_training_data": None if reference is None else reference.differences(prediction.case.facts),
             **{f"mean_{kind}": float(values.mean(dtype=np.float64)) for kind, values in maps.items()},
             **(self._structures(prediction, p) if self.bundle.is_segmentation else self._classes(p)),
@@ -186,19 +191,29 @@ class CaseWriter:
             ends = {"size": voxels.labelled, "low": voxels.low, "high": voxels.high}
             rows.append({
                 "name": self.bundle.names[number],
+                "colour": self._colour(number),
                 **{key: value * size for key, value in ends.items()},
                 "predicted_dice": dice,
             })  # fmt: skip
         return {"unit": unit, "level": LEVEL, "structures": rows}
 
+    def _colour(self, number: int) -> list[int]:
+        """Of the task, where it has one; red, green, blue from 0 to 255."""
+        own = self.bundle.metadata.get("segments", {}).get(self.bundle.names[number], {})
+        return list(own.get("colour", PALETTE[(number - self.bundle.structures.start) % len(PALETTE)]))
+
     def _classes(self, p: Array) -> dict[str, Any]:
         return {"probabilities": {name: float(value) for name, value in zip(self.bundle.names, p, strict=True)}}
 
 
-def _digest(file: Path) -> str:
-    """SHA-256 of a file, or of the digests of the files of a DICOM series."""
-    import hashlib
+def _about(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reader of a prediction must know of a model."""
+    keys = ("name", "version", "description", "data_source", "data_licence", "intended_use", "eval_metrics")
+    return {key: metadata.get(key) for key in keys}
 
+
+def image_digest(file: Path) -> str:
+    """SHA-256 of a file; of a folder with a DICOM series that of its files' sorted digests."""
     if file.is_file():
         return file_digest(file)
     digests = sorted(file_digest(each) for each in file.iterdir() if each.is_file())
