@@ -136,6 +136,26 @@ class Clinic:
                 announce=announce,
             )
 
+    def report(self, predictions: str, images: str, out: str) -> str:
+        """Write one offline HTML page about predictions of clinic uncertainty, for people.
+
+        It shows the images with outlines in three planes, volumes with intervals, where the model is unsure, and what
+        the model was trained on. It holds no text of the image files, but the names of the cases.
+
+        Args:
+            predictions: folder that clinic uncertainty wrote.
+            images: image, or folder of images; each is found again by its SHA-256.
+            out: page to write, .html.
+
+        Example:
+            medmixers clinic report predictions IMAGES report.html
+        """
+        with steps("clinic report") as announce:
+            announce("read the predictions")
+            from medmixers.clinic.report.command import write_report
+
+            return write_report(predictions, images, out, announce=announce)
+
 
 def _listed(paths: str | None) -> list[str]:
     """Paths with commas between; a path that is there may hold commas itself."""

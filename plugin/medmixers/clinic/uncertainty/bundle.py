@@ -51,10 +51,18 @@ class Bundle:
     @property
     def ignored_value(self) -> int | None:
         """Value of label files whose voxels have no known label."""
-        for each in self.config["postprocessing"]["transforms"]:
-            if "ignore" in (each.get("labels") or {}):
-                return int(each["labels"]["ignore"])
-        return None
+        return self._label_values.get("ignore", [None])[0]
+
+    def values_of(self, number: int) -> list[int] | None:
+        """Values of the label file that make up a structure; None where each structure has a file of its own."""
+        return self._label_values.get(self.names[number])
+
+    @property
+    def _label_values(self) -> dict[str, list[int]]:
+        """Name -> values in the label file, as the transform has them that saves probabilities."""
+        transforms = self.config["postprocessing"]["transforms"]
+        labels = next((each["labels"] for each in transforms if each.get("labels")), {})
+        return {name: list(each) if isinstance(each, list) else [each] for name, each in labels.items()}
 
 
 def open_bundle(source: Path, folder: Path, *, weights: Path | None, announce: Announce) -> Bundle:

@@ -191,6 +191,7 @@ class CaseWriter:
             ends = {"size": voxels.labelled, "low": voxels.low, "high": voxels.high}
             rows.append({
                 "name": self.bundle.names[number],
+                "values": self.bundle.values_of(number),
                 "colour": self._colour(number),
                 **{key: value * size for key, value in ends.items()},
                 "predicted_dice": dice,
