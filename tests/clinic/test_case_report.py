@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
+import html
 import io
 import json
 import re
@@ -228,6 +230,87 @@ def test_a_picture_has_one_plane() -> None:
     blue = np.argwhere((found == BLUE).all(axis=-1))
     assert blue[:, 0].min() >= found.shape[0] / 2 - 1
     assert blue[:, 1].max() < found.shape[1] / 3
+
+
+STUB = """(function(g){g.niivue={Niivue:class{
+  constructor(options){this.said=[options.isRadiologicalConvention];this.volumes=[]}
+  async attachToCanvas(canvas){FAULT;this.canvas=canvas}
+  async loadFromArrayBuffer(buffer,name){
+    this.volumes.push({id:name,setColormapLabel:(map)=>this.said.push(map.labels)});
+    this.said.push([name,new Uint8Array(buffer)[0]])}
+  setColormap(id,map){this.said.push([id,map])}
+  setOpacity(volume,value){this.said.push([volume,value])}
+  updateGLVolume(){this.canvas.dataset.said=JSON.stringify(this.said)}
+}}})(globalThis);/* globalThis;.niivue= </script> */"""
+OPENED = 'window.addEventListener("load",()=>{document.querySelector("details.viewer").open=true})'
+
+
+@pytest.fixture
+def viewer(tmp_path: Path) -> Path:
+    """A stand-in for NiiVue, which says what it was given."""
+    (tmp_path / "niivue.umd.js").write_text(STUB.replace("FAULT;", ""))
+    return tmp_path / "niivue.umd.js"
+
+
+def test_the_viewer_has_the_volumes_of_the_case(case: Path, viewer: Path) -> None:
+    write_report(case / "predictions", case / "images", case / "report.html", viewer=viewer)
+    text = (case / "report.html").read_text()
+    policy = re.search(r"script-src ([^;]*);", text)
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.S)
+    assert policy is not None
+    assert policy[1].split() == [
+        f"'sha256-{base64.b64encode(hashlib.sha256(each.encode()).digest()).decode()}'" for each in scripts
+    ]
+    assert text.count("data:image/png") == 2 * 6  # the pictures stay
+    found = {}
+    for name in ("image", "labels", "entropy"):
+        data = re.search(f'id="viewer-1-{name}">(.*?)</script>', text)
+        assert data is not None
+        content = gzip.decompress(base64.b64decode(data[1]))
+        assert b"JOHN" not in content
+        found[name] = nib.Nifti1Image.from_bytes(content)
+    label = nib.as_closest_canonical(nib.load(case / "predictions" / "case_a.nii.gz"))
+    np.testing.assert_array_equal(np.asarray(found["labels"].dataobj), np.asarray(label.dataobj))
+    np.testing.assert_allclose(found["labels"].affine, label.affine)
+    assert np.asarray(found["entropy"].dataobj).max() == round(255 * 0.6 / np.log(2))
+    image = nib.as_closest_canonical(nib.load(case / "images" / "case_a_0000.nii.gz"))
+    grey, voxels = (np.asarray(each.dataobj, float).ravel() for each in (found["image"], image))
+    inside = (grey > 0) & (grey < 255)
+    assert inside.mean() > 0.9
+    assert np.corrcoef(grey[inside], voxels[inside])[0, 1] > 0.9999
+
+
+def test_another_file_is_no_viewer(case: Path, viewer: Path) -> None:
+    viewer.write_text("alert(1)")
+    with pytest.raises(InputError, match=r"is not niivue.umd.js of NiiVue: npm pack @niivue/niivue"):
+        write_report(case / "predictions", case / "images", case / "report.html", viewer=viewer)
+    with pytest.raises(InputError, match="it is in NiiVue's package"):
+        write_report(case / "predictions", case / "images", case / "report.html", viewer=case / "none.js")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no chromium")
+@pytest.mark.parametrize("fault", ["", "throw new Error('no WebGL');"], ids=["works", "no WebGL"])
+def test_the_viewer_in_a_browser(fault: str, case: Path, viewer: Path) -> None:
+    """The page's policy lets its own scripts run, and a browser without WebGL keeps the pictures."""
+    viewer.write_text(STUB.replace("FAULT;", fault))
+    write_report(case / "predictions", case / "images", case / "report.html", viewer=viewer)
+    text = (case / "report.html").read_text()
+    digest = base64.b64encode(hashlib.sha256(OPENED.encode()).digest()).decode()
+    text = text.replace("script-src", f"script-src 'sha256-{digest}'", 1)
+    (case / "opened.html").write_text(text.replace("</body>", f"<script>{OPENED}</script></body>"))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
+    command = [str(BROWSER), *options, (case / "opened.html").as_uri()]
+    dom = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    if fault:
+        assert "cannot show the viewer (Error: no WebGL). The pictures above show the case." in dom
+        return
+    said = re.search(r'data-said="([^"]*)"', dom)
+    assert said is not None
+    assert json.loads(html.unescape(said[1])) == [
+        True, ["image.nii.gz", 31], ["labels.nii.gz", 31], ["entropy.nii.gz", 31], ["", "the liver"],
+        ["entropy.nii.gz", "warm"], [1, 0.5], [2, 0],
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

@@ -136,7 +136,7 @@ class Clinic:
                 announce=announce,
             )
 
-    def report(self, predictions: str, images: str, out: str) -> str:
+    def report(self, predictions: str, images: str, out: str, viewer: str | None = None) -> str:
         """Write one offline HTML page about predictions of clinic uncertainty, for people.
 
         It shows the images with outlines in three planes, volumes with intervals, where the model is unsure, and what
@@ -146,6 +146,7 @@ class Clinic:
             predictions: folder that clinic uncertainty wrote.
             images: image, or folder of images; each is found again by its SHA-256.
             out: page to write, .html.
+            viewer: file niivue.umd.js of NiiVue, to scroll through volumes; without it the page runs no script.
 
         Example:
             medmixers clinic report predictions IMAGES report.html
@@ -154,7 +155,7 @@ class Clinic:
             announce("read the predictions")
             from medmixers.clinic.report.command import write_report
 
-            return write_report(predictions, images, out, announce=announce)
+            return write_report(predictions, images, out, viewer=viewer, announce=announce)
 
 
 def _listed(paths: str | None) -> list[str]:

@@ -7,9 +7,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from medmixers import pages
 from medmixers.clinic.report.case import drawing, find_image, read_cases, read_image
-from medmixers.clinic.report.planes import UNSURE, Plane
+from medmixers.clinic.report.planes import UNSURE
+from medmixers.clinic.report.viewer import read_scripts, volumes
 from medmixers.errors import InputError
 from medmixers.files import refuse_overwriting_inputs, written_whole
 from medmixers.progress import Announce, progress, silent
@@ -17,17 +20,25 @@ from medmixers.progress import Announce, progress, silent
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_report(predictions: str | Path, images: str | Path, out: str | Path, *, announce: Announce = silent) -> str:
+def write_report(
+    predictions: str | Path,
+    images: str | Path,
+    out: str | Path,
+    *,
+    viewer: str | Path | None = None,
+    announce: Announce = silent,
+) -> str:
     """Write a page about the predictions of ``medmixers clinic uncertainty``.
 
-    It is one HTML file without scripts that loads nothing. It shows each image with the outlines of its structures in
-    three planes, volumes with intervals, where the model is unsure, and what is known of the model. Of the image files
-    it takes the voxels and the geometry, and no text.
+    It is one HTML file that loads nothing, and without ``viewer`` it runs no script. It shows each image with the
+    outlines of its structures in three planes, volumes with intervals, where the model is unsure, and what is known of
+    the model. Of the image files it takes the voxels and the geometry, and no text.
 
     Args:
         predictions: the folder that was written.
         images: the images, or the folder with them; each is found again by its SHA-256.
         out: the page, .html.
+        viewer: file niivue.umd.js of NiiVue, to scroll through volumes; the pictures are there without it too.
         announce: called with the name of each step.
 
     Returns:
@@ -40,9 +51,12 @@ def write_report(predictions: str | Path, images: str | Path, out: str | Path, *
     if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
         raise InputError(f"{out} must be a page to write, .html")
     refuse_overwriting_inputs(out, [predictions, images])
+    scripts = [] if viewer is None else read_scripts(Path(viewer))
     cases = read_cases(predictions)
     announce("draw the cases")
-    shown = [_case(facts, predictions, images) for facts in progress(cases, "draw the cases")]
+    shown = [
+        _case(facts, predictions, images, with_volumes=bool(scripts)) for facts in progress(cases, "draw the cases")
+    ]
     text = pages.render(
         TEMPLATES,
         "case_report.html.j2",
@@ -51,6 +65,7 @@ def write_report(predictions: str | Path, images: str | Path, out: str | Path, *
         date=date.today().isoformat(),
         unsure=UNSURE,
         data_uri=pages.data_uri,
+        scripts=[each._replace(text=Markup(each.text)) for each in scripts],
     )
     announce("write the page")
     with written_whole(out) as partial:
@@ -58,13 +73,18 @@ def write_report(predictions: str | Path, images: str | Path, out: str | Path, *
     return f"{out}: {len(cases)} case{'s' if len(cases) > 1 else ''}"
 
 
-def _case(facts: Mapping[str, Any], predictions: Path, images: Path) -> dict[str, Any]:
+def _case(facts: Mapping[str, Any], predictions: Path, images: Path, *, with_volumes: bool) -> dict[str, Any]:
     """What the template shows of a case."""
     image = find_image(facts, images)
-    planes: dict[str, Sequence[Plane]] = {"fullest": (), "least_sure": ()}
+    planes: dict[str, Any] = {"fullest": (), "least_sure": (), "volumes": None}
     if "structures" in facts:
         drawn = drawing(facts, predictions, read_image(image))
-        planes = {"fullest": drawn.fullest(), "least_sure": drawn.least_sure()}
+        names = [row["name"].replace("_", " ") for row in facts["structures"]]
+        planes = {
+            "fullest": drawn.fullest(),
+            "least_sure": drawn.least_sure(),
+            "volumes": volumes(drawn, names) if with_volumes else None,
+        }
     return {
         "facts": facts,
         **planes,

@@ -49,13 +49,13 @@ class Drawing:
     def __init__(
         self, image: Array, structures: Sequence[Structure], entropy: Array, affine: NDArray[np.float64] | None
     ) -> None:
-        self.is_volume = affine is not None
+        self.grid: NDArray[np.float64] | None  # of the turned voxels
         if affine is None:
-            self.spacing = np.ones(2)
+            self.grid, self.spacing = None, np.ones(2)
             self.image, self.entropy, self.structures = image, entropy, list(structures)
         else:
-            grid = nib.as_closest_canonical(nib.Nifti1Image(np.zeros(image.shape, np.uint8), affine)).affine
-            self.spacing = np.linalg.norm(grid[:3, :3], axis=0)
+            turned = nib.as_closest_canonical(nib.Nifti1Image(np.zeros(image.shape, np.uint8), affine))
+            self.grid, self.spacing = turned.affine, np.linalg.norm(turned.affine[:3, :3], axis=0)
             self.image, self.entropy = _canonical(image, affine), _canonical(entropy, affine)
             self.structures = [Structure(_canonical(each.mask, affine), each.colour) for each in structures]
         seen = self.image[self.image != 0] if self.image.any() else self.image
@@ -64,7 +64,7 @@ class Drawing:
     def fullest(self) -> list[Plane]:
         """The planes with most voxels of all structures, with the outlines."""
         union = np.any([each.mask for each in self.structures], axis=0) if self.structures else self.entropy > np.inf
-        if not self.is_volume:
+        if self.grid is None:
             return [self._picture(heat=False)]
         places = []
         for axis in range(3):
@@ -74,7 +74,7 @@ class Drawing:
 
     def least_sure(self) -> list[Plane]:
         """The planes through the place of the largest entropy, averaged over NEIGHBOURHOOD; the entropy in colour."""
-        if not self.is_volume:
+        if self.grid is None:
             return [self._picture(heat=True)]
         smooth = ndimage.gaussian_filter(self.entropy.astype(np.float32), NEIGHBOURHOOD / self.spacing, mode="constant")
         place = np.unravel_index(int(smooth.argmax()), smooth.shape)
