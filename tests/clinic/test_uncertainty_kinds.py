@@ -24,6 +24,7 @@ from medmixers.clinic.uncertainty import temperature
 from medmixers.clinic.uncertainty.calibrate import write_calibration
 from medmixers.clinic.uncertainty.calibration import read_calibration
 from medmixers.clinic.uncertainty.command import write_uncertainty
+from medmixers.errors import InputError
 from medmixers.tasks import TASKS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's, on every run
@@ -128,6 +129,8 @@ def test_classification(several: bool, tmp_path: Path) -> None:
         data = data_of(bundle, TASKS[task], tmp_path)
     else:
         bundle, data = made("lung_nodule_classification_grouped_conv", tmp_path)
+    with pytest.raises(InputError, match="have one split: leave --fold out"):
+        write_calibration([bundle], data, fold=1, device="cpu")
     write_calibration([bundle], data, device="cpu")
     found = read_calibration(bundle / "models" / "calibration.json")
     infer(bundle, data, tmp_path / "bundle")
@@ -145,3 +148,7 @@ def test_classification(several: bool, tmp_path: Path) -> None:
         expected = stats.bernoulli(p).entropy().sum() if several else stats.entropy(p)
         assert facts["mean_entropy"] == pytest.approx(float(expected), abs=1e-5)
         assert f"{case}: {names[0]} {p[0]:.3f}" in said
+    write_uncertainty([bundle], data, tmp_path / "mirrored", use_mirroring=True, device="cpu")
+    facts = json.loads((tmp_path / "mirrored" / "uncertainty" / f"{case}.json").read_text())
+    assert facts["members"] > 1
+    assert 0 < facts["mean_mutual_information"] < facts["mean_entropy"]

@@ -69,7 +69,8 @@ def find_image(facts: Mapping[str, Any], images: Path) -> Path:
 def _candidates(case: str, images: Path) -> Iterator[Path]:
     if not images.exists():
         raise MissingFileError(f"there is no image {str(images)!r}")
-    yield images
+    if images.is_file() or stem_and_ending(images.name)[0] == case:  # a series is a folder
+        yield images
     if images.is_dir():
         inner = images / "imagesTs" if (images / "imagesTs").is_dir() else images
         yield from (path for path in sorted(inner.rglob("*")) if stem_and_ending(path.name)[0] == case)

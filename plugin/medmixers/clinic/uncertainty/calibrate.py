@@ -144,6 +144,8 @@ def read_split(bundle: Bundle, dataset: Path, fold: int | None) -> Split:
     parser = ConfigParser()
     parser.read_config(str(file))
     parser["bundle_root"], parser["dataset_dir"] = str(bundle.folder), str(dataset)
+    if fold is not None and "fold" not in parser.config:
+        raise InputError(f"the data of {bundle.source} have one split: leave --fold out")
     if fold is not None:
         parser["fold"] = fold
     with own_input_errors(), same_path():
