@@ -97,8 +97,6 @@ def create_network(
         from medmixers.layers.checkpointing import checkpoint_blocks
 
         checkpoint_blocks(network, [locate(path) for path in NETWORKS[name].blocks])
-    for path in NETWORKS[name].fast:
-        locate(path).install(network)
     return network
 
 

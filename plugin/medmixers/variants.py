@@ -35,7 +35,6 @@ class NetworkRow:
         has_tokens: whether its bottleneck has tokens, whose attention can be shown.
         size_bound: whether it is built for one image size, whatever its token mixers.
         blocks: dotted paths of the classes that activation checkpointing computes again.
-        fast: dotted paths of the classes that compute the same as modules of the network, faster.
     """
 
     target: str
@@ -48,7 +47,6 @@ class NetworkRow:
     has_tokens: bool = False
     size_bound: bool = False
     blocks: tuple[str, ...] = ()
-    fast: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arguments", MappingProxyType(dict(self.arguments)))
@@ -140,9 +138,6 @@ TOKEN_UNET_BLOCKS = (
     "medmixers.networks.token_unet.ResBlock",
     "medmixers.networks.token_unet_released.GatedBlock",
     "torch.nn.TransformerEncoderLayer",
-)
-FAST_TOKEN_UNET = tuple(
-    f"medmixers.networks.fast_token_unet.Fast{_name}" for _name in ("ResBlock", "TokenUNetDecoder", "GatedBlock")
 )
 POOL, ATTENTION = "pooling", "global_attention"
 
@@ -375,6 +370,5 @@ for _name, _target, _summary, _arguments in TOKEN_UNETS:
             arguments=_arguments,
             has_tokens=_arguments.get("num_tokens") != 0,
             blocks=TOKEN_UNET_BLOCKS,
-            fast=FAST_TOKEN_UNET,
         ),
     )

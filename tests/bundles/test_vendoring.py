@@ -67,11 +67,10 @@ def test_the_guide_states_what_a_zip_carries(sources: dict[str, dict[str, str]])
         assert f"| `{name}` | {expected[0]} | {expected[1]:,} |" in guide
 
 
-def test_checks_of_other_kinds_and_fast_ways_of_other_networks_stay_out(sources: dict[str, dict[str, str]]) -> None:
+def test_checks_of_other_kinds_stay_out(sources: dict[str, dict[str, str]]) -> None:
     raw = {"bundle_runtime/preflight_raw.py", "datasets/raw_checks.py"}
     for name, files in sources.items():
         assert (raw & set(files)) == (raw if BUNDLES[name].task_spec.has_raw_format else set()), name
-        assert ("kernels/fast_module.py" in files) == ("networks/fast_token_unet.py" in files), name
         assert ("bundle_runtime/overlap.py" in files) == ("segmentation" in name), name
         assert ("bundle_runtime/probabilities.py" in files) == ("classification" in name), name
 

@@ -38,12 +38,6 @@ def checkpoint_blocks(network: nn.Module, classes: Sequence[type[nn.Module]]) ->
     return network
 
 
-def is_checkpointed(module: nn.Module) -> bool:
-    """Whether :func:`checkpoint_blocks` changed the module's forward."""
-    forward = vars(module).get("forward")
-    return isinstance(forward, partial) and forward.func is _checkpointed_forward
-
-
 def _outermost(module: nn.Module, classes: tuple[type[nn.Module], ...]) -> Iterator[nn.Module]:
     for child in module.children():
         if isinstance(child, classes):

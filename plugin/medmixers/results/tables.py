@@ -129,6 +129,35 @@ def uncertainty_table(section: Section) -> str:
     return f"{markdown(header, rows)}\n\n{fill(note, WIDTH)}"
 
 
+def runtimes_table(figures: Iterable[Mapping[str, Any]]) -> str:
+    """Time, start and memory per network and runtime; the last columns compare with torch.
+
+    Args:
+        figures: rows of scripts/benchmarks/runtimes.py.
+    """
+    rows = []
+    for entry in figures:
+        base = median(entry["runtimes"]["torch"]["ms"])
+        for name, row in entry["runtimes"].items():
+            if "error" in row:
+                rows.append([entry["network"], name, f"no: {row['error'][:80]}", "", "", "", ""])
+                continue
+            peak = row.get("peak_mib")
+            rows.append(
+                [
+                    entry["network"],
+                    name,
+                    f"{median(row['ms']):.1f} ms ({min(row['ms']):.1f} to {max(row['ms']):.1f})",
+                    f"**{base / median(row['ms']):.2f}**",
+                    f"{row['difference']:.0e}",
+                    f"{row['start_s']:.1f} s",
+                    "" if peak is None else f"{peak:.0f} MiB",
+                ]
+            )
+    header = ["network", "by", "time", "torch / this", "logits differ by", "start and first pass", "peak"]
+    return markdown(header, rows)
+
+
 def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A Markdown table."""
     head = list(header)
@@ -149,6 +178,11 @@ def _gradient_norms(sections: Mapping[str, Section], facts: Mapping[str, Any]) -
     found = _by_device(sections, "gradient norms")
     table = gradient_norms_table({device: section["figures"]["rows"] for device, section in found.items()})
     return "\n".join([f"{table}\n", *map(measured_note, found.values())]) if found else NOT_MEASURED
+
+
+def _runtimes(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
+    found = _by_device(sections, "runtimes").values()
+    return "\n\n".join(f"{runtimes_table(s['figures'])}\n\n{measured_note(s)}" for s in found) or NOT_MEASURED
 
 
 def _exports(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
@@ -174,6 +208,7 @@ TABLES: dict[str, Callable[[Mapping[str, Section], Mapping[str, Any]], str]] = {
     "demo": _study("demo"),
     "compare_nnunet": _study("compare_nnunet"),
     "benchmark": _benchmark,
+    "runtimes": _runtimes,
     "gradient norms": _gradient_norms,
     "uncertainty": _uncertainty,
     "exports": _exports,

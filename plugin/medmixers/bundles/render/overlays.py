@@ -1,4 +1,4 @@
-"""configs/evaluate.json and multi_gpu_train.json, as dicts: small files laid over train.json."""
+"""Small configs that are laid over train.json or inference.json, as dicts."""
 
 from __future__ import annotations
 
@@ -58,4 +58,17 @@ def multi_gpu_config(row: BundleRow) -> Config:
             "$torch.cuda.set_device(@device) if torch.cuda.is_available() else None",
         ],
         "finalize": ["$torch.distributed.destroy_process_group()"],
+    }
+
+
+def openvino_config() -> Config:
+    """configs/inference_openvino.json, laid over inference.json, or over train.json and evaluate.json."""
+    return {
+        "device": "$torch.device('cpu')",
+        "openvino_precision": "f32",
+        "network": ours(
+            "openvino_inference.openvino_compile",
+            network="$@network_def.to(@device)",
+            precision="@openvino_precision",
+        ),
     }

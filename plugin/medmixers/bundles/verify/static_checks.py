@@ -19,7 +19,7 @@ from medmixers.bundles.verify.subject import FailedCheck, Subject, demand, walk
 from medmixers.bundles.verify.targets import Targets
 from medmixers.errors import first_line
 
-CONFIGS = ("evaluate", "inference", "metadata", "multi_gpu_train", "train")
+CONFIGS = ("evaluate", "inference", "inference_openvino", "metadata", "multi_gpu_train", "train")
 FILES = ("LICENSE", *(f"configs/{name}.json" for name in CONFIGS), "docs/README.md")
 NNUNET_FILES = (
     *("LICENSE", "configs/inference.json", "configs/metadata.json", "configs/nnunet/dataset.json"),

@@ -1,0 +1,189 @@
+"""Inference of the same networks by torch, torch.compile, ONNX Runtime and OpenVINO on a CPU, side by side.
+
+python scripts/benchmarks/runtimes.py            # prints the table
+python scripts/benchmarks/runtimes.py --record   # and writes it to results/measured.json and the documents
+
+Logits must equal torch's in float32; the table shows their difference. The start is the time to build what runs: a
+graph, a session, a compiled model. Times are medians of interleaved repeats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medmixers.bundle_runtime.openvino_inference import openvino_compile
+from medmixers.errors import InputError, first_line, one_line_errors
+from medmixers.factory import create_network
+from medmixers.profiling import in_fresh_process, peak_bytes
+from medmixers.results import describe_run, documents, record
+from medmixers.results.tables import runtimes_table
+
+ROOT = Path(__file__).resolve().parents[2]
+THREADS, REPEATS = 2, 7
+VOLUME, PICTURE = (1, 1, 96, 96, 96), (1, 3, 224, 224)
+VISIBLE = {"layer_scale_init": 1.0}  # the published 1e-5 would hide the mixers' errors in the logits
+Forward = Callable[[Tensor], Tensor]
+
+# Label -> name, options and input size.
+NETWORKS: Mapping[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
+    **{
+        f"{name} 96x96x96": (name, {}, VOLUME)
+        for name in ("token_unet", "token_unet_released_8")
+    },
+    **{
+        f"metaformer_segformer_s12 {mixer} 96x96x96": (
+            "metaformer_segformer_s12",
+            {"mixer": mixer, **VISIBLE},
+            VOLUME,
+        )
+        for mixer in ("pooling", "grouped_conv", "local_attention", "global_attention")
+    },
+    "poolformer_s12 224x224": ("poolformer_s12", VISIBLE, PICTURE),
+    "convformer_s18 224x224": ("convformer_s18", {}, PICTURE),
+    "caformer_s18 224x224": ("caformer_s18", {}, PICTURE),
+}
+
+
+def by_torch(network: nn.Module) -> Forward:
+    return network
+
+
+def by_torch_bfloat16(network: nn.Module) -> Forward:
+    def forward(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return network(x)
+
+    return forward
+
+
+def by_compile(network: nn.Module) -> Forward:
+    torch._dynamo.reset()
+    return torch.compile(network, options={"freezing": True})
+
+
+def by_onnxruntime(network: nn.Module, x: Tensor) -> Forward:
+    import onnxruntime
+
+    program = torch.onnx.export(torch.export.export(network, (x,)), (), verbose=False)
+    assert program is not None  # torch returns None only when it writes a file
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    session = onnxruntime.InferenceSession(
+        program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    (source,) = session.get_inputs()
+    return lambda image: torch.from_numpy(session.run(None, {source.name: image.numpy()})[0])
+
+
+def by_openvino(network: nn.Module, *, precision: str) -> Forward:
+    return openvino_compile(deepcopy(network), precision=precision)
+
+
+def runtimes(x: Tensor) -> dict[str, Callable[[nn.Module], Forward]]:
+    """Label -> what makes a network run by it."""
+    half = torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16")
+    found: dict[str, Callable[[nn.Module], Forward]] = {
+        "torch": by_torch,
+        "torch.compile": by_compile,
+        "ONNX Runtime": partial(by_onnxruntime, x=x),
+        "OpenVINO": partial(by_openvino, precision="f32"),
+    }
+    if half:
+        found |= {"torch, bfloat16": by_torch_bfloat16, "OpenVINO, bf16": partial(by_openvino, precision="bf16")}
+    return found
+
+
+def build(label: str) -> tuple[nn.Module, Tensor]:
+    name, options, size = NETWORKS[label]
+    torch.manual_seed(0)
+    network = create_network(
+        name, spatial_dims=len(size) - 2, in_channels=size[1], out_channels=2 if len(size) == 5 else 1000, **options
+    )
+    return network.eval(), torch.randn(size)
+
+
+@torch.no_grad()
+def compare(label: str, *, memory: bool) -> dict[str, Any]:
+    """One row of the record: per runtime its times in ms, its start in s, its peak in MiB, its difference to torch."""
+    network, x = build(label)
+    expected, rows, runs = network(x), {}, {}
+    for name, make in runtimes(x).items():
+        start = time.perf_counter()
+        try:
+            run = make(network)
+            found = run(x)
+        except Exception as error:  # runtimes raise many kinds
+            rows[name] = {"error": first_line(error)}
+            continue
+        seconds = time.perf_counter() - start
+        found = run(x)
+        difference = ((found.float() - expected).norm() / expected.norm()).item()
+        runs[name], rows[name] = run, {"start_s": round(seconds, 2), "difference": difference, "ms": []}
+    for _ in range(REPEATS):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run(x)
+            rows[name]["ms"].append(round(1000 * (time.perf_counter() - start), 2))
+    if memory:
+        for name in runs:
+            if name == "torch.compile":  # its peak is that of the compiler
+                continue
+            rows[name]["peak_mib"] = in_fresh_process(peak_mib, label, name)
+    return {"network": label, "runtimes": rows}
+
+
+@torch.no_grad()
+def peak_mib(label: str, runtime: str) -> float | None:
+    """Peak memory of the process above that of the imports, in MiB, with weights and the start; in a fresh process."""
+    torch.set_num_threads(THREADS)
+    before = peak_bytes("cpu", reset=True)
+    network, x = build(label)
+    run = runtimes(x)[runtime](network)
+    for _ in range(3):
+        run(x)
+    after = peak_bytes("cpu")
+    return None if before is None or after is None else round((after - before) / 2**20, 1)
+
+
+@one_line_errors("runtimes")
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="TEXT", help="networks whose label holds this text")
+    parser.add_argument("--record", action="store_true", help="write the figures and the documents' tables")
+    arguments = parser.parse_args()
+    chosen = [label for label in NETWORKS if arguments.only in label]
+    if not chosen:
+        raise InputError(f"no network has {arguments.only!r} in its label; valid: {', '.join(NETWORKS)}")
+    run = describe_run(device="cpu", checkout=ROOT)
+    if arguments.record and arguments.only:
+        raise InputError("--record is for a whole run, without --only")
+    if arguments.record and run.pop("dirty") is not False:
+        raise InputError("the checkout is not clean or not under git; commit, then run again")
+    torch.set_num_threads(THREADS)
+    figures = []
+    for label in chosen:
+        figures.append(compare(label, memory=arguments.record))
+        medians = {name: statistics.median(row["ms"]) for name, row in figures[-1]["runtimes"].items() if "ms" in row}
+        print(f"{label}: {medians}", file=sys.stderr)
+    print(runtimes_table(figures))
+    if arguments.record:
+        from importlib.metadata import version
+
+        run["versions"] |= {name: version(name) for name in ("onnxruntime", "openvino")}
+        record("runtimes cpu", figures, run=run)
+        documents.write(ROOT)
+
+
+if __name__ == "__main__":
+    main()
