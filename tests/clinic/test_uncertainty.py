@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -315,6 +316,13 @@ def test_images_that_the_bundle_refuses(
         write_uncertainty([bundle], faulty(change), tmp_path / "out", device="cpu")
 
 
+def changed(bundle: Path, copy: Path, config: dict[str, Any]) -> Path:
+    """The bundle with another configs/inference.json."""
+    shutil.copytree(bundle, copy)
+    (copy / "configs" / "inference.json").write_text(json.dumps(config))
+    return copy
+
+
 def test_what_is_no_model_or_calibration(bundle: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is neither a bundle"):
         write_uncertainty([tmp_path], data, tmp_path / "out")
@@ -326,5 +334,9 @@ def test_what_is_no_model_or_calibration(bundle: Path, data: Path, tmp_path: Pat
         write_uncertainty([bundle], data, tmp_path / "out", calibration=tmp_path / "c.json", device="cpu")
     with pytest.raises(InputError, match="there is no calibration"):
         write_uncertainty([bundle], data, tmp_path / "out", calibration=tmp_path / "d.json", device="cpu")
+    config = json.loads((bundle / "configs" / "inference.json").read_text())
+    fixed = changed(bundle, tmp_path / "fixed", {**config, "mirror_axes": []})
+    with pytest.raises(InputError, match="has no mirror_axes: its images may not be mirrored"):
+        write_uncertainty([fixed], data, tmp_path / "out", use_mirroring=True, device="cpu")
     with pytest.raises(InputError, match="fold must be from 0 to 4, got 9"):
         write_calibration([bundle], data, fold=9, out=tmp_path / "e.json", device="cpu")

@@ -59,7 +59,7 @@ class Predictor:
         device: as torch names it; None takes the bundle's choice.
 
     Raises:
-        InputError: weights of another network.
+        InputError: weights of another network; a bundle whose images may not be mirrored.
     """
 
     def __init__(self, bundle: Bundle, *, mirror: bool = False, device: str | None = None) -> None:
@@ -80,6 +80,8 @@ class Predictor:
             self.amp = bool(self.parser.get_parsed_content("amp"))
         self.network.load_state_dict(read_weights(str(bundle.weights), self.network))
         axes = [axis + 2 for axis in bundle.config.get("mirror_axes", [])] if mirror else []
+        if mirror and not axes:
+            raise InputError(f"{bundle.source} has no mirror_axes: its images may not be mirrored")
         self.mirrored: list[tuple[int, ...]] = [
             chosen for count in range(len(axes) + 1) for chosen in combinations(axes, count)
         ]
@@ -88,10 +90,12 @@ class Predictor:
     @cached_property
     def weights_digest(self) -> str:
         """SHA-256 of the tensors: files of the same weights differ."""
+        import torch
+
         digest = hashlib.sha256()
         for name, tensor in sorted(self.network.state_dict().items()):
-            values = np.ascontiguousarray(tensor.detach().cpu().numpy())
-            digest.update(f"{name} {values.dtype} {values.shape}".encode() + values.tobytes())
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def cases(self, images: Path) -> list[Entry]:
