@@ -79,8 +79,8 @@ def _candidates(case: str, images: Path) -> Iterator[Path]:
 def read_image(path: Path) -> Image:
     """An image for people: one channel of a volume, or a picture."""
     if path.is_dir():
-        volume = read_volume(path)
-        return Image(volume.voxels, volume.affine)
+        series = read_volume(path)
+        return Image(series.voxels, series.affine)
     if is_dicom(path):
         return Image(np.swapaxes(read_dicom_picture(path, voi_window=True).pixels, 0, 1), None)
     if path.name.lower().endswith(PICTURES) and not path.name.lower().endswith(NIFTI):

@@ -84,8 +84,12 @@ def volumes(drawn: Drawing, names: Sequence[str]) -> Volumes | None:
         "I": list(range(len(names) + 1)),
         "labels": ["", *names],
     }
-    files = (_nifti(each, drawn.grid) for each in (np.rint(255 * grey), labels, np.rint(255 * doubt)))
-    return Volumes(*files, json.dumps(colours))
+    return Volumes(
+        image=_nifti(np.rint(255 * grey), drawn.grid),
+        labels=_nifti(labels, drawn.grid),
+        entropy=_nifti(np.rint(255 * doubt), drawn.grid),
+        colours=json.dumps(colours),
+    )
 
 
 def _nifti(values: NDArray[Any], affine: NDArray[np.float64]) -> str:

@@ -61,7 +61,7 @@ class Bundle:
     def _label_values(self) -> dict[str, list[int]]:
         """Name -> values in the label file, as the transform has them that saves probabilities."""
         transforms = self.config["postprocessing"]["transforms"]
-        labels = next((each["labels"] for each in transforms if each.get("labels")), {})
+        labels: Mapping[str, Any] = next((each["labels"] for each in transforms if each.get("labels")), {})
         return {name: list(each) if isinstance(each, list) else [each] for name, each in labels.items()}
 
 
