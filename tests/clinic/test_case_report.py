@@ -143,8 +143,9 @@ def test_a_dicom_series_is_found_by_its_content(tmp_path: Path) -> None:
     written(tmp_path / "predictions", "scan", made, affine)
     write_report(tmp_path / "predictions", tmp_path / "study", tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
-    assert not any(str(value) in text for value in PATIENT.values() if len(str(value)) > 3)
     assert text.count("data:image/png") == 6
+    words = re.sub(r'base64,[^"]*', "", text)
+    assert not any(str(value) in words for value in PATIENT.values() if len(str(value)) > 3)
 
 
 def test_classes_need_no_pictures(tmp_path: Path) -> None:

@@ -92,8 +92,8 @@ def size_interval(probability: Array, mask: NDArray[np.bool_], weights: NDArray[
     """Voxels of a structure, and their interval if all voxels err together.
 
     With one uniform u for all voxels, the structure is {p >= u}: then 90 % of the volumes lie between those of
-    {p >= 0.95} and {p >= 0.05}. Neighbours do err together, so voxels that err independently would give an interval
-    that is far too narrow; this one is the widest. It contains the label map.
+    {p >= 0.95} and {p >= 0.05}. Neighbours do err together: voxels that err independently would give an interval that
+    is far too narrow. No dependence gives a larger variance than this one. The interval contains the label map.
     """
     w = np.ones(1) if weights is None else weights
     tail = (1 - LEVEL) / 2
