@@ -37,10 +37,7 @@ Forward = Callable[[Tensor], Tensor]
 
 # Label -> name, options and input size.
 NETWORKS: Mapping[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
-    **{
-        f"{name} 96x96x96": (name, {}, VOLUME)
-        for name in ("token_unet", "token_unet_released_8")
-    },
+    **{f"{name} 96x96x96": (name, {}, VOLUME) for name in ("token_unet", "token_unet_released_8")},
     **{
         f"metaformer_segformer_s12 {mixer} 96x96x96": (
             "metaformer_segformer_s12",

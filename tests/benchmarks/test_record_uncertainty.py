@@ -65,5 +65,5 @@ def test_scores_and_their_row(tmp_path):
     }  # fmt: skip
     shown = TABLES["uncertainty"]({"uncertainty": section}, {})
     assert "| noise | **1 of 2** | 2 | 0 | 2 | 0.417 | 0.400 | 50% |" in shown
-    assert "3 epochs in 10 s on one core. Temperature 1.23 from 2 validation cases" in " ".join(shown.split())
+    assert "3 epochs in 10 s on one core of a shared machine. Temperature 1.23 from 2" in " ".join(shown.split())
     assert TABLES["uncertainty"]({}, {}) == "Not measured yet."

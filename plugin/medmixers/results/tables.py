@@ -120,7 +120,8 @@ def uncertainty_table(section: Section) -> str:
     ]  # fmt: skip
     before, after = (f"{error:.3f}" for error in figures["error"])
     note = (
-        f"Bundle {figures['bundle']}, {figures['epochs']} epochs in {figures['train_seconds']:.0f} s on one core. "
+        f"Bundle {figures['bundle']}, {figures['epochs']} epochs in {figures['train_seconds']:.0f} s on one core of a "
+        "shared machine. "
         f"Temperature {figures['temperature']:.2f} from {figures['validation_cases']} validation cases, where the "
         f"expected calibration error was {before} before and {after} after. Images were compared with "
         f"{figures['training_images']} images of training and validation. "
