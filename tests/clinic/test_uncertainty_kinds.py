@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's, on every run
 SLOW = pytest.mark.slow
 SEGMENTATION = [
     pytest.param("wrist_bone_segmentation_grouped_conv", marks=SLOW),  # 2D, overlapping masks
-    "breast_tissue_segmentation_grouped_conv",  # 2D, an ignored value
+    pytest.param("breast_tissue_segmentation_grouped_conv", marks=SLOW),  # 2D, an ignored value
     pytest.param("brain_tumor_segmentation_token_unet", marks=SLOW),  # 3D, regions, four channels
     pytest.param("cardiac_mri_segmentation_med_unext", marks=SLOW),  # 2D network on 3D volumes
 ]
@@ -118,7 +118,7 @@ def test_segmentation(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("any_model")
-@pytest.mark.parametrize("several", [False, True], ids=["classes", "labels"])
+@pytest.mark.parametrize("several", [False, pytest.param(True, marks=SLOW)], ids=["classes", "labels"])
 def test_classification(several: bool, tmp_path: Path) -> None:
     if several:
         task = "chest_xray_findings_classification"
