@@ -1,6 +1,6 @@
 """Measure what uncertainty and the flag of unlike images are worth, on the demo's data with made faults.
 
-python scripts/benchmarks/record_uncertainty.py FOLDER            # ten minutes of one core
+python scripts/benchmarks/record_uncertainty.py FOLDER            # five minutes of one core, and as many for the training
 python scripts/benchmarks/record_uncertainty.py FOLDER --record   # then results/measured.json and the documents' tables
 
 FOLDER keeps the data and the trained bundle: a second run predicts only. New subjects, which neither trained nor
@@ -37,7 +37,7 @@ from medmixers.results.tables import uncertainty_table
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = "brain_tissue_segmentation_grouped_conv"
-SOUND, FAULTY = 16, 8  # new subjects without a fault, and with each fault
+SOUND, FAULTY = 10, 5  # new subjects without a fault, and with each fault
 FIRST = 1000  # number of the first new subject: the demo's own are 0 to 11
 CHECKS = {"spacing": "spacing", "intensities": "intensities", "features": "features of the network"}
 
