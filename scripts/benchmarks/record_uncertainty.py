@@ -1,6 +1,6 @@
 """Measure what uncertainty and the flag of unlike images are worth, on the demo's data with made faults.
 
-python scripts/benchmarks/record_uncertainty.py FOLDER            # five minutes of one core, and as many for the training
+python scripts/benchmarks/record_uncertainty.py FOLDER            # ten minutes of one core, half of them the training
 python scripts/benchmarks/record_uncertainty.py FOLDER --record   # then results/measured.json and the documents' tables
 
 FOLDER keeps the data and the trained bundle: a second run predicts only. New subjects, which neither trained nor
