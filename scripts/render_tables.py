@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from medmixers.errors import one_line_errors
-from medmixers.results import documents
+from medmixers.results import documents, older_than_the_code
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,6 +27,8 @@ def main() -> int:
         paths = documents.outdated(ROOT) if arguments.check else documents.write(ROOT)
     for path in paths:
         print(f"{'differs' if arguments.check else 'written'}: {path.relative_to(ROOT)}")
+    if arguments.check and (older := older_than_the_code(ROOT)):
+        print(f"note: measured with older code of the networks: {', '.join(older)}")
     if paths and arguments.check:
         print("run: python scripts/render_tables.py")
         return 1

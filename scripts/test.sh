@@ -28,7 +28,7 @@ if [ $# -eq 0 ]; then
     if [ "$side" = newest ]; then mypy; fi
     python scripts/generate_bundles.py --check
     python scripts/render_tables.py --check
-    set -- -n 2 --dist loadfile --cov --cov-report=  # a file's fixtures, trainings among them, run once
+    set -- -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=  # a file's fixtures, trainings among them, run once
     covered='*' rooms=plugin/
     if [ "${COVER:-}" != all ]; then  # the rooms of COVERED in tests/conftest.py
         rooms='plugin/medmixers/{datasets,kernels,layers,mixers,networks,results,tasks}'

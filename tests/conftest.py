@@ -14,6 +14,13 @@ import pytest
 COVERED = {"datasets", "kernels", "layers", "mixers", "networks", "results", "tasks"}
 UNTRACED = re.compile("compil|export|trace|script|onnx")  # with the tracer torch's compilers take half as long again
 
+# The files that take longest run first; else one process would wait while the other is still in one of them.
+LONGEST = (
+    "test_nnunet_end_to_end", "test_every_network", "test_study_slurm", "test_two_packed", "test_depthwise_triton",
+    "test_bundle_run", "test_pack", "test_families", "test_nnunet_share", "test_nnunet_planner",
+    "test_nnunet_distributed", "test_real_study", "test_verify",
+)  # fmt: skip
+
 
 def pytest_configure() -> None:
     """A shell starts background commands with SIGINT ignored, which the processes of the tests would inherit."""
@@ -30,8 +37,10 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave tests out of the coverage: other rooms, unless COVER is "all", and compilers and exports.
 
-    Slow tests may take an hour.
+    Slow tests may take an hour. The longest files run first.
     """
+    rank = {name: position for position, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
     everything = os.environ.get("COVER") == "all"
     for item in items:
         if item.get_closest_marker("slow"):

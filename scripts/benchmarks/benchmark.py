@@ -4,6 +4,7 @@ python scripts/benchmarks/benchmark.py                 # everything
 python scripts/benchmarks/benchmark.py --quick         # fewer comparisons, no peaks of memory
 python scripts/benchmarks/benchmark.py --device cuda   # those that are too large for a CPU too
 python scripts/benchmarks/benchmark.py --record        # everything, then results/measured.json and the tables
+python scripts/benchmarks/benchmark.py --record --only TEXT     # these alone, in a table of their own
 
 A recorded run needs a clean checkout: its commit is recorded with the figures.
 """
@@ -16,12 +17,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from comparisons import COMPARISONS
 from measure import as_json, compare
 
 from medmixers.errors import InputError, one_line_errors
-from medmixers.results import describe_run, documents, record
+from medmixers.results import MEASURED, check_quiet_machine, describe_run, documents, measured, record
 from medmixers.results.tables import benchmark_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,10 +44,12 @@ def main() -> None:
     run = describe_run(device=arguments.device, checkout=ROOT)
     if not chosen:
         raise InputError(f"no comparison has {arguments.only!r} in its name; valid: {', '.join(names)}")
-    if arguments.record and (arguments.quick or arguments.only):
-        raise InputError("--record is for a whole run, without --quick and --only")
+    if arguments.record and arguments.quick:
+        raise InputError("--record is for a whole run, without --quick")
     if arguments.record and run.pop("dirty") is not False:
         raise InputError("the checkout is not clean or not under git; commit, then run again")
+    if arguments.record:
+        check_quiet_machine()
 
     if arguments.record:
         documents.render(ROOT)  # wrong markers must show before the minutes of measuring
@@ -58,8 +62,18 @@ def main() -> None:
     print(benchmark_table(figures))
     if arguments.record:
         run["versions"] |= versions(PEERS)
-        record(f"benchmark {arguments.device}", figures, run=run)
+        store(figures, device=arguments.device, only=arguments.only, run=run)
         documents.write(ROOT)
+
+
+def store(figures: list[dict[str, Any]], *, device: str, only: str, run: dict[str, Any], path: Path = MEASURED) -> None:
+    """Record a whole run, or those comparisons alone whose figures then leave the section of the whole run."""
+    whole = f"benchmark {device}"
+    record(f"{whole} {only}".strip(), figures, run=run, path=path)
+    if only and (section := measured(path).get(whole)):
+        newer = {row["comparison"] for row in figures}
+        kept = [row for row in section.pop("figures") if row["comparison"] not in newer]
+        record(whole, kept, run=section, path=path)
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

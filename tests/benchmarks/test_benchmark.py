@@ -1,10 +1,12 @@
 """The benchmark's measuring and its table; the peers compute what ours computes."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 from statistics import median
 
+import benchmark
 import measure
 import peers
 import pytest
@@ -83,6 +85,17 @@ def test_naive_metaformer_computes_the_same(dims):
     x = torch.randn(1, 1, *(64,) * dims)  # the last map is 2 voxels wide: smaller than the kernel
     assert any(isinstance(module, peers.AveragePooling) for module in naive.modules())
     torch.testing.assert_close(ours(x), naive(x), rtol=1e-5, atol=1e-5)
+
+
+def test_comparisons_recorded_alone_leave_the_whole_run(tmp_path):
+    path = tmp_path / "measured.json"
+    rows = [{"comparison": name, "ms": 1} for name in ("a", "a", "b")]
+    benchmark.store(rows, device="cpu", only="", run={"commit": "old"}, path=path)
+    benchmark.store([{"comparison": "a", "ms": 2}], device="cpu", only="a", run={"commit": "new"}, path=path)
+    assert json.loads(path.read_text()) == {
+        "benchmark cpu": {"commit": "old", "figures": [{"comparison": "b", "ms": 1}]},
+        "benchmark cpu a": {"commit": "new", "figures": [{"comparison": "a", "ms": 2}]},
+    }
 
 
 def test_script_prints_the_table_and_refuses_what_it_cannot_do():

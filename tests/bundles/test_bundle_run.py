@@ -103,6 +103,17 @@ def test_evaluation_and_inference_agree_in_the_geometry_of_the_images(work: Path
         np.testing.assert_allclose([float(row["class0"]), float(row["class1"])], dice, atol=1e-3)
 
 
+def test_openvino_predicts_the_same(work: Path) -> None:
+    paths = {"dataset_dir": str(work / "Dataset001_Tiny"), "ckpt_path": str(work / "models" / "model.pt")}
+    for folder, configs in (("by_torch", ["inference"]), ("by_openvino", ["inference", "inference_openvino"])):
+        done = run_bundle(work, *configs, output_dir=str(work / folder), **paths)
+        assert done.returncode == 0, done.stderr[-3000:]
+    for file in sorted((work / "by_torch").iterdir()):
+        expected, found = nib.load(file), nib.load(work / "by_openvino" / file.name)
+        assert np.array_equal(expected.affine, found.affine)
+        assert np.mean(np.asanyarray(expected.dataobj) == np.asanyarray(found.dataobj)) > 0.999
+
+
 def mean_dice(a: np.ndarray, b: np.ndarray) -> float:
     return 2 * (a & b).sum() / (a.sum() + b.sum())
 

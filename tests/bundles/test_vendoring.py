@@ -21,11 +21,11 @@ from medmixers.bundles.share.vendoring import (
 from medmixers.mixers import TOKEN_MIXERS
 
 # The most files and lines that bundles carry: any of them, and one per kind. bundles.md states these with the reasons.
-MOST = 59, 7500
+MOST = 60, 7600
 CARRIED = {
-    "brain_tissue_segmentation_grouped_conv": (56, 7100),
-    "chest_xray_segmentation_grouped_conv": (56, 6900),
-    "skin_lesion_classification_grouped_conv": (53, 6500),
+    "brain_tissue_segmentation_grouped_conv": (57, 7200),
+    "chest_xray_segmentation_grouped_conv": (57, 7100),
+    "skin_lesion_classification_grouped_conv": (54, 6600),
 }
 # Token mixers that no bundle here uses, and the kernels of theirs alone.
 BEYOND: dict[str, tuple[str, ...]] = {

@@ -174,6 +174,11 @@ def test_models_that_segment_no_volume_are_refused(model: str, message: str, tmp
         open_model(ROOT_OF_BUNDLES / model, tmp_path, checkpoint=None, announce=silent)
 
 
+def test_the_runtime_is_one_that_there_is(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="unknown runtime 'onnx'; valid: torch, openvino"):
+        segment_series(bundle, tmp_path, tmp_path / "seg.dcm", runtime="onnx")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -277,3 +282,8 @@ def test_a_model_of_nnunet_segments_as_nnunetv2_predict_does(tmp_path: Path, mon
     np.testing.assert_array_equal(voxels_in(tmp_path / "seg.dcm", SHAPE, lps_affine("oblique")), expected)
     assert expected[0].any()
     assert expected[1].any()
+    segment_series(
+        model, tmp_path / "study", tmp_path / "openvino.dcm", series_uid=["1.2.0", "1.2.1"],
+        codes=tmp_path / "codes.yaml", device="cpu", runtime="openvino",
+    )  # fmt: skip
+    assert np.mean(voxels_in(tmp_path / "openvino.dcm", SHAPE, lps_affine("oblique")) == expected) > 0.999

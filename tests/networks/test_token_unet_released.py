@@ -5,7 +5,6 @@ from functools import partial
 import pytest
 import torch
 from network_checks import check_segmentation
-from torch import nn
 from torch.nn import functional as F
 
 from medmixers import create_network

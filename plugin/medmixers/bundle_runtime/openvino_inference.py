@@ -51,7 +51,8 @@ class OpenVINOForward:
     def __init__(self, network: nn.Module, precision: str) -> None:
         self.network = network
         self.precision = precision
-        self.weights: tuple[tuple[int, int], ...] = ()
+        self.versions: list[tuple[int, int]] = []  # of the weights' tensors, which change with each write
+        self.weights: list[Tensor] = []  # copies of those that the compiled networks hold
         self.compiled: OrderedDict[torch.Size, Run] = OrderedDict()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OpenVINOForward:
@@ -76,11 +77,15 @@ class OpenVINOForward:
         return self.compiled[x.shape](x)
 
     def _forget_other_weights(self) -> None:
-        tensors = (*self.network.parameters(), *self.network.buffers())
-        weights = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
-        if weights != self.weights:
-            self.compiled.clear()
-            self.weights = weights
+        tensors = [*self.network.parameters(), *self.network.buffers()]
+        versions = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+        if versions == self.versions:
+            return
+        self.versions = versions
+        if len(tensors) == len(self.weights) and all(map(torch.equal, tensors, self.weights)):
+            return  # nnU-Net loads the same weights for each case
+        self.compiled.clear()
+        self.weights = [tensor.detach().clone() for tensor in tensors]
 
     def _compile(self, x: Tensor) -> Tensor:
         """Compile for the shape of ``x``, and return the logits of torch, which OpenVINO's must equal."""

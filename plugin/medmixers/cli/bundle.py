@@ -74,7 +74,14 @@ class Bundle:
             )
         return "\n".join([f"untrained bundle: {made}", *_planned_lines(made, data, lines)])
 
-    def pack(self, name: str, weights: str | None = None, out: str = ".", metrics: str | None = None) -> str:
+    def pack(
+        self,
+        name: str,
+        weights: str | None = None,
+        out: str = ".",
+        metrics: str | None = None,
+        exports: bool = True,
+    ) -> str:
         """Pack a bundle with its weights and code into OUT/NAME_vX.Y.Z.zip.
 
         Args:
@@ -82,13 +89,14 @@ class Bundle:
             weights: file of the trained weights; by default models/model.pt of the bundle's folder.
             out: folder of the zip.
             metrics: CSV file of an evaluation, for the model card.
+            exports: False leaves TorchScript and ONNX out, for a zip of a third of the size.
 
         Example:
             medmixers bundle pack my_bundle --weights models/model.pt --metrics eval/metrics.csv
         """
         from medmixers.bundles.share.pack import pack_bundle
 
-        return str(pack_bundle(name, weights=weights, out=out, metrics=metrics))
+        return str(pack_bundle(name, weights=weights, out=out, metrics=metrics, exports=exports))
 
     def open(self, zip: str, out: str = ".") -> str:
         """Check a bundle's zip and unpack it to OUT/NAME.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,21 @@ from medmixers.progress import note
 
 CASE = "series"  # a name without the patient's
 FILE = ".nii.gz"
+# What computes the network -> the bundle's configs that it takes
+RUNTIMES: Mapping[str, tuple[str, ...]] = {
+    "torch": ("inference",),
+    "openvino": ("inference", "inference_openvino"),
+}
 GRID_MM = 1e-2  # affines in NIfTI files have single precision
 
 
 def predict(
-    model: SegmentationModel, channels: Sequence[Series], folder: Path, *, device: str | None = None
+    model: SegmentationModel,
+    channels: Sequence[Series],
+    folder: Path,
+    *,
+    device: str | None = None,
+    runtime: str = "torch",
 ) -> NDArray[Any]:
     """The structures of a case.
 
@@ -34,6 +44,7 @@ def predict(
         channels: the series of each channel, on one grid.
         folder: an empty folder for what the prediction reads and writes.
         device: as torch names it; None takes the bundle's choice.
+        runtime: a name in ``RUNTIMES``.
 
     Returns:
         (x, y, z) with the number of the segment, 0 for none; or (x, y, z, K) of 0 and 1 where segments may overlap.
@@ -58,7 +69,7 @@ def predict(
         options["output_postfix"] = ""
     if device is not None:
         options["device"] = f"$torch.device({device!r})"
-    _run(model.bundle, options, folder)
+    _run(model.bundle, options, folder, RUNTIMES[runtime])
     return _read(model, channels[0], written)
 
 
@@ -96,11 +107,20 @@ def _nifti_files(model: SegmentationModel, channels: Sequence[Series], images: P
     return files
 
 
-def _run(bundle: Path, options: dict[str, Any], folder: Path) -> None:
-    """``python -m monai.bundle run`` of the bundle's inference with these options laid over it."""
+def check_runtime(runtime: str) -> None:
+    """Raise InputError for a name that is not in ``RUNTIMES``."""
+    if runtime not in RUNTIMES:
+        raise InputError(f"unknown runtime {runtime!r}; valid: {', '.join(RUNTIMES)}")
+
+
+def _run(bundle: Path, options: dict[str, Any], folder: Path, names: Sequence[str]) -> None:
+    """``python -m monai.bundle run`` of these configs of the bundle with options laid over them."""
     overlay = folder / "options.json"
     overlay.write_text(json.dumps(options), "utf-8")
-    configs = [str(bundle.resolve() / "configs" / "inference.json"), str(overlay)]
+    files = [bundle.resolve() / "configs" / f"{name}.json" for name in names]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise InputError(f"the bundle has no configs/{missing[0]}")
+    configs = [str(file) for file in (*files, overlay)]
     command = ["-m", "monai.bundle", "run", "--bundle_root", str(bundle.resolve()), "--config_file", str(configs)]
     done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True)
     if done.returncode == 0:

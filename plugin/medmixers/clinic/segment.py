@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medmixers.clinic.dicom_seg import need_highdicom, source_headers, write_segmentation
 from medmixers.clinic.model import SegmentationModel, open_model, with_codes
-from medmixers.clinic.prediction import predict
+from medmixers.clinic.prediction import check_runtime, predict
 from medmixers.clinic.series import Series, find_series
 from medmixers.errors import InputError
 from medmixers.files import refuse_overwriting_inputs
@@ -32,6 +32,7 @@ def segment_series(
     codes: str | Path | None = None,
     checkpoint: str | None = None,
     device: str | None = None,
+    runtime: str = "torch",
     announce: Announce = silent,
 ) -> str:
     """Segment a series and write one DICOM SEG that refers to it.
@@ -44,6 +45,7 @@ def segment_series(
         codes: YAML file with codes of the labels, over those of the bundle.
         checkpoint: file name of the weights in each fold of nnU-Net's, or a bundle's file of weights.
         device: as torch names it; None takes a GPU where there is one.
+        runtime: a name in :data:`medmixers.clinic.prediction.RUNTIMES`.
         announce: called with the name of each step.
 
     Returns:
@@ -54,6 +56,7 @@ def segment_series(
     """
     series, out = Path(series), Path(out)
     need_highdicom()
+    check_runtime(runtime)
     if out.is_dir() or out.suffix.lower() != ".dcm":
         raise InputError(f"{out} must be a DICOM file to write, .dcm")
     with _no_values_in_logs(), tempfile.TemporaryDirectory(prefix="medmixers-") as folder:
@@ -66,7 +69,7 @@ def segment_series(
         for each in channels:
             source_headers(each)  # before the prediction, which takes minutes
         announce("predict")
-        labels = predict(opened, channels, Path(folder) / "prediction", device=device)
+        labels = predict(opened, channels, Path(folder) / "prediction", device=device, runtime=runtime)
         announce("write the DICOM SEG")
         write_segmentation(out, labels, channels, opened)
     return f"{out}: {_sizes(labels, channels[0], opened)}"

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from medmixers.bundles.render.metadata import render_metadata
+from medmixers.bundles.render.overlays import openvino_config
 from medmixers.bundles.render.parts import (
     CUDNN,
     EVALUATOR,
@@ -91,6 +92,7 @@ def write_nnunet_bundle(
         "LICENSE": licence,
         "configs/metadata.json": readable_json(metadata),
         "configs/inference.json": readable_json(_inference(model, network)),
+        "configs/inference_openvino.json": readable_json(openvino_config(f"{INFERENCE}.openvino_compile_folds")),
         "configs/nnunet/plans.json": readable_json(model.plans),
         "configs/nnunet/dataset.json": readable_json(model.dataset),
         "docs/README.md": _readme(model, metadata),

@@ -9,28 +9,35 @@ papers' figures; :mod:`medmixers.results.tables` makes the tables of the README 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Mapping
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from medmixers.errors import InputError
 from medmixers.files import written_whole
 
 MEASURED = Path(__file__).with_name("measured.json")
 NETWORK_FACTS = Path(__file__).with_name("networks.json")
 TESTED = Path(__file__).with_name("tested.json")
 CHANGED = "with changes"
+MEASURED_CODE = (  # what the speed and the memory of networks depend on, below plugin/medmixers
+    "bundle_runtime/openvino_inference.py", "factory.py", "kernels", "layers", "mixers", "networks", "variants.py",
+)  # fmt: skip
+BUSIEST = 0.1  # share of the processor that others may use while figures are recorded
 CODE = ("plugin", "bundles", "scripts", "pyproject.toml")  # the parts of the checkout that a run depends on
 
 
-def measured() -> dict[str, Any]:
+def measured(path: Path = MEASURED) -> dict[str, Any]:
     """All measured sections, by name."""
-    return json.loads(MEASURED.read_text())
+    return json.loads(path.read_text())
 
 
 def network_facts() -> dict[str, Any]:
@@ -60,6 +67,7 @@ def describe_run(*, device: str, checkout: str | Path = ".") -> dict[str, Any]:
     return {
         "date": date.today().isoformat(),
         "commit": _git(checkout, "rev-parse", "HEAD"),
+        "code": code_digest(checkout),
         "dirty": None if (changes := _changes(checkout)) is None else bool(changes),
         "processor": processor(),
         "cores": usable_cores(),
@@ -80,6 +88,45 @@ def record(section: str, figures: Any, *, run: Mapping[str, Any], path: Path = M
     sections = json.loads(path.read_text()) if path.is_file() else {}
     sections[section] = {**run, "figures": figures}
     write_json(path, sections)
+
+
+def code_digest(checkout: str | Path) -> str:
+    """SHA-256, 16 digits, of the files of ``MEASURED_CODE``: their paths and contents."""
+    package = Path(checkout) / "plugin" / "medmixers"
+    digest = hashlib.sha256()
+    for part in map(package.joinpath, MEASURED_CODE):
+        for path in sorted(part.rglob("*.py")) if part.is_dir() else [part]:
+            if path.is_file():
+                digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def older_than_the_code(checkout: str | Path) -> list[str]:
+    """Sections of measured.json whose figures an older state of ``MEASURED_CODE`` gave."""
+    now = code_digest(checkout)
+    return [name for name, section in measured().items() if section.get("code") != now]
+
+
+def check_quiet_machine(seconds: float = 2.0) -> None:
+    """Raise InputError if other processes use the processor now. Nothing is known outside Linux, and nothing raised."""
+    if (before := _processor_ticks()) is None:
+        return
+    time.sleep(seconds)
+    busy, total = (now - then for now, then in zip(_processor_ticks() or before, before, strict=True))
+    if total and busy / total > BUSIEST:
+        raise InputError(
+            f"other processes use {busy / total:.0%} of the processor: figures are recorded on a quiet machine "
+            f"(at most {BUSIEST:.0%})"
+        )
+
+
+def _processor_ticks() -> tuple[int, int] | None:
+    """Ticks that all processes used since the start, and all ticks."""
+    path = Path("/proc/stat")
+    if not path.is_file():
+        return None
+    numbers = [int(number) for number in path.read_text().splitlines()[0].split()[1:]]
+    return sum(numbers) - numbers[3] - numbers[4], sum(numbers)  # without idle and waiting for disks
 
 
 def measured_note(section: Mapping[str, Any]) -> str:

@@ -61,13 +61,17 @@ def multi_gpu_config(row: BundleRow) -> Config:
     }
 
 
-def openvino_config() -> Config:
-    """configs/inference_openvino.json, laid over inference.json, or over train.json and evaluate.json."""
+def openvino_config(function: str = "openvino_inference.openvino_compile") -> Config:
+    """configs/inference_openvino.json, laid over inference.json, or over train.json and evaluate.json.
+
+    Args:
+        function: what compiles the network.
+    """
     return {
         "device": "$torch.device('cpu')",
         "openvino_precision": "f32",
         "network": ours(
-            "openvino_inference.openvino_compile",
+            function,
             network="$@network_def.to(@device)",
             precision="@openvino_precision",
         ),

@@ -59,6 +59,7 @@ def pack_bundle(
     weights: str | Path | None = None,
     out: str | Path = ".",
     metrics: str | Path | None = None,
+    exports: bool = True,
 ) -> Packed:
     """Write NAME_vX.Y.Z.zip: configs, weights in three forms, the network's code, a model card, a manifest.
 
@@ -67,6 +68,7 @@ def pack_bundle(
         weights: a flat state dict, or a training checkpoint with one under "model". None: the folder's models/model.pt.
         out: folder of the zip.
         metrics: CSV of an evaluation, for the model card and the metadata.
+        exports: write TorchScript and ONNX too; without them the zip has a third of the size.
 
     Raises:
         FileNotFoundError: no such weights or metrics.
@@ -85,8 +87,10 @@ def pack_bundle(
         write_vendored(bundle, vendored)
         announce("weights")
         _write_weights(bundle, weights)
-        announce("TorchScript and ONNX")
-        missing = export_models(bundle)
+        missing = dict.fromkeys(MODELS, "left out")
+        if exports:
+            announce("TorchScript and ONNX")
+            missing = export_models(bundle)
         announce("zip")
         metadata = read_metadata(bundle)
         card = model_card(

@@ -22,8 +22,8 @@ from medmixers.errors import first_line
 CONFIGS = ("evaluate", "inference", "inference_openvino", "metadata", "multi_gpu_train", "train")
 FILES = ("LICENSE", *(f"configs/{name}.json" for name in CONFIGS), "docs/README.md")
 NNUNET_FILES = (
-    *("LICENSE", "configs/inference.json", "configs/metadata.json", "configs/nnunet/dataset.json"),
-    *("configs/nnunet/plans.json", "docs/README.md", "models/model.pt"),
+    *("LICENSE", "configs/inference.json", "configs/inference_openvino.json", "configs/metadata.json"),
+    *("configs/nnunet/dataset.json", "configs/nnunet/plans.json", "docs/README.md", "models/model.pt"),
 )
 WORKFLOWS = ((("train",), "train"), (("train", "evaluate"), "train"), (("inference",), "inference"))
 SHARED_KEYS = ("network_def", "network_name", "mixer", "kernel_size", "roi_size", "image_size", "overlap")

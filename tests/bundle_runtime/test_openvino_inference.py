@@ -1,0 +1,107 @@
+"""OpenVINO gives torch's logits, of the weights that the network has now, or says that it cannot."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from copy import deepcopy
+
+import pytest
+import torch
+
+from medmixers.bundle_runtime import openvino_inference
+from medmixers.bundle_runtime.openvino_inference import openvino_compile
+from medmixers.errors import InputError, MissingPackageError
+from medmixers.factory import create_network
+from medmixers.mixers.build import create_mixer
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+
+
+def small_network():
+    torch.manual_seed(0)
+    return create_network(
+        "metaformer_segformer_s12",
+        spatial_dims=2,
+        in_channels=1,
+        out_channels=2,
+        mixer="grouped_conv",
+        depths=(1, 1, 1, 1),
+        dims=(8, 8, 16, 16),
+        layer_scale_init=1.0,
+    ).eval()
+
+
+@torch.no_grad()
+def test_each_shape_is_compiled_once_with_the_weights_that_are_there(monkeypatch):
+    torch.manual_seed(1)
+    images = [torch.randn(1, 1, 32, 48), torch.randn(2, 1, 32, 32)]
+    plain = small_network()
+    network = openvino_compile(deepcopy(plain))
+    assert list(network.state_dict()) == list(plain.state_dict())
+    compiled = []
+    compile_plainly = openvino_inference._compiled
+    monkeypatch.setattr(openvino_inference, "_compiled", lambda *args: compiled.append(1) or compile_plainly(*args))
+    for _ in range(3):  # the first time by torch, then by OpenVINO
+        for image in images:
+            torch.testing.assert_close(network(image), plain(image), rtol=1e-4, atol=1e-5)
+    assert len(compiled) == 2
+
+    for parameter in plain.parameters():
+        parameter.mul_(1.5)
+    network.load_state_dict(plain.state_dict())
+    for _ in range(2):
+        torch.testing.assert_close(network(images[0]), plain(images[0]), rtol=1e-4, atol=1e-4)
+    assert len(compiled) == 3
+    copied = deepcopy(network)  # as an ensemble makes them: its own weights
+    for parameter in copied.parameters():
+        parameter.zero_()
+    copied(images[0])
+    assert copied(images[0]).abs().max() == 0
+    assert network(images[0]).abs().max() > 0
+
+
+def test_torch_computes_where_gradients_are_on():
+    network = openvino_compile(small_network())
+    logits = network(torch.randn(1, 1, 32, 32))
+    logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@torch.no_grad()
+def test_bfloat16_is_near_and_other_logits_are_an_error(monkeypatch):
+    image = torch.randn(1, 1, 32, 32)
+    network = openvino_compile(small_network(), precision="bf16")
+    expected = network(image)
+    assert 0 <= (network(image) - expected).norm() < 0.05 * expected.norm()
+
+    network = openvino_compile(small_network())
+    monkeypatch.setattr(openvino_inference, "_compiled", lambda plain, x, precision: lambda image: 1.01 * plain(image))
+    with pytest.raises(InputError, match=r"other logits than torch \(by 1.0e-02 of the largest; allowed: 0.001\)"):
+        network(image)
+
+
+@torch.no_grad()
+def test_attention_with_as_many_tokens_as_heads_is_never_wrong():
+    """OpenVINO 2026.4 confuses both axes, and the check of the first batch says so."""
+    torch.manual_seed(0)
+    mixer = create_mixer("global_attention", 64, spatial_dims=2).eval()
+    x = torch.randn(1, 64, 2, 2)
+    expected, network = mixer(x), openvino_compile(mixer)
+    with suppress(InputError):  # a version that does not raise gives the logits
+        for _ in range(2):
+            torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_what_openvino_cannot_do_is_one_line(monkeypatch):
+    with pytest.raises(InputError, match="unknown precision 'int4' of OpenVINO; valid: f32, bf16"):
+        openvino_compile(small_network(), precision="int4")
+    spectral = openvino_compile(create_mixer("spectral", 4, spatial_dims=2).eval())
+    with pytest.raises(InputError, match="OpenVINO cannot compute this network: "):
+        spectral(torch.randn(1, 4, 8, 8))
+    network = openvino_compile(small_network())
+    with pytest.raises(InputError, match="the image is on meta: add --device cpu"):
+        network(torch.randn(1, 1, 32, 32, device="meta"))
+    monkeypatch.setattr(openvino_inference, "find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match="pip install openvino"):
+        openvino_compile(small_network())
