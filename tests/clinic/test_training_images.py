@@ -84,11 +84,25 @@ def test_too_few_images_are_no_reference() -> None:
 def test_constant_statistics_do_not_flag_rounding() -> None:
     """A window of CT clips: its lowest quantile is the same in every image."""
     image = np.zeros((1, len(STATISTICS)))
-    image[0, -2] = 1.0
+    image[0, -2:] = 1.0, 0.2
     found = summarise([ImageFacts(np.ones(3), image, None)] * 6, None)
     assert found is not None
     assert found.differences(ImageFacts(np.ones(3), image + 1e-3, None)) == []
     assert found.differences(ImageFacts(np.ones(3), image + 0.5, None)) != []
+
+
+def test_more_noise_than_in_training_is_seen() -> None:
+    """Statistics of the demo's subjects: the spread of the noise is far below the range of the intensities."""
+    mean = np.array([-2.83, -1.312, -0.565, 0.076, 0.743, 1.204, 1.771, 0.335])
+    deviation = np.array([0.182, 0.03, 0.056, 0.05, 0.032, 0.074, 0.123, 0.024])
+    rng = np.random.default_rng(8)
+    images = [ImageFacts(np.ones(3), rng.normal(mean, deviation)[None], None) for _ in range(9)]
+    found = summarise(images, None)
+    assert found is not None
+    for noise in (0.122, 0.741):
+        (said,) = found.differences(ImageFacts(np.ones(3), np.append(mean[:-1], noise)[None], None))
+        assert said.startswith(f"intensities (noise {noise}, expected ")
+    assert found.differences(ImageFacts(np.ones(3), mean[None], None)) == []
 
 
 def test_distance_is_mahalanobis_of_independent_features() -> None:

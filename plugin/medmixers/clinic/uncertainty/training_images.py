@@ -14,6 +14,7 @@ Vector = NDArray[np.float64]
 QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 STATISTICS = (*(f"{quantile:.0%} quantile" for quantile in QUANTILES), "noise")
 FEWEST = 5  # images; with fewer there is no spread to compare with
+LEAST_SPREAD = 0.005  # of an intensity, as a part of the range of intensities; of noise, as a part of the noise
 SPACING_TOLERANCE = 0.1  # a spacing may lie this far, as a part of it, outside those of the training
 FALSE_ALARMS = 0.01  # of the intensities, and again of the features, if these are normal
 
@@ -67,8 +68,10 @@ class TrainingImages:
 
     def _intensity(self, image: ImageFacts) -> list[str]:
         mean, deviation = self.intensity
-        width = 0.02 * (mean[:, -2] - mean[:, 0])  # a constant statistic has no spread of its own
-        deviation = np.maximum(deviation, np.abs(width)[:, None] + 1e-9)
+        # a statistic that is the same in all images, such as the end of a window, has no spread of its own
+        least = np.repeat(np.abs(mean[:, -2:-1] - mean[:, :1]) * LEAST_SPREAD, len(STATISTICS), axis=1)
+        least[:, -1] = mean[:, -1] * LEAST_SPREAD
+        deviation = np.maximum(deviation, least + 1e-9)
         reach = _factor(self.count, FALSE_ALARMS / mean.size / 2) * deviation
         beyond = np.abs(image.intensity - mean) / reach
         channel, number = np.unravel_index(int(beyond.argmax()), beyond.shape)
