@@ -169,7 +169,7 @@ def test_start_is_quick_and_without_torch(words):
         (["profile", "metaformer_s13"], "unknown network 'metaformer_s13'; valid: metaformer_s"),
         (
             ["profile", "metaformer_s12", "--mixer", "poling"],
-            "unknown token mixer 'poling'; valid: pooling, ...; 'medmixers list mixers' lists all 13",
+            "unknown token mixer 'poling'; valid: pooling, ...; 'medmixers list mixers' lists all 15",
         ),
         (["profile", "metaformer_s12", "--kernal_size", "3"], "has no option 'kernal_size'; valid: kernel_size, "),
         (["profile", "token_unet", "--channels", "32"], "channels must be a sequence of integers, got 32"),
@@ -364,7 +364,7 @@ def test_profile(medmixers):
 
 def test_list_networks_shows_counts_as_profile_prints_them(medmixers):
     lines = medmixers("list", "networks").out.splitlines()
-    assert lines[0].split() == ["NAME", "TASK", "2D", "3D", "SOURCE", "WEIGHTS", "SUMMARY"]
+    assert lines[0].split() == ["NAME", "TASK", "2D", "3D", "SOURCE", "WEIGHTS", "FORMATS", "SUMMARY"]
     name, task, in_2d, in_3d, source, *_ = next(line for line in lines if line.startswith("token_unet ")).split()
     assert (task, source) == ("segmentation", "tshimanga2026")
     for size, millions in (("16,16", in_2d), ("16,16,16", in_3d)):

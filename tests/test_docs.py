@@ -166,7 +166,7 @@ def test_the_readme_of_a_package_index_has_no_relative_links():
     bare = index_readme(text, None)
     assert link.findall(bare) == []
     assert "![" not in bare
-    assert "| scores of several mixers | a ranking, and a verdict that counts seeds | study |" in bare
+    assert "| the answer: equal trainings with several seeds, tests, a report | a study |" in bare
     assert commands.FENCE.findall(bare) == commands.FENCE.findall(text)
 
 

@@ -31,14 +31,14 @@ ARROWS: dict[str, set[str]] = {
     "mixers": {"layers", "kernels"},
     "networks": {"layers", "kernels", "mixers"},
     "nnunet": {"networks", "mixers", "layers", "bundles", "bundle_runtime", "datasets"},
-    "explain": {"images", "networks", "mixers", "layers"},
+    "explain": {"images", "networks", "mixers", "layers", "datasets", "bundles"},
     "profiling": {"networks", "mixers", "layers"},
     "bundles": {"datasets", "images", "mixers"},
     "bundle_runtime": {"datasets", "images"},
     "datasets": {"images"},
     "study": {"networks", "mixers", "layers", "datasets", "bundles", "bundle_runtime", "images", "nnunet"},
     "clinic": {"bundles", "datasets", "images", "nnunet"},
-    "demo": set(),
+    "demo": {"bundles", "clinic", "datasets"},
     "cli": {"bundles", "clinic", "datasets", "demo", "explain", "mixers", "nnunet", "profiling", "study"},
 }
 # nnU-Net's plans and the configs of a bundle name functions by their dotted path

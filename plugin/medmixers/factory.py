@@ -62,7 +62,8 @@ def create_network(
         in_channels: channels of the image.
         out_channels: classes (or sigmoid channels) of the logits.
         pretrained: a weights file, or "timm:NAME"; see :func:`medmixers.networks.weights.load_weights`, which also
-            reports what it did. True downloads the weights that timm publishes for this name.
+            reports what it did. True downloads the weights that timm publishes for this name, or for the blocks that
+            the option ``transformer`` of a Token-UNet names.
         warm_start: let ``pretrained`` come from a network with other token mixers.
         frozen: modules that are not trained, for example ("encoder",); or a number of stages of a MetaFormer's encoder,
             with the stem.
@@ -86,7 +87,7 @@ def create_network(
     check_positive(in_channels=in_channels, out_channels=out_channels)
     network = _build(name, spatial_dims, in_channels, out_channels, options)
     if pretrained is True:
-        pretrained = _published_weights(name)
+        pretrained = _published_weights(name, options)
     if pretrained:
         _weights_loader()(network, pretrained, warm_start=warm_start)
     if frozen:
@@ -109,9 +110,11 @@ def network_of_weights(source: str | Path, *, mixer: str | None = None, kernel_s
     return saved_network(source, mixer=mixer, kernel_size=kernel_size)
 
 
-def _published_weights(name: str) -> str:
+def _published_weights(name: str, options: Mapping[str, Any]) -> str:
     """Source of the weights that timm publishes for a network. Raises InputError for one without."""
-    weights = NETWORKS[name].weights
+    weights, transformer = NETWORKS[name].weights, str(options.get("transformer"))
+    if transformer.startswith("timm:"):
+        return transformer
     if weights.startswith("timm:"):
         return weights
     where = f"its published weights are a file, {weights}: download it and" if weights else "no weights are published:"

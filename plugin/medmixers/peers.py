@@ -62,9 +62,16 @@ def split_name(name: object) -> tuple[str, str]:
     return library, own
 
 
-def packages_of(name: str) -> tuple[str, ...]:
-    """Packages that a network needs besides MONAI's own requirements."""
+def packages_of(name: str, options: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+    """Packages that a network needs besides MONAI's own requirements.
+
+    Args:
+        name: of the network.
+        options: of the network; "timm:NAME" as a value names a part of it.
+    """
     library, own = split_name(name)
+    if any(str(value).startswith("timm:") for value in (options or {}).values()):
+        return tuple(sorted({"timm", *packages_of(name)}))
     if library == "monai":
         return ("einops",) if own in EINOPS else ()
     return {"nnunet": ("dynamic_network_architectures",), "timm": ("timm",)}.get(library, ())

@@ -113,7 +113,9 @@ def build(label: str) -> tuple[nn.Module, Tensor]:
 def compare(label: str, *, memory: bool) -> dict[str, Any]:
     """One row of the record: per runtime its times in ms, its start in s, its peak in MiB, its difference to torch."""
     network, x = build(label)
-    expected, rows, runs = network(x), {}, {}
+    expected = network(x)
+    rows: dict[str, dict[str, Any]] = {}
+    runs: dict[str, Forward] = {}
     for name, make in runtimes(x).items():
         start = time.perf_counter()
         try:

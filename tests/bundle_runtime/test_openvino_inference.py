@@ -41,7 +41,7 @@ def test_each_shape_is_compiled_once_with_the_weights_that_are_there(monkeypatch
     compiled = []
     compile_plainly = openvino_inference._compiled
     monkeypatch.setattr(openvino_inference, "_compiled", lambda *args: compiled.append(1) or compile_plainly(*args))
-    for _ in range(3):  # the first time by torch, then by OpenVINO
+    for _ in range(2):
         for image in images:
             torch.testing.assert_close(network(image), plain(image), rtol=1e-4, atol=1e-5)
     assert len(compiled) == 2
@@ -49,13 +49,11 @@ def test_each_shape_is_compiled_once_with_the_weights_that_are_there(monkeypatch
     for parameter in plain.parameters():
         parameter.mul_(1.5)
     network.load_state_dict(plain.state_dict())
-    for _ in range(2):
-        torch.testing.assert_close(network(images[0]), plain(images[0]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(network(images[0]), plain(images[0]), rtol=1e-4, atol=1e-4)
     assert len(compiled) == 3
     copied = deepcopy(network)  # as an ensemble makes them: its own weights
     for parameter in copied.parameters():
         parameter.zero_()
-    copied(images[0])
     assert copied(images[0]).abs().max() == 0
     assert network(images[0]).abs().max() > 0
 
@@ -71,8 +69,8 @@ def test_torch_computes_where_gradients_are_on():
 def test_bfloat16_is_near_and_other_logits_are_an_error(monkeypatch):
     image = torch.randn(1, 1, 32, 32)
     network = openvino_compile(small_network(), precision="bf16")
-    expected = network(image)
-    assert 0 <= (network(image) - expected).norm() < 0.05 * expected.norm()
+    expected = network.forward.plain()(image)
+    assert 0 < (network(image) - expected).norm() < 0.05 * expected.norm()
 
     network = openvino_compile(small_network())
     monkeypatch.setattr(openvino_inference, "_compiled", lambda plain, x, precision: lambda image: 1.01 * plain(image))
@@ -80,16 +78,16 @@ def test_bfloat16_is_near_and_other_logits_are_an_error(monkeypatch):
         network(image)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_attention_with_as_many_tokens_as_heads_is_never_wrong():
-    """OpenVINO 2026.4 confuses both axes, and the check of the first batch says so."""
+    """OpenVINO 2026.4 confuses both axes, and the check of each compilation says so."""
     torch.manual_seed(0)
     mixer = create_mixer("global_attention", 64, spatial_dims=2).eval()
     x = torch.randn(1, 64, 2, 2)
     expected, network = mixer(x), openvino_compile(mixer)
     with suppress(InputError):  # a version that does not raise gives the logits
-        for _ in range(2):
-            torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -103,5 +101,5 @@ def test_what_openvino_cannot_do_is_one_line(monkeypatch):
     with pytest.raises(InputError, match="the image is on meta: add --device cpu"):
         network(torch.randn(1, 1, 32, 32, device="meta"))
     monkeypatch.setattr(openvino_inference, "find_spec", lambda name: None)
-    with pytest.raises(MissingPackageError, match="pip install openvino"):
+    with pytest.raises(MissingPackageError, match="pip install openvino onnx onnxscript"):
         openvino_compile(small_network())

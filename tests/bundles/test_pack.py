@@ -158,6 +158,14 @@ def test_command_states_digest_and_what_is_absent(packed: tuple[Path, str]) -> N
     assert "model.ts" in names
 
 
+def test_a_zip_without_exports_says_so(sources: Path, tmp_path: Path) -> None:
+    done = pack_bundle(sources / NAME, weights=sources / "checkpoint.pt", out=tmp_path, exports=False)
+    assert str(done).splitlines()[2:] == ["without model.ts: left out", "without model.onnx: left out"]
+    opened = open_archive(done.path, tmp_path / "opened")
+    assert [path.name for path in (opened / "models").iterdir()] == ["model.pt"]
+    assert "- no models/model.onnx: left out" in (opened / "docs" / "model_card.md").read_text()
+
+
 def test_packing_again_gives_the_same_bytes(
     packed: tuple[Path, str], sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,8 @@ BEYOND: dict[str, tuple[str, ...]] = {
     "state_space": ("selective_scan",),
     "dilated_attention": ("dilated_tile_attention",),
     "large_kernel": (),
+    "linear_attention": (),
+    "simplified_attention": (),
 }
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from medmixers import create_network
 from medmixers.explain.commands import write_attention, write_block_attention, write_receptive_field
 from medmixers.explain.nnunet_case import NnunetModel
-from medmixers.explain.token_attention import token_maps
+from medmixers.explain.tokens import tokens_of
 from medmixers.networks.token_unet import TokenLearner
 from medmixers.nnunet.architecture import plans_architecture
 
@@ -33,7 +33,7 @@ class IntensityLearner(TokenLearner):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         weights = x[:, :1].relu() ** 4
         weights = weights / weights.flatten(1).sum(1).reshape(-1, *[1] * (x.ndim - 1))
-        return x, weights
+        return x.flatten(2).mean(-1)[:, None], weights
 
 
 class BlobNetwork(nn.Module):
@@ -117,7 +117,7 @@ def blob_model(folder: Path, *, reader: str, transpose: list[int], spacing: list
 def nnunet_token_attention(model: Path, image: Path) -> tuple[np.ndarray, np.ndarray]:
     """Maps (N, X, Y, Z) and the affine."""
     case = NnunetModel(model).case([image])
-    maps = case.on_file(token_maps(case.network, case.image))
+    maps = case.on_file(tokens_of(case.network, case.image).attention)
     return np.moveaxis(np.asarray(maps.dataobj), -1, 0), maps.affine
 
 
@@ -139,7 +139,7 @@ def test_the_map_lies_on_the_blob(tmp_path: Path, reader: str, transpose: list[i
     written = nib.load(tmp_path / "maps" / "blob.nii.gz")
     assert np.array_equal(np.moveaxis(written.get_fdata(dtype=np.float32), -1, 0), maps)
     assert np.allclose(written.affine, source.affine, atol=1e-5)
-    assert [path.name for path in (tmp_path / "maps").iterdir()] == ["blob.nii.gz"]
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["blob.nii.gz", "blob.png"]
 
 
 @pytest.mark.parametrize("transpose", [[0, 1, 2], [2, 0, 1]])

@@ -15,6 +15,7 @@ from medmixers.explain.case import Case, in_case, window_around
 from medmixers.explain.mixer_attention import attention_rows, block_attention
 from medmixers.explain.receptive_field import reach, receptive_field
 from medmixers.mixers.build import create_mixer
+from medmixers.networks.metaformer import MetaFormerEncoder
 
 MIXERS = [
     ("local_attention", {"kernel_size": 3, "full_attention_tokens": 0}),
@@ -38,6 +39,7 @@ def test_the_rows_give_the_mixers_output(name: str, options: dict[str, object], 
         embedding.normal_()
     rows = attention_rows(mixer, x, position)
     assert rows.shape == (2, *size)
+    torch.testing.assert_close(rows.flatten(1).sum(1), torch.ones(2))
     given = x if embedding is None else x + embedding
     values = mixer.qkv(given.movedim(1, -1)).chunk(3, -1)[2][0].unflatten(-1, (2, 16))
     mixed = torch.einsum("h...,...hd->hd", rows, values).flatten()
@@ -81,6 +83,37 @@ def test_the_receptive_field_of_a_convolution_is_its_kernel(spatial_dims: int) -
     assert field.mean().item() == pytest.approx(1, rel=1e-5)
     assert inside.sum().item() == pytest.approx(field.sum().item(), rel=1e-5)
     assert reach(field, position, (1e-9, 0.9999999)) == [0, 2]
+
+
+class LastStage(nn.Module):
+    """The coarsest map of an encoder without norms, which would couple all voxels."""
+
+    def __init__(self, spatial_dims: int, mixer: str, kernel_size: int | None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = MetaFormerEncoder(
+            spatial_dims, 1, depths=(1, 1, 1, 1), dims=(4, 4, 4, 4), mixer=mixer, kernel_size=kernel_size,
+            norm="none", layer_scale_init=None,
+        ).eval()  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encoder(x)[-1]
+
+
+@pytest.mark.parametrize(
+    ("mixer", "kernel_size", "width"), [("identity", None, 63), ("grouped_conv", 3, 63 + 8 + 16 + 32)]
+)
+def test_the_receptive_field_of_a_metaformer_is_that_of_its_convolutions(
+    mixer: str, kernel_size: int | None, width: int
+) -> None:
+    # stem 7 at stride 4, then kernels of 3 at strides of 4, 8 and 16 voxels; a mixer of kernel 3 adds 2 cells per stage
+    size, position = 8 * 32, 4
+    field = receptive_field(LastStage(2, mixer, kernel_size), torch.randn(1, 1, size, size), (position, position))
+    rows = field.sum(1).nonzero().flatten()
+    width += 64 * (mixer != "identity")  # the last stage
+    assert rows.max() - rows.min() + 1 <= width
+    assert rows.max() - rows.min() + 1 > width - 8
+    assert (rows.max() + rows.min()) / 2 == pytest.approx(32 * position, abs=4)
 
 
 def test_the_reach_of_a_known_field() -> None:

@@ -1,4 +1,4 @@
-"""Spectral, state-space, dilated-attention and large-kernel mixers against their definitions, written as loops."""
+"""Mixers that came after Keuth et al., from spectral to linear attention, against their definitions in loops."""
 
 from itertools import product
 
@@ -194,3 +194,23 @@ def test_parameters_are_those_of_the_guide(spatial_dims):
     }
     for name, count in expected.items():
         assert sum(p.numel() for p in build(name, spatial_dims, dim=c).parameters()) == count
+
+
+@pytest.mark.parametrize("name", ["linear_attention", "simplified_attention"])
+@both_dims
+@torch.no_grad()
+def test_linear_attention_position_by_position(name, spatial_dims):
+    """Xue et al. 2026, figures 2B and 2C."""
+    mixer, x = build(name, spatial_dims), feature_map(*SIZES[spatial_dims])
+    for weight in mixer.parameters():
+        weight.mul_(5)
+    maps = [layer(x) for layer in mixer.children()] or [x, x, x]
+    query, key, value = (each[0].flatten(1).T for each in maps)  # (N, C)
+    channels, positions = query.exp(), key.exp()
+    channels, positions = channels / channels.sum(1, keepdim=True), positions / positions.sum(0)
+    for place in range(0, len(query), 11):
+        seen = positions @ channels[place]  # weight of every position for this one, summed over the channels
+        torch.testing.assert_close(seen.sum(), torch.tensor(1.0, dtype=torch.float64))
+        torch.testing.assert_close(mixer(x)[0].flatten(1)[:, place], seen @ value)
+    counts = {"linear_attention": 3 * 16**2, "simplified_attention": 0}
+    assert sum(p.numel() for p in mixer.parameters()) == counts[name]

@@ -2,6 +2,7 @@
 
 import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 import timm
@@ -27,7 +28,11 @@ from token_unet_twin import TokenUNetTwin
 from torch import nn
 
 from medmixers import create_network
+from medmixers.cli.list import formats_of
 from medmixers.networks.weights import load_weights
+from medmixers.networks.weights.formats import FORMATS
+from medmixers.networks.weights.transformer import FORMAT as TRANSFORMER_FORMAT
+from medmixers.variants import NETWORKS
 
 TINY = {"depths": (1, 1, 2, 1), "dims": (32, 32, 64, 64)}
 build = partial(create_network, spatial_dims=2, in_channels=3, out_channels=5, **TINY)
@@ -304,3 +309,14 @@ def test_resnet18_of_timm_gives_timms_logits():
         torch.testing.assert_close(ours.eval()(x), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
     assert not report.kept
     assert not report.skipped
+
+
+def test_the_list_of_networks_names_every_format_that_loads():
+    """`medmixers list networks` and the guide name the formats of formats.py."""
+    formats = {row.name for row in FORMATS} - {"medmixers"} | {TRANSFORMER_FORMAT}
+    assert {each for name in NETWORKS for each in formats_of(name)} == formats
+    guide = (Path(__file__).resolve().parents[2] / "plugin" / "docs" / "networks.md").read_text()
+    described = {"keuth2025 (UNet@PatchEmb)", "MONAI's UNet"}  # "their U-Nets have rows of their own"
+    assert all(f"| `{each}` |" in guide for each in formats - described)
+    assert all(formats_of(name) for name, row in NETWORKS.items() if row.weights)
+    assert formats_of("metaformer_s12") == ("keuth2025",) != formats_of("metaformer_ppaa_s12")

@@ -31,6 +31,24 @@ def test_the_name_in_the_plans_leads_to_the_function():
     assert pydoc.locate(NETWORK_CLASS_NAME) is create_network_from_plans
 
 
+@torch.no_grad()
+def test_openvino_computes_what_nnunet_predicts_with(monkeypatch):
+    torch.manual_seed(0)
+    options = {"spatial_dims": 2, "mixer": "grouped_conv", "depths": [1, 1], "dims": [8, 16], "layer_scale_init": 1.0}
+    plain = from_plans(False, "metaformer_segformer_s12", **options).eval()
+    monkeypatch.setenv("MEDMIXERS_RUNTIME", "openvino")
+    for_training = from_plans(True, "metaformer_segformer_s12", strides=[[1, 1], [4, 4], [2, 2]], **options)
+    assert "forward" not in vars(for_training)
+    network = from_plans(False, "metaformer_segformer_s12", **options).eval()
+    network.load_state_dict(plain.state_dict())
+    image = torch.randn(1, 2, 32, 24)
+    torch.testing.assert_close(network(image), plain(image), rtol=1e-4, atol=1e-4)
+    assert list(network.forward.compiled) == [image.shape]
+    monkeypatch.setenv("MEDMIXERS_RUNTIME", "tensorrt")
+    with pytest.raises(ValueError, match="MEDMIXERS_RUNTIME must be torch or openvino, got 'tensorrt'"):
+        from_plans(False, "metaformer_segformer_s12", **options)
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [

@@ -15,6 +15,7 @@ from medmixers.errors import InputError, MissingPackageError, first_line
 
 # Precision -> largest difference of its logits to torch's, over the largest logit. One wrong operator changes more.
 TOLERANCES = {"f32": 1e-3, "bf16": 1e-1}
+PACKAGES = ("openvino", "onnx", "onnxscript")
 SHAPES = 4  # each shape has a compiled network of its own, which holds a copy of the weights
 Run = Callable[[Tensor], Tensor]
 
@@ -23,8 +24,8 @@ def openvino_compile(network: nn.Module, *, precision: str = "f32") -> nn.Module
     """Let OpenVINO compute the network's inference on a CPU. Its weights, and their keys, stay as they are.
 
     Each input shape is compiled once, with the weights that the network then has. Other weights are compiled again.
-    The first batch of each is also computed by torch, and the logits of both must agree. In training mode, and where
-    gradients are on, torch computes.
+    After each compilation torch computes the logits of a random image as well, and both must agree. In training mode,
+    and where gradients are on, torch computes.
 
     Args:
         network: (B, C, *spatial) -> one tensor of logits.
@@ -35,10 +36,10 @@ def openvino_compile(network: nn.Module, *, precision: str = "f32") -> nn.Module
 
     Raises:
         InputError: another precision. From the forward: OpenVINO cannot compute the network; it is not on a CPU.
-        MissingPackageError: openvino is not installed.
+        MissingPackageError: openvino, onnx or onnxscript is not installed.
     """
-    if find_spec("openvino") is None:
-        raise MissingPackageError("inference by OpenVINO needs the package openvino: pip install openvino")
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise MissingPackageError(f"inference by OpenVINO needs more packages: pip install {' '.join(missing)}")
     if precision not in TOLERANCES:
         raise InputError(f"unknown precision {precision!r} of OpenVINO; valid: {', '.join(TOLERANCES)}")
     network.forward = OpenVINOForward(network, precision)
@@ -72,7 +73,7 @@ class OpenVINOForward:
         self._forget_other_weights()
         x = x.as_subclass(Tensor).float()  # MONAI's MetaTensor
         if x.shape not in self.compiled:
-            return self._compile(x)
+            self._compile(x)
         self.compiled.move_to_end(x.shape)
         return self.compiled[x.shape](x)
 
@@ -87,13 +88,13 @@ class OpenVINOForward:
         self.compiled.clear()
         self.weights = [tensor.detach().clone() for tensor in tensors]
 
-    def _compile(self, x: Tensor) -> Tensor:
-        """Compile for the shape of ``x``, and return the logits of torch, which OpenVINO's must equal."""
-        plain = self.plain()
-        expected: Tensor = plain(x)
+    def _compile(self, x: Tensor) -> None:
+        """Compile for the shape of ``x``, and check the logits of a random image."""
+        plain, image = self.plain(), torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+        expected: Tensor = plain(image)
         try:
-            run = _compiled(plain, x, self.precision)
-            found = run(x)
+            run = _compiled(plain, image, self.precision)
+            found = run(image)
         except Exception as error:  # its converter raises many kinds
             raise InputError(f"OpenVINO cannot compute this network: {first_line(error)}") from error
         difference = (found - expected).abs().max() / expected.abs().max().clamp_min(1e-6)
@@ -105,15 +106,15 @@ class OpenVINOForward:
         self.compiled[x.shape] = run
         if len(self.compiled) > SHAPES:
             self.compiled.popitem(last=False)
-        return expected
 
 
-def _compiled(network: nn.Module, x: Tensor, precision: str) -> Run:
+def _compiled(network: nn.Module, image: Tensor, precision: str) -> Run:
     import openvino
 
-    program = torch.onnx.export(torch.export.export(network, (x,)), (), verbose=False)
+    program = torch.onnx.export(torch.export.export(network, (image,)), (), verbose=False)
+    assert program is not None  # torch returns None only when it writes a file
     core = openvino.Core()
     model = core.read_model(program.model_proto.SerializeToString())
     options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     request = core.compile_model(model, "CPU", options).create_infer_request()
-    return lambda image: torch.from_numpy(request.infer([image.contiguous().numpy()])[0].copy())
+    return lambda x: torch.from_numpy(request.infer([x.contiguous().numpy()])[0].copy())

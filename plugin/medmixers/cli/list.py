@@ -7,6 +7,23 @@ from typing import Any
 
 from medmixers.errors import InputError
 
+# Start of networks' names -> formats of checkpoints that load into them, as networks/weights/formats.py names them.
+WEIGHT_FORMATS = {
+    "metaformer_": ("keuth2025",),
+    "metaformer_pp": ("sail-sg/poolformer",),  # pppa, ppaa, pppf, ppff
+    "hybrid_": ("sail-sg/poolformer", "keuth2025"),
+    "poolformer_": ("timm", "sail-sg/poolformer"),
+    **dict.fromkeys(("poolformerv2_", "identityformer_", "convformer_", "caformer_"), ("timm", "sail-sg/metaformer")),
+    "identityformer_isotropic_": (),
+    "randformer_": ("sail-sg/metaformer",),
+    "resnet18_keuth2025": ("ResNet of timm, torchvision or MONAI",),
+    "unet_keuth2025": ("MONAI's UNet",),
+    "unet_patch_embedding_keuth2025": ("keuth2025 (UNet@PatchEmb)",),
+    "token_unet_released_": ("MedMaxLab/tokenunet",),
+    "token_unet": ("timm (Transformer over tokens)",),
+    "token_unet_no_transformer": (),
+}
+
 
 class List:
     """List available networks, mixers, tasks and bundles."""
@@ -21,7 +38,7 @@ class List:
         from medmixers.variants import NETWORKS
 
         counts = network_facts()["parameters"]
-        head = ("NAME", "TASK", "2D", "3D", "SOURCE", "WEIGHTS", "SUMMARY")
+        head = ("NAME", "TASK", "2D", "3D", "SOURCE", "WEIGHTS", "FORMATS", "SUMMARY")
         rows = (
             (
                 name,
@@ -29,6 +46,7 @@ class List:
                 *(_millions(counts.get(name, {}).get(dims)) for dims in ("2D", "3D")),
                 row.source,
                 row.weights or "-",
+                ", ".join(formats_of(name)) or "-",
                 row.summary,
             )
             for name, row in sorted(NETWORKS.items())
@@ -36,7 +54,7 @@ class List:
         return (
             f"{table([head, *rows])}\n\n"
             "WEIGHTS: published weights, of timm (pretrained=True downloads them) or a file in the authors' code.\n"
-            "plugin/docs/networks.md lists the formats of checkpoints that load.\n"
+            "FORMATS: checkpoints that load besides this package's own; plugin/docs/networks.md describes them.\n"
             "2D, 3D: millions of trainable parameters with 1 input channel and 2 outputs; '-' where there is no such\n"
             "form. Networks bound to an image size are counted at 224 x 224 and 96 x 96 x 96.\n"
             "`medmixers list peers` lists the networks of MONAI, nnU-Net and timm that have names here too."
@@ -154,6 +172,12 @@ class List:
         from medmixers.cli.options import network_options
 
         return table([("OPTION", "TYPE", "DEFAULT", "MEANING"), *network_options(network)])
+
+
+def formats_of(network: str) -> tuple[str, ...]:
+    """Formats of checkpoints that load into a network, besides this package's own."""
+    starts = [start for start in WEIGHT_FORMATS if network.startswith(start)]
+    return WEIGHT_FORMATS[max(starts, key=len)] if starts else ()
 
 
 def table(rows: Iterable[tuple[Any, ...]]) -> str:

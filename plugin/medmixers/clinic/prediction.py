@@ -69,7 +69,7 @@ def predict(
         options["output_postfix"] = ""
     if device is not None:
         options["device"] = f"$torch.device({device!r})"
-    _run(model.bundle, options, folder, RUNTIMES[runtime])
+    run_inference(model.bundle, options, folder, RUNTIMES[runtime])
     return _read(model, channels[0], written)
 
 
@@ -113,7 +113,7 @@ def check_runtime(runtime: str) -> None:
         raise InputError(f"unknown runtime {runtime!r}; valid: {', '.join(RUNTIMES)}")
 
 
-def _run(bundle: Path, options: dict[str, Any], folder: Path, names: Sequence[str]) -> None:
+def run_inference(bundle: Path, options: dict[str, Any], folder: Path, names: Sequence[str]) -> None:
     """``python -m monai.bundle run`` of these configs of the bundle with options laid over them."""
     overlay = folder / "options.json"
     overlay.write_text(json.dumps(options), "utf-8")

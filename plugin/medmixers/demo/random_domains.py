@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from medmixers.demo.subjects import Anatomy, voxel_sizes
 
 PATCH = (64, 64, 64)
-SPACING = 1.5  # mm
+SPACING = 2.0  # mm
 FURTHEST = 40.0  # mm from the brain at which the simulated head ends for certain
 CONTROLS = 6  # points per axis of a random field's coarse grid
 BACKGROUND, GREY, WHITE = 0, 1, 2
@@ -53,7 +53,7 @@ def random_patch(maps: Maps, generator: torch.Generator) -> tuple[Tensor, Tensor
     tissues = torch.stack([rest, grey, white])
     labels = torch.where(white > grey, WHITE, GREY)  # the most probable of the three
     labels = torch.where(inside & (torch.maximum(grey, white) > rest), labels, BACKGROUND)
-    image = _t1_like(t1, grey, white, draw) if draw.chance(0.4) else _contrast(t1, tissues, draw)
+    image = _t1_like(t1, grey, white, draw) if draw.chance(0.5) else _contrast(t1, tissues, draw)
     image = torch.where(inside, image, _head(distance, draw) if draw.chance(0.5) else 0.0)
     background = ~inside & (image == 0)
     image = _scanned(image, draw)
@@ -89,7 +89,7 @@ class Draw:
 def _sampled(maps: Maps, draw: Draw) -> Tensor:
     """The maps under a random shape, on a random patch: (4, *PATCH)."""
     extent = torch.tensor(maps.channels.shape[1:]) * maps.spacing
-    reach = (extent / 2 - FURTHEST).clamp_min(0) * (0.6 if draw.chance(0.85) else 1)  # mostly in the brain
+    reach = (extent / 2 - FURTHEST).clamp_min(0) * (0.4 if draw.chance(0.9) else 1)  # mostly in the brain
     centre = draw.uniform(-1, 1, 3) * reach
     turn = torch.linalg.matrix_exp(_skew(draw.normal(3) * 0.15))
     scale = torch.diag(torch.exp(draw.normal(3) * 0.08 + draw.normal(1) * 0.08))
@@ -99,7 +99,7 @@ def _sampled(maps: Maps, draw: Draw) -> Tensor:
     axes = [(torch.arange(size) - (size - 1) / 2) * SPACING for size in PATCH]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     millimetres = torch.einsum("ij,jxyz->ixyz", matrix, grid) + centre.view(3, 1, 1, 1)
-    millimetres += draw.uniform(0, 2.5, 1) * draw.field(3)  # 96 mm over 5 control steps: no folds
+    millimetres += draw.uniform(0, 2.5, 1) * draw.field(3)  # 128 mm over 5 control steps: no folds
     unit = 2 * millimetres / (extent - maps.spacing).view(3, 1, 1, 1)
     where = unit.flip(0).permute(1, 2, 3, 0)[None]
     sampled = F.grid_sample(maps.channels[None], where, align_corners=True, padding_mode="border")[0]
@@ -115,17 +115,17 @@ def _t1_like(t1: Tensor, grey: Tensor, white: Tensor, draw: Draw) -> Tensor:
     """The template with another contrast between its tissues, another gamma, and at times inverted."""
     shift = draw.normal(2) * 0.1
     image = (t1 * (1 + shift[0] * grey + shift[1] * white)).clamp_min(0) ** torch.exp(0.3 * draw.normal(1))
-    return 1.1 - image if draw.chance(0.25) else image
+    return 1.1 - image if draw.chance(0.2) else image
 
 
 def _contrast(t1: Tensor, tissues: Tensor, draw: Draw) -> Tensor:
     """An image of the tissues: each has a mean; their borders are as sharp as a single subject's, or blurred."""
     means = draw.uniform(0.1, 1, 3)
-    if draw.chance(0.6):  # as in T1, or as in T2
+    if draw.chance(0.8):  # as in T1, or as in T2
         means = means.sort(descending=draw.chance(0.4)).values
     gap = means[2] - means[1]
-    if gap.abs() < 0.12:  # grey and white matter must be told apart
-        means[2] = means[1] + (0.12 if gap >= 0 else -0.12)
+    if gap.abs() < 0.2:  # grey and white matter must be told apart
+        means[2] = means[1] + (0.2 if gap >= 0 else -0.2)
     sharp = (tissues.clamp_min(1e-4) ** draw.uniform(1, 6, 1)).clamp_min(1e-8)
     image = torch.einsum("t,txyz->xyz", means, sharp / sharp.sum(0))
     texture = t1 - F.avg_pool3d(t1[None, None], 5, stride=1, padding=2)[0, 0]
@@ -153,7 +153,7 @@ def _scanned(image: Tensor, draw: Draw) -> Tensor:
         coarse = [max(8, round(size * factor)) for size, factor in zip(PATCH, factors.tolist(), strict=True)]
         small = F.interpolate(image[None, None], coarse, mode="area")
         image = F.interpolate(small, PATCH, mode="trilinear", align_corners=False)[0, 0]
-    sigma = draw.uniform(0, 0.07, 1)
+    sigma = draw.uniform(0, 0.05, 1)
     return torch.hypot(image + sigma * draw.normal(*PATCH), sigma * draw.normal(*PATCH))
 
 

@@ -1,1 +1,1 @@
-"""Attention and receptive fields of trained networks, in the geometry of the image."""
+"""Class activation, attention, tokens and receptive fields of trained networks, in the geometry of the image."""

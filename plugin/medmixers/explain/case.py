@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmixers.errors import InputError
+from medmixers.explain.source import Source
 
 
 class Case(ABC):
@@ -22,7 +23,12 @@ class Case(ABC):
         image: (B, C, *spatial); of a 2D nnU-Net model the slices as a batch.
         window: size of the windows that the model predicts in, one number per axis of ``spatial``.
         spacing: millimetres per axis of ``spatial``; empty if not known.
+
+    Attributes:
+        source: the image file.
     """
+
+    source: Source
 
     def __init__(self, network: nn.Module, image: Tensor, window: Sequence[int], spacing: Sequence[float]) -> None:
         self.network, self.image = network, image
@@ -38,7 +44,10 @@ class Case(ABC):
 
     @abstractmethod
     def on_file(self, maps: Tensor) -> nib.Nifti1Image:
-        """Maps (B, N, *spatial) on the voxels of the image file, (X, Y, Z, N); 0 where the preprocessing cropped."""
+        """Maps (B, N, *spatial) on the voxels of the image file, (X, Y, Z, N); 0 where the preprocessing cropped.
+
+        Z is 1 for a picture and a single slice.
+        """
 
 
 class Window(NamedTuple):

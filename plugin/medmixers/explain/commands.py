@@ -1,25 +1,28 @@
-"""``medmixers explain attention`` and ``receptive_field``: maps of a case, of an nnU-Net model or a bundle."""
+"""``medmixers explain``: maps of a case, of an nnU-Net model or a bundle, as NIfTI and as a picture."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import nibabel as nib
 import numpy as np
 import torch
-from nibabel.affines import voxel_sizes
 from torch import Tensor
 
 from medmixers.errors import InputError
-from medmixers.explain.case import Case, Window, finite, in_case, window_around
+from medmixers.explain.case import Case, Window, in_case, window_around
 from medmixers.explain.cases import explained_cases
+from medmixers.explain.class_activation import ClassScores, class_activation
+from medmixers.explain.labels import dice_table, label_file, label_folder, read_masks
 from medmixers.explain.mixer_attention import block_attention
-from medmixers.explain.models import Model
-from medmixers.explain.picture import write_picture
+from medmixers.explain.models import Model, opened
+from medmixers.explain.output import Output, on_file, output_of, write
+from medmixers.explain.picture import Row
 from medmixers.explain.receptive_field import SHARES, reach, receptive_field
-from medmixers.explain.token_attention import token_maps
-from medmixers.files import refuse_overwriting_inputs, written_whole
+from medmixers.explain.tokens import diversity_text, near_copies, tokens_of
+from medmixers.files import refuse_overwriting_inputs
 from medmixers.progress import Announce, silent
 
 
@@ -28,156 +31,228 @@ def write_attention(
     image: str | Path,
     out: str | Path,
     *,
-    fold: str | None = None,
-    checkpoint: str | None = None,
-    device: str = "cpu",
+    labels: str | Path | None = None,
     announce: Announce = silent,
+    **options: Any,
 ) -> str:
-    """Write token attention maps as NIfTI; a file for a file, a folder of CASE.nii.gz for a folder.
+    """Write token maps as NIfTI and as pictures; files for a file, a folder of CASE.nii.gz and CASE.png for a folder.
 
     The whole case goes through the network at once, not in windows: attention is a softmax over all positions, so the
     maps of windows could not be stitched together.
 
     Args:
-        model: folder of an nnU-Net model or of a bundle.
-        image: a NIfTI file (of several channels the first, CASE_0000), or a folder of cases.
-        out: the file or the folder.
-        fold: of an nnU-Net model's weights; the first found by default.
-        checkpoint: file name in the fold, or for a bundle a file of weights.
-        device: as torch names it.
+        model: folder of an nnU-Net model or of a bundle, or the zip of a bundle.
+        image: a NIfTI file or a picture (of several channels the first, CASE_0000), or a folder of cases.
+        out: the file, NIfTI or picture; or the folder.
+        labels: label file of the case, or a folder of CASE.nii.gz, CASE.png ...
         announce: called with the name of each step.
+        options: of :class:`medmixers.explain.models.Model`: fold, checkpoint, device.
 
     Returns:
         What was written, in words.
     """
-    loaded, out = Model(model, fold=fold, checkpoint=checkpoint, device=device, announce=announce), Path(out)
-    cases = explained_cases(image, loaded.channels)
-    if Path(image).is_dir():
-        refuse_overwriting_inputs(out, [files[0] for files in cases.values()])
-        targets = {case: out / f"{case}.nii.gz" for case in cases}
-    else:
-        targets = dict.fromkeys(cases, out)
-        for files in cases.values():
-            _check_target(out, files)
+    has_label_folder, is_folder = label_folder(labels, image), Path(image).is_dir()
     lines = []
-    for name, files in cases.items():
-        case = loaded.case(files)
-        announce("run the network")
-        maps = token_maps(case.network, case.image)
-        announce("resample the maps")
-        with written_whole(targets[name]) as partial:
-            nib.save(case.on_file(maps), partial)
-        lines.append(f"{maps.shape[1]} token attention maps of {', '.join(map(str, files))}: {targets[name]}")
+    with opened(model, announce=announce, **options) as loaded:
+        cases = explained_cases(image, loaded.channels)
+        read = {name: [*files] for name, files in cases.items()}
+        if labels is not None:
+            for name, files in cases.items():
+                read[name].append(label_file(labels, files[0], name, is_folder=has_label_folder))
+        if is_folder:
+            refuse_overwriting_inputs(Path(out), [file for files in read.values() for file in files])
+        outputs = {
+            name: output_of(Path(out) / f"{name}.nii.gz" if is_folder else out, files) for name, files in read.items()
+        }
+        for name, files in cases.items():
+            label = read[name][-1] if labels is not None else None
+            lines.append(_write_tokens(loaded, files, outputs[name], label, announce))
     return "\n".join(lines)
 
 
-def write_block_attention(
+def _write_tokens(loaded: Model, files: Sequence[Path], output: Output, label: Path | None, announce: Announce) -> str:
+    case = loaded.case(files)
+    masks, others = ({}, []) if label is None else read_masks(label, files[0], loaded.structures)
+    announce("run the network")
+    tokens = tokens_of(case.network, case.image)
+    announce("resample the maps")
+    number = tokens.vectors.shape[1]
+    maps = tokens.attention if tokens.spread is None else torch.cat([tokens.attention, tokens.spread], 1)
+    voxels = on_file(case, maps)
+    attention = voxels[..., :number]
+    voxel = _most_attended(attention, masks)
+    entry = 0 if len(tokens.vectors) == 1 else case.place(voxel[: len(case.source.shape)])[0]
+    copies = {each.token: f", near-copy of {each.original}" for each in near_copies(tokens.vectors[entry])}
+    rows = [
+        Row(f"token {n}{copies.get(n, '')}", [voxels[..., one] for one in range(n, voxels.shape[-1], number)])
+        for n in range(number)
+    ]
+    diversity = diversity_text(tokens.vectors, entry)
+    columns = ["left: TokenLearner's attention A; right: TokenFuser's maps B (blue: negative)"]
+    notes = [diversity[0], *(columns if tokens.spread is not None else [])]
+    write(case, voxels, output, rows, voxel, notes)
+    lines = [f"{number} token attention maps of {', '.join(map(str, files))}: {output}"]
+    if tokens.spread is not None:
+        lines.append(f"volumes 0 to {number - 1}: TokenLearner's A; {number} to {2 * number - 1}: TokenFuser's B")
+    lines += diversity
+    if label is not None:
+        lines.append(dice_table(attention, masks, others))
+    return "\n".join(lines)
+
+
+def _most_attended(attention: np.ndarray[Any, Any], masks: dict[str, Any]) -> tuple[int, ...]:
+    """The voxel of a file with the largest attention, of the labelled ones where there are any; (x, y, z)."""
+    whole = (attention**2).sum(-1)
+    labelled = sum(mask.astype(bool) for mask in masks.values()) if masks else 0
+    inside = whole * (np.asarray(labelled) > 0)
+    return tuple(map(int, np.unravel_index(int((inside if inside.any() else whole).argmax()), whole.shape)))
+
+
+class OneCase(NamedTuple):
+    """A case, the window around a voxel of it, and where its maps go."""
+
+    model: Model
+    case: Case
+    files: Sequence[Path]
+    window: Window
+    voxel: Sequence[int]
+    output: Output
+    announce: Announce
+
+    def write(self, maps: Tensor, titles: Sequence[str], notes: Sequence[str] = (), *, at_peak: bool = False) -> None:
+        """Write maps of the window, (N, *window), with a title each.
+
+        Args:
+            at_peak: the picture goes through the largest value of the first map, not through the voxel.
+        """
+        self.announce("resample the maps")
+        voxels = on_file(self.case, in_case(self.case, self.window, maps))
+        rows = [Row(title, [voxels[..., number]]) for number, title in enumerate(titles)]
+        peak = [int(index) for index in np.unravel_index(int(voxels[..., 0].argmax()), voxels.shape[:3])]
+        write(self.case, voxels, self.output, rows, peak if at_peak else self.voxel, notes)
+
+    @property
+    def where(self) -> str:
+        """The voxel in words."""
+        return f"voxel {','.join(map(str, self.voxel))} in {self.files[0]}"
+
+
+@contextmanager
+def one_case(
     model: str | Path,
     image: str | Path,
     out: str | Path,
-    voxel: Sequence[int],
+    voxel: Sequence[int] | None,
     *,
-    fold: str | None = None,
-    checkpoint: str | None = None,
-    device: str = "cpu",
     announce: Announce = silent,
-) -> str:
-    """Write what one voxel attends to in every block of attention: 4D NIfTI, one volume per block, and a picture.
-
-    The network gets the window around the voxel. Maps are in multiples of uniform attention in this window.
+    **options: Any,
+) -> Iterator[OneCase]:
+    """A case and the window around a voxel, which is the centre of the image by default.
 
     Args:
         voxel: of the image file, counted from 0.
-        out: NIfTI file; the picture stands next to it, as .png.
-        model, image, fold, checkpoint, device, announce: as of :func:`write_attention`; the image is one file.
+        model, image, out, announce, options: as of :func:`write_attention`; the image is one file.
     """
-    case, files = _one_case(model, image, out, fold, checkpoint, device, announce)
-    window = window_around(case, voxel)
-    announce("run the network")
-    blocks = block_attention(case.network, window.image, window.position)
-    maps = torch.stack([block.weights for block in blocks])
-    picture = _write(case, window, maps, Path(out), files, voxel, announce)
-    lines = [
-        f"volume {i}: {block.block}, {block.kind}, feature map of {_by(block.grid)}" for i, block in enumerate(blocks)
-    ]
-    where = f"{len(blocks)} attention maps of voxel {','.join(map(str, voxel))} in {files[0]}: {out}, {picture}"
-    return "\n".join([where, *lines])
+    if Path(image).is_dir():
+        raise InputError(f"{image} is a folder: {'the command' if voxel is None else '--voxel'} needs one image file")
+    with opened(model, announce=announce, **options) as loaded:
+        ((_, files),) = explained_cases(image, loaded.channels).items()
+        output = output_of(out, files)
+        case = loaded.case(files)
+        place = [size // 2 for size in case.source.shape] if voxel is None else voxel
+        window = window_around(case, place)
+        announce("run the network")
+        yield OneCase(loaded, case, files, window, place, output, announce)
+
+
+def write_block_attention(
+    model: str | Path, image: str | Path, out: str | Path, voxel: Sequence[int], **options: Any
+) -> str:
+    """Write what one voxel attends to in every block of attention: 4D NIfTI, one volume per block, and a picture.
+
+    The network gets the window around the voxel. Maps are in multiples of uniform attention in this window. The
+    arguments are those of :func:`one_case`.
+    """
+    with one_case(model, image, out, voxel, **options) as one:
+        blocks = block_attention(one.case.network, one.window.image, one.window.position)
+        titles = [f"{block.block}, {block.kind}, feature map of {_by(block.grid)}" for block in blocks]
+        one.write(torch.stack([block.weights for block in blocks]), titles)
+        lines = [f"volume {number}: {title}" for number, title in enumerate(titles)]
+        return "\n".join([f"{len(blocks)} attention maps of {one.where}: {one.output}", *lines])
 
 
 def write_receptive_field(
-    model: str | Path,
-    image: str | Path,
-    out: str | Path,
-    voxel: Sequence[int],
-    *,
-    fold: str | None = None,
-    checkpoint: str | None = None,
-    device: str = "cpu",
-    announce: Announce = silent,
+    model: str | Path, image: str | Path, out: str | Path, voxel: Sequence[int], **options: Any
 ) -> str:
     """Write the effective receptive field of the output at one voxel: NIfTI and a picture; and say how wide it is.
 
-    Its map is in multiples of the mean in the window. The arguments are those of :func:`write_block_attention`.
+    Its map is in multiples of the mean in the window. The arguments are those of :func:`one_case`.
     """
-    case, files = _one_case(model, image, out, fold, checkpoint, device, announce)
-    window = window_around(case, voxel)
-    announce("run the network")
-    field = receptive_field(case.network, window.image, window.position)
-    if not field.any():
-        raise InputError(f"no voxel of the image has an influence on voxel {','.join(map(str, voxel))}")
-    picture = _write(case, window, field[None], Path(out), files, voxel, announce)
-    reached = zip(SHARES, reach(field, window.position), strict=True)
-    shares = ", ".join(f"{share:.0%} within {distance}" for share, distance in reached)
-    voxels = f"voxels of {_by([f'{size:g}' for size in case.spacing])} mm" if case.spacing else "voxels"
-    return (
-        f"effective receptive field at voxel {','.join(map(str, voxel))} in {files[0]}: {out}, {picture}\n"
-        f"{shares} {voxels} on each axis, in a window of {_by(case.window)}"
-    )
+    with one_case(model, image, out, voxel, **options) as one:
+        field = receptive_field(one.case.network, one.window.image, one.window.position)
+        if not field.any():
+            raise InputError(f"no voxel of the image has an influence on {one.where}")
+        reached = zip(SHARES, reach(field, one.window.position), strict=True)
+        shares = ", ".join(f"{share:.0%} within {distance}" for share, distance in reached)
+        spacing = one.case.spacing
+        unit = f"voxels of {_by([f'{size:g}' for size in spacing])} mm" if spacing else "voxels"
+        wide = f"{shares} {unit} on each axis, in a window of {_by(one.case.window)}"
+        one.write(field[None], ["effective receptive field"], [wide])
+        return f"effective receptive field at {one.where}: {one.output}\n{wide}"
 
 
-def _one_case(
+def write_activation(
     model: str | Path,
     image: str | Path,
     out: str | Path,
-    fold: str | None,
-    checkpoint: str | None,
-    device: str,
-    announce: Announce,
-) -> tuple[Case, list[Path]]:
-    if Path(image).is_dir():
-        raise InputError(f"{image} is a folder: --voxel needs one image file")
-    loaded = Model(model, fold=fold, checkpoint=checkpoint, device=device, announce=announce)
-    ((_, files),) = explained_cases(image, loaded.channels).items()
-    _check_target(Path(out), files)
-    refuse_overwriting_inputs(_picture_of(Path(out)), files)
-    return loaded.case(files), files
+    *,
+    method: str = "gradcam",
+    label: str | int | None = None,
+    voxel: Sequence[int] | None = None,
+    layer: str | None = None,
+    mask_size: int | None = None,
+    **options: Any,
+) -> str:
+    """Write where the evidence for a class lies: NIfTI and a picture.
+
+    Args:
+        method: of :data:`medmixers.explain.class_activation.METHODS`.
+        label: class, by its name or its channel of the logits; by default the one that the network finds: in the image,
+            or of a segmenter at the voxel.
+        voxel: the window around it is explained, the centre of the image by default; of a classifier it is the whole
+            image. The picture shows the planes through it, by default through the largest value.
+        layer, mask_size: as of :func:`medmixers.explain.class_activation.class_activation`.
+        model, image, out, options: as of :func:`one_case`.
+    """
+    with one_case(model, image, out, voxel, **options) as one:
+        image_in = one.window.image
+        exclusive = one.model.classes_exclude_each_other
+        scores = ClassScores(one.case.network, image_in, exclusive=exclusive).eval()
+        is_segmenter = scores.chosen is not None
+        index: tuple[Any, ...] = (0, slice(None), *(one.window.position if is_segmenter else ()))
+        logits = scores.logits[index]
+        number = int(logits.argmax()) if label is None else _class_number(label, one.model.outputs)
+        found = class_activation(scores, image_in, method=method, label=number, layer=layer, mask_size=mask_size)
+        probability = float(scores.probabilities(image_in)[0, number])
+        of = f"class {number}, {one.model.outputs[number]}"
+        how = (
+            f"layer {found.layer}, feature map of {_by(found.grid)}" if found.layer else f"blocks of {_by(found.grid)}"
+        )
+        one.write(found.map[None], [f"{method}: {of}"], [how], at_peak=voxel is None)
+        mean = "mean probability in its voxels" if is_segmenter else "probability"
+        where = f"the window of {_by(one.case.window)} around {one.where}" if is_segmenter else str(one.files[0])
+        return f"{method} of {of} ({mean} {probability:.3f}) in {where}: {one.output}\n{how}"
 
 
-def _check_target(out: Path, files: Sequence[Path]) -> None:
-    if not out.name.endswith((".nii", ".nii.gz")):
-        raise InputError(f"{out} must be a NIfTI file, .nii or .nii.gz")
-    refuse_overwriting_inputs(out, files)
-
-
-def _picture_of(out: Path) -> Path:
-    return out.with_name(out.name.removesuffix(".gz").removesuffix(".nii") + ".png")
-
-
-def _write(
-    case: Case, window: Window, maps: Tensor, out: Path, files: Sequence[Path], voxel: Sequence[int], announce: Announce
-) -> Path:
-    """Write maps of a window, (N, *window), as NIfTI and as a picture. Returns the picture's path."""
-    announce("resample the maps")
-    volumes = case.on_file(in_case(case, window, finite(maps)))
-    source, picture = nib.load(files[0]), _picture_of(out)
-    grey = np.asarray(source.dataobj, np.float32).reshape(*source.shape[:2], -1, *source.shape[3:])
-    grey = grey.mean(-1) if grey.ndim == 4 else grey
-    heat = np.asarray(volumes.dataobj).reshape(*grey.shape, -1)
-    place = [*voxel, *[0] * (3 - len(voxel))]
-    write_picture(picture, grey, heat, place, voxel_sizes(source.affine))
-    with written_whole(out) as partial:
-        nib.save(volumes, partial)
-    return picture
+def _class_number(label: str | int, names: Sequence[str]) -> int:
+    """Channel of a class by its name or number. InputError: there is no such class."""
+    text = str(label)
+    if text in names:
+        return names.index(text)
+    if text.isdigit() and int(text) < len(names):
+        return int(text)
+    listed = ", ".join(f"{number} {name}" for number, name in enumerate(names))
+    raise InputError(f"the model has no class {text!r}; valid: {listed}")
 
 
 def _by(sizes: Sequence[object]) -> str:

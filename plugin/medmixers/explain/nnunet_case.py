@@ -19,9 +19,11 @@ from nibabel.orientations import io_orientation, ornt_transform
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medmixers.checkpoints import read_checkpoint
+from medmixers.checkpoints import read_checkpoint, read_weights
 from medmixers.errors import InputError, MissingFileError
+from medmixers.explain.bundle_case import parsed_bundle
 from medmixers.explain.case import Case, check_voxel
+from medmixers.explain.source import is_picture, read_source
 from medmixers.progress import Announce, silent
 
 if TYPE_CHECKING:
@@ -56,38 +58,82 @@ class NnunetModel:
         self.network = network.to(device).eval()
 
     def case(self, files: Sequence[Path], *, announce: Announce = silent) -> NnunetCase:
-        """A case, of one NIfTI file per channel in the order of dataset.json.
+        """A case, of one file per channel in the order of dataset.json, or a picture with all of them.
 
         Raises:
             InputError: a wrong number of files, or one with a shape or values that the model cannot take.
         """
         channels = len(self.dataset_json["channel_names"])
-        if len(files) != channels:
+        if len(files) != channels and not (is_picture(files[0]) and len(files) == 1):
             raise InputError(f"the model in {self.folder} takes {channels} image files, got {len(files)}")
         spatial_dims = len(self.configuration.patch_size)
-        _check_images(files, spatial_dims)
+        if is_picture(files[0]):
+            self._check_picture(files[0])
+        else:
+            _check_images(files, spatial_dims)
         announce("preprocess the image")
         preprocessor = self.configuration.preprocessor_class(verbose=False)
         paths = [str(path) for path in files]
         data, _, properties = preprocessor.run_case(paths, None, self.plans, self.configuration, self.dataset_json)
+        if len(data) != channels:
+            raise InputError(f"{files[0]} has {len(data)} channels; the model in {self.folder} takes {channels}")
         image = torch.from_numpy(data).float().to(self.device)
         return NnunetCase(self, image[None] if spatial_dims == 3 else image.transpose(0, 1), properties, files[0])
+
+    def _check_picture(self, file: Path) -> None:
+        """Raise InputError for a picture of another kind than the data set's: nnU-Net's reader may misread it."""
+        ending = self.dataset_json["file_ending"]
+        if not file.name.lower().endswith(ending.lower()):
+            raise InputError(f"{file} must end in {ending}, as the images of the model in {self.folder}")
+
+
+class NnunetBundleModel(NnunetModel):
+    """A bundle that was made of an nnU-Net model; one of its folds.
+
+    The configs of a bundle are code that runs: load bundles of people you trust.
+
+    Args:
+        bundle: its folder.
+        fold: the first one by default.
+        checkpoint: file of the weights; None takes models/model.pt of the bundle.
+        device: as torch names it.
+
+    Raises:
+        MissingFileError: there are no weights.
+        InputError: weights of another network, or no such fold.
+    """
+
+    def __init__(
+        self, bundle: Path, *, fold: int | str | None = None, checkpoint: str | None = None, device: str = "cpu"
+    ) -> None:
+        _, (network, plans) = parsed_bundle(bundle, ("network", "plans"), device=device)
+        network.load_state_dict(read_weights(checkpoint or str(bundle / "models" / "model.pt"), network))
+        folds = list(network.folds)
+        if fold is not None and str(fold) not in folds:
+            raise InputError(f"{bundle} has no fold {fold}; valid: {', '.join(folds)}")
+        self.folder, self.device = bundle, device
+        self.plans, self.configuration, self.dataset_json = plans.manager, plans.configuration, plans.dataset
+        self.network = network.folds[folds[0] if fold is None else str(fold)].eval()
 
 
 class NnunetCase(Case):
     """A case of an nnU-Net model; of a 2D model, its slices are the batch."""
 
     def __init__(self, model: NnunetModel, image: Tensor, properties: dict[str, Any], file: Path) -> None:
-        super().__init__(model.network, image, model.configuration.patch_size, model.configuration.spacing)
-        self.plans, self.configuration, self.properties, self.file = (
-            model.plans, model.configuration, properties, file,
-        )  # fmt: skip
+        self.source = read_source(file)
+        spacing = () if self.source.is_picture else model.configuration.spacing
+        super().__init__(model.network, image, model.configuration.patch_size, spacing)
+        self.plans, self.configuration, self.properties = model.plans, model.configuration, properties
+        if self.source.is_picture and properties["shape_before_cropping"][:0:-1] != self.source.shape:
+            raise InputError(
+                f"{file} is rotated by its EXIF orientation, which nnU-Net does not apply; save it upright"
+            )
 
     def place(self, voxel: Sequence[int]) -> tuple[int, tuple[int, ...]]:
-        source = nib.load(self.file)
-        check_voxel(voxel, source.shape)
-        point = source.affine @ [*voxel, *[0] * (3 - len(voxel)), 1]
-        read = np.rint(np.linalg.solve(_read_affine(self.properties, source.affine), point)).astype(int)[2::-1]
+        affine = self.source.affine
+        check_voxel(voxel, self.source.shape)
+        point = affine @ [*voxel, *[0] * (3 - len(voxel)), 1]
+        read = np.rint(np.linalg.solve(_read_affine(self.properties, affine), point)).astype(int)[2::-1]
         box = np.array(self.properties["bbox_used_for_cropping"])
         cropped = read[list(self.plans.transpose_forward)] - box[:, 0]
         before = np.array(self.properties["shape_after_cropping_and_before_resampling"])
@@ -102,7 +148,7 @@ class NnunetCase(Case):
     def on_file(self, maps: Tensor) -> nib.Nifti1Image:
         on_case = maps[0] if maps.ndim == 5 else maps.transpose(0, 1)
         read = _undo_preprocessing(on_case.cpu(), self.properties, self.plans, self.configuration)
-        return _in_file_geometry(read, self.properties, self.file)
+        return _in_file_geometry(read, self.properties, self.source.affine)
 
 
 def _check_images(paths: Sequence[Path], spatial_dims: int) -> None:
@@ -179,9 +225,10 @@ def _undo_preprocessing(
     return whole.transpose([0, *(axis + 1 for axis in plans.transpose_backward)])
 
 
-def _in_file_geometry(maps: NDArray[np.float32], properties: dict[str, Any], image_file: Path) -> nib.Nifti1Image:
+def _in_file_geometry(
+    maps: NDArray[np.float32], properties: dict[str, Any], affine: NDArray[np.float64]
+) -> nib.Nifti1Image:
     """maps: (N, Z, Y, X) as nnU-Net's reader orders axes -> a 4D image (X, Y, Z, N) on the file's voxels."""
-    affine = nib.load(image_file).affine
     read_affine = _read_affine(properties, affine)
     image = nib.Nifti1Image(np.ascontiguousarray(maps.transpose(3, 2, 1, 0)), read_affine)
     back = ornt_transform(io_orientation(read_affine), io_orientation(affine))

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,18 +46,6 @@ def record_token_attention(network: nn.Module) -> Iterator[list[Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@torch.inference_mode()
-def token_maps(network: nn.Module, image: Tensor) -> Tensor:
-    """Maps of the last TokenLearner on an image, (B, C, *spatial) -> (B, N, *spatial), by :func:`attention_on_image`.
-
-    Raises:
-        InputError: the network has no tokens.
-    """
-    with record_token_attention(network) as recorded:
-        network(image)
-    return attention_on_image(recorded[-1], image.shape[2:], stride=getattr(network, "stride", 8))
 
 
 def attention_on_image(maps: Tensor, size: Sequence[int], *, stride: int | Sequence[int] = 8) -> Tensor:

@@ -76,3 +76,9 @@ _row(
     "decomposed large convolution that weighs its input (VAN)",
     has_kernel=True,
 )
+_row("linear_attention", "linear_attention.LinearAttention", "linear attention over all positions (MedNeXt)")
+_row(
+    "simplified_attention",
+    "simplified_attention.SimplifiedAttention",
+    "linear attention over all positions, without weights (MedNeXt)",
+)

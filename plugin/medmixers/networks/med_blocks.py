@@ -10,6 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from medmixers.errors import InputError
 from medmixers.layers.conv import check_kernel_size, conv_nd
+from medmixers.layers.linear_attention import linear_attention
 from medmixers.layers.norms import ChannelLayerNorm, create_norm
 from medmixers.layers.sizes import resize
 
@@ -70,12 +71,10 @@ class MEDAttention(nn.Module):
         parts = [x, x, x]
         for i, projection in enumerate(self.projections):
             parts[i] = projection(x)
-        query, key, value = [part.flatten(2).transpose(1, 2) for part in parts]
-        if self.kind == "softmax":
-            mixed = scaled_dot_product_attention(query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1)).squeeze(1)
-        else:
-            mixed = query.softmax(-1) @ (key.softmax(1).transpose(1, 2) @ value)
-        return mixed.transpose(1, 2).reshape(x.shape)
+        if self.kind != "softmax":
+            return linear_attention(parts[0], parts[1], parts[2])
+        query, key, value = [part.flatten(2).transpose(1, 2).unsqueeze(1) for part in parts]
+        return scaled_dot_product_attention(query, key, value).squeeze(1).transpose(1, 2).reshape(x.shape)
 
 
 class SEM(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -24,6 +24,13 @@ from medmixers.layers.sizes import (
     upsample,
 )
 from medmixers.networks.deep_supervision import at_scales, segmentation_layers
+from medmixers.networks.token_transformer import (
+    HEADS,
+    LAYERS,
+    check_transformer,
+    named_transformer,
+    published_transformer,
+)
 
 INSTANCE_NORMS: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 RESAMPLINGS = ("none", "down", "up")
@@ -272,8 +279,13 @@ class TokenUNet(nn.Module):
         token_mlp_channels: hidden width of TokenLearner's and TokenFuser's MLPs.
         token_dim: width of the tokens in the Transformer. Linear layers map the channels to it and back
             ("decoupled"). None keeps the width of the channels, without such layers.
-        transformer_layers: pre-norm encoder layers over the tokens, without positional embedding.
-        transformer_heads: attention heads per layer.
+        transformer: module over the tokens, as None, timm:NAME or package.module.Class. None takes the published one,
+            pre-norm encoder layers without positional embedding. timm's are the blocks and norms of a ViT or an
+            MLP-Mixer, whose width token_dim must match. A class is called with C and N, and its object maps (B, N, C)
+            to the same shape.
+        transformer_layers: encoder layers, 4 by default; of timm's network the first ones, all by default.
+        transformer_heads: attention heads per encoder layer, 8 by default.
+        transformer_options: further arguments of the callable.
         head_channels: hidden width of the pointwise classifier.
         aux_heads: whether all decoder levels but the finest have a classifier for deep supervision.
 
@@ -292,28 +304,31 @@ class TokenUNet(nn.Module):
         num_tokens: int = 8,
         token_mlp_channels: int = 64,
         token_dim: int | None = None,
-        transformer_layers: int = 4,
-        transformer_heads: int = 8,
+        transformer: str | None = None,
+        transformer_layers: int | None = None,
+        transformer_heads: int | None = None,
+        transformer_options: Mapping[str, Any] | None = None,
         head_channels: int = 64,
         aux_heads: bool = False,
     ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
-        if len(channels) < 2 or min(num_tokens, transformer_layers) < 0:
+        layers = LAYERS if transformer_layers is None else transformer_layers
+        heads = HEADS if transformer_heads is None else transformer_heads
+        if len(channels) < 2 or min(num_tokens, layers) < 0:
             raise InputError(
                 "at least 2 levels, 0 tokens and 0 layers are needed, "
-                f"got {tuple(channels)=}, {num_tokens=}, {transformer_layers=}"
+                f"got {tuple(channels)=}, {num_tokens=}, transformer_layers={layers}"
             )
         width = channels[-1]
         token_width = width if token_dim is None else token_dim
         check_positive(
             **{f"channels[{i}]": entry for i, entry in enumerate(channels)}, token_dim=token_width,
-            token_mlp_channels=token_mlp_channels, transformer_heads=transformer_heads, head_channels=head_channels,
+            token_mlp_channels=token_mlp_channels, transformer_heads=heads, head_channels=head_channels,
         )  # fmt: skip
-        if (transformer_layers or token_dim) and not num_tokens:
-            raise InputError(f"no tokens to process: {num_tokens=}, {transformer_layers=}, {token_dim=}")
-        if transformer_layers and token_width % transformer_heads:
-            raise InputError(f"tokens of width {token_width} cannot be split into {transformer_heads=}")
+        if (layers or token_dim or transformer) and not num_tokens:
+            raise InputError(f"no tokens to process: {num_tokens=}, transformer_layers={layers}, {token_dim=}")
+        check_transformer(transformer, transformer_layers, transformer_heads, transformer_options)
         self.spatial_dims, self.in_channels = spatial_dims, in_channels
         steps = level_strides(strides, len(channels) - 1, spatial_dims, "strides")
         self.stride = tuple(map(prod, zip(*steps, strict=True)))
@@ -329,13 +344,12 @@ class TokenUNet(nn.Module):
             self.token_fuser = TokenFuser(width, num_tokens, width=token_mlp_channels)
             self.to_tokens = nn.Linear(width, token_width) if token_dim else nn.Identity()
             self.to_channels = nn.Linear(token_width, width) if token_dim else nn.Identity()
-            self.transformer = nn.Sequential(
-                *(
-                    nn.TransformerEncoderLayer(
-                        token_width, transformer_heads, 4 * token_width, dropout=0.0, activation="gelu",
-                        batch_first=True, norm_first=True,
-                    )
-                    for _ in range(transformer_layers)
+            self.transformer = (
+                published_transformer(token_width, layers=layers, heads=heads)
+                if transformer is None
+                else named_transformer(
+                    transformer, token_width, num_tokens=num_tokens, layers=transformer_layers,
+                    options=transformer_options or {},
                 )
             )  # fmt: skip
         self.decoder = TokenUNetDecoder(

@@ -7,6 +7,7 @@ a wrapper, so a checkpoint has the keys of ``medmixers.create_network``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 # Public API: every saved plans.json holds this path. Its last component is unique: where nnU-Net cannot import the
 # path, it silently looks for that component in dynamic_network_architectures.
 NETWORK_CLASS_NAME = "medmixers.nnunet.architecture.create_network_from_plans"
+RUNTIME_VARIABLE = "MEDMIXERS_RUNTIME"
+RUNTIMES = ("torch", "openvino")
 # Limit for mixers that relate all pairs of a stage's tokens: 32^3 tokens are 10^9 pairs per block, and a random matrix
 # of 4 GiB.
 MOST_PAIRWISE_TOKENS = 32**3
@@ -57,6 +60,9 @@ def create_network_from_plans(
             takes the published strides and no heads.
         options: options of :func:`medmixers.create_network`; lists, JSON's only sequences, become tuples.
 
+    Environment: MEDMIXERS_RUNTIME=openvino lets OpenVINO compute a network that is built without deep supervision, as
+    nnUNetv2_predict builds it, on a CPU: :func:`medmixers.bundle_runtime.openvino_inference.openvino_compile`.
+
     Returns:
         The module. It maps (B, input_channels, *spatial) to logits (B, num_classes, *spatial), or to a list of them.
 
@@ -87,7 +93,19 @@ def create_network_from_plans(
         network.decoder.deep_supervision = deep_supervision
         if has_heads and not deep_supervision:
             network.decoder.seg_layers[1:].requires_grad_(False)
+    if runtime_from_environment() == "openvino" and not deep_supervision:
+        from medmixers.bundle_runtime.openvino_inference import openvino_compile  # it imports torch's tools for ONNX
+
+        openvino_compile(network)
     return network
+
+
+def runtime_from_environment() -> str:
+    """What computes the predictions, by MEDMIXERS_RUNTIME. Raises InputError for another name than ``RUNTIMES`` has."""
+    runtime = os.environ.get(RUNTIME_VARIABLE, RUNTIMES[0])
+    if runtime not in RUNTIMES:
+        raise InputError(f"{RUNTIME_VARIABLE} must be {' or '.join(RUNTIMES)}, got {runtime!r}")
+    return runtime
 
 
 def plans_architecture(

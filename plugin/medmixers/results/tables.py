@@ -159,6 +159,18 @@ def runtimes_table(figures: Iterable[Mapping[str, Any]]) -> str:
     return markdown(header, rows)
 
 
+def startup_table(figures: Iterable[Mapping[str, Any]]) -> str:
+    """Seconds from a command to its answer (scripts/benchmarks/startup.py)."""
+    rows = [[f"`{row['command']}`", f"{row['wall_s']:.2f} s", f"{row['cpu_s']:.2f} s"] for row in figures]
+    return markdown(["command", "time", "of the processor"], rows)
+
+
+def demo_model_table(figures: Iterable[Mapping[str, Any]]) -> str:
+    """Dice of the demo's model on real images (scripts/demo_model/pack.py)."""
+    rows = [[row["image"], row["fault"], *(f"{score:.3f}" for score in row["dice"].values())] for row in figures]
+    return markdown(["image", "changed how", "Dice grey matter", "Dice white matter"], rows)
+
+
 def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A Markdown table."""
     head = list(header)
@@ -186,6 +198,16 @@ def _runtimes(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
     return "\n\n".join(f"{runtimes_table(s['figures'])}\n\n{measured_note(s)}" for s in found) or NOT_MEASURED
 
 
+def _startup(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
+    section = sections.get("start-up cpu")
+    return f"{startup_table(section['figures'])}\n\n{measured_note(section)}" if section else NOT_MEASURED
+
+
+def _demo_model(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
+    section = sections.get("demo model")
+    return f"{demo_model_table(section['figures'])}\n\n{measured_note(section)}" if section else NOT_MEASURED
+
+
 def _exports(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
     by_versions: dict[str, list[str]] = {}
     for label, row in facts["exports"].items():
@@ -210,6 +232,8 @@ TABLES: dict[str, Callable[[Mapping[str, Section], Mapping[str, Any]], str]] = {
     "compare_nnunet": _study("compare_nnunet"),
     "benchmark": _benchmark,
     "runtimes": _runtimes,
+    "demo model": _demo_model,
+    "start-up": _startup,
     "gradient norms": _gradient_norms,
     "uncertainty": _uncertainty,
     "exports": _exports,

@@ -85,7 +85,7 @@ def segments_of(task: TaskSpec) -> dict[str, dict[str, Any]]:
 def _packages(row: BundleRow) -> dict[str, str]:
     of_pictures = PICTURE_PACKAGES if row.task_spec.spatial_dims == 2 else {}
     of_recipe = AUGMENTATION_PACKAGES if row.training.pictures is not None else {}
-    of_library = {name: version(name) for name in packages_of(row.network)}
+    of_library = {name: version(name) for name in packages_of(row.network, row.network_options)}
     return {**of_pictures, **of_recipe, **of_library}
 
 

@@ -17,6 +17,12 @@ from medmixers.networks.weights.fit import fit
 from medmixers.networks.weights.formats import FORMATS, our_names, recognise
 from medmixers.networks.weights.requirements import HEAD_OPTIONS, built_options, check_requirements, needed_options
 from medmixers.networks.weights.sources import Checkpoint, open_source
+from medmixers.networks.weights.transformer import (
+    FORMAT,
+    check_same_network,
+    transformer_keys,
+    transformer_weights,
+)
 
 HEAD_PREFIXES = ("norm.", "head.", "norms.", "decoder.")
 OTHER_HEAD, OTHER_MIXER = "head of another task", "another token mixer"
@@ -79,7 +85,8 @@ def load_weights(
     Every network takes its own names. MetaFormers also take those of timm, of Yu et al. and of Keuth et al., the
     released Token-UNet those of its authors, ResNet18 timm's, and another library's network those of its library.
     Where a checkpoint's network differs from this one in what no tensor shows (norms, epsilons, order of the head,
-    heads of attention), loading raises and names the options to build with.
+    heads of attention), loading raises and names the options to build with. A Token-UNet with blocks of timm takes the
+    weights of these blocks alone too.
 
     Inflation fits 2D weights to a 3D network: a kernel is repeated along the new axis and divided by its length. A
     volume that is constant along that axis then gets the 2D network's answer away from the borders. The first
@@ -101,7 +108,12 @@ def load_weights(
         FileNotFoundError: no such file.
         OSError: timm could not download.
     """
+    check_same_network(network, source)
     checkpoint = open_source(source)
+    if (of_transformer := transformer_keys(network, checkpoint.tensors)) is not None:
+        fitted, skipped, kept = transformer_weights(network, checkpoint.tensors, of_transformer)
+        network.load_state_dict({**network.state_dict(), **fitted})
+        return LoadReport(tuple(fitted), {}, skipped, kept, FORMAT, checkpoint.part)
     row = recognise(checkpoint.tensors, is_lightning=checkpoint.is_lightning)
     names = our_names(checkpoint.tensors, row) if row else {name: name for name in checkpoint.tensors}
     own = network.state_dict()
