@@ -170,7 +170,7 @@ def other_default(place: Path) -> None:
         (other_default, {}, [0, 1, 2]),
         (None, {"overlap": 0.5}, [0, 1, 2]),
         (None, {"inferer#mode": "constant"}, [0, 1, 2]),
-        (None, {"num_workers": 1}, []),
+        (None, {"num_workers": 1, "logits_memory_gb": 0}, []),
     ],
 )
 def test_only_what_is_proved_done_is_left_out(

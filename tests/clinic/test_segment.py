@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,12 +52,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bundle's inference in this process, which saves the seconds of the imports."""
 
-    def run(bundle: Path, options: dict[str, Any], folder: Path) -> None:
-        config = [bundle / "configs" / "inference.json", folder / "options.json"]
-        config[1].write_text(json.dumps(options))
+    def run(bundle: Path, options: dict[str, Any], folder: Path, names: Sequence[str]) -> None:
+        config = [*(bundle / "configs" / f"{name}.json" for name in names), folder / "options.json"]
+        config[-1].write_text(json.dumps(options))
         monai.bundle.run(config_file=[str(file) for file in config], bundle_root=str(bundle))
 
-    monkeypatch.setattr(prediction, "_run", run)
+    monkeypatch.setattr(prediction, "run_inference", run)
 
 
 def labels_of_the_bundle(bundle: Path, images: Path, out: Path, name: str) -> NDArray[Any]:
@@ -162,7 +163,7 @@ ROOT_OF_BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
     [
         (
             "skin_lesion_classification_conv",
-            r"classifies images; its configs/inference\.json reads DICOM and writes the classes",
+            r"classifies images: use medmixers clinic classify, which writes a DICOM SR",
         ),
         ("chest_xray_segmentation_conv", r"takes single pictures; this command segments volumes"),
         ("brain_tissue_segmentation_conv", r"has no weights, model\.pt; train it, or give a file by --checkpoint"),

@@ -98,7 +98,7 @@ def test_plan_is_nnunets(nnunet_folders, monkeypatch, capsys):
     assert config["roi_size"] == [min(edge, 32) for edge in plan.patch_size]
     assert (config["batch_size"], config["accumulate_batches"]) == (plan.batch_size, 1)
     assert (config["num_iterations_per_epoch"], config["cache_rate"]) == (250, 1.0)
-    (resampling,) = (t for t in config["train"]["deterministic_transforms"] if t["_target_"] == "Spacingd")
+    (resampling,) = (t for t in config["train"]["deterministic_transforms"] if t["_target_"].endswith(".Spacingd"))
     assert resampling["pixdim"] == [1.0, 1.0, 5.0]
     assert "num_iterations_per_epoch 250" in (nnunet_folders / "mine_random_mixing" / "docs" / "README.md").read_text()
 

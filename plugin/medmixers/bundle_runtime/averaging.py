@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from functools import partial
 from itertools import combinations
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from medmixers.bundle_runtime.options import ensemble_files
 from medmixers.checkpoints import read_weights
 from medmixers.errors import InputError
+
+SLAB = 2**26  # bytes that are averaged at a time
 
 
 class AveragedPredictions:
@@ -122,16 +124,37 @@ def mirrored_mean(network: Any, axes: Sequence[int], x: Tensor, *args: Any, **kw
 def mean_as_logits(logits: Iterable[Tensor], count: int, *, sigmoid: bool) -> Tensor:
     """Logits whose softmax, or sigmoid, is the mean of the probabilities of ``count`` predictions.
 
+    Two of them are held at a time. Logits of images in single precision are replaced, wherever they lie.
+
     Args:
         logits: the predictions one after another, (B, K, ...) each.
         count: how many.
         sigmoid: as :class:`AveragedPredictions` has it.
     """
-    mean = torch.zeros(())
+    mean: Tensor | None = None
     for each in logits:
-        probabilities = torch.sigmoid(each.float()) if sigmoid else torch.softmax(each.float(), dim=1)
-        mean = mean + probabilities / count
-    return torch.logit(mean) if sigmoid else torch.log(mean)
+        is_replaced = each.dtype == torch.float32 and each.ndim > 2
+        summed = each if is_replaced else torch.empty_like(each, dtype=torch.float32)
+        for rows in _slabs(each):
+            part = each[rows].float()
+            probabilities = (torch.sigmoid(part) if sigmoid else torch.softmax(part, dim=1)) / count
+            summed[rows] = probabilities if mean is None else mean[rows] + probabilities
+        mean = summed
+    if mean is None:
+        raise ValueError("there are no logits to average")
+    for rows in _slabs(mean):
+        mean[rows] = torch.logit(mean[rows]) if sigmoid else torch.log(mean[rows])
+    return mean
+
+
+def _slabs(logits: Tensor) -> Iterator[tuple[slice, ...]]:
+    """Slabs along the first spatial axis; the whole of (B, K)."""
+    if logits.ndim == 2:
+        yield (slice(None),)
+        return
+    rows = max(1, SLAB // (logits[:, :, :1].numel() * 4))
+    for start in range(0, logits.shape[2], rows):
+        yield slice(None), slice(None), slice(start, start + rows)
 
 
 def _loaded(network: nn.Module, path: str) -> nn.Module:

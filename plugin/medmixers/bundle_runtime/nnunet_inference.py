@@ -7,8 +7,9 @@ mirroring and writing are nnU-Net's functions, called as ``nnUNetv2_predict`` ca
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medmixers.bundle_runtime.openvino_inference import openvino_compile
@@ -157,7 +159,8 @@ class NnUNetInferer(Inferer):
         """inputs: preprocessed images (B, C, *spatial) -> half-precision logits (B, classes, *spatial) on the CPU."""
         if not isinstance(network, FoldEnsemble):
             raise InputError(f"network must be a FoldEnsemble, got {type(network).__name__}")
-        return torch.stack([self._logits(image, network).clone() for image in inputs])
+        each = [self._logits(image, network) for image in inputs]
+        return each[0][None] if len(each) == 1 else torch.stack(each)  # no copy of one image's
 
     @torch.inference_mode()
     def _logits(self, image: Tensor, network: FoldEnsemble) -> Tensor:
@@ -203,20 +206,74 @@ class NnUNetSegmentationd(PlansTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             properties = json.loads(result[PROPERTIES])
-            converted = convert_predicted_logits_to_segmentation_with_correct_shape(
+            if not self.save_probabilities:
+                result[key] = torch.from_numpy(segmented(np.asarray(result[key]), self.plans, properties))[None]
+                continue
+            segmentation, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
                 np.asarray(result[key]),
                 self.plans.manager,
                 self.plans.configuration,
                 self.plans.labels,
                 properties,
-                return_probabilities=self.save_probabilities,
+                return_probabilities=True,
             )
-            segmentation, probabilities = converted if self.save_probabilities else (converted, None)
-            if probabilities is not None:
-                write_npz(self.output_dir / self.plans.case_name(properties), probabilities, properties)
-                write_nnunet_json(self.output_dir, self.plans.dataset, self.plans.manager.plans)
+            write_npz(self.output_dir / self.plans.case_name(properties), probabilities, properties)
+            write_nnunet_json(self.output_dir, self.plans.dataset, self.plans.manager.plans)
             result[key] = torch.from_numpy(segmentation)[None]
         return result
+
+
+def segmented(logits: NDArray[Any], plans: Plans, properties: Mapping[str, Any]) -> NDArray[Any]:
+    """nnU-Net's segmentation of logits, on the voxels of the files, with one channel at a time at their size.
+
+    nnU-Net resamples all channels before it compares them. Its resampling of a channel does not depend on the others.
+
+    Args:
+        logits: (K, *spatial), as nnU-Net's predictor returns them.
+        plans: of the model.
+        properties: that undo the preprocessing.
+    """
+
+    def resampled_and_decided(channels: NDArray[Any], *geometry: Any) -> NDArray[np.uint16]:
+        resampled = (
+            np.asarray(plans.configuration.resampling_fn_probabilities(channels[channel : channel + 1], *geometry))[0]
+            for channel in range(len(channels))
+        )
+        return most_likely(resampled) if not plans.labels.has_regions else last_region(resampled, plans.labels)
+
+    configuration = SimpleNamespace(
+        spacing=plans.configuration.spacing, resampling_fn_probabilities=resampled_and_decided
+    )
+    labels = SimpleNamespace(
+        foreground_labels=plans.labels.foreground_labels, convert_logits_to_segmentation=lambda decided: decided
+    )
+    segmentation: NDArray[Any] = convert_predicted_logits_to_segmentation_with_correct_shape(
+        logits, plans.manager, configuration, labels, properties
+    )
+    return segmentation
+
+
+def most_likely(channels: Iterator[NDArray[Any]]) -> NDArray[np.uint16]:
+    """Number of the highest of the channels in each voxel; of equal ones the first, as NumPy's ``argmax``."""
+    highest = next(channels).copy()
+    segmentation = np.zeros(highest.shape, np.uint16)
+    for number, logits in enumerate(channels, start=1):
+        is_higher = logits > highest
+        segmentation[is_higher] = number
+        np.maximum(highest, logits, out=highest)
+    return segmentation
+
+
+def last_region(channels: Iterator[NDArray[Any]], labels: Any) -> NDArray[np.uint16]:
+    """Value of the last region, in nnU-Net's order, that a voxel lies in. ``labels``: nnU-Net's manager of them."""
+    segmentation: NDArray[np.uint16] | None = None
+    for value, logits in zip(labels.regions_class_order, channels, strict=True):
+        if segmentation is None:
+            segmentation = np.zeros(logits.shape, np.uint16)
+        segmentation[labels.apply_inference_nonlin(logits).numpy() > 0.5] = value
+    if segmentation is None:
+        raise InputError("the model has no regions")
+    return segmentation
 
 
 class NnUNetSaved(PlansTransform):

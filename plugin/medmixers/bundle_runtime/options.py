@@ -51,10 +51,11 @@ NUMBERS = {  # from 0 to this
     "ema_decay": 0.999999,
     "layer_decay": 1.0,
     "learning_rate": float("inf"),
+    "logits_memory_gb": float("inf"),
     "overlap": 0.99,
     "tile_step_size": 1.0,
 }
-UNSET = {"layer_decay", "num_iterations_per_epoch"}  # may stay None
+UNSET = {"layer_decay", "logits_memory_gb", "num_iterations_per_epoch"}  # may stay None
 SIZES = {"image_size", "roi_size"}
 FILES_OF_WEIGHTS = 'files of weights, as "models/a.pt,models/b.pt"'
 # Top-level keys that are no options: what MONAI runs, and what is derived from options.

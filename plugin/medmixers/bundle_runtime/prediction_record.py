@@ -18,7 +18,7 @@ from medmixers.files import code_digest, file_digest, file_state
 
 PACKAGE = Path(__file__).parents[1]
 # Keys of inference.json that change where a prediction is made and written, not what it is.
-ELSEWHERE = {"bundle_root", "ckpt_path", "datalist", "dataset_dir", "num_workers", "output_dir"}
+ELSEWHERE = {"bundle_root", "ckpt_path", "datalist", "dataset_dir", "logits_memory_gb", "num_workers", "output_dir"}
 ABOUT = {"_meta_", "continue_prediction", "keep_going", "part"}
 
 

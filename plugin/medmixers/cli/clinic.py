@@ -55,6 +55,47 @@ class Clinic:
                 announce=announce,
             )
 
+    def classify(
+        self,
+        model: str,
+        images: str,
+        out: str,
+        series_uid: str | None = None,
+        checkpoint: str | None = None,
+        device: str | None = None,
+        runtime: str = "torch",
+    ) -> str:
+        """Classify a DICOM image or series and write a DICOM SR.
+
+        A bundle contains code that runs: take it from people you trust.
+
+        Args:
+            model: folder or zip of a bundle.
+            images: DICOM file, or folder that holds one image or one series at any depth.
+            out: DICOM file to write, .dcm.
+            series_uid: SeriesInstanceUID, where the folder holds several.
+            checkpoint: file of weights in place of the bundle's.
+            device: cpu, cuda, cuda:1 or mps; by default a GPU where there is one.
+            runtime: torch, or openvino, which is faster on a CPU.
+
+        Example:
+            medmixers clinic classify my_bundle_v0.1.0.zip IMAGE.dcm report.dcm
+        """
+        with steps("clinic classify") as announce:
+            announce("read the model")
+            from medmixers.clinic.classify import classify_images
+
+            return classify_images(
+                model,
+                images,
+                out,
+                series_uid=series_uid,
+                checkpoint=checkpoint,
+                device=None if device is None else usable_device(device),
+                runtime=runtime,
+                announce=announce,
+            )
+
     def calibrate(
         self,
         model: str,

@@ -22,7 +22,7 @@ from medmixers.tasks.codes import Code
 MANUFACTURER = "medmixers"
 LONGEST = 64  # characters of DICOM's LO
 SERIES_NUMBER = 1000  # is added to that of the source
-NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
+NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 MAY_BE_EMPTY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex",
     "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
@@ -34,7 +34,7 @@ DATES, TIMES = ("PatientBirthDate", "StudyDate"), ("StudyTime",)
 def need_highdicom() -> None:
     """Raise MissingPackageError where the extra ``dicom`` is not installed."""
     if find_spec("highdicom") is None:
-        raise MissingPackageError("DICOM SEG needs the package highdicom: pip install 'medmixers[dicom]'")
+        raise MissingPackageError("writing DICOM needs the package highdicom: pip install 'medmixers[dicom]'")
 
 
 def write_segmentation(out: Path, labels: NDArray[Any], channels: Sequence[Series], model: SegmentationModel) -> None:
@@ -84,13 +84,28 @@ def source_headers(series: Series) -> list[Any]:
     Raises:
         InputError: what a DICOM SEG must refer to is missing; several multi-frame files.
     """
-    headers = [read_header(file) for file in series.files]
+    headers = referenced_headers(series.files, (*NEEDED, "FrameOfReferenceUID"), "a DICOM SEG")
     if len(headers) > 1 and series.slices[0].frame is not None:
         raise InputError(f"the series has {len(headers)} multi-frame files; DICOM SEG is written for one")
-    for file, header in zip(series.files, headers, strict=True):
-        missing = [name for name in NEEDED if not header.get(name)]
+    return headers
+
+
+def referenced_headers(files: Sequence[Path], needed: Sequence[str], by: str) -> list[Any]:
+    """Data sets that an object refers to. Values of patient and study that DICOM does not allow are empty.
+
+    Args:
+        files: of the images.
+        needed: keywords of attributes that must be there.
+        by: the object, for people.
+
+    Raises:
+        InputError: one of them is missing.
+    """
+    headers = [read_header(file) for file in files]
+    for file, header in zip(files, headers, strict=True):
+        missing = [name for name in needed if not header.get(name)]
         if missing:
-            raise InputError(f"{file} has no {', '.join(missing)}, which a DICOM SEG refers to")
+            raise InputError(f"{file} has no {', '.join(missing)}, which {by} refers to")
         for name in MAY_BE_EMPTY:
             if name not in header or not _is_valid(name, str(header[name].value)):
                 setattr(header, name, "")

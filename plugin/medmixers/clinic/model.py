@@ -1,4 +1,4 @@
-"""A model that segments, as a bundle with weights: a bundle's folder, its zip, or a model that nnU-Net trained."""
+"""A model, as a bundle with weights: a bundle's folder, its zip, or, to segment, a model that nnU-Net trained."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from medmixers.tasks.from_yaml import read_segment_codes
 from medmixers.tasks.palette import PALETTE
 
 # What tasks and nnU-Net's channel names call the modalities, in small letters -> DICOM's names
+XRAY = ("CR", "DX")  # computed and digital radiography
 MODALITIES: Mapping[str, str] = {
     "ct": "CT",
     **dict.fromkeys(("pet", "pt", "suv"), "PT"),
@@ -77,6 +78,80 @@ class SegmentationModel:
         return tuple(MODALITIES.get(name.casefold()) for name in names)
 
 
+@dataclass(frozen=True)
+class ClassificationModel:
+    """A bundle that classifies images.
+
+    Args:
+        bundle, name, version, weights, modality: as :class:`SegmentationModel` has them.
+        spatial_dims: of the network: 2 takes one DICOM image, 3 a series.
+        classes: their names, in the order of the ids.
+        multi_label: whether an image has several.
+    """
+
+    bundle: Path
+    name: str
+    version: str
+    weights: Path
+    modality: str
+    spatial_dims: int
+    classes: tuple[str, ...]
+    multi_label: bool
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """DICOM's names of the modality; empty where the bundle does not tell it."""
+        if self.modality.casefold() == "x-ray":
+            return XRAY
+        name = MODALITIES.get(self.modality.casefold())
+        return () if name is None else (name,)
+
+    def decided(self, probabilities: Mapping[str, float]) -> set[str]:
+        """The most probable class; of several labels those from 0.5 on."""
+        if self.multi_label:
+            return {name for name, probability in probabilities.items() if probability >= 0.5}
+        return {max(probabilities, key=lambda name: probabilities[name])}
+
+
+def open_classifier(source: Path, folder: Path, *, checkpoint: str | None, announce: Announce) -> ClassificationModel:
+    """Read a bundle that classifies. Args: as :func:`open_model`.
+
+    Raises:
+        MissingFileError: there is no such bundle, or it has no weights.
+        InputError: a zip that is refused; a bundle that segments, or that takes several files per image.
+    """
+    bundle = source
+    if source.is_file():
+        announce("open the zip")
+        bundle = open_archive(source, folder)
+    config, metadata = (json.loads(_text(bundle, name)) for name in ("inference", "metadata"))
+    image, pred = (metadata["network_data_format"][kind] for kind in ("inputs", "outputs"))
+    if pred["pred"]["format"] == "segmentation":
+        raise InputError(f"{source} segments images; use medmixers clinic segment")
+    channels = pred["pred"]["channel_def"]
+    dims = config["image_reader"]["spatial_dims"]
+    if dims == 3 and image["image"]["num_channels"] > 1:
+        raise InputError(f"{source} takes {image['image']['num_channels']} series per case; this command takes one")
+    activations = [each for each in config["postprocessing"]["transforms"] if each["_target_"] == "Activationsd"]
+    return ClassificationModel(
+        bundle=bundle,
+        name=bundle.resolve().name,
+        version=metadata["version"],
+        weights=_weights(bundle, str(source), checkpoint),
+        modality=image["image"]["modality"],
+        spatial_dims=dims,
+        classes=tuple(channels[key] for key in sorted(channels, key=int)),
+        multi_label=any(each.get("sigmoid") for each in activations),
+    )
+
+
+def _weights(bundle: Path, source: str, checkpoint: str | None) -> Path:
+    weights = Path(checkpoint) if checkpoint is not None else bundle / "models" / "model.pt"
+    if not weights.is_file():
+        raise MissingFileError(f"{source} has no weights, {weights.name}; train it, or give a file by --checkpoint")
+    return weights
+
+
 def open_model(source: Path, folder: Path, *, checkpoint: str | None, announce: Announce) -> SegmentationModel:
     """Read a model. A bundle holds code that will run: open those of people you trust.
 
@@ -122,13 +197,12 @@ def _read_bundle(bundle: Path, source: str, checkpoint: str | None) -> Segmentat
     is_of_nnunet = (bundle / "configs" / "nnunet" / "dataset.json").is_file()
     if metadata["network_data_format"]["outputs"]["pred"]["format"] != "segmentation":
         raise InputError(
-            f"{source} classifies images; its configs/inference.json reads DICOM and writes the classes to a CSV file"
+            f"{source} classifies images: use medmixers clinic classify, which writes a DICOM SR; its "
+            "configs/inference.json writes a CSV file"
         )
     if not is_of_nnunet and config.get("image_reader", {}).get("spatial_dims") != 3:
         raise InputError(f"{source} takes single pictures; this command segments volumes")
-    weights = Path(checkpoint) if checkpoint is not None else bundle / "models" / "model.pt"
-    if not weights.is_file():
-        raise MissingFileError(f"{source} has no weights, {weights.name}; train it, or give a file by --checkpoint")
+    weights = _weights(bundle, source, checkpoint)
     return SegmentationModel(
         bundle=bundle,
         name=bundle.resolve().name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medmixers.clinic.model import SegmentationModel
+from medmixers.clinic.model import ClassificationModel, SegmentationModel
 from medmixers.clinic.series import Series
 from medmixers.datasets.raw_format import NIFTI
 from medmixers.errors import InputError
@@ -73,16 +74,54 @@ def predict(
     return _read(model, channels[0], written)
 
 
+def classify(
+    model: ClassificationModel,
+    files: Sequence[Path],
+    folder: Path,
+    *,
+    device: str | None = None,
+    runtime: str = "torch",
+) -> dict[str, float]:
+    """Probabilities of a case: class -> from 0 to 1, in the order of the classes.
+
+    Args:
+        model: the bundle.
+        files: of one DICOM image, or of a series.
+        folder, device, runtime: as :func:`predict` has them.
+
+    Raises:
+        InputError: what the bundle's own checks refuse.
+    """
+    images, written = folder / "images", folder / "tables"
+    written.mkdir(parents=True)
+    options: dict[str, Any] = {
+        "dataset_dir": str(images),
+        "output_dir": str(written),
+        "datalist": [_linked(files, images / CASE)],
+        "ckpt_path": str(model.weights.resolve()),
+        "num_workers": 0,
+    }
+    if device is not None:
+        options["device"] = f"$torch.device({device!r})"
+    run_inference(model.bundle, options, folder, RUNTIMES[runtime])
+    with open(written / "predictions.csv", newline="", encoding="utf-8") as table:
+        (row,) = csv.DictReader(table)
+    return {name: float(row[name]) for name in model.classes}
+
+
+def _linked(files: Sequence[Path], folder: Path) -> str:
+    """A folder with links to the files."""
+    folder.mkdir(parents=True)
+    for number, file in enumerate(files):
+        (folder / f"{number:05d}_{file.name}").symlink_to(file.resolve())
+    return str(folder)
+
+
 def _linked_folders(channels: Sequence[Series], images: Path) -> str | list[str]:
     """A folder per channel with links to its files: a folder of the user's may hold several series."""
-    folders = []
-    for channel, series in enumerate(channels):
-        folder = images / CASE / f"{channel:04d}" if len(channels) > 1 else images / CASE
-        folder.mkdir(parents=True)
-        for number, file in enumerate(series.files):
-            (folder / f"{number:05d}_{file.name}").symlink_to(file.resolve())
-        folders.append(str(folder))
-    return folders if len(folders) > 1 else folders[0]
+    if len(channels) == 1:
+        return _linked(channels[0].files, images / CASE)
+    return [_linked(series.files, images / CASE / f"{channel:04d}") for channel, series in enumerate(channels)]
 
 
 def _nifti_files(model: SegmentationModel, channels: Sequence[Series], images: Path) -> list[str]:

@@ -59,7 +59,7 @@ def segment_series(
     check_runtime(runtime)
     if out.is_dir() or out.suffix.lower() != ".dcm":
         raise InputError(f"{out} must be a DICOM file to write, .dcm")
-    with _no_values_in_logs(), tempfile.TemporaryDirectory(prefix="medmixers-") as folder:
+    with no_values_in_logs(), tempfile.TemporaryDirectory(prefix="medmixers-") as folder:
         opened = open_model(Path(model), Path(folder), checkpoint=checkpoint, announce=announce)
         opened = with_codes(opened, {} if codes is None else load_codes(codes))
         announce("find the series")
@@ -76,7 +76,7 @@ def segment_series(
 
 
 @contextmanager
-def _no_values_in_logs() -> Iterator[None]:
+def no_values_in_logs() -> Iterator[None]:
     """pydicom quotes the values that break DICOM's rules in warnings, and so a patient's name: here it is silent."""
     from pydicom.config import disable_value_validation
 

@@ -60,7 +60,7 @@ def find_series(source: Path, *, channels: Sequence[str], series_uid: Sequence[s
         InputError: several series without ``series_uid``; another number of series than channels; what
             :func:`medmixers.images.dicom.check_series` refuses; series on different grids.
     """
-    found = _image_series(source)
+    found = image_series(source)
     if not found:
         raise MissingFileError(f"{source} holds no DICOM image")
     listed = "; ".join(
@@ -86,7 +86,7 @@ def find_series(source: Path, *, channels: Sequence[str], series_uid: Sequence[s
     return volumes
 
 
-def _image_series(source: Path) -> dict[str, tuple[str, list[Path]]]:
+def image_series(source: Path) -> dict[str, tuple[str, list[Path]]]:
     """SeriesInstanceUID -> modality and files, of the images below ``source``."""
     if not source.exists():
         raise MissingFileError(f"there is no DICOM series {str(source)!r}")

@@ -79,6 +79,28 @@ def gradient_norms_table(rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> str
     return markdown(header, lines)
 
 
+def large_images_table(figures: Iterable[Mapping[str, Any]]) -> str:
+    """Peak memory and time of predictions of large images.
+
+    Args:
+        figures: one per image (scripts/benchmarks/large_images.py).
+    """
+    header = ["image", "classes", "peak", "time", "MONAI's parts: peak", "time", "other labels"]
+    rows = []
+    for row in figures:
+        cells = [
+            cell
+            for way in ("ours", "MONAI")
+            for cell in (
+                [f"{row['peak_bytes'][way] / 2**30:.2f} GiB", f"{row['seconds'][way]:.0f} s"]
+                if way in row["seconds"]
+                else ["-", "-"]
+            )
+        ]
+        rows.append([row["image"], str(row["classes"]), *cells, "-" if row["differ"] is None else str(row["differ"])])
+    return markdown(header, rows)
+
+
 def exports_table(exports: Mapping[str, Mapping[str, Mapping[str, str] | None]]) -> str:
     """Export support; networks with equal outcomes share a row.
 
@@ -193,6 +215,11 @@ def _gradient_norms(sections: Mapping[str, Section], facts: Mapping[str, Any]) -
     return "\n".join([f"{table}\n", *map(measured_note, found.values())]) if found else NOT_MEASURED
 
 
+def _large_images(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
+    found = _by_device(sections, "large images").values()
+    return "\n\n".join(f"{large_images_table(s['figures'])}\n\n{measured_note(s)}" for s in found) or NOT_MEASURED
+
+
 def _runtimes(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
     found = _by_device(sections, "runtimes").values()
     return "\n\n".join(f"{runtimes_table(s['figures'])}\n\n{measured_note(s)}" for s in found) or NOT_MEASURED
@@ -236,6 +263,7 @@ TABLES: dict[str, Callable[[Mapping[str, Section], Mapping[str, Any]], str]] = {
     "start-up": _startup,
     "gradient norms": _gradient_norms,
     "uncertainty": _uncertainty,
+    "large images": _large_images,
     "exports": _exports,
     "networks": _networks,
 }

@@ -70,7 +70,7 @@ class ClassificationKind(BundleKind):
     def validation_transforms(self) -> tuple[list[Config], list[Config]]:
         return deterministic_transforms(self.row, with_label=False), []  # the label is a number
 
-    def inferer(self, **extra: Any) -> Config:
+    def inferer(self) -> Config:
         return {"_target_": "SimpleInferer"}
 
     def batch_augmentation(self) -> Config:

@@ -68,7 +68,7 @@ def inference_config(row: BundleRow) -> Config:
         "preprocessing": compose(deterministic_transforms(row, with_label=False)),
         "dataset": IMAGES,
         "dataloader": ONE_BY_ONE,
-        "inferer": kind.inferer(sw_device="@window_device"),
+        "inferer": kind.inference_inferer(),
         "postprocessing": compose(kind.inference_postprocessing()),
         "handlers": [
             ONE_LINE_ERRORS,

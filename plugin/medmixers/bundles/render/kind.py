@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from medmixers.bundles.catalog import BundleRow
 from medmixers.bundles.render.parts import Config
@@ -49,8 +49,12 @@ class BundleKind(ABC):
         """Transforms of the image, and of the label."""
 
     @abstractmethod
-    def inferer(self, **extra: Any) -> Config:
-        """The inferer of validation and inference; ``extra`` arguments are those of inference."""
+    def inferer(self) -> Config:
+        """The inferer of validation."""
+
+    def inference_inferer(self) -> Config:
+        """The inferer of inference."""
+        return self.inferer()
 
     def batch_augmentation(self) -> Config:
         """Argument of the trainer: how a batch is made from images that are augmented together."""

@@ -163,7 +163,7 @@ def deterministic_transforms(row: BundleRow, *, with_label: bool, resize: bool =
         transforms.append({"_target_": "CropForegroundd", "keys": keys, "source_key": "image", **rule})
     if task.spacing is not None:
         mode: Any = ["bilinear", "nearest"] if with_label else "bilinear"
-        transforms.append({"_target_": "Spacingd", "keys": keys, "pixdim": list(task.spacing), "mode": mode})
+        transforms.append(ours("resampling.Spacingd", keys=keys, pixdim=list(task.spacing), mode=mode))
     if row.roi_size is None and resize:
         smooth = "bilinear" if task.spatial_dims == 2 else "trilinear"
         mode = [smooth, "nearest"] if with_label else smooth

@@ -6,8 +6,6 @@ engines predictions and labels have one channel per label, so that one metric se
 
 from __future__ import annotations
 
-from typing import Any
-
 from medmixers.bundles.render.kind import BundleKind
 from medmixers.bundles.render.parts import (
     ONE_LINE_ERRORS,
@@ -121,17 +119,23 @@ class SegmentationKind(BundleKind):
         """The label stays on its own grid."""
         return deterministic_transforms(self.row, with_label=False), [*load_files("label"), *self._label_channels()]
 
-    def inferer(self, **extra: Any) -> Config:
+    def inferer(self) -> Config:
         """Windows over the image with Gaussian weights."""
-        slices = {"_target_": "SliceInferer", "spatial_dim": 2}
         return {
-            **(slices if self.row.sees_slices else {"_target_": "SlidingWindowInferer"}),
+            "_target_": "SliceInferer" if self.row.sees_slices else "SlidingWindowInferer",
+            **({"spatial_dim": 2} if self.row.sees_slices else {}),
             "roi_size": "@image_size" if self.row.roi_size is None else "@roi_size",
             "sw_batch_size": "@sw_batch_size",
             "overlap": "@overlap",
             "mode": "gaussian",
-            **extra,
         }
+
+    def inference_inferer(self) -> Config:
+        """Logits may be larger than memory where the windows are smaller than the image."""
+        windows = {**self.inferer(), "sw_device": "@window_device"}
+        if self.row.roi_size is None:
+            return windows
+        return ours(f"windows.{windows.pop('_target_')}", **windows, logits_memory_gb="@logits_memory_gb")
 
     def training_postprocessing(self) -> list[Config]:
         probabilities = [self._to_probabilities()] if self.task.multi_label else []  # argmax needs none
@@ -223,7 +227,8 @@ class SegmentationKind(BundleKind):
         }
 
     def output_options(self) -> Config:
-        return {**self._file_options(), "save_probabilities": False}
+        memory = {} if self.row.roi_size is None else {"logits_memory_gb": None}
+        return {**self._file_options(), "save_probabilities": False, **memory}
 
     def _file_options(self) -> Config:
         """Options of the files of labels, as MONAI's ``SaveImaged`` names them."""
@@ -258,14 +263,29 @@ class SegmentationKind(BundleKind):
         else:
             writer = ours("saving.label_writer", output_ext="@output_ext")
             save = {"_target_": "SaveImaged", **shared, "writer": writer}
+        if self.row.roi_size is not None:
+            return [self._labels_by_pieces(), self._save_probabilities("probabilities"), save]
         probabilities, labels = self._to_original_geometry("@preprocessing")
-        return [*probabilities, self._save_probabilities(), *labels, save]
+        return [*probabilities, self._save_probabilities("pred"), *labels, save]
 
-    def _save_probabilities(self) -> Config:
+    def _labels_by_pieces(self) -> Config:
+        """What :meth:`_to_original_geometry` does, for images of any size."""
+        regions = {} if self.task.regions is None else {"regions": [list(ids) for ids in self.task.regions.values()]}
+        return ours(
+            "inverted_labels.InvertedLabelsd",
+            keys="pred",
+            transform="@preprocessing",
+            orig_keys="image",
+            sigmoid=self.task.multi_label,
+            **regions,
+            probabilities_key="$'probabilities' if @save_probabilities else None",
+        )
+
+    def _save_probabilities(self, key: str) -> Config:
         """Files of the probabilities, on request."""
         return ours(
             "saved_probabilities.ProbabilitiesSaved",
-            keys="pred",
+            keys=key,
             output_dir="@output_dir",
             exclusive=not self.task.multi_label,
             file_ending="@output_ext",
