@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,19 +99,25 @@ def open_bundle(source: Path, folder: Path, *, weights: Path | None, announce: A
         raise MissingFileError(f"{source} has no weights, {file.name}: an untrained network is not sure of anything")
     try:
         output = metadata["network_data_format"]["outputs"]["pred"]
-        (activation,) = (each for each in config["postprocessing"]["transforms"] if each["_target_"] == "Activationsd")
-    except (KeyError, TypeError, ValueError):
+        exclusive = _is_exclusive(config["postprocessing"]["transforms"])
+    except (KeyError, TypeError, StopIteration):
         raise InputError(f"{source} is no bundle of medmixers: its configs do not say what the network gives") from None
     return Bundle(
         folder=root.resolve(),
         source=source,
         weights=file,
         names=tuple(output["channel_def"][key] for key in sorted(output["channel_def"], key=int)),
-        exclusive="softmax" in activation,
+        exclusive=exclusive,
         is_segmentation=output["format"] == "segmentation",
         config=config,
         metadata=metadata,
     )
+
+
+def _is_exclusive(transforms: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the transform that makes probabilities takes a softmax. StopIteration: there is none."""
+    found = next(each for each in transforms if each["_target_"].split(".")[-1] in ("Activationsd", "InvertedLabelsd"))
+    return not found.get("sigmoid", False)
 
 
 @contextmanager

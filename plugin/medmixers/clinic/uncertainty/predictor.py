@@ -249,15 +249,13 @@ class Predictor:
         """The item with maps (N, *spatial) as "pred", on the voxels of the image file."""
         import torch
         from monai.data import MetaTensor
+        from monai.transforms import Invertd
 
         image = item["image"]
         back = {**item, "pred": MetaTensor(torch.from_numpy(maps), meta=image.meta)}
         back["pred"].applied_operations = image.applied_operations
-        for transform in self.postprocessing:
-            if type(transform).__name__ == "Invertd":
-                transform.transform = self.preprocessing  # the parser may have built the config's own again
-                back = transform(back)
-        return back
+        invert = Invertd("pred", self.preprocessing, orig_keys="image", nearest_interp=False, to_tensor=True)
+        return dict(invert(back))
 
     @cached_property
     def postprocessing(self) -> list[Any]:
@@ -270,9 +268,20 @@ class Predictor:
         item = case.item
         with own_input_errors():
             for transform in self.postprocessing:
-                if type(transform).__name__ not in WAY_BACK:
+                if type(transform).__name__ == "InvertedLabelsd":
+                    item = {**item, "pred": self._labels(item["pred"], transform)}
+                elif type(transform).__name__ not in WAY_BACK:
                     item = transform(item)
         return item
+
+    def _labels(self, probabilities: Any, transform: Any) -> Any:
+        """What the bundle's InvertedLabelsd makes of probabilities that are on the voxels of the file already."""
+        if self.bundle.exclusive:
+            return probabilities.argmax(dim=0, keepdim=True)
+        masks = (probabilities >= 0.5).float()
+        if transform.regions is None:
+            return masks
+        return sys.modules[type(transform).__module__].regions_to_ids(masks, transform.regions)  # its own copy
 
     def _facts(self, item: dict[str, Any], image: torch.Tensor, features: Sequence[Vector]) -> ImageFacts:
         mean = np.mean(features, axis=0) if features else None
