@@ -35,7 +35,7 @@ from medmixers.variants import NETWORKS
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
 COMMAND = re.compile(r"(?:medmixers|python|bash|pip) |(?:nnUNetv2_\w+|scripts/\S+\.sh)(?: |$)")
 ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.S)
-PLAIN = {"cd", "export", "git", "mkdir", "pre-commit", "source"}  # commands that are not ours to check
+PLAIN = {"cd", "export", "git", "mkdir", "npm", "pre-commit", "source", "tar"}  # commands that are not ours to check
 MONAI_RUN = {"run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file"}
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from medmixers.cli.device import usable_device
 from medmixers.progress import steps
 
 
 class Clinic:
-    """Predict in the formats of a hospital. Research only: no network here is a medical device."""
+    """Predict in the formats of a hospital, and say how sure that is. Research only: not a medical device."""
 
     def segment(
         self,
@@ -93,3 +95,115 @@ class Clinic:
                 runtime=runtime,
                 announce=announce,
             )
+
+    def calibrate(
+        self,
+        model: str,
+        dataset: str,
+        out: str | None = None,
+        ensemble: str | None = None,
+        use_mirroring: bool = False,
+        fold: int | None = None,
+        device: str | None = None,
+    ) -> str:
+        """Fit a bundle's probabilities to its validation cases, and describe its training images.
+
+        Temperature scaling. A reliability diagram is written next to the calibration, as .svg. A model that has learned
+        nothing is refused.
+
+        Args:
+            model: folder or zip of a bundle with weights; several, as MODEL,MODEL, are averaged.
+            dataset: data set of the training, in nnU-Net's raw format or with datalist.json.
+            out: JSON file to write; models/calibration.json in the bundle's folder by default, which pack takes along.
+            ensemble: files of weights for one model, as FILE,FILE, in place of its own.
+            use_mirroring: average mirrored copies too, as the predictions will.
+            fold: fold of the split, where it is not the bundle's.
+            device: cpu, cuda, cuda:1 or mps; by default a GPU where there is one.
+
+        Example:
+            medmixers clinic calibrate my_bundle nnUNet_raw/Dataset900_BrainTissue --use_mirroring
+        """
+        with steps("clinic calibrate") as announce:
+            announce("read the models")
+            from medmixers.clinic.uncertainty.calibrate import write_calibration
+
+            return write_calibration(
+                _listed(model),
+                dataset,
+                out=out,
+                ensemble=_listed(ensemble),
+                use_mirroring=use_mirroring,
+                fold=fold,
+                device=None if device is None else usable_device(device),
+                announce=announce,
+            )
+
+    def uncertainty(
+        self,
+        model: str,
+        images: str,
+        out: str,
+        ensemble: str | None = None,
+        use_mirroring: bool = False,
+        calibration: str | None = None,
+        device: str | None = None,
+    ) -> str:
+        """Predict images and say how sure that is, and whether they are like the training data.
+
+        Writes labels, maps of entropy and of mutual information, and a JSON file per case. Each structure has a volume
+        with an interval and a predicted Dice. They mean something for a calibrated model only.
+
+        Args:
+            model: folder or zip of a bundle with weights; several, as MODEL,MODEL, are averaged.
+            images: image, DICOM series, folder of these, or data set, whose imagesTs is predicted.
+            out: folder to write.
+            ensemble: files of weights for one model, as FILE,FILE, in place of its own.
+            use_mirroring: average mirrored copies too.
+            calibration: JSON file of clinic calibrate; the bundle's own by default.
+            device: cpu, cuda, cuda:1 or mps; by default a GPU where there is one.
+
+        Example:
+            medmixers clinic uncertainty seed_0.zip,seed_1.zip IMAGES predictions --calibration calibration.json
+        """
+        with steps("clinic uncertainty") as announce:
+            announce("read the models")
+            from medmixers.clinic.uncertainty.command import write_uncertainty
+
+            return write_uncertainty(
+                _listed(model),
+                images,
+                out,
+                ensemble=_listed(ensemble),
+                use_mirroring=use_mirroring,
+                calibration=calibration,
+                device=None if device is None else usable_device(device),
+                announce=announce,
+            )
+
+    def report(self, predictions: str, images: str, out: str, viewer: str | None = None) -> str:
+        """Write one offline HTML page about predictions of clinic uncertainty, for people.
+
+        It shows the images with outlines in three planes, volumes with intervals, where the model is unsure, and what
+        the model was trained on. It holds no text of the image files, but the names of the cases.
+
+        Args:
+            predictions: folder that clinic uncertainty wrote.
+            images: image, or folder of images; each is found again by its SHA-256.
+            out: page to write, .html.
+            viewer: file niivue.umd.js of NiiVue, to scroll through volumes; without it the page runs no script.
+
+        Example:
+            medmixers clinic report predictions IMAGES report.html
+        """
+        with steps("clinic report") as announce:
+            announce("read the predictions")
+            from medmixers.clinic.report.command import write_report
+
+            return write_report(predictions, images, out, viewer=viewer, announce=announce)
+
+
+def _listed(paths: str | None) -> list[str]:
+    """Paths with commas between; a path that is there may hold commas itself."""
+    if not paths:
+        return []
+    return [paths] if os.path.exists(paths) else [each.strip() for each in paths.split(",") if each.strip()]

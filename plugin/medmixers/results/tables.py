@@ -128,6 +128,30 @@ def networks_table(parameters: Mapping[str, Mapping[str, int | None]]) -> str:
     return markdown(["network", "task", "2D", "3D", "source", "summary"], rows).replace("**", r"\*\*")
 
 
+def uncertainty_table(section: Section) -> str:
+    """Flags, Dice and predicted Dice of images with faults (scripts/benchmarks/record_uncertainty.py)."""
+    figures = section["figures"]
+    checks = ("spacing", "intensities", "features")
+    header = ["fault", "flagged", *(f"by {check}" for check in checks), "Dice", "predicted Dice", "volume in interval"]
+    rows = [
+        [
+            row["fault"], f"**{row['flagged']} of {row['images']}**", *(str(row[check]) for check in checks),
+            f"{row['dice']:.3f}", f"{row['predicted_dice']:.3f}", f"{row['inside']:.0%}",
+        ]
+        for row in figures["rows"]
+    ]  # fmt: skip
+    before, after = (f"{error:.3f}" for error in figures["error"])
+    note = (
+        f"Bundle {figures['bundle']}, {figures['epochs']} epochs in {figures['train_seconds']:.0f} s on one core of a "
+        "shared machine. "
+        f"Temperature {figures['temperature']:.2f} from {figures['validation_cases']} validation cases, where the "
+        f"expected calibration error was {before} before and {after} after. Images were compared with "
+        f"{figures['training_images']} images of training and validation. "
+        f"{measured_note(section)}"
+    )
+    return f"{markdown(header, rows)}\n\n{fill(note, WIDTH)}"
+
+
 def runtimes_table(figures: Iterable[Mapping[str, Any]]) -> str:
     """Time, start and memory per network and runtime; the last columns compare with torch.
 
@@ -221,6 +245,10 @@ def _exports(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
     return "\n\n".join([exports_table(outcomes), " ".join(notes)])
 
 
+def _uncertainty(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
+    return uncertainty_table(sections["uncertainty"]) if "uncertainty" in sections else NOT_MEASURED
+
+
 def _networks(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
     return networks_table(facts["parameters"])
 
@@ -234,6 +262,7 @@ TABLES: dict[str, Callable[[Mapping[str, Section], Mapping[str, Any]], str]] = {
     "demo model": _demo_model,
     "start-up": _startup,
     "gradient norms": _gradient_norms,
+    "uncertainty": _uncertainty,
     "large images": _large_images,
     "exports": _exports,
     "networks": _networks,

@@ -31,6 +31,7 @@ from medmixers.files import file_digest, working_folder
 from medmixers.progress import steps
 from medmixers.registry import valid_names
 
+CALIBRATION = "models/calibration.json"  # of medmixers clinic calibrate, which knows the weights by their tensors
 PACKED = " Packed with weights."
 
 
@@ -95,7 +96,11 @@ def pack_bundle(
         card = model_card(
             bundle.name,
             metadata,
-            models=["models/model.pt: a flat state dict", *(_model_line(each, missing) for each in MODELS)],
+            models=[
+                "models/model.pt: a flat state dict",
+                *(_model_line(each, missing) for each in MODELS),
+                *([f"{CALIBRATION}: for medmixers clinic uncertainty"] if (bundle / CALIBRATION).is_file() else []),
+            ],
             metrics=metrics_table(measured, Path(metrics).name)
             if metrics and measured
             else "None were given: these are unknown.",
@@ -114,7 +119,7 @@ def copy_bundle(name: str | Path, folder: Path) -> Path:
     source = Path(name).resolve()
     if (source / "configs" / "metadata.json").is_file():
         bundle = folder / source.name
-        for part in ("LICENSE", "configs", "docs", "models/model.pt", vendored_name(source) or PACKAGE):
+        for part in ("LICENSE", "configs", "docs", "models/model.pt", CALIBRATION, vendored_name(source) or PACKAGE):
             _copy(source / part, bundle / part)
         return bundle
     if str(name) not in BUNDLES:
