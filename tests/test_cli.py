@@ -201,7 +201,7 @@ def test_start_is_quick_and_without_torch(words):
         (["demo", "data", "d", "2", "1", "0", "__class__"], "too many words; usage: medmixers demo data"),
         (["demo", "data", "d", "--", "--trace"], "there is no flag --; valid: "),
         (["nnunet", "env", "--cpu=maybe"], "cpu must be True or False, got 'maybe'"),
-        (["demo", "dat", "d"], "there is no command 'dat'; valid: data; see: medmixers demo --help"),
+        (["demo", "dat", "d"], "there is no command 'dat'; valid: data, predict; see: medmixers demo --help"),
         (
             ["fly"],
             "there is no command 'fly'; valid: bundle, clinic, dataset, demo, explain, list, nnunet, profile, study; ",
@@ -331,7 +331,7 @@ def test_terminated_while_a_file_is_written(medmixers, monkeypatch, tmp_path):
 def test_the_installed_script_and_a_fault_in_a_process():
     out = process("demo", "dat")
     assert out.returncode == 2
-    assert out.stderr == "medmixers: error: there is no command 'dat'; valid: data; see: medmixers demo --help\n"
+    assert out.stderr == "medmixers: error: there is no command 'dat'; valid: data, predict; see: medmixers demo --help\n"
     assert "Traceback" in process("demo", "dat", "--traceback").stderr
     assert process("--help").stdout.startswith("medmixers: token mixers for medical imaging")
 

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's, on every run
 CHECKED_ELSEWHERE = {
     *("evaluated_part", "image_key", "kernel_size", "label_names", "mixer", "network_name", "part"),
     *("output_dtype", "output_ext", "output_postfix", "pretrained_ckpt", "resume_ckpt", "window_device"),
+    "openvino_precision",
 }
 
 

@@ -21,7 +21,7 @@ from medmixers.bundles.render.bundle import render_bundle
 from medmixers.bundles.verify import static_checks
 from medmixers.tasks import TASKS
 
-FILES = sorted(static_checks.FILES)
+FILES = sorted([*static_checks.FILES, "configs/inference_openvino.json"])
 each_bundle = pytest.mark.parametrize("name", sorted(BUNDLES))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,8 @@ class ResamplingBlock(nn.Module):
         shortcut: pointwise; the subclass creates it.
     """
 
-    shortcut: nn.Module
+    if TYPE_CHECKING:  # torch.jit.script knows no modules as annotations
+        shortcut: nn.Module
 
     def __init__(self, *, spatial_dims: int, resample: str, stride: int | Sequence[int]) -> None:
         super().__init__()
