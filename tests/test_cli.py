@@ -331,7 +331,9 @@ def test_terminated_while_a_file_is_written(medmixers, monkeypatch, tmp_path):
 def test_the_installed_script_and_a_fault_in_a_process():
     out = process("demo", "dat")
     assert out.returncode == 2
-    assert out.stderr == "medmixers: error: there is no command 'dat'; valid: data, predict; see: medmixers demo --help\n"
+    assert (
+        out.stderr == "medmixers: error: there is no command 'dat'; valid: data, predict; see: medmixers demo --help\n"
+    )
     assert "Traceback" in process("demo", "dat", "--traceback").stderr
     assert process("--help").stdout.startswith("medmixers: token mixers for medical imaging")
 
