@@ -18,7 +18,9 @@ from medmixers.errors import InputError, MissingPackageError, first_line
 TOLERANCES = {"f32": 1e-3, "bf16": 1e-1}
 PACKAGES = ("openvino", "onnx", "onnxscript")
 SHAPES = 4  # each shape has a compiled network of its own, which holds a copy of the weights
+SAMPLES = 8  # numbers of each tensor of weights that are compared at each call; all are compared when one differs
 Run = Callable[[Tensor], Tensor]
+Mark = tuple[int, int | None, list[float]]
 
 
 def openvino_compile(network: nn.Module, *, precision: str = "f32") -> nn.Module:
@@ -28,7 +30,8 @@ def openvino_compile(network: nn.Module, *, precision: str = "f32") -> nn.Module
     After each compilation torch computes the logits of a random image as well, and both must agree.
 
     torch computes in training mode, where gradients are on, on another device than a CPU, and while a module inside has
-    hooks, which a compiled network would not call. What is not a tensor, such as a switch, must not change afterwards.
+    hooks, which a compiled network would not call. What is not a tensor, such as a switch, must not change afterwards;
+    nor must single weights through NumPy or ``.data``, which leave no trace.
 
     Args:
         network: (B, C, *spatial) -> one tensor of logits, float32.
@@ -56,6 +59,7 @@ class OpenVINOForward:
         self.network = network
         self.precision = precision
         self.weights: list[Tensor] = []  # copies of those that the compiled networks hold
+        self.marks: list[Mark] = []  # of the same weights
         self.compiled: OrderedDict[torch.Size, Run] = OrderedDict()
         self.lock = Lock()  # an inference request serves one call at a time
 
@@ -76,6 +80,8 @@ class OpenVINOForward:
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._is_left_to_torch(x):
+            if self.network.training or torch.is_grad_enabled():
+                self.marks = []  # a training may follow, and fused optimizers leave no version on a tensor
             return self.plain()(x)
         x = x.as_subclass(Tensor)  # of MONAI's MetaTensor
         with self.lock:
@@ -94,8 +100,11 @@ class OpenVINOForward:
         return any(module._forward_hooks or module._forward_pre_hooks for module in inside)
 
     def _forget_other_weights(self) -> None:
-        # By value: fused optimizers and writes through NumPy leave no trace on a tensor.
         tensors = [*self.network.parameters(), *self.network.buffers()]
+        marks = [mark(tensor) for tensor in tensors]
+        if marks == self.marks:
+            return
+        self.marks = marks
         if len(tensors) != len(self.weights) or not all(map(torch.equal, tensors, self.weights)):
             self.compiled.clear()
             self.weights = [tensor.detach().clone() for tensor in tensors]
@@ -123,6 +132,13 @@ class OpenVINOForward:
         self.compiled[x.shape] = run
         if len(self.compiled) > SHAPES:
             self.compiled.popitem(last=False)
+
+
+def mark(tensor: Tensor) -> Mark:
+    """What changes with a tensor's values: its place, its version, and some of its numbers, which NumPy may write."""
+    version = None if tensor.is_inference() else tensor._version
+    numbers = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach()[:1].reshape(-1)
+    return tensor.data_ptr(), version, numbers[:: len(numbers) // SAMPLES + 1].tolist()
 
 
 def _compiled(network: nn.Module, image: Tensor, precision: str) -> Run:
