@@ -124,6 +124,8 @@ def check_medmixers(words: list[str], *, inline: bool = False) -> None:
     if words[:2] == ["nnunet", "run"] and words[2:]:
         check_nnunet(words[2], words[3:], inline=inline)
         return
+    if words == ["--version"]:
+        return
     arguments = bound_arguments(words)
     if inline and arguments is None:
         return
