@@ -36,7 +36,11 @@ COMMANDS: dict[str, list[str]] = {
     "import torch": ["-c", "import torch"],
     "create_network('metaformer_s12')": ["-c", f"import medmixers; {NETWORK}"],
     "import monai.bundle": ["-c", "import monai.bundle"],
-    "import nnunetv2.run.run_training": ["-c", "from nnunetv2.run.run_training import run_training_entry as run; run()", "-h"],
+    "import nnunetv2.run.run_training": [
+        "-c",
+        "from nnunetv2.run.run_training import run_training_entry as run; run()",
+        "-h",
+    ],
 }
 
 
