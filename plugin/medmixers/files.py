@@ -151,9 +151,11 @@ def file_digest(path: Path) -> str:
 
 
 def code_digest(folder: Path, rooms: Iterable[str] = (".",)) -> str:
-    """SHA-256 of the paths and contents of the Python files in some folders of a package."""
+    """SHA-256 of the paths and contents of Python files of a package: those in some folders, and single ones."""
     digest = hashlib.sha256()
-    for path in sorted(path for room in rooms for path in (folder / room).rglob("*.py")):
+    places = [folder / room for room in rooms]
+    single = [place for place in places if place.is_file()]
+    for path in sorted([*single, *(path for place in places for path in place.rglob("*.py"))]):
         digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 

@@ -23,7 +23,7 @@ from comparisons import COMPARISONS
 from measure import as_json, compare
 
 from medmixers.errors import InputError, one_line_errors
-from medmixers.results import MEASURED, check_quiet_machine, describe_run, documents, measured, record, write_json
+from medmixers.results import MEASURED, check_recordable, describe_run, documents, measured, record, write_json
 from medmixers.results.tables import benchmark_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,12 +46,8 @@ def main() -> None:
         raise InputError(f"no comparison has {arguments.only!r} in its name; valid: {', '.join(names)}")
     if arguments.record and arguments.quick:
         raise InputError("--record is for a whole run, without --quick")
-    if arguments.record and run.pop("dirty") is not False:
-        raise InputError("the checkout is not clean or not under git; commit, then run again")
     if arguments.record:
-        check_quiet_machine()
-
-    if arguments.record:
+        check_recordable(run)
         documents.render(ROOT)  # wrong markers must show before the minutes of measuring
 
     rows = []

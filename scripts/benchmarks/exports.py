@@ -54,13 +54,14 @@ def traced(network: nn.Module, image: Tensor) -> Run:
     return torch.jit.load(buffer)
 
 
-def as_onnx(program: torch.export.ExportedProgram) -> Run:
-    """torch.onnx.export of an exported program, run by onnxruntime."""
+def as_onnx(program: torch.export.ExportedProgram, *, threads: int = 0) -> Run:
+    """torch.onnx.export of an exported program, run by onnxruntime; 0 threads leaves their number to it."""
     import onnxruntime
 
     model = torch.onnx.export(program, (), verbose=False)
     assert model is not None  # torch returns None only when it writes a file
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
     options.log_severity_level = 4  # an unsupported size raises; the log would repeat it
     session = onnxruntime.InferenceSession(
         model.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]

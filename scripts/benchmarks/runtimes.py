@@ -20,13 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmark import versions
+from exports import as_onnx
+from measure import has_bfloat16
 from torch import Tensor, nn
 
 from medmixers.bundle_runtime.openvino_inference import openvino_compile
 from medmixers.errors import InputError, first_line, one_line_errors
 from medmixers.factory import create_network
 from medmixers.profiling import in_fresh_process, peak_bytes
-from medmixers.results import check_quiet_machine, describe_run, documents, record
+from medmixers.results import check_recordable, describe_run, documents, record
 from medmixers.results.tables import runtimes_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,17 +73,7 @@ def by_compile(network: nn.Module) -> Forward:
 
 
 def by_onnxruntime(network: nn.Module, x: Tensor) -> Forward:
-    import onnxruntime
-
-    program = torch.onnx.export(torch.export.export(network, (x,)), (), verbose=False)
-    assert program is not None  # torch returns None only when it writes a file
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
-    session = onnxruntime.InferenceSession(
-        program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    (source,) = session.get_inputs()
-    return lambda image: torch.from_numpy(session.run(None, {source.name: image.numpy()})[0])
+    return as_onnx(torch.export.export(network, (x,)), threads=THREADS)
 
 
 def by_openvino(network: nn.Module, *, precision: str) -> Forward:
@@ -89,14 +82,13 @@ def by_openvino(network: nn.Module, *, precision: str) -> Forward:
 
 def runtimes(x: Tensor) -> dict[str, Callable[[nn.Module], Forward]]:
     """Label -> what makes a network run by it."""
-    half = torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16")
     found: dict[str, Callable[[nn.Module], Forward]] = {
         "torch": by_torch,
         "torch.compile": by_compile,
         "ONNX Runtime": partial(by_onnxruntime, x=x),
         "OpenVINO": partial(by_openvino, precision="f32"),
     }
-    if half:
+    if has_bfloat16("cpu"):
         found |= {"torch, bfloat16": by_torch_bfloat16, "OpenVINO, bf16": partial(by_openvino, precision="bf16")}
     return found
 
@@ -167,10 +159,8 @@ def main() -> None:
     run = describe_run(device="cpu", checkout=ROOT)
     if arguments.record and arguments.only:
         raise InputError("--record is for a whole run, without --only")
-    if arguments.record and run.pop("dirty") is not False:
-        raise InputError("the checkout is not clean or not under git; commit, then run again")
     if arguments.record:
-        check_quiet_machine()
+        check_recordable(run)
     torch.set_num_threads(THREADS)
     figures = []
     for label in chosen:
@@ -179,9 +169,7 @@ def main() -> None:
         print(f"{label}: {medians}", file=sys.stderr)
     print(runtimes_table(figures))
     if arguments.record:
-        from importlib.metadata import version
-
-        run["versions"] |= {name: version(name) for name in ("onnxruntime", "openvino")}
+        run["versions"] |= versions(("onnxruntime", "openvino"))
         record("runtimes cpu", figures, run=run)
         documents.write(ROOT)
 

@@ -21,8 +21,8 @@ from statistics import median
 from typing import Any
 
 from medmixers.bundles.verify.synthetic import write_synthetic
-from medmixers.errors import InputError, one_line_errors
-from medmixers.results import check_quiet_machine, describe_run, documents, record
+from medmixers.errors import one_line_errors
+from medmixers.results import check_recordable, describe_run, documents, record
 from medmixers.results.tables import startup_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,10 +100,8 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write the figures and the documents' tables")
     arguments = parser.parse_args()
     run = describe_run(device="cpu", checkout=ROOT)
-    if run.pop("dirty") is not False and arguments.record:
-        raise InputError("the checkout is not clean or not under git; commit, then run again")
     if arguments.record:
-        check_quiet_machine()
+        check_recordable(run)
     figures: list[dict[str, Any]] = []
     for label, command in COMMANDS.items():
         measured(command)  # the first reads files from disk

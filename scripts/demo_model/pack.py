@@ -28,7 +28,7 @@ from train import NETWORK, OPTIONS
 
 from medmixers.bundles.new import new_bundle, read_task
 from medmixers.bundles.share.pack import pack_bundle
-from medmixers.clinic.prediction import run_inference
+from medmixers.clinic.prediction import RUNTIMES, inference_options, run_inference
 from medmixers.demo.predict import LABELS, MODEL
 from medmixers.demo.subjects import load_anatomy
 from medmixers.errors import InputError, one_line_errors
@@ -125,8 +125,8 @@ def measure(bundle: Path, colin27: tuple[Path, Path], folder: Path) -> list[dict
             file = folder / "case.nii.gz"
             voxels = FAULTS[fault](np.asarray(image.dataobj)).astype(np.float32)
             nib.save(nib.Nifti1Image(voxels, image.affine), file)
-            options = {"dataset_dir": str(folder), "datalist": [str(file)], "output_dir": str(folder / "out")}
-            run_inference(bundle, {**options, "num_workers": 0}, folder, ("inference",))
+            options = inference_options(folder, folder / "out", str(file), device=None)
+            run_inference(bundle, options, folder, RUNTIMES["torch"])
             labels = np.asarray(nib.load(folder / "out" / "case.nii.gz").dataobj)
             scores = {tissue: dice(labels == value, reference == value) for value, tissue in LABELS.items()}
             rows.append({"image": name, "fault": fault, "dice": scores})

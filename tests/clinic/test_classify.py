@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import subprocess
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,13 +24,12 @@ from medmixers import create_network
 from medmixers.bundles.catalog import BUNDLES
 from medmixers.bundles.render.bundle import render_bundle
 from medmixers.cli.main import main
-from medmixers.clinic import prediction
 from medmixers.clinic.classify import classify_images
 from medmixers.clinic.model import ClassificationModel
 from medmixers.errors import InputError
 
 highdicom = pytest.importorskip("highdicom", reason="no highdicom: pip install 'medmixers[dicom]'")
-pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's, on every run
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("here")]  # of MONAI, on every run
 PNEUMONIA, NODULE = "chest_xray_pneumonia_classification_grouped_conv", "lung_nodule_classification_grouped_conv"
 SMALL = {"mixer": "grouped_conv", "kernel_size": 3, "depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]}
 PIXELS = np.random.default_rng(0).integers(0, 4000, (40, 50)).astype(np.uint16)
@@ -58,18 +55,6 @@ def write_bundle(folder: Path, name: str) -> Path:
 @pytest.fixture(scope="module")
 def pneumonia(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bundle(tmp_path_factory.mktemp("pneumonia"), PNEUMONIA)
-
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bundle's inference in this process, which saves the seconds of the imports."""
-
-    def run(bundle: Path, options: dict[str, Any], folder: Path, names: Sequence[str]) -> None:
-        config = [*(bundle / "configs" / f"{name}.json" for name in names), folder / "options.json"]
-        config[-1].write_text(json.dumps(options))
-        monai.bundle.run(config_file=[str(file) for file in config], bundle_root=str(bundle))
-
-    monkeypatch.setattr(prediction, "run_inference", run)
 
 
 def picture(file: Path, **tags: Any) -> Path:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import monai.bundle
 import nibabel as nib
 import numpy as np
 import pydicom
@@ -46,18 +43,6 @@ CODE = "{type: [X, 99MINE, X]}"
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_bundle_with_weights(tmp_path_factory.mktemp("bundle"))
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bundle's inference in this process, which saves the seconds of the imports."""
-
-    def run(bundle: Path, options: dict[str, Any], folder: Path, names: Sequence[str]) -> None:
-        config = [*(bundle / "configs" / f"{name}.json" for name in names), folder / "options.json"]
-        config[-1].write_text(json.dumps(options))
-        monai.bundle.run(config_file=[str(file) for file in config], bundle_root=str(bundle))
-
-    monkeypatch.setattr(prediction, "run_inference", run)
 
 
 def labels_of_the_bundle(bundle: Path, images: Path, out: Path, name: str) -> NDArray[Any]:

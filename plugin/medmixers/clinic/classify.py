@@ -5,11 +5,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from medmixers.clinic.dicom_seg import NEEDED, need_highdicom, referenced_headers
+from medmixers.clinic.dicom_seg import NEEDED, referenced_headers
 from medmixers.clinic.dicom_sr import write_report
 from medmixers.clinic.model import ClassificationModel, open_classifier
-from medmixers.clinic.prediction import check_runtime, classify
-from medmixers.clinic.segment import no_values_in_logs
+from medmixers.clinic.prediction import classify
+from medmixers.clinic.segment import check_command, no_values_in_logs
 from medmixers.clinic.series import find_series, image_series
 from medmixers.errors import InputError, MissingFileError
 from medmixers.files import refuse_overwriting_inputs
@@ -46,10 +46,7 @@ def classify_images(
         InputError: a model or images that do not fit; one line that names the fault.
     """
     source, out = Path(source), Path(out)
-    need_highdicom()
-    check_runtime(runtime)
-    if out.is_dir() or out.suffix.lower() != ".dcm":
-        raise InputError(f"{out} must be a DICOM file to write, .dcm")
+    check_command(out, runtime)
     with no_values_in_logs(), tempfile.TemporaryDirectory(prefix="medmixers-") as folder:
         opened = open_classifier(Path(model), Path(folder) / "bundle", checkpoint=checkpoint, announce=announce)
         announce("find the images")

@@ -57,19 +57,12 @@ def predict(
     images.mkdir(parents=True)
     written.mkdir()
     entry = _nifti_files(model, channels, images) if model.is_of_nnunet else _linked_folders(channels, images)
-    options: dict[str, Any] = {
-        "dataset_dir": str(images),
-        "output_dir": str(written),
-        "datalist": [entry],
-        "ckpt_path": str(model.weights.resolve()),
-        "num_workers": 0,
-    }
+    options = inference_options(images, written, entry, device)
+    options["ckpt_path"] = str(model.weights.resolve())
     if "output_ext" in model.config:
         options |= {"output_ext": FILE, "separate_folder": False}
     if "output_postfix" in model.config:
         options["output_postfix"] = ""
-    if device is not None:
-        options["device"] = f"$torch.device({device!r})"
     run_inference(model.bundle, options, folder, RUNTIMES[runtime])
     return _read(model, channels[0], written)
 
@@ -94,19 +87,25 @@ def classify(
     """
     images, written = folder / "images", folder / "tables"
     written.mkdir(parents=True)
-    options: dict[str, Any] = {
-        "dataset_dir": str(images),
-        "output_dir": str(written),
-        "datalist": [_linked(files, images / CASE)],
-        "ckpt_path": str(model.weights.resolve()),
-        "num_workers": 0,
-    }
-    if device is not None:
-        options["device"] = f"$torch.device({device!r})"
+    options = inference_options(images, written, _linked(files, images / CASE), device)
+    options["ckpt_path"] = str(model.weights.resolve())
     run_inference(model.bundle, options, folder, RUNTIMES[runtime])
     with open(written / "predictions.csv", newline="", encoding="utf-8") as table:
         (row,) = csv.DictReader(table)
     return {name: float(row[name]) for name in model.classes}
+
+
+def inference_options(images: Path, written: Path, entry: str | list[str], device: str | None) -> dict[str, Any]:
+    """Options of a bundle's inference for one case.
+
+    Args:
+        images: folder of the case's files.
+        written: folder for the predictions.
+        entry: of the case in the data list: a file or folder, or one per channel.
+        device: as torch names it; None takes the bundle's choice.
+    """
+    options = {"dataset_dir": str(images), "output_dir": str(written), "datalist": [entry], "num_workers": 0}
+    return options if device is None else {**options, "device": f"$torch.device({device!r})"}
 
 
 def _linked(files: Sequence[Path], folder: Path) -> str:

@@ -55,10 +55,7 @@ def segment_series(
         InputError: a model, a series or codes that do not fit; one line that names the fault.
     """
     series, out = Path(series), Path(out)
-    need_highdicom()
-    check_runtime(runtime)
-    if out.is_dir() or out.suffix.lower() != ".dcm":
-        raise InputError(f"{out} must be a DICOM file to write, .dcm")
+    check_command(out, runtime)
     with no_values_in_logs(), tempfile.TemporaryDirectory(prefix="medmixers-") as folder:
         opened = open_model(Path(model), Path(folder), checkpoint=checkpoint, announce=announce)
         opened = with_codes(opened, {} if codes is None else load_codes(codes))
@@ -73,6 +70,14 @@ def segment_series(
         announce("write the DICOM SEG")
         write_segmentation(out, labels, channels, opened)
     return f"{out}: {_sizes(labels, channels[0], opened)}"
+
+
+def check_command(out: Path, runtime: str) -> None:
+    """Raise InputError, before anything is read, unless a DICOM file ``out`` can be written and ``runtime`` exists."""
+    need_highdicom()
+    check_runtime(runtime)
+    if out.is_dir() or out.suffix.lower() != ".dcm":
+        raise InputError(f"{out} must be a DICOM file to write, .dcm")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from medmixers.bundles.share.archive import open_archive
-from medmixers.clinic.prediction import RUNTIMES, check_runtime, run_inference
+from medmixers.clinic.prediction import RUNTIMES, check_runtime, inference_options, run_inference
 from medmixers.datasets.raw_format import NIFTI
 from medmixers.errors import InputError, MissingFileError
 from medmixers.files import refuse_overwriting_inputs, written_whole
@@ -55,13 +55,7 @@ def predict_brain(
         folder = Path(scratch)
         announce("open the model")
         bundle = open_archive(MODEL, folder / "model")
-        options = {
-            "dataset_dir": str(image.parent),
-            "datalist": [str(image)],
-            "output_dir": str(folder / "labels"),
-            "num_workers": 0,
-            **({} if device is None else {"device": f"$torch.device({device!r})"}),
-        }
+        options = inference_options(image.parent, folder / "labels", str(image), device)
         announce("predict")
         run_inference(bundle, options, folder, RUNTIMES[runtime])
         (found,) = (folder / "labels").rglob("*.nii.gz")

@@ -9,7 +9,6 @@ papers' figures; :mod:`medmixers.results.tables` makes the tables of the README 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from medmixers.errors import InputError
-from medmixers.files import written_whole
+from medmixers.files import code_digest, written_whole
 
 MEASURED = Path(__file__).with_name("measured.json")
 NETWORK_FACTS = Path(__file__).with_name("networks.json")
@@ -91,20 +90,21 @@ def record(section: str, figures: Any, *, run: Mapping[str, Any], path: Path = M
 
 
 def measured_code_digest(checkout: str | Path) -> str:
-    """SHA-256, 16 digits, of the files of ``MEASURED_CODE``: their paths and contents."""
-    package = Path(checkout) / "plugin" / "medmixers"
-    digest = hashlib.sha256()
-    for part in map(package.joinpath, MEASURED_CODE):
-        for path in sorted(part.rglob("*.py")) if part.is_dir() else [part]:
-            if path.is_file():
-                digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
+    """First 16 digits of the digest of ``MEASURED_CODE``."""
+    return code_digest(Path(checkout) / "plugin" / "medmixers", MEASURED_CODE)[:16]
 
 
 def older_than_the_code(checkout: str | Path) -> list[str]:
     """Sections of measured.json whose figures an older state of ``MEASURED_CODE`` gave."""
     now = measured_code_digest(checkout)
     return [name for name, section in measured().items() if section.get("code") != now]
+
+
+def check_recordable(run: dict[str, Any]) -> None:
+    """Take ``dirty`` out of a run that will be recorded. Raise InputError if it is not False, or on a busy machine."""
+    if run.pop("dirty") is not False:
+        raise InputError("the checkout is not clean or not under git; commit, then run again")
+    check_quiet_machine()
 
 
 def check_quiet_machine(seconds: float = 2.0) -> None:

@@ -204,35 +204,22 @@ def _study(name: str) -> Callable[[Mapping[str, Section], Mapping[str, Any]], st
     return lambda sections, facts: study_table(sections[name]) if name in sections else NOT_MEASURED
 
 
-def _benchmark(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
-    found = _by_device(sections, "benchmark").values()
-    return "\n\n".join(f"{benchmark_table(s['figures'])}\n\n{measured_note(s)}" for s in found) or NOT_MEASURED
+def _each(
+    kind: str, table: Callable[[Iterable[Mapping[str, Any]]], str]
+) -> Callable[[Mapping[str, Section], Mapping[str, Any]], str]:
+    """A table and its note for each section "KIND" or "KIND DEVICE"."""
+
+    def tables(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
+        found = [section for name, section in sections.items() if name == kind or name.startswith(f"{kind} ")]
+        return "\n\n".join(f"{table(s['figures'])}\n\n{measured_note(s)}" for s in found) or NOT_MEASURED
+
+    return tables
 
 
 def _gradient_norms(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
     found = _by_device(sections, "gradient norms")
     table = gradient_norms_table({device: section["figures"]["rows"] for device, section in found.items()})
     return "\n".join([f"{table}\n", *map(measured_note, found.values())]) if found else NOT_MEASURED
-
-
-def _large_images(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
-    found = _by_device(sections, "large images").values()
-    return "\n\n".join(f"{large_images_table(s['figures'])}\n\n{measured_note(s)}" for s in found) or NOT_MEASURED
-
-
-def _runtimes(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
-    found = _by_device(sections, "runtimes").values()
-    return "\n\n".join(f"{runtimes_table(s['figures'])}\n\n{measured_note(s)}" for s in found) or NOT_MEASURED
-
-
-def _startup(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
-    section = sections.get("start-up cpu")
-    return f"{startup_table(section['figures'])}\n\n{measured_note(section)}" if section else NOT_MEASURED
-
-
-def _demo_model(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
-    section = sections.get("demo model")
-    return f"{demo_model_table(section['figures'])}\n\n{measured_note(section)}" if section else NOT_MEASURED
 
 
 def _exports(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
@@ -257,13 +244,13 @@ def _networks(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
 TABLES: dict[str, Callable[[Mapping[str, Section], Mapping[str, Any]], str]] = {
     "demo": _study("demo"),
     "compare_nnunet": _study("compare_nnunet"),
-    "benchmark": _benchmark,
-    "runtimes": _runtimes,
-    "demo model": _demo_model,
-    "start-up": _startup,
+    "benchmark": _each("benchmark", benchmark_table),
+    "runtimes": _each("runtimes", runtimes_table),
+    "demo model": _each("demo model", demo_model_table),
+    "start-up": _each("start-up", startup_table),
     "gradient norms": _gradient_norms,
     "uncertainty": _uncertainty,
-    "large images": _large_images,
+    "large images": _each("large images", large_images_table),
     "exports": _exports,
     "networks": _networks,
 }
