@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -25,6 +22,7 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 import torch
+from processes import bundle_command, run_python
 
 from medmixers.errors import InputError, one_line_errors
 from medmixers.results import check_quiet_machine, describe_run, documents, record
@@ -154,15 +152,7 @@ def predicted(folder: Path, way: str, overlay: dict[str, Any], case: Case) -> tu
         **overlay,
     }
     (folder / f"{way}.json").write_text(json.dumps(options), "utf-8")
-    configs = [str(BUNDLE / "configs" / "inference.json"), str(folder / f"{way}.json")]
-    command = ["-m", "monai.bundle", "run", "--bundle_root", str(BUNDLE), "--config_file", str(configs)]
-    start = time.monotonic()
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    return time.monotonic() - start, usage.ru_maxrss * 1024
+    return run_python(bundle_command(BUNDLE, ["inference.json", folder / f"{way}.json"], {}))
 
 
 if __name__ == "__main__":
