@@ -41,7 +41,7 @@ def main() -> None:
     names = [name for name in COMPARISONS if arguments.device != "cpu" or not COMPARISONS[name].gpu]
     names = [name for name in names if COMPARISONS[name].quick or not arguments.quick]
     chosen = [name for name in names if arguments.only in name]
-    run = describe_run(device=arguments.device, checkout=ROOT)
+    run = describe_run("benchmark", device=arguments.device, checkout=ROOT)
     if not chosen:
         raise InputError(f"no comparison has {arguments.only!r} in its name; valid: {', '.join(names)}")
     if arguments.record and arguments.quick:

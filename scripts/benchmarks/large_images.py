@@ -68,7 +68,7 @@ def main() -> None:
     chosen = [case for case in CASES if arguments.only in case.name]
     if not chosen:
         raise InputError(f"no image has {arguments.only!r} in its name; valid: {'; '.join(c.name for c in CASES)}")
-    run = describe_run(device="cpu", checkout=ROOT)
+    run = describe_run("large images", device="cpu", checkout=ROOT)
     if arguments.record and (arguments.only or run.pop("dirty") is not False):
         raise InputError("--record is for all images of a checkout that is clean and under git")
     if arguments.record:

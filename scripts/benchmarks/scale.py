@@ -43,18 +43,19 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write the figures and the documents' tables")
     parser.add_argument("--draw", action="store_true", help="measure nothing, draw the record")
     arguments = parser.parse_args()
-    run = describe_run(device="cpu", checkout=ROOT)
     if arguments.draw:
         draw_record()
         return
+    parts = [arguments.only] if arguments.only else PARTS
+    runs = {part: describe_run(f"scale {part}", device="cpu", checkout=ROOT) for part in parts}
     if arguments.record:
-        check_recordable(run)
+        check_recordable(*runs.values())
     documents.render(ROOT)  # wrong markers must show before the minutes of measuring
-    for part in [arguments.only] if arguments.only else PARTS:
+    for part in parts:
         figures = figures_of(part)(announce=lambda line: print(line, file=sys.stderr, flush=True))
         print(SCALE_TABLES[f"scale {part}"](figures), flush=True)
         if arguments.record:
-            record(f"scale {part} cpu", figures, run=run)
+            record(f"scale {part} cpu", figures, run=runs[part])
     if arguments.record:
         documents.write(ROOT)
         draw_record()
