@@ -41,6 +41,9 @@ MEASURED_CODE: Mapping[str, tuple[str, ...]] = {
         *_networks(*CLASSIFIERS, *SEGFORMER, *TOKEN_UNETS), *KEUTH, "mixers/sep_conv.py",
         "bundle_runtime/openvino_inference.py",
     ),
+    "limits": (
+        *_networks(*CLASSIFIERS), *_mixers("pooling", "grouped_conv", "random_mixing"),
+    ),
     "gradient norms": (*_networks(*CLASSIFIERS), *_mixers("local_attention")),
     "large images": RUNNING,
     "start-up": ("cli", "registry.py", *_networks(*SEGFORMER, *CLASSIFIERS), *_mixers("grouped_conv"), *RUNNING),

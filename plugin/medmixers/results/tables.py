@@ -12,6 +12,7 @@ from textwrap import fill
 from typing import Any
 
 from medmixers.results import measured_note
+from medmixers.results.limits import limits_tables
 from medmixers.results.markdown import markdown
 from medmixers.results.scale import bundle_scale_table, loading_table, ranks_table, scale_table
 from medmixers.variants import NETWORKS
@@ -199,9 +200,7 @@ def _study(name: str) -> Callable[[Mapping[str, Section], Mapping[str, Any]], st
     return lambda sections, facts: study_table(sections[name]) if name in sections else NOT_MEASURED
 
 
-def _each(
-    kind: str, table: Callable[[Iterable[Mapping[str, Any]]], str]
-) -> Callable[[Mapping[str, Section], Mapping[str, Any]], str]:
+def _each(kind: str, table: Callable[[Any], str]) -> Callable[[Mapping[str, Section], Mapping[str, Any]], str]:
     """A table and its note for each section "KIND" or "KIND DEVICE"."""
 
     def tables(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
@@ -273,6 +272,7 @@ TABLES: dict[str, Callable[[Mapping[str, Section], Mapping[str, Any]], str]] = {
     "scale mixers": _drawn(
         "scale mixers", scale_table, "scale_mixers.svg", "Time and memory of a training step over the tokens"
     ),
+    "limits": _each("limits", limits_tables),
     "exports": _exports,
     "networks": _networks,
 }
