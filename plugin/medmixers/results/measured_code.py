@@ -33,10 +33,12 @@ CLASSIFIERS = ("metaformer", "blocks", "classifier")
 SEGFORMER = ("metaformer", "blocks", "segformer", "deep_supervision")
 TOKEN_UNETS = ("token_unet", "token_unet_released", "token_transformer", "token_mlp_mixer", "deep_supervision")
 RUNNING = ("bundle_runtime", "images", "datasets/image_files.py", "datasets/raw_format.py", "datasets/raw_checks.py")
+BENCHMARK = (*_networks(*CLASSIFIERS, *TOKEN_UNETS), *KEUTH, "mixers/sep_conv.py")
 STUDY = (*_networks(*SEGFORMER, *TOKEN_UNETS), *KEUTH, "nnunet")
 # kind of section -> files and folders of the package that its figures depend on
 MEASURED_CODE: Mapping[str, tuple[str, ...]] = {
-    "benchmark": (*_networks(*CLASSIFIERS, *TOKEN_UNETS), *KEUTH, "mixers/sep_conv.py"),
+    "benchmark": BENCHMARK,
+    "allocator": BENCHMARK,
     "runtimes": (
         *_networks(*CLASSIFIERS, *SEGFORMER, *TOKEN_UNETS), *KEUTH, "mixers/sep_conv.py",
         "bundle_runtime/openvino_inference.py",

@@ -12,6 +12,7 @@ from textwrap import fill
 from typing import Any
 
 from medmixers.results import measured_note
+from medmixers.results.allocator import allocator_table
 from medmixers.results.limits import limits_tables
 from medmixers.results.markdown import markdown
 from medmixers.results.scale import bundle_scale_table, loading_table, ranks_table, scale_table
@@ -272,6 +273,7 @@ TABLES: dict[str, Callable[[Mapping[str, Section], Mapping[str, Any]], str]] = {
     "scale mixers": _drawn(
         "scale mixers", scale_table, "scale_mixers.svg", "Time and memory of a training step over the tokens"
     ),
+    "allocator": _each("allocator", allocator_table),
     "limits": _each("limits", limits_tables),
     "exports": _exports,
     "networks": _networks,
