@@ -15,6 +15,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from math import prod
 from pathlib import Path
 from statistics import median
@@ -63,16 +64,9 @@ def main() -> None:
 
 def figures_of(part: str) -> Callable[..., list[dict[str, Any]]]:
     """The function that measures a part. Imported here: every fresh process imports what this file imports."""
-    if part == "bundles":
-        from scale_bundles import bundle_figures as measuring
-    elif part == "ranks":
-        from scale_ranks import ranks_figures as measuring
-    elif part == "loading":
-        from scale_loading import loading_figures as measuring
-    else:
-        from scale_networks import scale_figures
-
-        measuring = partial(scale_figures, part)
+    if part in DRAWN:
+        return partial(import_module("scale_networks").scale_figures, part)
+    measuring: Callable[..., list[dict[str, Any]]] = import_module(f"scale_{part}").scale_figures
     return measuring
 
 

@@ -22,7 +22,7 @@ from medmixers.bundles.new import new_bundle
 from medmixers.files import copy_file
 from medmixers.tasks.spec import Label, TaskSpec
 
-CASES, CLASSES = (1, 33, 65, 129), (2, 18, 34, 66)
+CASES, CLASSES = (1, 33, 129), (2, 18, 66)
 SMALL, LARGE = 32, 96  # voxels along an edge of the image: over cases, over classes
 FEW = 3  # classes where cases are counted
 SPACING, NETWORK_SPACING = 1.2, 1.5  # mm
@@ -34,12 +34,12 @@ NOTES = {  # what follows from the code
 }
 
 
-def bundle_figures(
+def scale_figures(
     *,
     cases: Sequence[int] = CASES,
     classes: Sequence[int] = CLASSES,
     large: int = LARGE,
-    repeats: int = 2,
+    repeats: int = 1,
     announce: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
     """One row per command and what it is counted over: counts, seconds and peaks.

@@ -46,7 +46,7 @@ runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 """
 
 
-def loading_figures(
+def scale_figures(
     *, cases: Sequence[int] = CASES, steps: int = STEPS, announce: Callable[[str], None] = lambda line: None
 ) -> list[dict[str, Any]]:
     """One row per kind of data and number of cases."""

@@ -20,12 +20,12 @@ from medmixers.mixers.build import create_mixer
 from medmixers.profiling import in_fresh_process, peak_bytes
 from medmixers.results.scale import QUADRATIC
 
-THREADS, ROUNDS = 2, 3
+THREADS, ROUNDS = 2, 2
 NETWORK = "metaformer_segformer_s12"
 KEUTH = ("identity", "pooling", "conv", "grouped_conv", "local_attention", "global_attention", "random_mixing")
 MIXERS = {"networks": KEUTH, "mixers": KEUTH[1:]}  # identity alone does nothing
 PASSES = ("inference", "training step")
-LONGEST = 15.0  # seconds: a pass that is predicted to take longer is left out
+LONGEST = 12.0  # seconds: a pass that is predicted to take longer is left out
 QUICK = 2.0  # seconds of a visit: longer ones are not repeated in further rounds
 ENOUGH, MOST = 0.3, 9  # seconds, and repeats, after which a visit repeats a pass no more
 CHANNELS = 64  # of a mixer alone

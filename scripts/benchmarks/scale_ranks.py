@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from medmixers.factory import create_network
 
-RANKS, THREADS, EDGE, BATCH, STEPS = 2, 1, 64, 2, 7
+RANKS, THREADS, EDGE, BATCH, STEPS = 2, 1, 64, 2, 5
 NETWORKS = {
     "metaformer_segformer_s12 grouped_conv": ("metaformer_segformer_s12", {"mixer": "grouped_conv"}),
     "token_unet_released_8": ("token_unet_released_8", {}),
@@ -30,7 +30,7 @@ def counted(sent: list[int], bucket: GradBucket) -> torch.futures.Future[torch.T
     return work.get_future().then(lambda future: future.value()[0])
 
 
-def ranks_figures(
+def scale_figures(
     *,
     networks: Sequence[str] = tuple(NETWORKS),
     edge: int = EDGE,

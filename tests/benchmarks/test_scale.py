@@ -51,6 +51,7 @@ def test_table_states_what_is_found_expected_and_left_out():
     assert lines[3].endswith("| 2.00 (2) | 1.00 (1) |")
     assert "| 3D, training step | " in text
     assert set(SCALE_TABLES) == {f"scale {part}" for part in scale.PARTS}
+    assert all(callable(scale.figures_of(part)) for part in scale.PARTS)
     assert {TABLES[name]({}, {}) for name in SCALE_TABLES} == {"Not measured yet."}
 
 
@@ -141,9 +142,9 @@ def test_figures_are_drawn_alike_each_time(tmp_path):
 
 @pytest.mark.slow
 def test_small_runs_of_bundles_and_loading():
-    rows = scale_bundles.bundle_figures(cases=(1, 2), classes=(2, 3), large=24, repeats=1)
+    rows = scale_bundles.scale_figures(cases=(1, 2), classes=(2, 3), large=24, repeats=1)
     assert [(row["command"], row["over"]) for row in rows] == list(scale_bundles.NOTES)
     assert all(min(row["seconds"]) > 0 for row in rows)
-    few, more = scale_loading.loading_figures(cases=(20, 40), steps=5)[:2]
+    few, more = scale_loading.scale_figures(cases=(20, 40), steps=5)[:2]
     assert few["opens_per_step"] == more["opens_per_step"]
     assert few["opens_start"] < more["opens_start"] < 3 * few["opens_start"]

@@ -98,7 +98,7 @@ def test_a_slide_smaller_than_a_window_is_padded_as_monai_does(bundle, whole, tm
 
 def test_the_label_map_is_a_pyramid_that_openslide_reads(tmp_path):
     labels = np.random.default_rng(0).integers(0, 8, (1300, 2100), np.uint8)
-    write_label_map(tmp_path / "out.tif", labels, mpp=0.25)
+    write_label_map(tmp_path / "out.tif", labels, mpp=(0.25, 0.24))
     with tifffile.TiffFile(tmp_path / "out.tif") as file:
         assert [page.shape for page in file.pages] == [(1300, 2100), (650, 1050), (325, 525), (163, 263)]
         assert all(page.is_tiled for page in file.pages)
@@ -107,6 +107,7 @@ def test_the_label_map_is_a_pyramid_that_openslide_reads(tmp_path):
     with openslide.OpenSlide(tmp_path / "out.tif") as opened:
         assert opened.level_count == 4
         assert float(opened.properties["openslide.mpp-x"]) == pytest.approx(0.25, rel=1e-6)
+        assert float(opened.properties["openslide.mpp-y"]) == pytest.approx(0.24, rel=1e-6)
         part = np.asarray(opened.read_region((700, 600), 0, (30, 20)))[..., 0]
     np.testing.assert_array_equal(part, labels[600:620, 700:730])
 
@@ -117,6 +118,7 @@ def test_a_view_is_the_level_that_fits(tmp_path):
     for mpp, level, factor in ((0.25, 0, 1), (0.5, 1, 1), (1.02, 2, 1), (0.75, 0, 3), (3.0, 2, 3)):
         with open_slide(slide, mpp) as view:
             assert (view.level, view.factor) == (level, factor)
+            assert view.mpp == pytest.approx((mpp if mpp != 1.02 else 1.0,) * 2)  # its own
             expected = np.asarray(Image.fromarray(pixels).reduce(2**level))[: 5 * factor, : 7 * factor]
             expected = expected.reshape(5, factor, 7, factor, 3).mean((1, 3))
             np.testing.assert_allclose(view.read((0, 0), (7, 5)), expected.transpose(2, 1, 0), atol=0.51)

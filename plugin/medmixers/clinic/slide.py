@@ -79,9 +79,9 @@ def segment_slide(
             labels = OnDisk(view.size[::-1], np.uint8)
             counts = write_labels(predictor, view, labels)
             announce("write the label map")
-            write_label_map(out, labels.array, mpp=asked, touched=labels.touched)
+            write_label_map(out, labels.array, mpp=view.mpp, touched=labels.touched)
     shares = (f"{bundle.names[k]} {count / counts.sum():.1%}" for k, count in enumerate(counts) if count)
-    return f"{out}: {view.size[0]} x {view.size[1]} pixels of {asked:g} microns, {', '.join(shares)}"
+    return f"{out}: {view.size[0]} x {view.size[1]} pixels of {view.mpp[0]:.3g} microns, {', '.join(shares)}"
 
 
 def check_bundle(bundle: Bundle) -> None:

@@ -17,7 +17,7 @@ from medmixers.files import written_whole
 
 TILE = 512  # edge of a tile of label maps, in pixels
 TOLERANCE = 0.05  # of microns per pixel, relative
-MOST_REDUCED = 16  # pixels of a finer level that are averaged along each edge, at most
+MOST_REDUCED = 8  # pixels of a finer level that are averaged along each edge, at most
 BIG = 2**31  # bytes of labels from which on a TIFF is a BigTIFF
 Pixels = NDArray[np.uint8]
 
@@ -33,6 +33,7 @@ class SlideView:
         level: that is read.
         factor: number of its pixels along each edge that make up one pixel.
         size: (x, y) in pixels.
+        mpp: its own microns per pixel, (x, y), which may be a little off those that were asked for.
     """
 
     name: str
@@ -41,6 +42,7 @@ class SlideView:
     level: int
     factor: int
     size: tuple[int, int]
+    mpp: tuple[float, float]
 
     def read(self, low: Sequence[int], high: Sequence[int]) -> Pixels:
         """Pixels from (x, y) ``low`` to ``high``, (3, x, y); several pixels of the level are averaged."""
@@ -85,9 +87,11 @@ def open_slide(path: Path, mpp: float) -> Iterator[SlideView]:
     except openslide.OpenSlideError as error:  # also a format that it does not know
         raise InputError(f"{path} is no slide that OpenSlide reads: {first_line(error)}") from None
     with slide:
-        level, factor = level_for(path, level_mpps(path, reader, slide), mpp)
+        mpps = level_mpps(path, reader, slide)
+        level, factor = level_for(path, mpps, mpp)
         height, width = (extent // factor for extent in reader.get_size(slide, level))
-        yield SlideView(path.name, reader, slide, level, factor, (width, height))
+        own_y, own_x = (each * factor for each in mpps[level])
+        yield SlideView(path.name, reader, slide, level, factor, (width, height), (own_x, own_y))
 
 
 def level_mpps(path: Path, reader: Any, slide: Any) -> list[tuple[float, float]]:
@@ -115,14 +119,14 @@ def level_for(path: Path, mpps: Sequence[tuple[float, float]], mpp: float) -> tu
 
 
 def write_label_map(
-    out: Path, labels: NDArray[Any], *, mpp: float, touched: Callable[[int], None] = lambda size: None
+    out: Path, labels: NDArray[Any], *, mpp: Sequence[float], touched: Callable[[int], None] = lambda size: None
 ) -> None:
     """Write a tiled TIFF with levels of half the size each, whole or not at all.
 
     Args:
         out: the file.
         labels: (y, x); a view of a file is read tile by tile.
-        mpp: microns per pixel.
+        mpp: microns per pixel, (x, y).
         touched: called with the number of bytes that each tile read.
     """
     import tifffile
@@ -140,7 +144,7 @@ def write_label_map(
                 shape=view.shape,
                 dtype=np.uint8,
                 subfiletype=int(level > 0),
-                resolution=(10000 / (mpp * step),) * 2,
+                resolution=[10000 / (each * step) for each in mpp],
                 resolutionunit="CENTIMETER",
                 metadata=None,
                 **options,
