@@ -51,6 +51,7 @@ MEASURED_CODE: Mapping[str, tuple[str, ...]] = {
     "start-up": ("cli", "registry.py", *_networks(*SEGFORMER, *CLASSIFIERS), *_mixers("grouped_conv"), *RUNNING),
     "demo": STUDY,
     "compare_nnunet": STUDY,
+    "laptop": (*STUDY, "recipes.py"),
     "demo model": (*_networks(*TOKEN_UNETS), *RUNNING),
     "uncertainty": (*_networks(*SEGFORMER), *_mixers("grouped_conv"), *RUNNING, "clinic/uncertainty"),
     "scale networks": (*_networks(*SEGFORMER), *KEUTH),
