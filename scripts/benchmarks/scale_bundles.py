@@ -20,7 +20,8 @@ from processes import bundle_command, run_python
 
 from medmixers.bundles.new import new_bundle
 from medmixers.files import copy_file
-from medmixers.tasks.spec import Label, TaskSpec
+from medmixers.tasks.palette import with_background
+from medmixers.tasks.spec import TaskSpec
 
 CASES, CLASSES = (1, 33, 129), (2, 18, 66)
 SMALL, LARGE = 32, 96  # voxels along an edge of the image: over cases, over classes
@@ -76,8 +77,7 @@ def scale_figures(
 
 def write_bundle(folder: Path, cases: int, classes: int, edge: int) -> tuple[Path, Path]:
     """A bundle for so many classes with weights, and a data set with so many held-out cases; folder must not exist."""
-    labels = tuple(Label(f"label {k}", (k, k, k)) for k in range(classes))
-    bundle = new_bundle(task(labels), network="metaformer_segformer_s12", mixer="conv", out=folder)
+    bundle = new_bundle(task(classes), network="metaformer_segformer_s12", mixer="conv", out=folder)
     data = folder / "data"
     write_cases(data, cases, classes, edge)
     arguments = {"in_channels": 1, "out_channels": classes, "kernel_size": 3, "padding": 1}
@@ -89,8 +89,9 @@ def write_bundle(folder: Path, cases: int, classes: int, edge: int) -> tuple[Pat
     return bundle, folder
 
 
-def task(labels: tuple[Label, ...]) -> TaskSpec:
-    """A task with these labels."""
+def task(classes: int) -> TaskSpec:
+    """A task with so many labels, the background among them."""
+    labels = with_background(*(f"label {k}" for k in range(1, classes)))
     return TaskSpec(
         name="scale", title="Scale", task="segmentation", modality="CT", spatial_dims=3, channels=("CT",),
         labels=labels, spacing=(NETWORK_SPACING,) * 3, intensity="window", window=(-200.0, 300.0), validation_every=5,
