@@ -58,7 +58,8 @@ class Target:
 def best(function: Callable[[], object], *, seconds: float = 0.3) -> float:
     """Shortest time of a call in seconds, after a first one."""
     function()
-    times, start = [], time.perf_counter()
+    times: list[float] = []
+    start = time.perf_counter()
     while not times or time.perf_counter() - start < seconds:
         before = time.perf_counter()
         function()

@@ -81,7 +81,10 @@ def write_bundle(folder: Path, cases: int, classes: int, edge: int) -> tuple[Pat
     data = folder / "data"
     write_cases(data, cases, classes, edge)
     arguments = {"in_channels": 1, "out_channels": classes, "kernel_size": 3, "padding": 1}
-    overlay = {"network_def": {"_target_": "torch.nn.Conv3d", **arguments}, "device": "$torch.device('cpu')"}
+    overlay: dict[str, Any] = {
+        "network_def": {"_target_": "torch.nn.Conv3d", **arguments},
+        "device": "$torch.device('cpu')",
+    }
     overlay |= {"dataset_dir": str(data), "roi_size": [LARGE] * 3, "sw_batch_size": 1, "amp": False, "num_workers": 0}
     (folder / "overlay.json").write_text(json.dumps(overlay), "utf-8")
     torch.manual_seed(0)

@@ -108,9 +108,10 @@ def predicted_excess(row: Mapping[str, Any], before: Mapping[str, Any] | None) -
     seconds = min(before["ms"]) / 1000 * growth ** (2 if row["mixer"] in QUADRATIC else 1)
     if seconds > LONGEST:
         return "time"
-    available = available_bytes()
-    peak = before["peak_mib"]
-    return "memory" if None not in (available, peak) and peak * 2**20 * growth > 0.8 * available else None
+    available, peak = available_bytes(), before["peak_mib"]
+    if available is None or peak is None:
+        return None
+    return "memory" if peak * 2**20 * growth > 0.8 * available else None
 
 
 def available_bytes() -> int | None:

@@ -3,7 +3,7 @@
 # No postponed annotations: DistributedDataParallel checks the one of a communication hook.
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from medmixers.factory import create_network
 
 RANKS, THREADS, EDGE, BATCH, STEPS = 2, 1, 64, 2, 5
-NETWORKS = {
+NETWORKS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "metaformer_segformer_s12 grouped_conv": ("metaformer_segformer_s12", {"mixer": "grouped_conv"}),
     "token_unet_released_8": ("token_unet_released_8", {}),
 }

@@ -213,8 +213,8 @@ class Band:
         for transform in self.preprocessing:
             item = transform(item)
         window = torch.zeros(1, 3, *self.roi)
-        inside = (slice(a - b, c - b) for a, b, c in zip(low, start, high, strict=True))
-        window[(0, slice(None), *inside)] = torch.as_tensor(item["image"])
+        columns, rows = (slice(a - b, c - b) for a, b, c in zip(low, start, high, strict=True))
+        window[0, :, columns, rows] = torch.as_tensor(item["image"])
         return window
 
     def add(self, place: tuple[slice, ...], logits: torch.Tensor) -> None:
