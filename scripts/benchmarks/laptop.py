@@ -107,14 +107,14 @@ def shapes_case(rng: np.random.Generator) -> tuple[Volume, Volume, NDArray[np.fl
     label = np.zeros(SHAPE, np.uint8)
     for value, (radius, intensity, number) in enumerate(ELLIPSOIDS, start=1):
         for _ in range(number):
-            centre = (SHAPE * rng.uniform(0.28, 0.72, 3)).reshape(3, 1, 1, 1)
+            centre = (np.array(SHAPE) * rng.uniform(0.28, 0.72, 3)).reshape(3, 1, 1, 1)
             axes = (radius * rng.uniform(0.75, 1.3, 3)).reshape(3, 1, 1, 1)
             inside = (((grid - centre) / axes) ** 2).sum(0) < 1
             if not label[inside].any():
                 image[inside] += intensity
                 label[inside] = value
     for _ in range(5):
-        low = (SHAPE * rng.uniform(0.2, 0.75, 3)).astype(int)
+        low = (np.array(SHAPE) * rng.uniform(0.2, 0.75, 3)).astype(int)
         cube = tuple(slice(start, start + int(rng.integers(4, 10))) for start in low)
         if not label[cube].any():
             image[cube] += rng.choice([-0.6, 0.6])

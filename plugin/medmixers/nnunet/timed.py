@@ -66,12 +66,17 @@ class nnUNetTrainerTimed(nnUNetTrainerMedMixers):
         self.train_start = self.train_end = 0.0
         self.steps_done = 0
 
+    @property
+    def length(self) -> int:
+        """Minutes of this run."""
+        return int(self.run_minutes or 0)  # never None here: the class has ``minutes``
+
     def _with_network(self, plans: dict[str, Any], configuration: str, device: torch.device) -> dict[str, Any]:
         """On a CPU, the batch of the plans is first made as small as the minutes ask for."""
         changed = deepcopy(plans)
         row = PlansManager(changed).get_configuration(configuration)
         if device.type == "cpu":
-            batch, patch = smaller_batch(row.batch_size, row.patch_size, voxels=VOXELS_PER_MINUTE * self.run_minutes)
+            batch, patch = smaller_batch(row.batch_size, row.patch_size, voxels=VOXELS_PER_MINUTE * self.length)
             changed["configurations"][configuration].update(batch_size=batch, patch_size=patch)
         self.planned = _batch_text(row.batch_size, row.patch_size)
         return super()._with_network(changed, configuration, device)
@@ -99,7 +104,7 @@ class nnUNetTrainerTimed(nnUNetTrainerMedMixers):
         batch = _batch_text(row.batch_size, row.patch_size)
         smaller = f" instead of {self.planned}, so that there are enough steps" if batch != self.planned else ""
         return [
-            f"A run of {self.run_minutes} minutes on {self.device}, {self.num_epochs} epochs of equal time:",
+            f"A run of {self.length} minutes on {self.device}, {self.num_epochs} epochs of equal time:",
             f"- {batch}{smaller}",
             f"- {recipe.optimizer}, learning rate {recipe.learning_rate} after a warm-up over a tenth of the run, then "
             "a cosine: SGD learns small structures too late",
@@ -112,7 +117,7 @@ class nnUNetTrainerTimed(nnUNetTrainerMedMixers):
         super().on_train_epoch_start()
         now = time.monotonic()
         if self.deadline is None:
-            self.deadline = now + 60 * self.run_minutes - self._logged_seconds()
+            self.deadline = now + 60 * self.length - self._logged_seconds()
             self._time_steps()
             between = 0.0
         else:
