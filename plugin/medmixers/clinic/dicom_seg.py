@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmixers.clinic.model import Segment, SegmentationModel
-from medmixers.clinic.series import Series
+from medmixers.clinic.series import MANUFACTURER, Series
 from medmixers.errors import InputError, MissingPackageError
 from medmixers.files import file_digest, written_whole
 from medmixers.images.dicom import read_header
 from medmixers.tasks.codes import Code
 
-MANUFACTURER = "medmixers"
 LONGEST = 64  # characters of DICOM's LO
 SERIES_NUMBER = 1000  # is added to that of the source
 NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")

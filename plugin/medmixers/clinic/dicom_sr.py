@@ -8,8 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from medmixers.clinic.dicom_seg import LONGEST, MANUFACTURER, SERIES_NUMBER
+from medmixers.clinic.dicom_seg import LONGEST, SERIES_NUMBER
 from medmixers.clinic.model import ClassificationModel
+from medmixers.clinic.series import MANUFACTURER
 from medmixers.files import file_digest, written_whole
 from medmixers.tasks.codes import OWN_SCHEME
 

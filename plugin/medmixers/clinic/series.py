@@ -14,7 +14,8 @@ from medmixers.images.dicom import GRID_TOLERANCE, Slice, check_series, is_dicom
 
 # DICOM objects that may have rows and columns, but are no images to segment
 NOT_IMAGES = {"SEG", "RTDOSE", "PR", "SR", "KO", "REG"}
-FOUND = ("SeriesInstanceUID", "Modality", "Rows")
+MANUFACTURER = "medmixers"  # of all objects that this package writes; its pictures are no input either
+FOUND = ("SeriesInstanceUID", "Modality", "Manufacturer", "Rows")
 
 
 class Series(NamedTuple):
@@ -97,7 +98,7 @@ def image_series(source: Path) -> dict[str, tuple[str, list[Path]]]:
             continue
         header = read_header(path, FOUND)
         modality = str(header.get("Modality") or "")
-        if "Rows" in header and modality not in NOT_IMAGES:
+        if "Rows" in header and modality not in NOT_IMAGES and header.get("Manufacturer") != MANUFACTURER:
             found.setdefault(str(header.get("SeriesInstanceUID", path)), (modality, []))[1].append(path)
     return found
 
