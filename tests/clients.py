@@ -97,7 +97,8 @@ CLIENTS = {
         "all checks of `medmixers bundle verify`: train, evaluate, predict, export; a folder and a zip",
     ),
     "MONAI model zoo, CI": Client(
-        checkout("model-zoo"), "`ci/verify_bundle.py -m full`: files, metadata, shapes, TorchScript"
+        checkout("model-zoo"),
+        "`ci/verify_bundle.py -m full`: files, version, properties, shapes, TorchScript; not the schema",
     ),
     "MONAI Deploy App SDK": Client(
         package("monai-deploy-app-sdk", "holoscan-cu13"),

@@ -17,10 +17,10 @@ from dicom_files import write_multi_frame
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medmixers.clinic.dicom_seg import write_segmentation
-from medmixers.clinic.model import Segment, SegmentationModel
+from medmixers.clinic.model import SegmentationModel
 from medmixers.clinic.series import find_series
 from medmixers.errors import InputError
+from medmixers.images.dicom_seg import Segment, write_segmentation
 from medmixers.tasks.codes import ABNORMAL_STRUCTURE, LEFT_KIDNEY, LIVER, own
 
 highdicom = pytest.importorskip("highdicom", reason="no highdicom: pip install 'medmixers[dicom]'")

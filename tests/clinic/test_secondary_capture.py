@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydicom.pixels import apply_windowing
 from skimage.segmentation import find_boundaries
 
-from medmixers.clinic.model import Segment, SegmentationModel
+from medmixers.clinic.model import SegmentationModel
 from medmixers.clinic.secondary_capture import (
     legend,
     percentile_window,
@@ -26,6 +26,7 @@ from medmixers.clinic.secondary_capture import (
 )
 from medmixers.clinic.series import find_series
 from medmixers.errors import InputError
+from medmixers.images.dicom_seg import Segment
 
 pytest.importorskip("highdicom", reason="no highdicom: pip install 'medmixers[dicom]'")
 SHAPE = (17, 14, 5)

@@ -24,10 +24,11 @@ from medmixers.bundles.share.archive import write_archive
 from medmixers.bundles.share.pack import pack_bundle
 from medmixers.cli.main import main
 from medmixers.clinic import prediction
-from medmixers.clinic.model import Segment, open_model
+from medmixers.clinic.model import open_model
 from medmixers.clinic.segment import segment_series
 from medmixers.clinic.series import find_series
 from medmixers.errors import InputError
+from medmixers.images.dicom_seg import Segment
 from medmixers.progress import silent
 from medmixers.tasks import TASKS
 from medmixers.tasks.palette import coloured

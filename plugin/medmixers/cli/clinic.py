@@ -157,7 +157,7 @@ class Clinic:
         with an interval and a predicted Dice. They mean something for a calibrated model only.
 
         Args:
-            model: folder or zip of a bundle with weights, or a folder TRAINER__PLANS__CONFIGURATION of nnU-Net; several,
+            model: folder or zip of a bundle with weights, or folder TRAINER__PLANS__CONFIGURATION of nnU-Net. Several,
                 as MODEL,MODEL, are averaged.
             images: image, DICOM series, folder of these, or data set, whose imagesTs is predicted.
             out: folder to write.

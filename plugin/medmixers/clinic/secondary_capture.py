@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medmixers.clinic.dicom_seg import LONGEST, SERIES_NUMBER, source_headers
-from medmixers.clinic.model import Segment, SegmentationModel
-from medmixers.clinic.series import MANUFACTURER, Series
+from medmixers.clinic.model import SegmentationModel
 from medmixers.errors import InputError
-from medmixers.files import file_digest, written_whole
+from medmixers.files import written_whole
 from medmixers.images.dicom import Slice, read_slices
+from medmixers.images.dicom_seg import LONGEST, MANUFACTURER, SERIES_NUMBER, Segment, Series, source_headers
 
 STAMP = "RESEARCH ONLY"
 READABLE = 512  # pixels of the longest side at least: each pixel of a smaller image becomes a square of pixels
@@ -55,7 +53,7 @@ def write_secondary_capture(folder: Path, labels: NDArray[Any], series: Series, 
         model: what found the structures.
 
     Raises:
-        InputError: the folder holds files; what :func:`medmixers.clinic.dicom_seg.source_headers` refuses.
+        InputError: the folder holds files; what :func:`medmixers.images.dicom_seg.source_headers` refuses.
     """
     import highdicom as hd
 
@@ -67,37 +65,45 @@ def write_secondary_capture(folder: Path, labels: NDArray[Any], series: Series, 
     factor = -(-READABLE // max(voxels.shape[:2]))
     made_by = {
         "ManufacturerModelName": model.name[:LONGEST],
-        "SoftwareVersions": f"medmixers {version('medmixers')}",
-        "DeviceSerialNumber": file_digest(model.weights),
+        "SoftwareVersions": model.software,
+        "DeviceSerialNumber": model.weights_sha256,
         "SeriesDescription": f"{model.name[: LONGEST - 26]}, outlines, research only",
         "BurnedInAnnotation": "NO",  # DICOM means text that identifies the patient
     }
-    uid = hd.UID()
+    series_uid = hd.UID()
     with written_whole(folder) as partial:
         partial.mkdir()
         for number, slice_ in enumerate(series.slices):
             masks = masks_of_slice(labels, number, len(model.segments))
-            source = sources[slice_.file]
-            image = hd.sc.SCImage.from_ref_dataset(
-                source,
-                pixel_array=picture(voxels[:, :, number].T, masks, model.segments, window, factor),
-                photometric_interpretation="RGB",
-                bits_allocated=8,
-                coordinate_system="PATIENT",
-                patient_orientation=[_letter(direction) for direction in slice_.directions],
-                pixel_spacing=[step / factor for step in slice_.spacing],
-                series_instance_uid=uid,
-                series_number=(SERIES_NUMBER + 1 + int(source.get("SeriesNumber") or 0)) % 2**31,
-                sop_instance_uid=hd.UID(),
-                instance_number=number + 1,
-                manufacturer=MANUFACTURER,
-                transfer_syntax_uid="1.2.840.10008.1.2.1",  # Explicit VR Little Endian
-            )
-            image.Laterality = source.get("Laterality") or ""  # of a paired part of the body
+            pixels = picture(voxels[:, :, number].T, masks, model.segments, window, factor)
+            image = _image(pixels, slice_, sources[slice_.file], factor, series_uid, number + 1)
             for name, value in made_by.items():
                 setattr(image, name, value)
-            _set_place(image, slice_, source, factor)
             image.save_as(partial / f"{number + 1:05d}.dcm")
+
+
+def _image(pixels: Pixels, slice_: Slice, source: Any, factor: int, series_uid: str, number: int) -> Any:
+    """The DICOM object of a picture: in the study of its source, at the place of its slice."""
+    import highdicom as hd
+
+    image = hd.sc.SCImage.from_ref_dataset(
+        source,
+        pixel_array=pixels,
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=[_letter(direction) for direction in slice_.directions],
+        pixel_spacing=[step / factor for step in slice_.spacing],
+        series_instance_uid=series_uid,
+        series_number=(SERIES_NUMBER + 1 + int(source.get("SeriesNumber") or 0)) % 2**31,
+        sop_instance_uid=hd.UID(),
+        instance_number=number,
+        manufacturer=MANUFACTURER,
+        transfer_syntax_uid="1.2.840.10008.1.2.1",  # Explicit VR Little Endian
+    )
+    image.Laterality = source.get("Laterality") or ""  # of a paired part of the body
+    _set_place(image, slice_, source, factor)
+    return image
 
 
 def stated_window(header: Any) -> Window | None:
@@ -161,7 +167,8 @@ def legend(segments: Sequence[Segment], width: int) -> Pixels:
 
     font = ImageFont.load_default()
     words = [(STAMP, WHITE), *((segment.name.replace("_", " "), segment.colour) for segment in segments)]
-    left, line, placed = 0, 0, []
+    left, line = 0, 0
+    placed: list[tuple[tuple[int, int], str, tuple[int, ...]]] = []
     for word, colour in words:
         length = int(font.getlength(word)) + GAP
         if left and left + length > width:

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medmixers.clinic.dicom_seg import need_highdicom, source_headers, write_segmentation
 from medmixers.clinic.model import SegmentationModel, open_model, with_codes
 from medmixers.clinic.prediction import check_runtime, predict
 from medmixers.clinic.secondary_capture import check_folder, write_secondary_capture
-from medmixers.clinic.series import Series, find_series
+from medmixers.clinic.series import find_series
 from medmixers.errors import InputError
 from medmixers.files import refuse_overwriting_inputs
+from medmixers.images.dicom_seg import Series, need_highdicom, source_headers, write_segmentation
 from medmixers.progress import Announce, note, silent
 from medmixers.tasks.from_yaml import load_codes
 

@@ -15,7 +15,7 @@ from medmixers.results.tables import markdown
 
 CLIENTS = Path(__file__).with_name("clients.json")
 CODE = (  # what clients run or read, below plugin/medmixers
-    "bundle_runtime", "bundles/render", "bundles/share", "clinic", "images", "nnunet/bundle.py",
+    "bundle_runtime", "bundles/render", "bundles/share", "clinic", "codes.py", "images", "nnunet/bundle.py",
 )  # fmt: skip
 
 
