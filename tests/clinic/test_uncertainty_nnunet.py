@@ -51,6 +51,7 @@ def by_nnunet(
     model: Path, images: Path, out: Path, *, folds: tuple[int, ...] = (0, 1), mirror: bool = False
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Labels (X, Y, Z) and probabilities (K, Z, Y, X) of nnU-Net's own prediction."""
+    out.mkdir(parents=True)
     predictor = nnUNetPredictor(use_mirroring=mirror, device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(model), folds)
     predictor.predict_from_files_sequential(str(images), str(out), save_probabilities=True)
