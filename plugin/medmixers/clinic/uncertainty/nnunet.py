@@ -97,7 +97,7 @@ class FoldsPredictor(Predictor):
             return Case(probabilities, probabilities, None, item, facts)
         disagreement = np.maximum(entropy(copies, exclusive=self.bundle.exclusive) - inner, 0)
         back = self._way_back_of(np.concatenate([copies, disagreement[None]]), properties)
-        return Case(self._whole(back[:-1]), self._whole(back[:-1]), np.maximum(back[-1], 0), item, facts)
+        return Case(probabilities, self._whole(back[:-1]), np.maximum(back[-1], 0), item, facts)
 
     def decide(self, case: Case) -> dict[str, Any]:
         """Write the label file of ``case.item`` with nnU-Net's writer."""
