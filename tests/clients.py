@@ -92,10 +92,6 @@ CLIENTS = {
         "`nnUNetv2_predict_from_modelfolder` and `clinic segment` label one series: the same voxels",
     ),
     "torchrun": Client(package("torch"), "two ranks train a classification by `configs/multi_gpu_train.json`"),
-    "monai.bundle": Client(
-        package("monai"),
-        "all checks of `medmixers bundle verify`: train, evaluate, predict, export; a folder and a zip",
-    ),
     "MONAI model zoo, CI": Client(
         checkout("model-zoo"),
         "`ci/verify_bundle.py -m full`: files, version, properties, shapes, TorchScript; not the schema",
@@ -104,10 +100,6 @@ CLIENTS = {
         package("monai-deploy-app-sdk", "holoscan-cu13"),
         "an application from DICOM to DICOM SEG with `MonaiBundleInferenceOperator`: the voxels of `clinic segment`",
     ),
-    "MONAI Label, /info and /train": Client(
-        checkout("MONAILabel"), "the server of its `monaibundle` app over HTTP; the weights change"
-    ),
-    "MONAI Label, /infer": Client(checkout("MONAILabel"), "the same server labels an image: the bundle's own labels"),
     "3D Slicer, MONAIViz": Client(
         checkout("SlicerMONAIViz"), "its parser lists the transforms of every bundle that trains"
     ),

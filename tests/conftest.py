@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("clients of medmixers")
     words = "with -m client: write what the clients did to plugin/medmixers/results/clients.json"
     group.addoption("--record-clients", action="store_true", help=words)
-    words = "folder with git checkouts named MONAILabel, model-zoo and SlicerMONAIViz"
+    words = "folder with git checkouts named model-zoo and SlicerMONAIViz"
     group.addoption("--client-checkouts", metavar="FOLDER", help=words)
 
 

@@ -243,7 +243,6 @@ def test_monais_own_shape_check(sound: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.client("monai.bundle")
 @pytest.mark.parametrize("form", ["folder", "zip"])
 def test_a_bundle_passes_all_checks(form: str, sound: Path, tmp_path: Path) -> None:
     subject: Path = sound

@@ -1,4 +1,4 @@
-"""Other software runs a packed bundle: MONAI Deploy, MONAI Label, the model zoo's checks, 3D Slicer's parser.
+"""Other software takes a packed bundle: MONAI Deploy, the model zoo's checks, 3D Slicer's parser.
 
 MONAI Deploy must be installed next to this package. The others run from checkouts, --client-checkouts.
 """
@@ -6,26 +6,20 @@ MONAI Deploy must be installed next to this package. The others run from checkou
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
-import torch
-from bundle_helpers import ROOT, write_dataset
+from bundle_helpers import ROOT
 from clinic_series import STUDY, voxels_in
 from dicom_files import oblique_directions, write_series
 from small_bundle import write_small_bundle_with_weights
-from test_orthanc import free_port
 
 from medmixers.bundles.share.archive import open_archive
 from medmixers.bundles.share.pack import pack_bundle
@@ -33,7 +27,6 @@ from medmixers.clinic.segment import segment_series
 
 SHAPE = (20, 22, 18)
 SPACING = (2.0, 2.0, 3.1)  # square pixels: Deploy exchanges the two spacings, see test_deploy.py
-WAIT = 120  # seconds until MONAI Label answers
 pytestmark = pytest.mark.slow
 CheckoutOf = Callable[[str], Path]
 
@@ -105,91 +98,3 @@ def test_slicers_parser_lists_the_transforms_of_every_bundle(checkout_of: Checko
         names = [each["_target_"] for each in train["deterministic_transforms"] + train["random_transforms"]]
         assert [each["_target_"] for each in listed] == names
         assert names
-
-
-class Server:
-    """MONAI Label's server, with its app for bundles."""
-
-    def __init__(self, port: int) -> None:
-        self.address = f"http://127.0.0.1:{port}"
-
-    def ask(self, path: str, body: Any = None) -> bytes:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.address}/{path}", data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=600) as answer:
-            return bytes(answer.read())
-
-
-@pytest.fixture
-def server(bundle: Path, checkout_of: CheckoutOf, tmp_path: Path) -> Iterator[Server]:
-    """With the labelled cases of a small data set."""
-    label = checkout_of("MONAILabel")
-    missing = [name for name in ("fastapi", "uvicorn", "schedule", "timeloop") if find_spec(name) is None]
-    if missing:
-        pytest.skip(f"MONAI Label needs {', '.join(missing)}: pip install {' '.join(missing)}")
-    shutil.copytree(label / "sample-apps" / "monaibundle", tmp_path / "app")
-    shutil.copytree(bundle, tmp_path / "app" / "model" / bundle.name)
-    data = write_dataset(tmp_path / "Dataset001_Tiny")
-    labels = tmp_path / "studies" / "labels" / "final"
-    labels.mkdir(parents=True)
-    for image in sorted((data / "imagesTr").iterdir()):
-        case = image.name.replace("_0000.nii.gz", ".nii.gz")
-        shutil.copy(image, tmp_path / "studies" / case)
-        shutil.copy(data / "labelsTr" / case, labels / case)
-    port = free_port()
-    command = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(tmp_path / "app")]
-    command += ["--studies", str(tmp_path / "studies"), "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--conf", "models", bundle.name, "--conf", "zoo_source", "local", "--conf", "sam2", "false"]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(label),
-        "MONAI_LABEL_TRACKING_ENABLED": "false",
-        "HOME": str(tmp_path),
-    }
-    with open(tmp_path / "server.log", "w") as log:
-        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
-        try:
-            made = Server(port)
-            for _ in range(WAIT):
-                try:
-                    made.ask("info/")
-                    break
-                except OSError:
-                    assert process.poll() is None, (tmp_path / "server.log").read_text()[-3000:]
-                    time.sleep(1)
-            yield made
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-@pytest.mark.client("MONAI Label, /info and /train")
-def test_label_knows_the_bundle_and_trains_it(server: Server, bundle: Path, tmp_path: Path) -> None:
-    info = json.loads(server.ask("info/"))
-    assert list(info["models"]) == list(info["trainers"]) == [bundle.name]
-    assert set(info["models"][bundle.name]["labels"]) == {"grey_matter", "white_matter"}
-    weights = tmp_path / "app" / "model" / bundle.name / "models" / "model.pt"
-    before = torch.load(weights, weights_only=True)
-    task = json.loads(
-        server.ask(f"train/{bundle.name}?run_sync=true", {"max_epochs": 1, "device": "cpu", "multi_gpu": False})
-    )
-    log = (tmp_path / "server.log").read_text()
-    assert task["status"] == "DONE", log[-3000:]
-    after = torch.load(weights, weights_only=True)
-    assert list(after) == list(before)
-    assert any(not torch.equal(after[name], before[name]) for name in before), log[-3000:]
-
-
-@pytest.mark.client("MONAI Label, /infer")
-def test_label_predicts_the_bundles_labels(server: Server, bundle: Path, tmp_path: Path) -> None:
-    image = min((tmp_path / "studies").glob("*.nii.gz"))
-    case = image.name.removesuffix(".nii.gz")
-    answer = server.ask(f"infer/{bundle.name}?image={case}&output=image&params=" + "{}", {})
-    (tmp_path / "label.nii.gz").write_bytes(answer)
-    options = {"dataset_dir": str(image), "output_dir": str(tmp_path / "out"), "num_workers": "0"}
-    command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(bundle), "--config_file"]
-    command += [str(bundle / "configs" / "inference.json")]
-    run(*command, *(word for key, value in options.items() for word in (f"--{key}", value)), cwd=tmp_path)
-    expected = np.asarray(nib.load(tmp_path / "out" / image.name).dataobj)
-    np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "label.nii.gz").dataobj), expected)
-    assert expected.any()
