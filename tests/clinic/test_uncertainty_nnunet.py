@@ -94,6 +94,7 @@ def test_labels_and_entropy_are_nnunets(model: Path, images: Path, tmp_path: Pat
     assert said.startswith("case: shell ")
 
 
+@pytest.mark.slow
 def test_mutual_information_is_that_of_the_folds(model: Path, images: Path, tmp_path: Path) -> None:
     """On images of the plans' spacing, where nothing is resampled."""
     (tmp_path / "images").mkdir()
@@ -108,6 +109,7 @@ def test_mutual_information_is_that_of_the_folds(model: Path, images: Path, tmp_
     np.testing.assert_allclose(maps["mutual_information"], expected.transpose(2, 1, 0), atol=2e-3)
 
 
+@pytest.mark.slow
 def test_mirrored_copies_are_members_too(model: Path, images: Path, tmp_path: Path) -> None:
     labels, p = by_nnunet(model, images, tmp_path / "nnunet", folds=(0, 1), mirror=True)
     write_uncertainty([model], images, tmp_path / "ours", use_mirroring=True, device="cpu")
@@ -118,6 +120,7 @@ def test_mirrored_copies_are_members_too(model: Path, images: Path, tmp_path: Pa
     assert maps["mutual_information"].max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", ["NibabelIOWithReorient", "NibabelIO"])
 def test_readers_that_turn_images(reader: str, images: Path, tmp_path: Path) -> None:
     """Regions, of one fold: one member."""
@@ -137,6 +140,7 @@ def test_readers_that_turn_images(reader: str, images: Path, tmp_path: Path) -> 
     assert inside[voxels != 0].all()
 
 
+@pytest.mark.slow
 def test_a_page_shows_them(model: Path, images: Path, tmp_path: Path) -> None:
     write_uncertainty([model], images, tmp_path / "ours", device="cpu")
     assert write_report(tmp_path / "ours", images, tmp_path / "report.html").endswith("report.html: 1 case")
@@ -145,6 +149,7 @@ def test_a_page_shows_them(model: Path, images: Path, tmp_path: Path) -> None:
     assert "Not calibrated" in page
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_said_in_a_line(model: Path, images: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"has no configs/train\.json, which splits the data"):
         write_calibration([model], images, out=tmp_path / "calibration.json", device="cpu")
