@@ -168,12 +168,12 @@ def legend(segments: Sequence[Segment], width: int) -> Pixels:
     font = ImageFont.load_default()
     words = [(STAMP, WHITE), *((segment.name.replace("_", " "), segment.colour) for segment in segments)]
     left, line = 0, 0
-    placed: list[tuple[tuple[int, int], str, tuple[int, ...]]] = []
+    placed: list[tuple[tuple[int, int], str, tuple[int, int, int]]] = []
     for word, colour in words:
         length = int(font.getlength(word)) + GAP
         if left and left + length > width:
             left, line = 0, line + 1
-        placed.append(((left, line * LINE), word, tuple(colour)))
+        placed.append(((left, line * LINE), word, colour))
         left += length
     strip = Image.new("RGB", (width, (line + 1) * LINE))
     draw = ImageDraw.Draw(strip)

@@ -75,9 +75,10 @@ class FoldsPredictor(Predictor):
 
         item, image = self.load(entry)
         total: Tensor | None = None
-        copies, inner = np.zeros(1, np.float32), np.zeros(1, np.float32)
+        copies: Array = np.zeros(1, np.float32)
+        inner: Array = np.zeros(1, np.float32)
         for fold in self.network.folds:
-            of_fold = np.zeros(1, np.float32)
+            of_fold: Array = np.zeros(1, np.float32)
             for flip in self.mirrored:
                 logits = self._member(image, fold, flip)
                 of_fold = of_fold + logits / len(self.mirrored)
@@ -150,8 +151,8 @@ class FoldsPredictor(Predictor):
             maps, shape, before if len(before) == len(shape) else [after[0], *before], after
         )
         whole = np.zeros((len(maps), *properties["shape_before_cropping"]), np.float32)
-        box = tuple(slice(*ends) for ends in properties["bbox_used_for_cropping"])
-        whole[(slice(None), *box)] = resampled
+        box = (slice(None), *(slice(*ends) for ends in properties["bbox_used_for_cropping"]))
+        whole[box] = resampled
         return _as_stored(whole.transpose(0, *(axis + 1 for axis in plans.manager.transpose_backward)), properties)
 
     def _whole(self, p: Array) -> Array:
