@@ -14,6 +14,7 @@ from pathlib import Path
 
 from medmixers.errors import one_line_errors
 from medmixers.results import documents, older_than_the_code
+from medmixers.results.clients import older_clients
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,6 +30,8 @@ def main() -> int:
         print(f"{'differs' if arguments.check else 'written'}: {path.relative_to(ROOT)}")
     if arguments.check and (older := older_than_the_code(ROOT)):
         print(f"note: measured with older code: {', '.join(older)}")
+    if arguments.check and (older := older_clients(ROOT)):
+        print(f"note: run with older code: the clients {', '.join(older)}")
     if paths and arguments.check:
         print("run: python scripts/render_tables.py")
         return 1

@@ -6,9 +6,12 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+
+from clients import ClientRecords, checkout_folder
 
 # The tracer of coverage costs 15 to 22 % of the processor time (Python 3.11). By default only these rooms pay for it.
 COVERED = {"datasets", "kernels", "layers", "mixers", "networks", "results", "tasks"}
@@ -22,8 +25,18 @@ LONGEST = (
 )  # fmt: skip
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options for the tests of other software: see clients.py."""
+    group = parser.getgroup("clients of medmixers")
+    words = "with -m client: write what the clients did to plugin/medmixers/results/clients.json"
+    group.addoption("--record-clients", action="store_true", help=words)
+    words = "folder with git checkouts named model-zoo and SlicerMONAIViz"
+    group.addoption("--client-checkouts", metavar="FOLDER", help=words)
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """A shell starts background commands with SIGINT ignored, which the processes of the tests would inherit."""
+    config.pluginmanager.register(ClientRecords(config))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -55,3 +68,16 @@ def same_import_path() -> Iterator[None]:
     before = sys.path.copy()
     yield
     sys.path[:] = before
+
+
+@pytest.fixture
+def checkout_of(pytestconfig: pytest.Config) -> Callable[[str], Path]:
+    """The git checkout of a client; without one, the test is skipped."""
+
+    def find(name: str) -> Path:
+        folder = checkout_folder(pytestconfig, name)
+        if folder is None:
+            pytest.skip(f"no checkout of {name}: give its parent folder by --client-checkouts")
+        return folder
+
+    return find

@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "plugin" / "medmixers"
 CORE = ("layers", "kernels", "mixers", "networks")
 NO_TORCH = (
-    "errors", "files", "images", "pages", "peers", "progress", "registry", "variants", "factory", "tasks", "recipes",
-    "results", "bundles", "datasets", "clinic", "cli",
+    "codes", "errors", "files", "images", "pages", "peers", "progress", "registry", "variants", "factory", "tasks",
+    "recipes", "results", "bundles", "datasets", "clinic", "cli",
 )  # fmt: skip
 # room -> rooms whose modules it may import, besides itself and the tables
 ARROWS: dict[str, set[str]] = {
@@ -45,6 +45,7 @@ ARROWS: dict[str, set[str]] = {
 NAMED_BY_OTHERS = {"architecture": {"nnunet"}, "strides": {"networks"}, "bundle": {"bundle_runtime"}}
 TABLES = {
     "checkpoints",
+    "codes",
     "errors",
     "files",
     "pages",

@@ -95,6 +95,7 @@ def assert_equal(weights: dict[str, torch.Tensor], expected: dict[str, torch.Ten
 
 
 @pytest.mark.slow  # of a segmentation: test_bundle_run.py
+@pytest.mark.client("torchrun")
 def test_two_ranks_train_a_classifier(tmp_path: Path) -> None:
     data = convert_tiny(BUNDLES[CLASSIFIER].task_spec.name, tmp_path / "data")
     small = [word for key, value in small_options(BUNDLES[CLASSIFIER]).items() for word in (f"--{key}", str(value))]

@@ -21,9 +21,9 @@ from medmixers.bundles.share.vendoring import (
 from medmixers.mixers import TOKEN_MIXERS
 
 # The most files and lines that bundles carry: any of them, and one per kind. bundles.md states these with the reasons.
-MOST = 65, 8400
+MOST = 67, 8800
 CARRIED = {
-    "brain_tissue_segmentation_grouped_conv": (62, 8000),
+    "brain_tissue_segmentation_grouped_conv": (65, 8500),
     "chest_xray_segmentation_grouped_conv": (57, 7100),
     "skin_lesion_classification_grouped_conv": (54, 6600),
 }

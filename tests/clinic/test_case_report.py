@@ -290,6 +290,7 @@ def test_another_file_is_no_viewer(case: Path, viewer: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.client("Chromium")
 @pytest.mark.skipif(BROWSER is None, reason="no chromium")
 @pytest.mark.parametrize("fault", ["", "throw new Error('no WebGL');"], ids=["works", "no WebGL"])
 def test_the_viewer_in_a_browser(fault: str, case: Path, viewer: Path) -> None:
@@ -315,6 +316,7 @@ def test_the_viewer_in_a_browser(fault: str, case: Path, viewer: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.client("Chromium")
 @pytest.mark.skipif(BROWSER is None, reason="no chromium")
 def test_the_page_in_a_browser(case: Path, tmp_path: Path) -> None:
     """Every picture is drawn, at a phone's width too; and the style is that of the page's own policy."""

@@ -17,10 +17,10 @@ from dicom_files import write_multi_frame
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medmixers.clinic.dicom_seg import write_segmentation
-from medmixers.clinic.model import Segment, SegmentationModel
+from medmixers.clinic.model import SegmentationModel
 from medmixers.clinic.series import find_series
 from medmixers.errors import InputError
+from medmixers.images.dicom_seg import Segment, write_segmentation
 from medmixers.tasks.codes import ABNORMAL_STRUCTURE, LEFT_KIDNEY, LIVER, own
 
 highdicom = pytest.importorskip("highdicom", reason="no highdicom: pip install 'medmixers[dicom]'")
@@ -32,6 +32,7 @@ SEGMENTS = (
 )
 DCMQI = shutil.which("segimage2itkimage", path=str(Path(sys.executable).parent)) or shutil.which("segimage2itkimage")
 DCIODVFY = shutil.which("dciodvfy")
+NEEDS_DCIODVFY = pytest.mark.skipif(DCIODVFY is None, reason="no dciodvfy: apt-get install dicom3tools")
 
 
 @pytest.fixture
@@ -74,6 +75,7 @@ def errors_of_dciodvfy(file: Path) -> list[str]:
     return [line for line in (done.stderr + done.stdout).splitlines() if line.startswith("Error")]
 
 
+@pytest.mark.client("highdicom")
 @pytest.mark.parametrize("labels", [exclusive(), overlapping()], ids=["exclusive", "overlapping"])
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_readers_of_others_find_every_voxel(
@@ -89,8 +91,6 @@ def test_readers_of_others_find_every_voxel(
         .match_geometry(highdicom.Volume(np.zeros(SHAPE[::-1]), _array_order(affine), coordinate_system="PATIENT"))
     )
     np.testing.assert_array_equal(np.transpose(volume.array, (3, 2, 1, 0)), expected)
-    if DCIODVFY is not None:
-        assert errors_of_dciodvfy(file) == []
 
 
 def _array_order(affine: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -98,7 +98,17 @@ def _array_order(affine: NDArray[np.float64]) -> NDArray[np.float64]:
     return affine[:, [2, 1, 0, 3]]
 
 
-@pytest.mark.skipif(DCIODVFY is None, reason="no dciodvfy: apt-get install dicom3tools")
+@pytest.mark.client("dicom3tools")
+@NEEDS_DCIODVFY
+@pytest.mark.parametrize("labels", [exclusive(), overlapping()], ids=["exclusive", "overlapping"])
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_dciodvfy_finds_no_error(
+    orientation: str, labels: NDArray[np.uint8], model: SegmentationModel, tmp_path: Path
+) -> None:
+    assert errors_of_dciodvfy(write(tmp_path, model, labels, orientation, **PATIENT)) == []
+
+
+@NEEDS_DCIODVFY
 def test_dciodvfy_finds_faults(model: SegmentationModel, tmp_path: Path) -> None:
     file = write(tmp_path, model, exclusive(), "axial")
     broken = pydicom.dcmread(file)
@@ -107,6 +117,7 @@ def test_dciodvfy_finds_faults(model: SegmentationModel, tmp_path: Path) -> None
     assert any("SegmentLabel" in line for line in errors_of_dciodvfy(file))
 
 
+@pytest.mark.client("dcmqi")
 @pytest.mark.skipif(DCMQI is None, reason="no segimage2itkimage: pip install dcmqi")
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_dcmqi_finds_every_voxel_and_the_codes(orientation: str, model: SegmentationModel, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ pytest.importorskip("highdicom", reason="no highdicom: pip install 'medmixers[di
 LACKING = [name for name in ("Orthanc", "storescu") if shutil.which(name, path="/usr/sbin:/usr/bin") is None]
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.client("Orthanc"),
     pytest.mark.skipif(bool(LACKING), reason=f"no {', '.join(LACKING)}: apt-get install orthanc dcmtk"),
 ]
 SHAPE = (20, 22, 18)

@@ -24,10 +24,11 @@ from medmixers.bundles.share.archive import write_archive
 from medmixers.bundles.share.pack import pack_bundle
 from medmixers.cli.main import main
 from medmixers.clinic import prediction
-from medmixers.clinic.model import Segment, open_model
+from medmixers.clinic.model import open_model
 from medmixers.clinic.segment import segment_series
 from medmixers.clinic.series import find_series
 from medmixers.errors import InputError
+from medmixers.images.dicom_seg import Segment
 from medmixers.progress import silent
 from medmixers.tasks import TASKS
 from medmixers.tasks.palette import coloured
@@ -67,11 +68,18 @@ def test_the_segmentation_is_what_the_bundle_predicts(
     report.save_as(tmp_path / "study" / "report.dcm")
     (tmp_path / "study" / "notes.txt").write_text("SECRET")
 
-    out = tmp_path / "seg.dcm"
-    main(["clinic", "segment", str(bundle), str(tmp_path / "study"), str(out), "--device", "cpu"])
+    out, pictures = tmp_path / "seg.dcm", tmp_path / "study" / "pictures"
+    words = ["--device", "cpu", "--secondary_capture", str(pictures)]
+    main(["clinic", "segment", str(bundle), str(tmp_path / "study"), str(out), *words])
     said = "".join(capfd.readouterr())
     assert not any(secret in said for secret in ("DOE", "JOHN", "SECRET", "1950"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["seg.dcm", "study"]
+    shown = [pydicom.dcmread(file) for file in pictures.iterdir()]
+    assert {each.SourceImageSequence[0].ReferencedSOPInstanceUID for each in shown} == {
+        pydicom.dcmread(file).SOPInstanceUID for file in made.iterdir()
+    }
+    (found_again,) = find_series(tmp_path / "study", channels=["T1"])  # the pictures are no series to segment
+    assert found_again.files[0].parent == made
 
     labels = labels_of_the_bundle(bundle, tmp_path / "study" / "a", tmp_path / "nifti", "b")
     found = voxels_in(out, SHAPE, lps_affine("oblique"))
@@ -225,6 +233,8 @@ def test_the_output_is_a_dicom_file_and_not_the_input(bundle: Path, tmp_path: Pa
         segment_series(bundle, made, tmp_path / "out.nii.gz")
     with pytest.raises(InputError, match=r"is the input"):
         segment_series(bundle, made, made / "001.dcm")
+    with pytest.raises(InputError, match=r"series must be a new or an empty folder: the secondary capture is written"):
+        segment_series(bundle, made, tmp_path / "seg.dcm", secondary_capture=made)
 
 
 @pytest.mark.slow
@@ -238,6 +248,7 @@ def test_the_zip_that_pack_writes_segments(bundle: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.client("nnU-Net")
 def test_a_model_of_nnunet_segments_as_nnunetv2_predict_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Regions, two channels of two modalities; SimpleITK reads the series for nnU-Net's command."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer

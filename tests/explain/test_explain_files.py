@@ -26,6 +26,8 @@ from medmixers.errors import InputError
 from medmixers.explain.bundle_case import BundleModel
 from medmixers.explain.commands import write_activation, write_attention, write_block_attention, write_receptive_field
 from medmixers.explain.models import Model
+from medmixers.files import file_digest
+from medmixers.images.explanations import read_explanation
 from medmixers.nnunet.architecture import plans_architecture
 from medmixers.nnunet.bundle import write_nnunet_bundle
 
@@ -123,6 +125,9 @@ def test_a_classifiers_evidence_in_a_picture_is_monais(skin: Path, tmp_path: Pat
     expected = F.interpolate((theirs / theirs.max())[None], (WIDE, HIGH), mode="bilinear")[0, 0]
     found = np.asarray(nib.load(tmp_path / "a.nii.gz").dataobj)
     assert found.shape == (WIDE, HIGH, 1, 1)
+    _, stated = read_explanation(tmp_path / "a.nii.gz")
+    assert (stated.kind, stated.titles) == ("activation", ("gradcam: class 4, melanoma",))
+    assert (stated.image_sha256, stated.notes[0]) == (file_digest(picture), "layer norm, feature map of 7 x 7")
     assert np.abs(found[..., 0, 0] - expected.numpy()).max() < 0.02
     assert write_activation(skin, picture, tmp_path / "b.nii.gz", label=4) == said.replace("a.nii", "b.nii").replace(
         "a.png", "b.png"
@@ -142,6 +147,8 @@ def test_a_zip_explains_as_its_folder(skin: Path, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "zip").iterdir()} == {out, "b.nii", "b.png", "f.nii", "f.png"}
     for name in (out, "b.png", "f.png"):
         assert (tmp_path / "folder" / name).read_bytes() == (tmp_path / "zip" / name).read_bytes()
+    kinds = [read_explanation(tmp_path / "zip" / name)[1].kind for name in ("b.nii", "f.nii")]
+    assert kinds == ["attention", "receptive_field"]
     attention = np.asarray(nib.load(tmp_path / "zip" / "b.nii").dataobj)
     assert attention.shape == (WIDE, HIGH, 1, 2)
     assert np.abs(peak(tmp_path / "zip" / "b.nii")[:2] - DOT).max() < 12  # local attention, in a cell of 8 of 224
@@ -253,6 +260,10 @@ def test_token_maps_with_labels(tmp_path: Path) -> None:
     assert said[-4].split() == ["token", "whole_tumour", "tumour_core", "enhancing_tumour"]
     maps = np.asarray(nib.load(tmp_path / "out" / "a.nii.gz").dataobj)
     assert maps.shape == (*SHAPE, 6)
+    _, stated = read_explanation(tmp_path / "out" / "a.nii.gz")
+    assert stated.kind == "tokens"
+    assert [title[:10] for title in stated.titles] == [f"token {n}, {part}" for part in "AB" for n in range(3)]
+    assert stated.image_sha256 == file_digest(first)
     scaled = maps[..., 1] / maps[..., 1].max()
     dice = 2 * scaled[labels > 0].sum() / (scaled.sum() + (labels > 0).sum())
     assert said[-2].split()[:2] in (["1", f"{dice:.3f}"], ["1", f"{dice:.3f}*"])

@@ -20,7 +20,7 @@ END = documents.END
 def checkout(tmp_path):
     """A checkout whose documents hold every marker and no table."""
     cases = ROOT / documents.INPUT_CASES
-    names = [*tables.TABLES, *(f"inputs-{kind}" for kind in json.loads(cases.read_text()))]
+    names = [*tables.TABLES, "clients", *(f"inputs-{kind}" for kind in json.loads(cases.read_text()))]
     (tmp_path / documents.INPUT_CASES).parent.mkdir(parents=True)
     shutil.copy(cases, tmp_path / documents.INPUT_CASES)
     blocks = [f"{documents.START.format(name=name)}\n{END}\n" for name in names]

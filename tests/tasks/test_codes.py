@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from medmixers.codes import Code, SegmentCodes
 from medmixers.errors import InputError
 from medmixers.tasks import TASKS
-from medmixers.tasks.codes import OWN_SCHEME, Code, SegmentCodes
+from medmixers.tasks.codes import OWN_SCHEME
 
 concepts = pytest.importorskip("pydicom.sr._concepts_dict").concepts
 SEGMENTATIONS = sorted(name for name, task in TASKS.items() if task.task == "segmentation")

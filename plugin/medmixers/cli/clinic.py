@@ -18,6 +18,7 @@ class Clinic:
         out: str,
         series_uid: str | None = None,
         codes: str | None = None,
+        secondary_capture: str | None = None,
         checkpoint: str | None = None,
         device: str | None = None,
         runtime: str = "torch",
@@ -32,6 +33,7 @@ class Clinic:
             out: DICOM file to write, .dcm.
             series_uid: SeriesInstanceUID, where the folder holds several; of each channel as UID,UID.
             codes: YAML file that says what each label is, in DICOM's codes.
+            secondary_capture: folder for a second series, of RGB pictures of the slices with outlines.
             checkpoint: file of a bundle's weights; for nnU-Net a file name in the fold.
             device: cpu, cuda, cuda:1 or mps; by default a GPU where there is one.
             runtime: torch, or openvino, which is faster on a CPU.
@@ -49,6 +51,7 @@ class Clinic:
                 out,
                 series_uid=[uid.strip() for uid in series_uid.split(",")] if series_uid else (),
                 codes=codes,
+                secondary_capture=secondary_capture,
                 checkpoint=checkpoint,
                 device=None if device is None else usable_device(device),
                 runtime=runtime,
@@ -193,7 +196,8 @@ class Clinic:
         with an interval and a predicted Dice. They mean something for a calibrated model only.
 
         Args:
-            model: folder or zip of a bundle with weights; several, as MODEL,MODEL, are averaged.
+            model: folder or zip of a bundle with weights, or folder TRAINER__PLANS__CONFIGURATION of nnU-Net. Several,
+                as MODEL,MODEL, are averaged.
             images: image, DICOM series, folder of these, or data set, whose imagesTs is predicted.
             out: folder to write.
             ensemble: files of weights for one model, as FILE,FILE, in place of its own.
@@ -219,7 +223,9 @@ class Clinic:
                 announce=announce,
             )
 
-    def report(self, predictions: str, images: str, out: str, viewer: str | None = None) -> str:
+    def report(
+        self, predictions: str, images: str, out: str, viewer: str | None = None, explanation: str | None = None
+    ) -> str:
         """Write one offline HTML page about predictions of clinic uncertainty, for people.
 
         It shows the images with outlines in three planes, volumes with intervals, where the model is unsure, and what
@@ -230,6 +236,7 @@ class Clinic:
             images: image, or folder of images; each is found again by its SHA-256.
             out: page to write, .html.
             viewer: file niivue.umd.js of NiiVue, to scroll through volumes; without it the page runs no script.
+            explanation: NIfTI files of medmixers explain, as FILE,FILE, or a folder of them; drawn on their images.
 
         Example:
             medmixers clinic report predictions IMAGES report.html
@@ -238,7 +245,9 @@ class Clinic:
             announce("read the predictions")
             from medmixers.clinic.report.command import write_report
 
-            return write_report(predictions, images, out, viewer=viewer, announce=announce)
+            return write_report(
+                predictions, images, out, viewer=viewer, explanation=_listed(explanation), announce=announce
+            )
 
 
 def _listed(paths: str | None) -> list[str]:

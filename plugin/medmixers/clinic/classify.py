@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from medmixers.clinic.dicom_seg import NEEDED, referenced_headers
 from medmixers.clinic.dicom_sr import write_report
 from medmixers.clinic.model import ClassificationModel, open_classifier
 from medmixers.clinic.prediction import classify
@@ -13,6 +12,7 @@ from medmixers.clinic.segment import check_command, no_values_in_logs
 from medmixers.clinic.series import find_series, image_series
 from medmixers.errors import InputError, MissingFileError
 from medmixers.files import refuse_overwriting_inputs
+from medmixers.images.dicom_seg import NEEDED, referenced_headers
 from medmixers.progress import Announce, note, silent
 
 

@@ -8,9 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from medmixers.clinic.dicom_seg import LONGEST, MANUFACTURER, SERIES_NUMBER
 from medmixers.clinic.model import ClassificationModel
 from medmixers.files import file_digest, written_whole
+from medmixers.images.dicom_seg import LONGEST, MANUFACTURER, SERIES_NUMBER
 from medmixers.tasks.codes import OWN_SCHEME
 
 # LOINC's names of examinations, by DICOM's modality; of others, the general one
@@ -30,7 +30,7 @@ def write_report(
     Args:
         out: the file.
         probabilities: class -> its probability, in the order of the classes.
-        sources: data sets of the images, as :func:`medmixers.clinic.dicom_seg.source_headers` returns them.
+        sources: data sets of the images, as :func:`medmixers.images.dicom_seg.source_headers` returns them.
         modality: of the images, as DICOM names it.
         model: what classified them.
     """

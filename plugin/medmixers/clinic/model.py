@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from medmixers.bundles.share.archive import open_archive
+from medmixers.codes import SegmentCodes
 from medmixers.errors import InputError, MissingFileError
+from medmixers.files import file_digest
+from medmixers.images.dicom_seg import Segment
 from medmixers.progress import Announce
-from medmixers.tasks.codes import SegmentCodes
 from medmixers.tasks.from_yaml import read_segment_codes
 from medmixers.tasks.palette import PALETTE
 
@@ -26,23 +30,6 @@ MODALITIES: Mapping[str, str] = {
         ("mr", "mri", "cine mri", "t1", "t1w", "t1ce", "t1c", "t1gd", "t2", "t2w", "flair", "adc", "dwi"), "MR"
     ),
 }
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One structure that the model finds.
-
-    Args:
-        name: of its label.
-        values: of the predicted file that make it up; None where it has its own file.
-        colour: red, green, blue from 0 to 255.
-        codes: what it is; None where the task does not say.
-    """
-
-    name: str
-    values: tuple[int, ...] | None
-    colour: tuple[int, int, int]
-    codes: SegmentCodes | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +57,16 @@ class SegmentationModel:
     segments: tuple[Segment, ...]
     is_of_nnunet: bool
     config: Mapping[str, Any]
+
+    @property
+    def software(self) -> str:
+        """What predicts, with its version."""
+        return f"medmixers {version('medmixers')}"
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the file of the weights."""
+        return file_digest(self.weights)
 
     @property
     def modalities(self) -> tuple[str | None, ...]:

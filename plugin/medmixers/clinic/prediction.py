@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmixers.clinic.model import ClassificationModel, SegmentationModel
-from medmixers.clinic.series import Series
 from medmixers.datasets.raw_format import NIFTI
 from medmixers.errors import InputError
 from medmixers.images.dicom import read_slices
+from medmixers.images.dicom_seg import Series, numbered
 from medmixers.progress import note
 
 CASE = "series"  # a name without the patient's
@@ -173,16 +173,9 @@ def _read(model: SegmentationModel, series: Series, folder: Path) -> NDArray[Any
     segments = model.segments
     if segments[0].values is None:
         masks = [_on_grid(folder / f"{CASE}_{segment.name}{FILE}", series) > 0 for segment in segments]
-        return np.stack(masks, axis=-1).astype(np.uint8)
+        return numbered(np.stack(masks, axis=-1), segments)
     labels = _on_grid(next(iter(sorted(folder.glob(f"{CASE}.nii*"))), folder / f"{CASE}{FILE}"), series)
-    values = [segment.values or () for segment in segments]
-    if all(len(each) == 1 for each in values):
-        highest = max(int(labels.max()), *(each[0] for each in values))
-        numbers = np.zeros(highest + 1, np.min_scalar_type(len(segments)))
-        for number, (value,) in enumerate(values, start=1):
-            numbers[value] = number
-        return numbers[labels]
-    return np.stack([np.isin(labels, each) for each in values], axis=-1).astype(np.uint8)
+    return numbered(labels, segments)
 
 
 def _on_grid(file: Path, series: Series) -> NDArray[np.uint16]:

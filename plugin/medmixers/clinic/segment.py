@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medmixers.clinic.dicom_seg import need_highdicom, source_headers, write_segmentation
 from medmixers.clinic.model import SegmentationModel, open_model, with_codes
 from medmixers.clinic.prediction import check_runtime, predict
-from medmixers.clinic.series import Series, find_series
+from medmixers.clinic.secondary_capture import check_folder, write_secondary_capture
+from medmixers.clinic.series import find_series
 from medmixers.errors import InputError
 from medmixers.files import refuse_overwriting_inputs
+from medmixers.images.dicom_seg import Series, need_highdicom, source_headers, write_segmentation
 from medmixers.progress import Announce, note, silent
 from medmixers.tasks.from_yaml import load_codes
 
@@ -30,6 +31,7 @@ def segment_series(
     *,
     series_uid: Sequence[str] = (),
     codes: str | Path | None = None,
+    secondary_capture: str | Path | None = None,
     checkpoint: str | None = None,
     device: str | None = None,
     runtime: str = "torch",
@@ -43,6 +45,7 @@ def segment_series(
         out: the DICOM file.
         series_uid: SeriesInstanceUID of each channel, where the folder holds several series.
         codes: YAML file with codes of the labels, over those of the bundle.
+        secondary_capture: new or empty folder for pictures of the slices with outlines; None writes none.
         checkpoint: file name of the weights in each fold of nnU-Net's, or a bundle's file of weights.
         device: as torch names it; None takes a GPU where there is one.
         runtime: a name in :data:`medmixers.clinic.prediction.RUNTIMES`.
@@ -56,6 +59,9 @@ def segment_series(
     """
     series, out = Path(series), Path(out)
     check_command(out, runtime)
+    pictures = None if secondary_capture is None else Path(secondary_capture)
+    if pictures is not None:
+        check_folder(pictures)
     with no_values_in_logs(), tempfile.TemporaryDirectory(prefix="medmixers-") as folder:
         opened = open_model(Path(model), Path(folder), checkpoint=checkpoint, announce=announce)
         opened = with_codes(opened, {} if codes is None else load_codes(codes))
@@ -69,7 +75,11 @@ def segment_series(
         labels = predict(opened, channels, Path(folder) / "prediction", device=device, runtime=runtime)
         announce("write the DICOM SEG")
         write_segmentation(out, labels, channels, opened)
-    return f"{out}: {_sizes(labels, channels[0], opened)}"
+        if pictures is not None:
+            announce("write the secondary capture")
+            write_secondary_capture(pictures, labels, channels[0], opened)
+    written = str(out) if pictures is None else f"{out} and {pictures}"
+    return f"{written}: {_sizes(labels, channels[0], opened)}"
 
 
 def check_command(out: Path, runtime: str) -> None:

@@ -4,47 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medmixers.errors import InputError, MissingFileError
-from medmixers.images.dicom import GRID_TOLERANCE, Slice, check_series, is_dicom, read_header, volume_affine
+from medmixers.images.dicom import GRID_TOLERANCE, check_series, is_dicom, read_header, volume_affine
+from medmixers.images.dicom_seg import MANUFACTURER, Series
 
 # DICOM objects that may have rows and columns, but are no images to segment
 NOT_IMAGES = {"SEG", "RTDOSE", "PR", "SR", "KO", "REG"}
-FOUND = ("SeriesInstanceUID", "Modality", "Rows")
-
-
-class Series(NamedTuple):
-    """A series that forms one volume.
-
-    Args:
-        slices: sorted along their normal.
-        affine: from voxel (x, y, z) to RAS millimetres, (4, 4).
-        modality: as DICOM names it: CT, MR, ...
-    """
-
-    slices: tuple[Slice, ...]
-    affine: NDArray[np.float64]
-    modality: str
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Voxels (x, y, z)."""
-        rows, columns = self.slices[0].size
-        return columns, rows, len(self.slices)
-
-    def distance(self, affine: NDArray[np.float64]) -> float:
-        """The farthest that a corner of this grid lies from its place by another affine, along an axis, in mm."""
-        corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * [*self.shape, 1]
-        return float(np.abs((affine - self.affine) @ corners.T).max())
-
-    @property
-    def files(self) -> list[Path]:
-        """Each file once, in the order of the slices."""
-        return list(dict.fromkeys(each.file for each in self.slices))
+FOUND = ("SeriesInstanceUID", "Modality", "Manufacturer", "Rows")
 
 
 def find_series(source: Path, *, channels: Sequence[str], series_uid: Sequence[str] = ()) -> list[Series]:
@@ -97,7 +66,7 @@ def image_series(source: Path) -> dict[str, tuple[str, list[Path]]]:
             continue
         header = read_header(path, FOUND)
         modality = str(header.get("Modality") or "")
-        if "Rows" in header and modality not in NOT_IMAGES:
+        if "Rows" in header and modality not in NOT_IMAGES and header.get("Manufacturer") != MANUFACTURER:
             found.setdefault(str(header.get("SeriesInstanceUID", path)), (modality, []))[1].append(path)
     return found
 

@@ -90,7 +90,9 @@ def _write_tokens(loaded: Model, files: Sequence[Path], output: Output, label: P
     diversity = diversity_text(tokens.vectors, entry)
     columns = ["left: TokenLearner's attention A; right: TokenFuser's maps B (blue: negative)"]
     notes = [diversity[0], *(columns if tokens.spread is not None else [])]
-    write(case, voxels, output, rows, voxel, notes)
+    parts = ["A", "B"] if tokens.spread is not None else ["A"]
+    titles = [f"token {n}, {part}{copies.get(n, '')}" for part in parts for n in range(number)]
+    write(case, voxels, output, rows, voxel, kind="tokens", titles=titles, image=files[0], notes=notes)
     lines = [f"{number} token attention maps of {', '.join(map(str, files))}: {output}"]
     if tokens.spread is not None:
         lines.append(f"volumes 0 to {number - 1}: TokenLearner's A; {number} to {2 * number - 1}: TokenFuser's B")
@@ -119,17 +121,23 @@ class OneCase(NamedTuple):
     output: Output
     announce: Announce
 
-    def write(self, maps: Tensor, titles: Sequence[str], notes: Sequence[str] = (), *, at_peak: bool = False) -> None:
+    def write(
+        self, kind: str, maps: Tensor, titles: Sequence[str], notes: Sequence[str] = (), *, at_peak: bool = False
+    ) -> None:
         """Write maps of the window, (N, *window), with a title each.
 
         Args:
+            kind: of the maps, in :data:`medmixers.images.explanations.KINDS`.
             at_peak: the picture goes through the largest value of the first map, not through the voxel.
         """
         self.announce("resample the maps")
         voxels = on_file(self.case, in_case(self.case, self.window, maps))
         rows = [Row(title, [voxels[..., number]]) for number, title in enumerate(titles)]
         peak = [int(index) for index in np.unravel_index(int(voxels[..., 0].argmax()), voxels.shape[:3])]
-        write(self.case, voxels, self.output, rows, peak if at_peak else self.voxel, notes)
+        write(
+            self.case, voxels, self.output, rows, peak if at_peak else self.voxel,
+            kind=kind, titles=titles, image=self.files[0], notes=notes,
+        )  # fmt: skip
 
     @property
     def where(self) -> str:
@@ -176,7 +184,8 @@ def write_block_attention(
     with one_case(model, image, out, voxel, **options) as one:
         blocks = block_attention(one.case.network, one.window.image, one.window.position)
         titles = [f"{block.block}, {block.kind}, feature map of {_by(block.grid)}" for block in blocks]
-        one.write(torch.stack([block.weights for block in blocks]), titles)
+        at = f"at voxel {','.join(map(str, one.voxel))}"
+        one.write("attention", torch.stack([block.weights for block in blocks]), titles, [at])
         lines = [f"volume {number}: {title}" for number, title in enumerate(titles)]
         return "\n".join([f"{len(blocks)} attention maps of {one.where}: {one.output}", *lines])
 
@@ -197,7 +206,7 @@ def write_receptive_field(
         spacing = one.case.spacing
         unit = f"voxels of {_by([f'{size:g}' for size in spacing])} mm" if spacing else "voxels"
         wide = f"{shares} {unit} on each axis, in a window of {_by(one.case.window)}"
-        one.write(field[None], ["effective receptive field"], [wide])
+        one.write("receptive_field", field[None], ["effective receptive field"], [wide])
         return f"effective receptive field at {one.where}: {one.output}\n{wide}"
 
 
@@ -238,7 +247,7 @@ def write_activation(
         how = (
             f"layer {found.layer}, feature map of {_by(found.grid)}" if found.layer else f"blocks of {_by(found.grid)}"
         )
-        one.write(found.map[None], [f"{method}: {of}"], [how], at_peak=voxel is None)
+        one.write("activation", found.map[None], [f"{method}: {of}"], [how], at_peak=voxel is None)
         mean = "mean probability in its voxels" if is_segmenter else "probability"
         where = f"the window of {_by(one.case.window)} around {one.where}" if is_segmenter else str(one.files[0])
         return f"{method} of {of} ({mean} {probability:.3f}) in {where}: {one.output}\n{how}"

@@ -15,7 +15,8 @@ from medmixers.errors import InputError
 from medmixers.explain.case import Case, finite
 from medmixers.explain.cases import NIFTI
 from medmixers.explain.picture import FORMATS, Row, write_picture
-from medmixers.files import refuse_overwriting_inputs, written_whole
+from medmixers.files import file_digest, refuse_overwriting_inputs, written_whole
+from medmixers.images.explanations import Explanation, with_explanation
 
 Voxels = NDArray[np.float32]
 
@@ -66,7 +67,16 @@ def on_file(case: Case, maps: Tensor) -> Voxels:
 
 
 def write(
-    case: Case, voxels: Voxels, output: Output, rows: Sequence[Row], voxel: Sequence[int], notes: Sequence[str] = ()
+    case: Case,
+    voxels: Voxels,
+    output: Output,
+    rows: Sequence[Row],
+    voxel: Sequence[int],
+    *,
+    kind: str,
+    titles: Sequence[str],
+    image: Path,
+    notes: Sequence[str] = (),
 ) -> None:
     """Write the NIfTI file and the picture of a case.
 
@@ -74,9 +84,13 @@ def write(
         voxels: of the NIfTI file, (X, Y, Z, N).
         rows: of the picture.
         voxel: of the image file, through which the picture's planes go.
-        notes: lines above the rows.
+        kind: of the maps, in :data:`medmixers.images.explanations.KINDS`.
+        titles: what each volume of the NIfTI file shows, N.
+        image: file of the first channel.
+        notes: lines above the rows; how the maps were made.
     """
     write_picture(output.picture, case.source, rows, [*voxel, *[0] * (3 - len(voxel))], notes=notes)
     if output.nifti is not None:
         with written_whole(output.nifti) as partial:
-            nib.save(nib.Nifti1Image(voxels, case.source.affine), partial)
+            facts = Explanation(kind, tuple(titles), tuple(notes), file_digest(image))
+            nib.save(with_explanation(nib.Nifti1Image(voxels, case.source.affine), facts), partial)

@@ -2,9 +2,10 @@
 
 measured.json holds the measured figures, each section with its commit, versions, machine and date. networks.json holds
 the parameters and the export support of every network; scripts/benchmarks/record_networks.py writes it. tested.json
-holds the versions of the dependencies that the whole suite passed on; scripts/test.sh --record writes it. Published and
-measured figures never mix, and a figure that was not measured is absent. :mod:`medmixers.results.published` reads the
-papers' figures; :mod:`medmixers.results.tables` makes the tables of the README and the guides.
+holds the versions of the dependencies that the whole suite passed on; scripts/test.sh --record writes it. clients.json
+holds what other software did with our bundles and files; pytest --record-clients writes it. Published and measured
+figures never mix, and a figure that was not measured is absent. :mod:`medmixers.results.published` reads the papers'
+figures; :mod:`medmixers.results.tables` makes the tables of the README and the guides.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from pathlib import Path
 from medmixers.errors import InputError
 from medmixers.files import written_whole
 from medmixers.results import measured, network_facts
+from medmixers.results.clients import clients_table, recorded_clients
 from medmixers.results.inputs import faults_table, inputs_table
 from medmixers.results.tables import TABLES
 
@@ -65,6 +66,7 @@ def render(checkout: Path) -> dict[Path, str]:
     tables = {name: table(sections, facts) for name, table in TABLES.items()}
     cases = json.loads((checkout / INPUT_CASES).read_text(encoding="utf-8"))
     render_rows = {"others": faults_table}
+    tables["clients"] = clients_table(recorded_clients())
     tables |= {f"inputs-{kind}": render_rows.get(kind, inputs_table)(rows) for kind, rows in cases.items()}
     rendered, shown = {}, set()
     for path in documents(checkout):

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
+from medmixers.codes import Code, SegmentCodes
 from medmixers.errors import InputError, MissingFileError, joined_lines
-from medmixers.tasks.codes import Code, SegmentCodes
 from medmixers.tasks.palette import BACKGROUND, coloured, with_background
 from medmixers.tasks.spec import Label, TaskSpec
 from medmixers.tasks.texts import check_config_text

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from medmixers.codes import SegmentCodes
 from medmixers.errors import InputError
-from medmixers.tasks.codes import SegmentCodes
 
 TASK_KINDS = ("segmentation", "classification")
 SPACINGS = (1e-5, 1e3)  # mm: from electron microscopy to whole-body planar scans

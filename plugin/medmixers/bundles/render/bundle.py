@@ -5,7 +5,13 @@ from __future__ import annotations
 from medmixers.bundles.catalog import BundleRow
 from medmixers.bundles.render.inference import inference_config
 from medmixers.bundles.render.metadata import metadata_config
-from medmixers.bundles.render.overlays import evaluate_config, multi_gpu_config, openvino_config
+from medmixers.bundles.render.overlays import (
+    dicom_config,
+    evaluate_config,
+    multi_gpu_config,
+    openvino_config,
+    writes_dicom,
+)
 from medmixers.bundles.render.readme import readme
 from medmixers.bundles.render.text import readable_json
 from medmixers.bundles.render.training import train_config
@@ -27,5 +33,6 @@ def render_bundle(row: BundleRow, *, package_version: str, licence: str) -> dict
         "configs/multi_gpu_train.json": readable_json(multi_gpu_config(row)),
         "configs/inference.json": readable_json(inference_config(row)),
         "configs/inference_openvino.json": readable_json(openvino_config()),
+        **({"configs/dicom.json": readable_json(dicom_config(row))} if writes_dicom(row) else {}),
         "docs/README.md": readme(row),
     }

@@ -76,3 +76,24 @@ def openvino_config(function: str = "openvino_inference.openvino_compile") -> Co
             precision="@openvino_precision",
         ),
     }
+
+
+def writes_dicom(row: BundleRow) -> bool:
+    """Whether a bundle has configs/dicom.json: it segments volumes."""
+    return row.task_spec.task == "segmentation" and row.task_spec.spatial_dims == 3
+
+
+def dicom_config(row: BundleRow) -> Config:
+    """configs/dicom.json, laid over inference.json: DICOM SEG in place of NIfTI files."""
+    last = len(kind_of(row).inference_postprocessing()) - 1  # the transform that saves
+    return {
+        f"postprocessing::transforms::{last}": ours(
+            "dicom_saving.DicomSegmentationSaved",
+            keys="pred",
+            bundle_root="@bundle_root",
+            output_dir="@output_dir",
+            images="@datalist",
+            weights="$list(@ensemble) or [@ckpt_path]",
+            series_uid="@image_reader::series_uid",
+        ),
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from medmixers.bundles.catalog import TUMOR_NETWORKS, BundleRow
 from medmixers.bundles.render.kinds import kind_of
+from medmixers.bundles.render.overlays import writes_dicom
 from medmixers.bundles.render.parts import averaging_options, flips, network_options, size_key
 from medmixers.bundles.render.text import render_markdown
 from medmixers.variants import NETWORKS
@@ -20,6 +21,7 @@ def readme(row: BundleRow) -> str:
         network=NETWORKS[row.network],
         classifies=task.task == "classification",
         volumes=task.spatial_dims == 3,
+        writes_dicom=writes_dicom(row),
         writes_masks=task.multi_label and task.regions is None,
         labels=_labels(row),
         grid=_grid(row),

@@ -7,11 +7,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from medmixers import pages
 from medmixers.clinic.report.case import drawing, find_image, read_cases, read_image
-from medmixers.clinic.report.planes import UNSURE
+from medmixers.clinic.report.explanations import Explanations, Panel
+from medmixers.clinic.report.planes import UNSURE, Drawing
 from medmixers.clinic.report.viewer import read_scripts, volumes
 from medmixers.errors import InputError
 from medmixers.files import refuse_overwriting_inputs, written_whole
@@ -26,6 +28,7 @@ def write_report(
     out: str | Path,
     *,
     viewer: str | Path | None = None,
+    explanation: Sequence[str | Path] = (),
     announce: Announce = silent,
 ) -> str:
     """Write a page about the predictions of ``medmixers clinic uncertainty``.
@@ -39,6 +42,7 @@ def write_report(
         images: the images, or the folder with them; each is found again by its SHA-256.
         out: the page, .html.
         viewer: file niivue.umd.js of NiiVue, to scroll through volumes; the pictures are there without it too.
+        explanation: NIfTI files that medmixers explain wrote, or folders of them; each is found by its image.
         announce: called with the name of each step.
 
     Returns:
@@ -50,12 +54,15 @@ def write_report(
     predictions, images, out = Path(predictions), Path(images), Path(out)
     if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
         raise InputError(f"{out} must be a page to write, .html")
-    refuse_overwriting_inputs(out, [predictions, images])
+    refuse_overwriting_inputs(out, [predictions, images, *map(Path, explanation)])
     scripts = [] if viewer is None else read_scripts(Path(viewer))
     cases = read_cases(predictions)
+    explained = Explanations([Path(each) for each in explanation])
+    explained.check([facts["images_sha256"][0] for facts in cases])
     announce("draw the cases")
     shown = [
-        _case(facts, predictions, images, with_volumes=bool(scripts)) for facts in progress(cases, "draw the cases")
+        _case(facts, predictions, images, explained, with_volumes=bool(scripts))
+        for facts in progress(cases, "draw the cases")
     ]
     text = pages.render(
         TEMPLATES,
@@ -73,21 +80,31 @@ def write_report(
     return f"{out}: {len(cases)} case{'s' if len(cases) > 1 else ''}"
 
 
-def _case(facts: Mapping[str, Any], predictions: Path, images: Path, *, with_volumes: bool) -> dict[str, Any]:
+def _case(
+    facts: Mapping[str, Any], predictions: Path, images: Path, explained: Explanations, *, with_volumes: bool
+) -> dict[str, Any]:
     """What the template shows of a case."""
-    image = find_image(facts, images)
+    file, digest = find_image(facts, images), facts["images_sha256"][0]
     planes: dict[str, Any] = {"fullest": (), "least_sure": (), "volumes": None}
+    panels: list[Panel] = []
     if "structures" in facts:
-        drawn = drawing(facts, predictions, read_image(image))
+        image = read_image(file)
+        drawn = drawing(facts, predictions, image)
+        panels = explained.panels(digest, image, drawn)
         names = [row["name"].replace("_", " ") for row in facts["structures"]]
         planes = {
             "fullest": drawn.fullest(),
             "least_sure": drawn.least_sure(),
             "volumes": volumes(drawn, names) if with_volumes else None,
         }
+    elif digest in explained.by_image:
+        image = read_image(file)
+        shape = image.data.shape if image.affine is not None else image.data.shape[:2]
+        panels = explained.panels(digest, image, Drawing(image.data, [], np.zeros(shape), image.affine))
     return {
         "facts": facts,
         **planes,
+        "panels": panels,
         "sizes": _sizes(facts),
         "classes": [(name, f"{value:.3f}") for name, value in facts.get("probabilities", {}).items()],
         "validation": _validation(facts["calibration"]),

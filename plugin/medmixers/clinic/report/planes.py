@@ -49,6 +49,7 @@ class Drawing:
     def __init__(
         self, image: Array, structures: Sequence[Structure], entropy: Array, affine: NDArray[np.float64] | None
     ) -> None:
+        self.affine = affine
         self.grid: NDArray[np.float64] | None  # of the turned voxels
         if affine is None:
             self.grid, self.spacing = None, np.ones(2)
@@ -65,26 +66,49 @@ class Drawing:
         """The planes with most voxels of all structures, with the outlines."""
         union = np.any([each.mask for each in self.structures], axis=0) if self.structures else self.entropy > np.inf
         if self.grid is None:
-            return [self._picture(heat=False)]
+            return [self._picture(None)]
         places = []
         for axis in range(3):
             counts = np.count_nonzero(union, axis=tuple(other for other in range(3) if other != axis))
             places.append(int(counts.argmax()) if counts.any() else len(counts) // 2)
-        return [self._plane(axis, places[axis], heat=False) for axis in (2, 1, 0)]
+        return [self._plane(axis, places[axis], None) for axis in (2, 1, 0)]
 
     def least_sure(self) -> list[Plane]:
         """The planes through the place of the largest entropy, averaged over NEIGHBOURHOOD; the entropy in colour."""
+        heat = np.clip(self.entropy / UNSURE, 0, 1)
         if self.grid is None:
-            return [self._picture(heat=True)]
+            return [self._picture(heat)]
         smooth = ndimage.gaussian_filter(self.entropy.astype(np.float32), NEIGHBOURHOOD / self.spacing, mode="constant")
         place = np.unravel_index(int(smooth.argmax()), smooth.shape)
-        return [self._plane(axis, int(place[axis]), heat=True) for axis in (2, 1, 0)]
+        return [self._plane(axis, int(place[axis]), heat) for axis in (2, 1, 0)]
 
-    def _picture(self, *, heat: bool) -> Plane:
-        pixels = self._coloured(self.image.swapaxes(0, 1), self.entropy.T, [s.mask.T for s in self.structures], heat)
-        return Plane(_png(pixels), "the picture")
+    def explained(self, maps: Sequence[Array], titles: Sequence[str]) -> list[Plane]:
+        """Maps on the grid of the image as it was given, in colour: each from nothing to its largest absolute value.
 
-    def _plane(self, axis: int, index: int, *, heat: bool) -> Plane:
+        One map: the planes through its largest value. Several: of each the axial plane through the largest sum of all.
+
+        Args:
+            maps: (X, Y, Z), or of a picture (X, Y).
+            titles: of the maps.
+        """
+        strengths = [self._turned(np.sqrt(np.abs(each) / max(float(np.abs(each).max()), 1e-12))) for each in maps]
+        if self.grid is None:
+            return [self._picture(heat, title) for heat, title in zip(strengths, titles, strict=True)]
+        total = np.sum([heat**2 for heat in strengths], axis=0)
+        place = [int(index) for index in np.unravel_index(int(total.argmax()), total.shape)]
+        if len(maps) == 1:
+            return [self._plane(axis, place[axis], strengths[0], titles[0]) for axis in (2, 1, 0)]
+        return [self._plane(2, place[2], heat, title) for heat, title in zip(strengths, titles, strict=True)]
+
+    def _turned(self, volume: Array) -> Array:
+        return volume if self.affine is None else _canonical(volume, self.affine)
+
+    def _picture(self, heat: Array | None, title: str = "the picture") -> Plane:
+        masks = [each.mask.T for each in self.structures]
+        pixels = self._coloured(self.image.swapaxes(0, 1), None if heat is None else heat.T, masks)
+        return Plane(_png(pixels), title)
+
+    def _plane(self, axis: int, index: int, heat: Array | None, title: str = "") -> Plane:
         first, second = (other for other in range(3) if other != axis)
         # right and anterior to the left; head, or anterior, on top
         flips = (slice(None, None, -1), slice(None, None, -1))
@@ -94,24 +118,28 @@ class Drawing:
 
         view = VIEWS[axis]
         pixels = self._coloured(
-            cut(self.image), cut(self.entropy), [cut(each.mask) for each in self.structures], heat,
+            cut(self.image), None if heat is None else cut(heat), [cut(each.mask) for each in self.structures],
             spacing=(self.spacing[second], self.spacing[first]),
         )  # fmt: skip
-        return Plane(_png(_lettered(pixels, *LETTERS[view])), f"{view}, slice {index + 1} of {self.image.shape[axis]}")
+        words = f"{view}, slice {index + 1} of {self.image.shape[axis]}"
+        return Plane(_png(_lettered(pixels, *LETTERS[view])), f"{title}; {words}" if title else words)
 
     def _coloured(
-        self, image: Array, entropy: Array, masks: Sequence[Array], heat: bool, spacing: Sequence[float] = (1.0, 1.0)
+        self, image: Array, heat: Array | None, masks: Sequence[Array], spacing: Sequence[float] = (1.0, 1.0)
     ) -> NDArray[np.uint8]:
-        """(rows, columns, 3) of a plane (rows, columns[, 3]); ``spacing`` is that of rows and columns."""
+        """(rows, columns, 3) of a plane (rows, columns[, 3]); ``spacing`` is that of rows and columns.
+
+        ``heat`` is from 0 to 1, and is drawn over the image.
+        """
         scale = LONGEST / max(np.array(self.image.shape[: len(self.spacing)]) * self.spacing)
         size = [max(1, round(count * edge * scale)) for count, edge in zip(image.shape[:2], spacing, strict=True)]
         grey = np.clip((image.astype(np.float64) - self.black) / max(self.white - self.black, 1e-12), 0, 1)
         colour = _resized(grey if grey.ndim == 3 else np.repeat(grey[..., None], 3, axis=2), size, smooth=True)
-        if heat:
-            colour = _heated(colour, _resized(np.clip(entropy / UNSURE, 0, 1)[..., None], size, smooth=True)[..., 0])
+        if heat is not None:
+            colour = _heated(colour, _resized(heat[..., None], size, smooth=True)[..., 0])
         for mask, structure in zip(masks, self.structures, strict=True):
             large = _resized(mask.astype(np.float64)[..., None], size, smooth=False)[..., 0] > 0.5
-            inner = ndimage.binary_erosion(large, iterations=1 if heat else LINE, border_value=1)
+            inner = ndimage.binary_erosion(large, iterations=LINE if heat is None else 1, border_value=1)
             outline = large & ~inner
             colour[outline] = np.array(structure.colour) / 255
         return np.rint(255 * colour).astype(np.uint8)

@@ -25,6 +25,8 @@ class Bundle:
         names: of the network's outputs.
         exclusive: whether the outputs exclude each other.
         is_segmentation: whether it labels voxels.
+        is_of_nnunet: whether it was made of a model of nnU-Net, whose folds are members.
+        mirror_axes: spatial axes along which images may be mirrored.
         config: content of its configs/inference.json.
         metadata: content of its configs/metadata.json.
     """
@@ -35,6 +37,8 @@ class Bundle:
     names: tuple[str, ...]
     exclusive: bool
     is_segmentation: bool
+    is_of_nnunet: bool
+    mirror_axes: tuple[int, ...]
     config: Mapping[str, Any]
     metadata: Mapping[str, Any]
 
@@ -59,38 +63,28 @@ class Bundle:
 
     @property
     def _label_values(self) -> dict[str, list[int]]:
-        """Name -> values in the label file, as the transform has them that saves probabilities."""
+        """Name -> values in the label file, as nnU-Net or the transform has them that saves probabilities."""
         transforms = self.config["postprocessing"]["transforms"]
         labels: Mapping[str, Any] = next((each["labels"] for each in transforms if each.get("labels")), {})
+        if self.is_of_nnunet:
+            labels = _nnunet_labels(self.folder)
         return {name: list(each) if isinstance(each, list) else [each] for name, each in labels.items()}
 
 
 def open_bundle(source: Path, folder: Path, *, weights: Path | None, announce: Announce) -> Bundle:
-    """Read a bundle. It holds code that will run: open those of people you trust.
+    """Read a bundle, or a model of nnU-Net as one. It holds code that will run: open those of people you trust.
 
     Args:
-        source: its folder or its zip.
-        folder: an empty folder for the content of a zip.
+        source: its folder or its zip, or a folder TRAINER__PLANS__CONFIGURATION of nnU-Net.
+        folder: a new folder for the content of a zip, or for the bundle of a model of nnU-Net.
         weights: file of weights; None takes models/model.pt of the bundle.
         announce: called with the name of each step.
 
     Raises:
         MissingFileError: there is no such bundle, or it has no weights.
-        InputError: a zip that is refused; a bundle that was made of a model of nnU-Net.
+        InputError: a zip that is refused; a model of nnU-Net that no bundle can be made of.
     """
-    root = source
-    if source.is_file():
-        announce("open the zip")
-        root = open_archive(source, folder)
-    if not all((root / "configs" / f"{name}.json").is_file() for name in ("inference", "metadata")):
-        raise MissingFileError(
-            f"{source} is neither a bundle, with configs/inference.json and configs/metadata.json, nor the zip of one"
-        )
-    if (root / "configs" / "nnunet").is_dir():
-        raise InputError(
-            f"{source} was made of a model of nnU-Net; uncertainty is for bundles that train here. For nnU-Net see "
-            "nnUNetv2_predict --save_probabilities"
-        )
+    root = _root(source, folder, announce)
     config, metadata = (
         json.loads((root / "configs" / f"{name}.json").read_text("utf-8")) for name in ("inference", "metadata")
     )
@@ -99,7 +93,9 @@ def open_bundle(source: Path, folder: Path, *, weights: Path | None, announce: A
         raise MissingFileError(f"{source} has no weights, {file.name}: an untrained network is not sure of anything")
     try:
         output = metadata["network_data_format"]["outputs"]["pred"]
-        exclusive = _is_exclusive(config["postprocessing"]["transforms"])
+        is_of_nnunet = (root / "configs" / "nnunet").is_dir()
+        exclusive = _is_exclusive(config["postprocessing"]["transforms"]) if not is_of_nnunet else _has_no_region(root)
+        axes = config["inferer"]["mirror_axes"] if is_of_nnunet else config.get("mirror_axes")
     except (KeyError, TypeError, StopIteration):
         raise InputError(f"{source} is no bundle of medmixers: its configs do not say what the network gives") from None
     return Bundle(
@@ -109,9 +105,40 @@ def open_bundle(source: Path, folder: Path, *, weights: Path | None, announce: A
         names=tuple(output["channel_def"][key] for key in sorted(output["channel_def"], key=int)),
         exclusive=exclusive,
         is_segmentation=output["format"] == "segmentation",
+        is_of_nnunet=is_of_nnunet,
+        mirror_axes=tuple(axes or ()),
         config=config,
         metadata=metadata,
     )
+
+
+def _root(source: Path, folder: Path, announce: Announce) -> Path:
+    """The folder of the bundle."""
+    if source.is_file():
+        announce("open the zip")
+        return open_archive(source, folder)
+    if all((source / name).is_file() for name in ("plans.json", "dataset.json")):
+        announce("load torch and nnU-Net")
+        from medmixers.nnunet.bundle import write_nnunet_bundle
+
+        write_nnunet_bundle(source, out=folder, announce=announce)
+        return folder
+    if not all((source / "configs" / f"{name}.json").is_file() for name in ("inference", "metadata")):
+        raise MissingFileError(
+            f"{source} is neither a bundle, with configs/inference.json and configs/metadata.json, nor the zip of one, "
+            "nor a trained nnU-Net model, with plans.json and dataset.json"
+        )
+    return source
+
+
+def _nnunet_labels(bundle: Path) -> dict[str, Any]:
+    """Name -> value, or values of a region."""
+    labels: dict[str, Any] = json.loads((bundle / "configs" / "nnunet" / "dataset.json").read_text("utf-8"))["labels"]
+    return labels
+
+
+def _has_no_region(bundle: Path) -> bool:
+    return not any(isinstance(value, list) and len(value) > 1 for value in _nnunet_labels(bundle).values())
 
 
 def _is_exclusive(transforms: Sequence[Mapping[str, Any]]) -> bool:

@@ -63,8 +63,8 @@ class Ensemble:
 
     @property
     def members(self) -> int:
-        """Number of predictions per image: models times mirrored copies."""
-        return sum(len(each.mirrored) for each in self.predictors)
+        """Number of predictions per image: models times mirrored copies, and of nnU-Net times folds."""
+        return sum(each.members for each in self.predictors)
 
     def predict(self, entry: Entry) -> Prediction:
         """Predict a case.
@@ -105,7 +105,7 @@ def opened_ensemble(
     """The models, opened and loaded.
 
     Args:
-        models: folders or zips of bundles.
+        models: folders or zips of bundles, or models of nnU-Net.
         weights: files of weights for the one model, in place of its own; empty for its own.
         mirror: predict mirrored copies too.
         device: as torch names it; None takes the bundle's choice.
@@ -124,7 +124,15 @@ def opened_ensemble(
             for number, (model, file) in enumerate(pairs)
         ]
         announce("load torch and the networks")
-        yield Ensemble([Predictor(each, mirror=mirror, device=device) for each in bundles])
+        yield Ensemble([_predictor(each, mirror=mirror, device=device) for each in bundles])
+
+
+def _predictor(bundle: Bundle, *, mirror: bool, device: str | None) -> Predictor:
+    if not bundle.is_of_nnunet:
+        return Predictor(bundle, mirror=mirror, device=device)
+    from medmixers.clinic.uncertainty.nnunet import FoldsPredictor
+
+    return FoldsPredictor(bundle, mirror=mirror, device=device)
 
 
 @contextmanager

@@ -71,21 +71,27 @@ class Predictor:
         self.parser["bundle_root"] = str(bundle.folder)
         if device is not None:
             self.parser["device"] = f"$torch.device({device!r})"
+        self.parser["use_mirroring"] = False  # here each mirrored copy is predicted for itself
         with own_input_errors(), same_path():
             self.network: Any = self.parser.get_parsed_content("network").eval()
             self.inferer: Any = self.parser.get_parsed_content("inferer")
             self.preprocessing: Any = self.parser.get_parsed_content("preprocessing")
             self.reader: Any = self.parser.get_parsed_content("image_reader")
             self.device: torch.device = self.parser.get_parsed_content("device")
-            self.amp = bool(self.parser.get_parsed_content("amp"))
+            self.amp = bool(self.parser.get_parsed_content("amp", default=False))
         self.network.load_state_dict(read_weights(str(bundle.weights), self.network))
-        axes = [axis + 2 for axis in bundle.config.get("mirror_axes", [])] if mirror else []
+        axes = [axis + 2 for axis in bundle.mirror_axes] if mirror else []
         if mirror and not axes:
             raise InputError(f"{bundle.source} has no mirror_axes: its images may not be mirrored")
         self.mirrored: list[tuple[int, ...]] = [
             chosen for count in range(len(axes) + 1) for chosen in combinations(axes, count)
         ]
         self.layer: str | None = None  # module whose output is kept as features
+
+    @property
+    def members(self) -> int:
+        """Number of predictions per image."""
+        return len(self.mirrored)
 
     @cached_property
     def weights_digest(self) -> str:

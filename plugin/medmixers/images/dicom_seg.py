@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from importlib.metadata import version
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medmixers.clinic.model import Segment, SegmentationModel
-from medmixers.clinic.series import Series
+from medmixers.codes import Code, SegmentCodes
 from medmixers.errors import InputError, MissingPackageError
-from medmixers.files import file_digest, written_whole
-from medmixers.images.dicom import read_header
-from medmixers.tasks.codes import Code
+from medmixers.files import written_whole
+from medmixers.images.dicom import Slice, read_header
 
-MANUFACTURER = "medmixers"
+MANUFACTURER = "medmixers"  # of all objects that this package writes; its pictures are no input
 LONGEST = 64  # characters of DICOM's LO
 SERIES_NUMBER = 1000  # is added to that of the source
 NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
@@ -31,20 +29,82 @@ SEXES = ("", "M", "F", "O")
 DATES, TIMES = ("PatientBirthDate", "StudyDate"), ("StudyTime",)
 
 
+@dataclass(frozen=True)
+class Segment:
+    """One structure that the model finds.
+
+    Args:
+        name: of its label.
+        values: of the predicted file that make it up; None where it has its own file.
+        colour: red, green, blue from 0 to 255.
+        codes: what it is; None where the task does not say.
+    """
+
+    name: str
+    values: tuple[int, ...] | None
+    colour: tuple[int, int, int]
+    codes: SegmentCodes | None = None
+
+
+class Maker(Protocol):
+    """What found the segments: name, version and software for people, its weights, segments by number from 1 on."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def software(self) -> str: ...
+    @property
+    def weights_sha256(self) -> str: ...
+    @property
+    def segments(self) -> Sequence[Segment]: ...
+
+
+class Series(NamedTuple):
+    """A series that forms one volume.
+
+    Args:
+        slices: sorted along their normal.
+        affine: from voxel (x, y, z) to RAS millimetres, (4, 4).
+        modality: as DICOM names it: CT, MR, ...
+    """
+
+    slices: tuple[Slice, ...]
+    affine: NDArray[np.float64]
+    modality: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels (x, y, z)."""
+        rows, columns = self.slices[0].size
+        return columns, rows, len(self.slices)
+
+    def distance(self, affine: NDArray[np.float64]) -> float:
+        """The farthest that a corner of this grid lies from its place by another affine, along an axis, in mm."""
+        corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)]) * [*self.shape, 1]
+        return float(np.abs((affine - self.affine) @ corners.T).max())
+
+    @property
+    def files(self) -> list[Path]:
+        """Each file once, in the order of the slices."""
+        return list(dict.fromkeys(each.file for each in self.slices))
+
+
 def need_highdicom() -> None:
     """Raise MissingPackageError where the extra ``dicom`` is not installed."""
     if find_spec("highdicom") is None:
-        raise MissingPackageError("writing DICOM needs the package highdicom: pip install 'medmixers[dicom]'")
+        raise MissingPackageError("writing DICOM needs the package highdicom: pip install highdicom")
 
 
-def write_segmentation(out: Path, labels: NDArray[Any], channels: Sequence[Series], model: SegmentationModel) -> None:
+def write_segmentation(out: Path, labels: NDArray[Any], channels: Sequence[Series], maker: Maker) -> None:
     """Write the DICOM SEG of a case. Attributes of patient and study are those of the first series, and no others.
 
     Args:
         out: the file.
-        labels: as :func:`medmixers.clinic.prediction.predict` returns them.
+        labels: as :func:`numbered` returns them.
         channels: the series that were predicted; the first one is segmented, the others are referenced.
-        model: what found the structures, with a code for each.
+        maker: what found the structures, with a code for each.
 
     Raises:
         InputError: as :func:`source_headers`.
@@ -59,16 +119,16 @@ def write_segmentation(out: Path, labels: NDArray[Any], channels: Sequence[Serie
             further_source_images=[header for headers in others for header in headers] or None,
             pixel_array=_frames(labels, channels[0]),
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-            segment_descriptions=_descriptions(model),
+            segment_descriptions=_descriptions(maker),
             series_instance_uid=hd.UID(),
             series_number=(SERIES_NUMBER + int(sources[0].get("SeriesNumber") or 0)) % 2**31,
             sop_instance_uid=hd.UID(),
             instance_number=1,
             manufacturer=MANUFACTURER,
-            manufacturer_model_name=model.name[:LONGEST],
-            software_versions=f"medmixers {version('medmixers')}",
-            device_serial_number=file_digest(model.weights),
-            series_description=f"{model.name[: LONGEST - 16]}, research only",
+            manufacturer_model_name=maker.name[:LONGEST],
+            software_versions=maker.software,
+            device_serial_number=maker.weights_sha256,
+            series_description=f"{maker.name[: LONGEST - 16]}, research only",
             content_description="Automatic segmentation, not for clinical use",
             specific_character_set="ISO_IR 192",
         )
@@ -112,6 +172,28 @@ def referenced_headers(files: Sequence[Path], needed: Sequence[str], by: str) ->
     return headers
 
 
+def numbered(labels: NDArray[Any], segments: Sequence[Segment]) -> NDArray[Any]:
+    """Values of a label file as numbers of segments.
+
+    Args:
+        labels: (x, y, z) of values; or, of segments without values, (x, y, z, K) of masks.
+        segments: their K.
+
+    Returns:
+        (x, y, z) with the number of the segment, 0 for none; or (x, y, z, K) of 0 and 1 where segments may overlap.
+    """
+    if segments[0].values is None:
+        return (labels > 0).astype(np.uint8)
+    values = [segment.values or () for segment in segments]
+    if any(len(each) != 1 for each in values):
+        return np.stack([np.isin(labels, each) for each in values], axis=-1).astype(np.uint8)
+    numbers = np.zeros(max(int(labels.max()), *(each[0] for each in values)) + 1, np.min_scalar_type(len(segments)))
+    for number, (value,) in enumerate(values, start=1):
+        numbers[value] = number
+    found: NDArray[Any] = numbers[labels]
+    return found
+
+
 def _is_valid(name: str, value: str) -> bool:
     """Whether DICOM allows this value of a patient or a study; highdicom takes no others."""
     from pydicom.valuerep import DA, TM
@@ -132,14 +214,14 @@ def _frames(labels: NDArray[Any], series: Series) -> NDArray[Any]:
     return frames
 
 
-def _descriptions(model: SegmentationModel) -> list[Any]:
+def _descriptions(maker: Maker) -> list[Any]:
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
     algorithm = hd.AlgorithmIdentificationSequence(
-        name=model.name[:LONGEST], family=codes.cid7162.ArtificialIntelligence, version=model.version
+        name=maker.name[:LONGEST], family=codes.cid7162.ArtificialIntelligence, version=maker.version
     )
-    return [_description(number, segment, algorithm) for number, segment in enumerate(model.segments, start=1)]
+    return [_description(number, segment, algorithm) for number, segment in enumerate(maker.segments, start=1)]
 
 
 def _description(number: int, segment: Segment, algorithm: Any) -> Any:
