@@ -24,7 +24,7 @@ CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 FORMS = [(names[0], dims) for names in families().values() for dims in ((2, 3) if small_options(names[0]) else (2,))]
 # Each way to mix, norm, scale and decode once. The other names compile and script in the slow tests.
 COMPILED = {
-    "metaformer_s12", "caformer_s18", "metaformer_segformer_s12", "med_next", "token_unet",
+    "caformer_s18", "metaformer_segformer_s12", "med_next", "token_unet",
     "token_unet_released_8_mlp_mixer",
 }  # fmt: skip
 every_form = pytest.mark.parametrize(("name", "dims"), FORMS)
