@@ -178,7 +178,7 @@ def test_the_readmes_examples_run_as_printed(tmp_path):
     bundle = "bundles/brain_tissue_segmentation_grouped_conv"
     shutil.copytree(ROOT / bundle, tmp_path / bundle)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = {**os.environ, "HOME": str(tmp_path), "PATH": path}
+    environment = {**os.environ, "HOME": str(tmp_path), "PATH": path, "MEDMIXERS_MINUTES": "1"}
     script = "\n".join(["set -e", *examples])
     done = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

@@ -121,7 +121,6 @@ class TrainingRecipe:
 
 
 RECIPES: Registry[TrainingRecipe] = Registry("training recipe")
-
 KEUTH2025_SEGMENTATION = TrainingRecipe(
     optimizer="AdamW",
     learning_rate=1e-3,
@@ -164,7 +163,6 @@ RECIPES.register(
         ),
     ),
 )
-
 RECIPES.register(
     "keuth2025_classification",
     replace(
@@ -189,7 +187,6 @@ RECIPES.register(
         ),
     ),
 )
-
 _KEUTH2025_CLASSIFICATION = RECIPES["keuth2025_classification"]
 RECIPES.register(
     "keuth2025_classification_starred",
@@ -206,7 +203,6 @@ RECIPES.register(
         ),
     ),
 )
-
 RECIPES.register(
     "tshimanga2026",
     TrainingRecipe(
@@ -220,13 +216,9 @@ RECIPES.register(
         accumulate_batches=16,
         patch_sampling="random",
         source="tshimanga2026",
-        notes=(
-            "One random patch per subject and epoch. Momentum, weight decay and the end of the cosine cycle "
-            "are not stated: momentum and weight decay are nnU-Net's, the cycle ends at 0."
-        ),
+        notes="One random patch per subject and epoch. Not stated: momentum, weight decay (nnU-Net's), last rate (0).",
     ),
 )
-
 RECIPES.register(
     "tshimanga2026_swin_unetr",
     replace(
@@ -234,13 +226,9 @@ RECIPES.register(
         optimizer="AdamW",
         learning_rate=8e-4,
         momentum=0.0,
-        notes=(
-            "For SwinUNETR, which Tshimanga et al. train by AdamW. Weight decay and the end of the cosine cycle are "
-            "not stated: the weight decay is nnU-Net's, the cycle ends at 0."
-        ),
+        notes="For SwinUNETR, which the paper trains by AdamW. Not stated: weight decay (nnU-Net's), last rate (0).",
     ),
 )
-
 RECIPES.register(
     "keuth2025_segmentation_short",
     TrainingRecipe(
@@ -260,7 +248,18 @@ RECIPES.register(
         ),
     ),
 )
-
+RECIPES.register(
+    "short_run",
+    replace(
+        RECIPES["keuth2025_segmentation_short"],
+        learning_rate=3e-3,
+        min_learning_rate=0.0,
+        warmup_epochs=1,
+        epochs=10,
+        network_options={},
+        notes="For the nnU-Net trainers whose run is counted in minutes: some hundred steps on a CPU.",
+    ),
+)
 _LOST = "The learning rate (a formula lost in our copy of the text) is not known to us"
 RECIPES.register(
     "xue2026_classification",
@@ -277,7 +276,6 @@ RECIPES.register(
         notes=f"{_LOST}, batch size, warm-up and the size of the crops are not stated: ours are 1e-4, 32, none, 80 %.",
     ),
 )
-
 RECIPES.register(
     "xue2026_segmentation",
     TrainingRecipe(

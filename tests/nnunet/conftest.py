@@ -49,7 +49,7 @@ def nnunet_folders(tmp_path, monkeypatch):
         monkeypatch.setenv(name, str(tmp_path / name))
     for name in (
         "nnUNet_extTrainer", "MEDMIXERS_EPOCHS", "MEDMIXERS_ITERATIONS_PER_EPOCH",
-        "MEDMIXERS_VAL_ITERATIONS_PER_EPOCH", "MEDMIXERS_PRETRAINED",
+        "MEDMIXERS_VAL_ITERATIONS_PER_EPOCH", "MEDMIXERS_MINUTES", "MEDMIXERS_PRETRAINED",
     ):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
     return tmp_path

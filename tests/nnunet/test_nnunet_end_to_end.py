@@ -5,6 +5,7 @@ About a minute on two cores; most of it is nnU-Net's start, eight times.
 
 import json
 import signal
+from copy import copy
 
 import nibabel as nib
 import numpy as np
@@ -162,3 +163,34 @@ def test_our_plans_predict_without_the_variable(work, planned):
     truth = np.asanyarray(nib.load(work.raw / "labelsTs" / "cube_5.nii.gz").dataobj) == 1
     found = np.asanyarray(nib.load(out / "cube_5.nii.gz").dataobj) == 1
     assert 2 * (truth & found).sum() / (truth.sum() + found.sum()) > 0.8
+
+
+@pytest.mark.slow
+def test_a_run_of_one_minute_is_killed_and_uses_the_time_that_is_left(work):
+    trainer = "nnUNetTrainerTokenUNet_10minutes"
+    command = ("nnUNetv2_train", *MODEL, "-tr", trainer, "-device", "cpu")
+    work = copy(work)
+    kept = {name: value for name, value in work.environment.items() if not name.endswith("ITERATIONS_PER_EPOCH")}
+    work.environment = {**kept, "MEDMIXERS_MINUTES": "1"}
+    process = work.start(*command)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.rstrip().endswith(": Epoch 4"):
+            process.send_signal(signal.SIGKILL)
+            break
+    assert process.wait() == -signal.SIGKILL
+    resumed = work.run(*command, "--c")
+    assert "Epoch 4" in resumed
+    assert ": Epoch 3\n" not in resumed
+    assert "no mirroring" in resumed
+    fold = work.root / "nnUNet_results" / "Dataset900_Cube" / f"{trainer}__nnUNetPlans__3d_fullres" / "fold_0"
+    final = torch.load(fold / "checkpoint_final.pth", map_location="cpu", weights_only=False)
+    logged = final["logging"]
+    seconds = [
+        end - start for start, end in zip(logged["epoch_start_timestamps"], logged["epoch_end_timestamps"], strict=True)
+    ]
+    assert len(seconds) == 10
+    assert 40 < sum(seconds) < 75
+    assert final["inference_allowed_mirroring_axes"] is None
+    summary = json.loads((fold / "validation" / "summary.json").read_text())
+    assert summary["foreground_mean"]["Dice"] > 0.9

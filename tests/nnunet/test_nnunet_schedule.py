@@ -62,5 +62,19 @@ def test_optimizers():
         adaptive = build_optimizer(recipe(optimizer=name, momentum=0.0), [weight])
         assert type(adaptive) is getattr(torch.optim, name)
         assert (adaptive.defaults["lr"], adaptive.defaults["weight_decay"]) == (0.1, 3e-5)
+        assert adaptive.defaults["fused"] is True
+        plain = getattr(torch.optim, name)([torch.nn.Parameter(torch.ones(1))], lr=0.1, weight_decay=3e-5)
+        for optimizer in (adaptive, plain):
+            (updated,) = optimizer.param_groups[0]["params"]
+            updated.grad = torch.full_like(updated, 0.3)
+            optimizer.step()
+        torch.testing.assert_close(adaptive.param_groups[0]["params"], plain.param_groups[0]["params"])
+        weight.data.fill_(1)
+    assert (
+        build_optimizer(
+            recipe(optimizer="Adam", momentum=0.0), [torch.nn.Parameter(torch.ones(1, device="meta"))]
+        ).defaults["fused"]
+        is None
+    )
     with pytest.raises(ValueError, match="Adam cannot accumulate gradients here, got accumulate=4"):
         build_optimizer(recipe(optimizer="Adam", momentum=0.0), [weight], accumulate=4)

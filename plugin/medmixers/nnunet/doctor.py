@@ -23,7 +23,10 @@ from medmixers.nnunet.environment import ALLOCATOR_VARIABLES, TRAINER_VARIABLE, 
 FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 PACKAGES = ("torch", "monai", "nnunetv2", "timm")
 ENV_ADVICE = 'eval "$(medmixers nnunet env)"'
-CPU_ADVICE = 'eval "$(medmixers nnunet env --cpu)" makes training 1.2 to 2 times faster'
+CPU_ADVICE = (
+    'eval "$(medmixers nnunet env --cpu)" makes nnU-Net\'s own trainers 1.2 to 2 times faster; those of medmixers need '
+    "no such setting"
+)
 
 
 @dataclass(frozen=True)

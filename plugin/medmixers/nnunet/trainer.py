@@ -1,8 +1,8 @@
 """The trainer base: a subclass names a recipe and, to work on stock plans, a network. nnU-Net does the rest.
 
-Five things differ from the stock trainer: the architecture in the plans, the optimizer and its schedule, the start
-weights, the length of the run, and that checkpoints are written whole or not at all. Augmentation, loss and evaluation
-are nnU-Net's own.
+Six things differ from the stock trainer: the architecture in the plans, the optimizer and its schedule, the start
+weights, the length of the run, that checkpoints are written whole or not at all, and glibc's allocator on a CPU.
+Augmentation, loss and evaluation are nnU-Net's own.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from medmixers.errors import InputError, end_in_one_line
 from medmixers.files import written_whole
 from medmixers.networks.weights import check_source, load_weights
 from medmixers.nnunet.architecture import pairwise_excess, plans_architecture
+from medmixers.nnunet.environment import keep_freed_memory
 from medmixers.nnunet.schedule import RecipeSchedule, build_optimizer
 from medmixers.recipes import RECIPES
 
@@ -35,6 +36,7 @@ RUN_LENGTH_VARIABLES = {
     "MEDMIXERS_ITERATIONS_PER_EPOCH": "num_iterations_per_epoch",
     "MEDMIXERS_VAL_ITERATIONS_PER_EPOCH": "num_val_iterations_per_epoch",
 }
+MINUTES_VARIABLE = "MEDMIXERS_MINUTES"
 PRETRAINED_VARIABLE = "MEDMIXERS_PRETRAINED"
 
 
@@ -48,6 +50,7 @@ class nnUNetTrainerMedMixers(nnUNetTrainer):
             fields (batch size, loss, augmentation, epochs) describe the paper's own loop and are not used.
         accumulate: False updates the weights after every batch of the plans. True accumulates as many batches per
             update as fill the recipe's batch.
+        minutes: length of a run that is counted in minutes; None counts epochs.
 
     Environment: MEDMIXERS_EPOCHS, MEDMIXERS_ITERATIONS_PER_EPOCH and MEDMIXERS_VAL_ITERATIONS_PER_EPOCH change the
     length of a run (nnU-Net's own: 1000, 250, 50). MEDMIXERS_PRETRAINED, a file or "timm:NAME", gives start weights to
@@ -60,6 +63,7 @@ class nnUNetTrainerMedMixers(nnUNetTrainer):
     network_options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     recipe: ClassVar[str | None] = None
     accumulate: ClassVar[bool] = False
+    minutes: ClassVar[int | None] = None
 
     def __init__(
         self,
@@ -70,9 +74,11 @@ class nnUNetTrainerMedMixers(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's signature
     ) -> None:
         end_in_one_line("medmixers")  # nnUNetv2_train is the main function of this process
-        run_length = run_length_from_environment()  # first: a bad value must not create a folder
+        # First: a bad value must not create a folder.
+        self.run_minutes = minutes_from_environment(self.minutes, trainer=type(self).__name__)
+        run_length = run_length_from_environment()
         self.pretrained = pretrained_from_environment()
-        super().__init__(self._with_network(plans, configuration), configuration, fold, dataset_json, device)
+        super().__init__(self._with_network(plans, configuration, device), configuration, fold, dataset_json, device)
         for attribute, value in run_length.items():
             setattr(self, attribute, value)
         if self.recipe is not None:
@@ -80,8 +86,7 @@ class nnUNetTrainerMedMixers(nnUNetTrainer):
             self.weight_decay = RECIPES[self.recipe].weight_decay
         self.save_every = max(1, self.num_epochs // 20)  # nnU-Net's 50 of 1000, so a short run can resume too
 
-    @classmethod
-    def _with_network(cls, plans: dict[str, Any], configuration: str) -> dict[str, Any]:
+    def _with_network(self, plans: dict[str, Any], configuration: str, device: torch.device) -> dict[str, Any]:
         """A copy of nnU-Net's plans whose ``configuration`` holds this trainer's network and a patch that fits it.
 
         nnU-Net saves these plans with the weights and rebuilds the network from them, so training, validation and
@@ -90,12 +95,12 @@ class nnUNetTrainerMedMixers(nnUNetTrainer):
         """
         changed = deepcopy(plans)
         row = PlansManager(changed).get_configuration(configuration)
-        if cls.network_name is not None:
+        if self.network_name is not None:
             architecture, patch_size = plans_architecture(
-                cls.network_name,
+                self.network_name,
                 patch_size=row.patch_size,
                 pools=row.pool_op_kernel_sizes,
-                options=cls.network_options,
+                options=self.network_options,
             )
             if excess := pairwise_excess(architecture, patch_size):
                 raise InputError(f"{excess}; plan a smaller patch: medmixers nnunet plan ... --patch_size")
@@ -122,6 +127,9 @@ class nnUNetTrainerMedMixers(nnUNetTrainer):
             report = load_weights(plain_network(self.network), self.pretrained, warm_start=True)
             self.print_to_log_file(f"start weights {self.pretrained}: {report}")
         super().on_train_start()
+        # Not before: the processes that load data are started there and need no more memory than usual.
+        if self.device.type == "cpu" and keep_freed_memory():
+            self.print_to_log_file("glibc keeps freed memory now, which makes the steps faster")
 
     def save_checkpoint(self, filename: str) -> None:
         """As nnU-Net does, but whole or not at all: a kill or a full disk leaves the checkpoint of before."""
@@ -148,6 +156,26 @@ def run_length_from_environment() -> dict[str, int]:
         for variable, attribute in RUN_LENGTH_VARIABLES.items()
         if variable in os.environ
     }
+
+
+def minutes_from_environment(default: int | None, *, trainer: str) -> int | None:
+    """Length of a run in minutes; None for a trainer that counts epochs.
+
+    Args:
+        default: the trainer's own length.
+        trainer: its name, for messages.
+
+    Raises:
+        InputError: a variable of the other kind of run is set, or a value that is not a whole number of at least 1.
+    """
+    foreign = [MINUTES_VARIABLE] if default is None else list(RUN_LENGTH_VARIABLES)
+    for variable in foreign:
+        if variable in os.environ:
+            kind = "epochs, not minutes" if default is None else f"minutes ({MINUTES_VARIABLE}), not epochs"
+            raise InputError(f"{variable} is set, but {trainer} counts {kind}; unset {variable}")
+    if default is None or MINUTES_VARIABLE not in os.environ:
+        return default
+    return _positive_integer(MINUTES_VARIABLE, os.environ[MINUTES_VARIABLE])
 
 
 def pretrained_from_environment() -> str:

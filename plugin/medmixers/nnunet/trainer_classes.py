@@ -9,6 +9,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from medmixers.mixers import TOKEN_MIXERS
+from medmixers.nnunet.timed import nnUNetTrainerTimed
 from medmixers.nnunet.trainer import nnUNetTrainerMedMixers
 
 
@@ -63,6 +64,19 @@ class nnUNetTrainerMedUNeXt(nnUNetTrainerMedMixers):
     recipe = "xue2026_segmentation"
 
 
+class nnUNetTrainerTokenUNet_10minutes(nnUNetTrainerTimed):
+    """Token-UNet after ten minutes of training on a laptop, on any plans."""
+
+    network_name = "token_unet"
+
+
+class nnUNetTrainerMetaFormerGroupedConv_10minutes(nnUNetTrainerTimed):
+    """MetaFormer S12 with grouped convolution after ten minutes of training on a laptop, on any plans."""
+
+    network_name = "metaformer_segformer_s12"
+    network_options = MappingProxyType({"mixer": "grouped_conv", "layer_scale_init": 1.0, "drop_path_rate": 0.0})
+
+
 def metaformer_trainer_name(mixer: str) -> str:
     """``grouped_conv`` -> ``nnUNetTrainerMetaFormerGroupedConv``, ``spatial_fc`` -> ``...SpatialFC``."""
     return "nnUNetTrainerMetaFormer" + mixer.replace("_", " ").title().replace(" ", "").replace("Fc", "FC")
@@ -89,6 +103,8 @@ _NAMED: tuple[type[nnUNetTrainerMedMixers], ...] = (
     nnUNetTrainerTokenUNetNoTransformer,
     nnUNetTrainerUNetStarStar,
     nnUNetTrainerMedUNeXt,
+    nnUNetTrainerTokenUNet_10minutes,
+    nnUNetTrainerMetaFormerGroupedConv_10minutes,
 )
 # Trainers by class name. Each mixer in TOKEN_MIXERS has one.
 TRAINERS: dict[str, type[nnUNetTrainerMedMixers]] = {

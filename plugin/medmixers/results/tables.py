@@ -7,7 +7,7 @@ of ``TABLES``. :mod:`medmixers.results.documents` fills them in.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from statistics import median
+from statistics import mean, median
 from textwrap import fill
 from typing import Any
 
@@ -98,6 +98,29 @@ def large_images_table(figures: Iterable[Mapping[str, Any]]) -> str:
             )
         ]
         rows.append([row["image"], str(row["classes"]), *cells, "-" if row["differ"] is None else str(row["differ"])])
+    return markdown(header, rows)
+
+
+def laptop_table(figures: Iterable[Mapping[str, Any]]) -> str:
+    """Dice and time of nnU-Net trainings of some minutes on a CPU.
+
+    Args:
+        figures: one per training (scripts/benchmarks/laptop.py).
+    """
+    header = ["data", "trainer", "mean Dice", "Dice", "iterations", "seconds each", "nnU-Net's own network", "peak"]
+    rows = []
+    for row in figures:
+        dice, seconds, stock = row["dice"], row["seconds_per_iteration"], row["stock_seconds_per_iteration"]
+        rows.append([
+            row["data"],
+            f"`{row['trainer']}`",
+            f"{mean(dice.values()):.3f}",
+            ", ".join(f"{name} {score:.2f}" for name, score in dice.items()),
+            str(row["iterations"]),
+            f"{seconds:.2f}",
+            f"{stock:.2f}: {seconds / stock:.2f} of it",
+            f"{row['peak_bytes'] / 2**30:.2f} GiB",
+        ])  # fmt: skip
     return markdown(header, rows)
 
 
@@ -250,6 +273,7 @@ TABLES: dict[str, Callable[[Mapping[str, Section], Mapping[str, Any]], str]] = {
     "start-up": _each("start-up", startup_table),
     "gradient norms": _gradient_norms,
     "uncertainty": _uncertainty,
+    "laptop": _each("laptop", laptop_table),
     "large images": _each("large images", large_images_table),
     "exports": _exports,
     "networks": _networks,

@@ -1,0 +1,239 @@
+"""Dice after ten minutes of nnUNetv2_train on a CPU, and seconds per iteration beside nnU-Net's own network.
+
+python scripts/benchmarks/laptop.py WORK                        # the shapes; WORK keeps data and trainings
+python scripts/benchmarks/laptop.py WORK --templates FOLDER     # the brains too: 12 minutes per row
+python scripts/benchmarks/laptop.py WORK --only "Shapes, Token" --record
+
+FOLDER holds ch2, aal, inia19-t1-brain and inia19-NeuroMaps (.nii.gz) of Debian's package mricron-data. Each data set
+has 13 training cases: nnU-Net's fold 0 trains with 10 and validates with 3. A brain's cases are one real image under
+random smooth deformations, with random contrast, bias field and noise; so they vary less than patients do. The trainers
+were made with Colin27 alone. The other data sets were kept back until nothing changed any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from medmixers.demo.subjects import random_displacement, smooth_field, voxel_sizes
+from medmixers.errors import InputError, one_line_errors
+from medmixers.files import written_whole
+from medmixers.nnunet.environment import trainer_path
+from medmixers.results import check_recordable, describe_run, documents, measured, record
+from medmixers.results.tables import laptop_table
+
+ROOT = Path(__file__).resolve().parents[2]
+SECTION = "laptop cpu"
+CASES = 13
+TRAINERS = ("nnUNetTrainerTokenUNet_10minutes", "nnUNetTrainerMetaFormerGroupedConv_10minutes")
+STOCK = "nnUNetTrainerStockRecipe"  # nnU-Net's network and recipe; the environment shortens it
+STOCK_LENGTH = {
+    "MEDMIXERS_EPOCHS": "1",
+    "MEDMIXERS_ITERATIONS_PER_EPOCH": "20",
+    "MEDMIXERS_VAL_ITERATIONS_PER_EPOCH": "1",
+}
+AAL = {
+    "hippocampus": [37, 38],
+    "caudate": [71, 72],
+    "putamen": [73, 74],
+    "thalamus": [77, 78],
+    "cerebellum": list(range(91, 117)),
+}
+NEUROMAPS = {f"structure {code}": [code, code + 1000] for code in (2, 196, 237, 151, 215)}  # left and right
+# Radius in voxels, intensity and number of the ellipsoids of each class, beside a body of intensity 1.
+ELLIPSOIDS = ((10, 0.45, 2), (6, -0.4, 3), (4, 0.7, 4), (3, -0.7, 4))
+SHAPE, SPACING = (80, 96, 72), (1.5, 1.5, 2.0)
+Volume = NDArray[Any]
+
+
+class DataSet(NamedTuple):
+    """A data set: its number for nnU-Net, its classes, and what makes case i, an image and its labels on one grid."""
+
+    number: int
+    name: str
+    classes: tuple[str, ...]
+    case: Callable[[np.random.Generator], tuple[Volume, Volume, NDArray[np.float64]]]
+
+    @property
+    def folder(self) -> str:
+        """As nnU-Net names it."""
+        return f"Dataset{self.number}_{self.name}"
+
+
+def brain(number: int, name: str, files: tuple[Path, Path], groups: dict[str, list[int]], step: int) -> DataSet:
+    """Deformations of one atlas, on a grid ``step`` times coarser than its own."""
+    image, atlas = (nib.load(file) for file in files)
+    grey = image.get_fdata(dtype=np.float32)
+    grey = ndimage.gaussian_filter(grey / grey.max(), step / 2.5)
+    codes = np.asarray(atlas.dataobj).round().astype(int)
+    shares = [ndimage.gaussian_filter(np.isin(codes, of).astype(np.float32), step / 2.5) for of in groups.values()]
+    shape = tuple(edge // step for edge in grey.shape)
+    affine = image.affine @ np.diag([step, step, step, 1])
+    edges = voxel_sizes(affine)
+    size = edges.mean() / 2  # deformations in proportion: a macaque's brain has half the length of ours
+
+    def case(rng: np.random.Generator) -> tuple[Volume, Volume, NDArray[np.float64]]:
+        displacement = size * random_displacement(shape, edges / size, rng)
+        where = step * (np.indices(shape, dtype=np.float32) + displacement / edges.reshape(3, 1, 1, 1))
+        warped = ndimage.map_coordinates(grey, where, order=3).clip(0)
+        parts = np.stack([ndimage.map_coordinates(share, where, order=1) for share in shares])
+        label = np.where(parts.max(0) >= 0.5, parts.argmax(0) + 1, 0)
+        warped = warped ** np.exp(rng.normal(scale=0.15)) * np.exp(0.12 * smooth_field(shape, np.full(3, 20.0), rng))
+        sigma = rng.uniform(0.015, 0.04)
+        real, imaginary = rng.normal(scale=sigma, size=(2, *shape))
+        return np.hypot(warped + real, imaginary) * rng.uniform(300, 1200), label, affine
+
+    return DataSet(number, name, tuple(groups), case)
+
+
+def shapes_case(rng: np.random.Generator) -> tuple[Volume, Volume, NDArray[np.float64]]:
+    """Ellipsoids of four sizes in a textured body, among cubes that are background."""
+    extent = np.array(SHAPE).reshape(3, 1, 1, 1)
+    grid = np.indices(SHAPE, dtype=np.float32)
+    image = 0.25 * smooth_field(SHAPE, np.full(3, 6.0), rng)
+    image = image + ((((grid - extent / 2) / (0.46 * extent)) ** 2).sum(0) < 1)
+    label = np.zeros(SHAPE, np.uint8)
+    for value, (radius, intensity, number) in enumerate(ELLIPSOIDS, start=1):
+        for _ in range(number):
+            centre = (SHAPE * rng.uniform(0.28, 0.72, 3)).reshape(3, 1, 1, 1)
+            axes = (radius * rng.uniform(0.75, 1.3, 3)).reshape(3, 1, 1, 1)
+            inside = (((grid - centre) / axes) ** 2).sum(0) < 1
+            if not label[inside].any():
+                image[inside] += intensity
+                label[inside] = value
+    for _ in range(5):
+        low = (SHAPE * rng.uniform(0.2, 0.75, 3)).astype(int)
+        cube = tuple(slice(start, start + int(rng.integers(4, 10))) for start in low)
+        if not label[cube].any():
+            image[cube] += rng.choice([-0.6, 0.6])
+    image = ndimage.gaussian_filter(image, 0.6) + rng.normal(scale=0.15, size=SHAPE)
+    return image, label, np.diag([*SPACING, 1.0])
+
+
+def data_sets(templates: Path | None) -> Iterator[DataSet]:
+    yield DataSet(912, "Shapes", tuple(f"radius {radius}" for radius, *_ in ELLIPSOIDS), shapes_case)
+    if templates is not None:
+        colin, macaque = (
+            tuple(templates / f"{stem}.nii.gz" for stem in stems)
+            for stems in (("ch2", "aal"), ("inia19-t1-brain", "inia19-NeuroMaps"))
+        )
+        if missing := [file for file in (*colin, *macaque) if not file.is_file()]:
+            raise InputError(f"{missing[0]} does not exist; --templates is the folder of Debian's mricron-data")
+        yield brain(910, "Colin27", (colin[0], colin[1]), AAL, 2)
+        yield brain(911, "Macaque", (macaque[0], macaque[1]), NEUROMAPS, 2)
+
+
+def write_data(data: DataSet, raw: Path) -> None:
+    """In nnU-Net's raw format, whole or not at all; nothing if it is there."""
+    if (raw / data.folder).exists():
+        return
+    raw.mkdir(parents=True, exist_ok=True)
+    with written_whole(raw / data.folder) as folder:
+        for part in ("imagesTr", "labelsTr"):
+            (folder / part).mkdir(parents=True)
+        for index in range(CASES):
+            image, label, affine = data.case(np.random.default_rng([data.number, index]))
+            nib.save(nib.Nifti1Image(image.astype(np.float32), affine), folder / f"imagesTr/c_{index:03d}_0000.nii.gz")
+            nib.save(nib.Nifti1Image(label.astype(np.uint8), affine), folder / f"labelsTr/c_{index:03d}.nii.gz")
+        labels = {"background": 0, **{name: value for value, name in enumerate(data.classes, start=1)}}
+        description = {"channel_names": {"0": "MRI"}, "labels": labels, "numTraining": CASES, "file_ending": ".nii.gz"}
+        (folder / "dataset.json").write_text(json.dumps(description))
+
+
+def environment(work: Path) -> dict[str, str]:
+    """nnU-Net's folders below ``work``; nothing of this shell that changes a run."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MEDMIXERS_", "MALLOC_"))}
+    folders = {name: str(work / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    return {**kept, **folders, "nnUNet_extTrainer": trainer_path({})}
+
+
+def run(work: Path, log: Path, *command: str, **variables: str) -> int:
+    """Run a command with its output in ``log``. Returns the peak of its memory in bytes."""
+    with log.open("w") as out:
+        process = subprocess.Popen(command, env={**environment(work), **variables}, stdout=out, stderr=out)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise InputError(f"{' '.join(command)} failed; its output is in {log}")
+    return usage.ru_maxrss * 1024
+
+
+def trained(work: Path, data: DataSet, trainer: str) -> dict[str, Any]:
+    """Figures of one training and of stock nnU-Net's iterations at the same patch."""
+    write_data(data, work / "nnUNet_raw")
+    preprocessed = work / "nnUNet_preprocessed" / data.folder
+    number = str(data.number)
+    if not (preprocessed / "nnUNetPlans_3d_fullres").exists():
+        run(work, work / f"plan_{number}.log", "nnUNetv2_plan_and_preprocess", "-d", number, "-c", "3d_fullres")
+    log = work / f"{data.name}_{trainer}.log"
+    peak = run(work, log, "nnUNetv2_train", number, "3d_fullres", "0", "-tr", trainer, "-device", "cpu")
+    folder = work / "nnUNet_results" / data.folder / f"{trainer}__nnUNetPlans__3d_fullres"
+    row = json.loads((folder / "plans.json").read_text())["configurations"]["3d_fullres"]
+    scores = json.loads((folder / "fold_0" / "validation" / "summary.json").read_text())["mean"]
+
+    plans = json.loads((preprocessed / "nnUNetPlans.json").read_text())
+    plans["configurations"]["3d_fullres"].update(patch_size=row["patch_size"], batch_size=row["batch_size"])
+    plans["plans_name"] = "SamePatch"
+    (preprocessed / "SamePatch.json").write_text(json.dumps(plans))
+    stock = work / f"{data.name}_stock.log"
+    stocks = ("nnUNetv2_train", number, "3d_fullres", "0", "-tr", STOCK, "-p", "SamePatch", "-device", "cpu")
+    run(work, stock, *stocks, **STOCK_LENGTH)
+    iterations = [int(found) for found in re.findall(r"(\d+) iterations of about", log.read_text())]
+    seconds = [float(found) for found in re.findall(r"iterations of about ([\d.]+) s", log.read_text())]
+    return {
+        "data": data.name,
+        "trainer": trainer,
+        "patch": row["patch_size"],
+        "iterations": sum(iterations),
+        "seconds_per_iteration": float(np.median(seconds)),
+        "stock_seconds_per_iteration": float(re.findall(r"Epoch time: ([\d.]+) s", stock.read_text())[0]) / 20,
+        "peak_bytes": peak,
+        "dice": {name: scores[str(value)]["Dice"] for value, name in enumerate(data.classes, start=1)},
+    }
+
+
+@one_line_errors("laptop")
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help="folder of the data and the trainings, about 1 GB")
+    parser.add_argument("--templates", type=Path, help="folder of Debian's mricron-data")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help='rows with this text, as in "Colin27, nnUNetTrainerT"'
+    )
+    parser.add_argument("--record", action="store_true", help="write the figures and the documents' tables")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    pairs = [(data, trainer) for data in data_sets(arguments.templates) for trainer in TRAINERS]
+    chosen = [(data, trainer) for data, trainer in pairs if arguments.only in f"{data.name}, {trainer}"]
+    if not chosen:
+        rows = "; ".join(f"{data.name}, {trainer}" for data, trainer in pairs)
+        raise InputError(f"no row has {arguments.only!r} in it; valid: {rows}")
+    documents.render(ROOT)  # wrong markers must show before the minutes of training
+    for data, trainer in chosen:
+        about = describe_run(device="cpu", checkout=ROOT)
+        if arguments.record:
+            check_recordable(about)
+        figures = trained(arguments.work, data, trainer)
+        print(laptop_table([figures]), flush=True)
+        if arguments.record:  # each row by itself: it took 12 minutes
+            others = measured().get(SECTION, {"figures": []})["figures"]
+            kept = [row for row in others if (row["data"], row["trainer"]) != (data.name, trainer)]
+            record(SECTION, sorted([*kept, figures], key=lambda row: (row["data"], row["trainer"])), run=about)
+    if arguments.record:
+        documents.write(ROOT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
