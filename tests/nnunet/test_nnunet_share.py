@@ -29,6 +29,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from trained_models import OBLIQUE, REGIONS, write_images
 from trained_models import train as train_model
 
+import preloaded
 from medmixers.bundle_runtime.nnunet_images import NnUNetImages, find_cases
 from medmixers.bundle_runtime.nnunet_inference import PROPERTIES, NnUNetPreprocessd, NnUNetSaved, Plans
 from medmixers.bundles.share.archive import open_archive
@@ -135,7 +136,7 @@ def test_a_model_that_the_plans_do_not_describe_is_refused(root, tmp_path):
     message = f"trainer 'nnUNetTrainerBN' of {model} builds its network itself"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         make_portable(model, out=tmp_path / "out")
-    error = run(sys.executable, "-m", "medmixers", "nnunet", "to_bundle", model, "-o", tmp_path / "out", expect=2)
+    error = run(preloaded.python(), "-m", "medmixers", "nnunet", "to_bundle", model, "-o", tmp_path / "out", expect=2)
     lines = [line for line in error.splitlines() if line.startswith("medmixers")]  # torch warns when it is imported
     assert error.splitlines()[-1:] == lines
     assert lines[0].startswith(f"medmixers: error: {message}")
@@ -234,7 +235,7 @@ def stock_bundle(root):
 def test_bundle_of_a_stock_model_segments_as_nnunet_does(stock_bundle, images, tmp_path):
     model, bundle = stock_bundle
     run(
-        sys.executable, "-m", "monai.bundle", "run", "--config_file", bundle / "configs/inference.json",
+        preloaded.python(), "-m", "monai.bundle", "run", "--config_file", bundle / "configs/inference.json",
         "--bundle_root", bundle, "--dataset_dir", images, "--output_dir", tmp_path / "out", "--device", "cpu",
     )  # fmt: skip
     assert (tmp_path / "out/case.nii.gz").read_bytes() == predict(model, images, tmp_path / "expected")
@@ -324,6 +325,7 @@ def test_bundle_is_one(stock_bundle, tmp_path):
     assert str(bundle.parent) not in "".join(path.read_text() for path in bundle.rglob("*.json"))
 
 
+@pytest.mark.usefixtures("preload")
 def test_the_check_against_nnunet_tells_another_inference(stock_bundle, tmp_path):
     shutil.copytree(stock_bundle[1], tmp_path / "made")
     file = tmp_path / "made/configs/inference.json"
@@ -419,7 +421,7 @@ def test_hidden_files_are_no_cases_and_a_fault_is_one_line(stock_bundle, images,
     plans = Plans(str(bundle / "configs/nnunet"), configuration="3d_fullres")
     assert len(find_cases(str(tmp_path / "images"), plans)) == 1
     write_volume(tmp_path / "images/case_0001.nii.gz", 0 * NOISE)
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", bundle / "configs/inference.json"]
+    command = [preloaded.python(), "-m", "monai.bundle", "run", "--config_file", bundle / "configs/inference.json"]
     command += ["--bundle_root", bundle, "--dataset_dir", tmp_path / "images", "--output_dir", tmp_path / "out"]
     done = subprocess.run([*map(str, command), "--device", "cpu"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
