@@ -15,6 +15,7 @@ import torch
 from bundle_helpers import ROOT
 from small_bundle import NAME, start_weights, write_small_bundle
 
+import preloaded
 from medmixers.bundles.catalog import BUNDLES
 from medmixers.bundles.share.archive import write_archive
 from medmixers.bundles.share.pack import pack_bundle, vendor, write_vendored
@@ -151,7 +152,7 @@ def test_command_exits_non_zero_and_prints_the_table(sound: Path, tmp_path: Path
     root = tmp_path / NAME
     shutil.copytree(sound, root)
     (root / "LICENSE").unlink()
-    command = [sys.executable, "-m", "medmixers", "bundle", "verify", str(root), "--static"]
+    command = [preloaded.python(), "-m", "medmixers", "bundle", "verify", str(root), "--static"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert " 1  files, licence, paths, README  failed" in done.stdout
@@ -251,6 +252,7 @@ def test_weights_of_another_seed_or_form_are_told(sound: Path, tmp_path: Path) -
         check_weights(subject)
 
 
+@pytest.mark.usefixtures("preload")
 def test_monais_own_shape_check(sound: Path, tmp_path: Path) -> None:
     assert check_net_in_out(Subject(sound, tmp_path)) == "from a foreign working directory"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+import preloaded
 from medmixers.nnunet.environment import trainer_path
 
 TRAINER = "nnUNetTrainerTokenUNet"
@@ -21,10 +22,11 @@ AFFINE[:3, 3] = 10, -20, 30
 
 
 class Workplace:
-    """nnU-Net's folders, and its commands run in them."""
+    """nnU-Net's folders, and its commands run in them: by Python itself, or preloaded where ``preload`` is True."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, preload: bool = False) -> None:
         self.root = root
+        self.preload = preload
         self.raw = root / "nnUNet_raw" / "Dataset900_Cube"
         self.model = root / "nnUNet_results" / "Dataset900_Cube" / f"{TRAINER}__nnUNetPlans__3d_fullres"
         self.fold = self.model / "fold_0"
@@ -35,15 +37,16 @@ class Workplace:
             "nnUNet_def_n_proc": "1",
             "nnUNet_n_proc_DA": "1",
             "OMP_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",  # a line is read when it is printed
             "OMP_WAIT_POLICY": "PASSIVE",  # nnU-Net takes every core: waiting threads must not spin in parallel runs
             "MEDMIXERS_ITERATIONS_PER_EPOCH": "2",
             "MEDMIXERS_VAL_ITERATIONS_PER_EPOCH": "1",
         }
 
     def start(self, command: str, *arguments: str, **variables: str) -> subprocess.Popen:
-        script = Path(sysconfig.get_path("scripts")) / command
+        script = str(Path(sysconfig.get_path("scripts")) / command)
         return subprocess.Popen(
-            [script, *arguments],
+            [*([preloaded.python()] if self.preload else []), script, *arguments],
             env={**self.environment, **variables},
             text=True,
             stdout=subprocess.PIPE,
@@ -54,7 +57,7 @@ class Workplace:
         return output_of(self.start(command, *arguments, **variables))
 
     def medmixers(self, *arguments: str) -> str:
-        command = [sys.executable, "-m", "medmixers", *arguments]
+        command = [preloaded.python() if self.preload else sys.executable, "-m", "medmixers", *arguments]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=240)
         assert done.returncode == 0, done.stderr[-4000:]
         return done.stdout
