@@ -5,7 +5,8 @@ process with its own environment, folder, streams, signals and exit status. A se
 nnU-Net forks it, and those that it starts by ``sys.executable``. Each process imports this package itself.
 
 Python itself is started by tests of imports and of hidden packages, and where a library reads a variable while it is
-imported (``nnUNet_n_proc_DA``, ``TRITON_INTERPRET``): there the server's environment would count.
+imported (``nnUNet_n_proc_DA``, ``TRITON_INTERPRET``): there the server's environment would count. nnU-Net's own commands
+are started by Python too: their workers would have to fork from a process with threads, and hang.
 """
 
 from __future__ import annotations
@@ -152,17 +153,7 @@ def run(request: dict[str, Any], executable: str) -> None:
         exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__", "__builtins__": __builtins__})
     else:
         sys.argv[:] = [first, *rest]
-        if os.path.basename(first).startswith("nnUNetv2_"):
-            fork_where_nnunet_spawns()
         runpy.run_path(first, run_name="__main__")
-
-
-def fork_where_nnunet_spawns() -> None:
-    """Each of its spawned workers would import all of nnU-Net again."""
-    import multiprocessing
-
-    context = multiprocessing.get_context
-    multiprocessing.get_context = lambda method=None: context("fork" if method == "spawn" else method)  # type: ignore
 
 
 def end(request: dict[str, Any], executable: str) -> NoReturn:

@@ -12,7 +12,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-import preloaded
 from medmixers.nnunet.environment import trainer_path
 
 TRAINER = "nnUNetTrainerTokenUNet"
@@ -22,11 +21,10 @@ AFFINE[:3, 3] = 10, -20, 30
 
 
 class Workplace:
-    """nnU-Net's folders, and its commands run in them: by Python itself, or preloaded where ``preload`` is True."""
+    """nnU-Net's folders, and its commands run in them."""
 
-    def __init__(self, root: Path, *, preload: bool = False) -> None:
+    def __init__(self, root: Path) -> None:
         self.root = root
-        self.preload = preload
         self.raw = root / "nnUNet_raw" / "Dataset900_Cube"
         self.model = root / "nnUNet_results" / "Dataset900_Cube" / f"{TRAINER}__nnUNetPlans__3d_fullres"
         self.fold = self.model / "fold_0"
@@ -44,9 +42,9 @@ class Workplace:
         }
 
     def start(self, command: str, *arguments: str, **variables: str) -> subprocess.Popen:
-        script = str(Path(sysconfig.get_path("scripts")) / command)
+        script = Path(sysconfig.get_path("scripts")) / command
         return subprocess.Popen(
-            [*([preloaded.python()] if self.preload else []), script, *arguments],
+            [script, *arguments],
             env={**self.environment, **variables},
             text=True,
             stdout=subprocess.PIPE,
@@ -57,7 +55,7 @@ class Workplace:
         return output_of(self.start(command, *arguments, **variables))
 
     def medmixers(self, *arguments: str) -> str:
-        command = [preloaded.python() if self.preload else sys.executable, "-m", "medmixers", *arguments]
+        command = [sys.executable, "-m", "medmixers", *arguments]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=240)
         assert done.returncode == 0, done.stderr[-4000:]
         return done.stdout

@@ -1,6 +1,6 @@
 """Stock commands from raw data to a score, each a process: plan, train, kill, resume, predict, evaluate.
 
-Python itself starts one training and one prediction with its workers; the other processes are preloaded.
+About a minute on two cores; most of it is nnU-Net's start, eight times.
 """
 
 import json
@@ -38,7 +38,7 @@ def kill_in_epoch(work: Workplace, epoch: int) -> None:
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """A training killed in epoch 3 of 40 and resumed to end after it; ``resumed`` holds the second output."""
-    work = Workplace(tmp_path_factory.mktemp("nnunet"), preload=True)
+    work = Workplace(tmp_path_factory.mktemp("nnunet"))
     write_cases(work.raw)
     work.run(
         "nnUNetv2_plan_and_preprocess", "-d", "900", "-c", "3d_fullres", "-npfp", "1", "-np", "1",
@@ -85,12 +85,6 @@ def test_validation_alone(work):
     assert json.loads(summary.read_text())["foreground_mean"] == before["foreground_mean"]
 
 
-@pytest.fixture
-def by_python(work, monkeypatch):
-    monkeypatch.setattr(work, "preload", False)
-
-
-@pytest.mark.usefixtures("by_python")
 def test_a_bad_variable_stops_the_training_with_one_line(work):
     process = work.start_training(MEDMIXERS_EPOCHS="two")
     output, _ = process.communicate(timeout=120)
@@ -99,20 +93,12 @@ def test_a_bad_variable_stops_the_training_with_one_line(work):
     assert output.endswith("\nmedmixers: error: MEDMIXERS_EPOCHS must be a whole number of at least 1, got 'two'\n")
 
 
-@pytest.fixture(scope="module")
-def predicted(work):
+def test_predict_and_evaluate(work):
     out = work.root / "predictions"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(work, "preload", False)
-        work.run(
-            "nnUNetv2_predict", "-i", str(work.raw / "imagesTs"), "-o", str(out), "-d", "900", "-c", "3d_fullres",
-            "-f", "0", "-tr", TRAINER, "-device", "cpu", "-npp", "1", "-nps", "1", "--disable_tta",
-        )  # fmt: skip
-    return out
-
-
-def test_predict_and_evaluate(work, predicted):
-    out = predicted
+    work.run(
+        "nnUNetv2_predict", "-i", str(work.raw / "imagesTs"), "-o", str(out), "-d", "900", "-c", "3d_fullres",
+        "-f", "0", "-tr", TRAINER, "-device", "cpu", "-npp", "1", "-nps", "1", "--disable_tta",
+    )  # fmt: skip
     prediction = nib.load(out / "cube_5.nii.gz")
     assert prediction.shape == (32, 32, 32)
     np.testing.assert_allclose(prediction.affine, AFFINE, atol=1e-4)
@@ -127,8 +113,7 @@ def test_predict_and_evaluate(work, predicted):
     dice = 2 * (truth & found).sum() / (truth.sum() + found.sum())
     assert json.loads((out / "summary.json").read_text())["foreground_mean"]["Dice"] == pytest.approx(dice)
 
-
-def test_a_portable_copy_needs_neither_the_trainers_nor_any_folder_of_nnunet(work, predicted):
+    # a portable copy needs neither the trainers nor any folder of nnU-Net
     assert "identical" in work.medmixers("nnunet", "portable", str(work.model), "-o", str(work.root / "portable"))
     copied = work.root / "portable_predictions"
     work.run(
@@ -136,7 +121,7 @@ def test_a_portable_copy_needs_neither_the_trainers_nor_any_folder_of_nnunet(wor
         "-m", str(work.root / "portable"), "-device", "cpu", "-npp", "1", "-nps", "1", "--disable_tta",
         nnUNet_extTrainer="", nnUNet_results="", nnUNet_raw="", nnUNet_preprocessed="",
     )  # fmt: skip
-    assert (copied / "cube_5.nii.gz").read_bytes() == (predicted / "cube_5.nii.gz").read_bytes()
+    assert (copied / "cube_5.nii.gz").read_bytes() == (out / "cube_5.nii.gz").read_bytes()
 
 
 @pytest.fixture(scope="module")
