@@ -5,8 +5,8 @@ process with its own environment, folder, streams, signals and exit status. A se
 nnU-Net forks it, and those that it starts by ``sys.executable``. Each process imports this package itself.
 
 Python itself is started by tests of imports and of hidden packages, and where a library reads a variable while it is
-imported (``nnUNet_n_proc_DA``, ``TRITON_INTERPRET``): there the server's environment would count. nnU-Net's own commands
-are started by Python too: their workers would have to fork from a process with threads, and hang.
+imported (``nnUNet_n_proc_DA``, ``TRITON_INTERPRET``): there the server's environment would count. It also starts the
+commands of nnU-Net: their workers would have to fork from a process with threads, and hang.
 """
 
 from __future__ import annotations
