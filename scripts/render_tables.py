@@ -28,7 +28,7 @@ def main() -> int:
     for path in paths:
         print(f"{'differs' if arguments.check else 'written'}: {path.relative_to(ROOT)}")
     if arguments.check and (older := older_than_the_code(ROOT)):
-        print(f"note: measured with older code of the networks: {', '.join(older)}")
+        print(f"note: measured with older code: {', '.join(older)}")
     if paths and arguments.check:
         print("run: python scripts/render_tables.py")
         return 1

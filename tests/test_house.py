@@ -37,7 +37,7 @@ ARROWS: dict[str, set[str]] = {
     "bundle_runtime": {"datasets", "images"},
     "datasets": {"images"},
     "study": {"networks", "mixers", "layers", "datasets", "bundles", "bundle_runtime", "images", "nnunet"},
-    "clinic": {"bundles", "datasets", "images", "nnunet"},
+    "clinic": {"bundles", "bundle_runtime", "datasets", "images", "nnunet"},
     "demo": {"bundles", "clinic", "datasets"},
     "cli": {"bundles", "clinic", "datasets", "demo", "explain", "mixers", "nnunet", "profiling", "study"},
 }

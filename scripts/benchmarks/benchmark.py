@@ -12,6 +12,7 @@ A recorded run needs a clean checkout: its commit is recorded with the figures.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -23,6 +24,7 @@ from comparisons import COMPARISONS
 from measure import as_json, compare
 
 from medmixers.errors import InputError, one_line_errors
+from medmixers.nnunet.environment import ALLOCATOR_VARIABLES
 from medmixers.results import MEASURED, check_recordable, describe_run, documents, measured, record, write_json
 from medmixers.results.tables import benchmark_table
 
@@ -41,11 +43,13 @@ def main() -> None:
     names = [name for name in COMPARISONS if arguments.device != "cpu" or not COMPARISONS[name].gpu]
     names = [name for name in names if COMPARISONS[name].quick or not arguments.quick]
     chosen = [name for name in names if arguments.only in name]
-    run = describe_run(device=arguments.device, checkout=ROOT)
+    run = describe_run("benchmark", device=arguments.device, checkout=ROOT)
     if not chosen:
         raise InputError(f"no comparison has {arguments.only!r} in its name; valid: {', '.join(names)}")
     if arguments.record and arguments.quick:
         raise InputError("--record is for a whole run, without --quick")
+    if arguments.record and (given := [name for name in ALLOCATOR_VARIABLES if name in os.environ]):
+        raise InputError(f"unset {' and '.join(given)}: the record is without them, allocator.py compares both")
     if arguments.record:
         check_recordable(run)
         documents.render(ROOT)  # wrong markers must show before the minutes of measuring

@@ -36,7 +36,9 @@ def main() -> int:
         parser.error(f"--record is for {STEPS} steps, got {arguments.steps}")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no GPU")
-    run = describe_run(device=torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu", checkout=ROOT)
+    run = describe_run(
+        "gradient norms", device=torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu", checkout=ROOT
+    )
     if arguments.record and run.pop("dirty") is not False:
         parser.error("the checkout is not clean or not under git; commit, then run again")
     documents.render(ROOT)  # wrong markers must show before the minutes of training

@@ -222,7 +222,7 @@ def main() -> None:
         raise InputError(f"no row has {arguments.only!r} in it; valid: {rows}")
     documents.render(ROOT)  # wrong markers must show before the minutes of training
     for data, trainer in chosen:
-        about = describe_run(device="cpu", checkout=ROOT)
+        about = describe_run(SECTION, device="cpu", checkout=ROOT)
         if arguments.record:
             check_recordable(about)
         figures = trained(arguments.work, data, trainer)

@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -25,6 +22,7 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 import torch
+from processes import bundle_command, run_python
 
 from medmixers.errors import InputError, one_line_errors
 from medmixers.results import check_quiet_machine, describe_run, documents, record
@@ -70,7 +68,7 @@ def main() -> None:
     chosen = [case for case in CASES if arguments.only in case.name]
     if not chosen:
         raise InputError(f"no image has {arguments.only!r} in its name; valid: {'; '.join(c.name for c in CASES)}")
-    run = describe_run(device="cpu", checkout=ROOT)
+    run = describe_run("large images", device="cpu", checkout=ROOT)
     if arguments.record and (arguments.only or run.pop("dirty") is not False):
         raise InputError("--record is for all images of a checkout that is clean and under git")
     if arguments.record:
@@ -154,15 +152,7 @@ def predicted(folder: Path, way: str, overlay: dict[str, Any], case: Case) -> tu
         **overlay,
     }
     (folder / f"{way}.json").write_text(json.dumps(options), "utf-8")
-    configs = [str(BUNDLE / "configs" / "inference.json"), str(folder / f"{way}.json")]
-    command = ["-m", "monai.bundle", "run", "--bundle_root", str(BUNDLE), "--config_file", str(configs)]
-    start = time.monotonic()
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    return time.monotonic() - start, usage.ru_maxrss * 1024
+    return run_python(bundle_command(BUNDLE, ["inference.json", folder / f"{way}.json"], {}))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any
 
 from medmixers.errors import InputError, one_line_errors
 from medmixers.results import CHANGED, describe_run, documents, record
+from medmixers.results.measured_code import measured_code_digest
 from medmixers.study.report.folder import SCORED, StudyFolder, read_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,10 +58,12 @@ def main() -> None:
     parser.add_argument("study", type=Path, help="its folder")
     study = read_folder(parser.parse_args().study)
     check(study)
-    run = describe_run(device=study.plan["devices"][0], checkout=ROOT)
+    plan, name = study.plan, study.plan["study"]
+    run = describe_run(name, device=plan["devices"][0], checkout=ROOT)
     run.pop("dirty")
-    versions = {name: study.plan["versions"][name] for name in run["versions"]}
-    record(study.plan["study"], figures(study), run={**run, "commit": study.plan["commit"], "versions": versions})
+    run["versions"] = {package: plan["versions"][package] for package in run["versions"]}
+    run |= {"commit": plan["commit"], "code": measured_code_digest(ROOT, name, commit=plan["commit"])}
+    record(name, figures(study), run=run)
     documents.write(ROOT)
 
 

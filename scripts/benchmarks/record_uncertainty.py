@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="for the data, the bundle and the predictions")
     parser.add_argument("--record", action="store_true", help="write the figures and the documents' tables")
     arguments = parser.parse_args()
-    run = describe_run(device="cpu", checkout=ROOT)
+    run = describe_run("uncertainty", device="cpu", checkout=ROOT)
     if arguments.record and run.pop("dirty") is not False:
         parser.error("the checkout is not clean or not under git; commit, then run again")
     documents.render(ROOT)  # wrong markers must show before the minutes of training

@@ -156,7 +156,7 @@ def main() -> None:
     chosen = [label for label in NETWORKS if arguments.only in label]
     if not chosen:
         raise InputError(f"no network has {arguments.only!r} in its label; valid: {', '.join(NETWORKS)}")
-    run = describe_run(device="cpu", checkout=ROOT)
+    run = describe_run("runtimes", device="cpu", checkout=ROOT)
     if arguments.record and arguments.only:
         raise InputError("--record is for a whole run, without --only")
     if arguments.record:

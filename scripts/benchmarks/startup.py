@@ -99,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", action="store_true", help="write the figures and the documents' tables")
     arguments = parser.parse_args()
-    run = describe_run(device="cpu", checkout=ROOT)
+    run = describe_run("start-up", device="cpu", checkout=ROOT)
     if arguments.record:
         check_recordable(run)
     figures: list[dict[str, Any]] = []

@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("--colin27", type=Path, nargs=2, required=True, metavar=("HEAD", "BRAIN"))
     arguments = parser.parse_args()
-    run = describe_run(device="cpu", checkout=ROOT)
+    run = describe_run("demo model", device="cpu", checkout=ROOT)
     if run.pop("dirty") is not False:
         raise InputError("the checkout is not clean or not under git; commit, then run again")
     with tempfile.TemporaryDirectory() as name:

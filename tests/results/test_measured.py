@@ -9,14 +9,22 @@ from pathlib import Path
 
 import pytest
 import record_study
+import runtimes
+import scale_networks
+import torch
+from comparisons import COMPARISONS, OURS
+from scale_networks import Point
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "study"))
 import made_study
 
-from medmixers import results
+from house import ROOT
+from medmixers import create_network, results
 from medmixers.errors import InputError
+from medmixers.results.measured_code import MEASURED_CODE, kind_of, measured_code_digest, missing_code
 from medmixers.results.tables import TABLES, study_table
 
+COMMIT = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false", "commit", "-qm"]
 VERSIONS = {"torch": "2", "monai": "1", "nnunetv2": "2"}
 
 
@@ -34,17 +42,65 @@ def test_record_keeps_other_sections_and_says_where(tmp_path):
 def test_figures_know_the_code_that_they_measured(tmp_path, monkeypatch):
     folder = tmp_path / "plugin" / "medmixers"
     (folder / "mixers").mkdir(parents=True)
-    for name in ("variants.py", "mixers/pooling.py", "cli.py"):
+    (folder / "bundle_runtime").mkdir()
+    files = ("variants.py", "mixers/pooling.py", "mixers/spectral.py", "bundle_runtime/windows.py")
+    for name in files:
         (folder / name).write_text("1\n")
     file = tmp_path / "measured.json"
-    results.record("now", [], run={"code": results.measured_code_digest(tmp_path)}, path=file)
-    results.record("before", [], run={}, path=file)
+    for section in ("scale mixers cpu", "scale bundles cpu"):
+        results.record(section, [], run={"code": measured_code_digest(tmp_path, section)}, path=file)
+    results.record("demo", [], run={}, path=file)
     monkeypatch.setattr(results, "measured", lambda: json.loads(file.read_text()))
-    assert results.older_than_the_code(tmp_path) == ["before"]
-    (folder / "cli.py").write_text("2\n")
-    assert results.older_than_the_code(tmp_path) == ["before"]
-    (folder / "mixers" / "pooling.py").write_text("2\n")
-    assert results.older_than_the_code(tmp_path) == ["now", "before"]
+    older = {}
+    for name in files:
+        (folder / name).write_text("2\n")
+        older[name] = results.older_than_the_code(tmp_path)
+        (folder / name).write_text("1\n")
+    assert older == {
+        "variants.py": ["demo"],
+        "mixers/pooling.py": ["scale mixers cpu", "demo"],
+        "mixers/spectral.py": ["demo"],
+        "bundle_runtime/windows.py": ["scale bundles cpu", "demo"],
+    }
+
+
+def test_every_section_names_code_that_is_there():
+    assert missing_code(ROOT, [*results.measured(), *MEASURED_CODE]) == []
+    assert kind_of("benchmark cpu token_unet") == "benchmark"
+    assert kind_of("demo model") == "demo model"
+    with pytest.raises(KeyError, match=r"'demos' is no section of measured figures; valid: benchmark, "):
+        kind_of("demos")
+
+
+def test_what_is_measured_is_in_the_digest():
+    """Classes of modules tell the files; functions are in kernels/ and layers/, which are in it whole."""
+    used = {"benchmark": [], "scale networks": [], "runtimes": []}
+    with torch.device("meta"):
+        for comparison in COMPARISONS.values():
+            used["benchmark"].append(comparison.contenders[OURS]())
+        for mixer in scale_networks.KEUTH:
+            used["scale networks"].append(scale_networks.build(Point("networks", mixer, (64, 64)))[0])
+        for name, options, size in runtimes.NETWORKS.values():
+            shape = {"spatial_dims": len(size) - 2, "in_channels": size[1], "out_channels": 2}
+            used["runtimes"].append(create_network(name, **shape, **options))
+    for kind, networks in used.items():
+        names = {type(module).__module__ for network in networks for module in network.modules()}
+        files = {"/".join(name.split(".")[1:]) + ".py" for name in names if name.startswith("medmixers.")}
+        known = MEASURED_CODE[kind]
+        assert {file for file in files if file not in known and file.split("/")[0] not in known} == set(), kind
+        assert len(files) > 5
+
+
+def test_the_digest_of_a_commit_is_that_of_its_files(checkout):
+    folder = checkout / "plugin" / "medmixers" / "kernels"
+    folder.mkdir(parents=True)
+    (folder / "one.py").write_text("1\n")
+    subprocess.run(["git", "add", "."], cwd=checkout, check=True)
+    subprocess.run([*COMMIT, "two"], cwd=checkout, check=True)
+    now = measured_code_digest(checkout, "scale mixers")
+    (folder / "one.py").write_text("2\n")
+    assert measured_code_digest(checkout, "scale mixers", commit="HEAD") == now
+    assert measured_code_digest(checkout, "scale mixers") != now
 
 
 def test_nothing_is_recorded_on_a_busy_machine(monkeypatch):
@@ -68,14 +124,13 @@ def checkout(tmp_path, monkeypatch):
     folder = tmp_path / "checkout"
     (folder / "plugin").mkdir(parents=True)
     (folder / "plugin" / "code.py").write_text("one = 1\n")
-    commit = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false", "commit", "-qm", "one")
-    for command in (("init", "-q"), ("add", "."), commit):
-        subprocess.run(["git", *command], cwd=folder, check=True)
+    for command in (["git", "init", "-q"], ["git", "add", "."], [*COMMIT, "one"]):
+        subprocess.run(command, cwd=folder, check=True)
     return folder
 
 
 def test_a_run_says_what_was_measured(checkout):
-    run = results.describe_run(device="cpu", checkout=checkout)
+    run = results.describe_run("benchmark", device="cpu", checkout=checkout)
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=checkout, check=True, capture_output=True, text=True)
     commit = head.stdout.strip()
     assert (run["commit"], run["device"], run["dirty"]) == (commit, "cpu", False)
@@ -84,10 +139,10 @@ def test_a_run_says_what_was_measured(checkout):
     (checkout / "notes.txt").write_text("no code")
     assert results.git_commit(checkout) == commit
     (checkout / "plugin" / "new.py").write_text("two = 2\n")
-    assert results.describe_run(device="cpu", checkout=checkout)["dirty"] is True
+    assert results.describe_run("benchmark", device="cpu", checkout=checkout)["dirty"] is True
     assert results.git_commit(checkout) == f"{commit} with changes"
     assert results.git_commit(checkout / "plugin") is None
-    assert results.describe_run(device="cpu", checkout=checkout.parent)["dirty"] is None
+    assert results.describe_run("benchmark", device="cpu", checkout=checkout.parent)["dirty"] is None
 
 
 @pytest.fixture(scope="module")
@@ -108,11 +163,13 @@ def test_the_figures_of_a_study_are_those_of_its_files(study, tmp_path, monkeypa
     folder, _ = study
     monkeypatch.setattr(record_study, "record", lambda *words, **keys: results.record(*words, **keys, path=file))
     monkeypatch.setattr(record_study.documents, "write", lambda root: None)
+    monkeypatch.setattr(record_study, "measured_code_digest", lambda root, section, commit: f"{section} at {commit}")
     monkeypatch.setattr("sys.argv", ["record_study.py", str(folder)])
     file = tmp_path / "measured.json"
     record_study.main()
     section = json.loads(file.read_text())["demo"]
     assert (section["commit"], section["versions"]) == ("abc", VERSIONS)
+    assert section["code"] == "demo at abc"
     with (folder / "scores.csv").open(newline="") as content:
         rows = [row for row in csv.DictReader(content) if row["metric"] == "dice" and row["value"]]
     for found in section["figures"]:

@@ -111,6 +111,7 @@ def test_unknown_task_lists_the_tasks() -> None:
         ("labels", coloured("a", "b"), "must be \"background\", got 'a'"),
         ("ignore_label", 0, "one above the labels, 3, got 0"),
         ("regions", {"whole": (1, 2)}, "with multi_label and must name its labels in order, background, .*got whole"),
+        ("mpp", 0.5, "of 2D images without spacing and image_size, got self.mpp=0.5, self.spatial_dims=3"),
         ("validation_every", 1, "at least 2, got 1"),
     ],
 )

@@ -96,6 +96,45 @@ class Clinic:
                 announce=announce,
             )
 
+    def slide(
+        self,
+        model: str,
+        slide: str,
+        out: str,
+        mpp: float | None = None,
+        checkpoint: str | None = None,
+        device: str | None = None,
+    ) -> str:
+        """Segment a whole histology slide and write a tiled TIFF of labels.
+
+        Memory does not grow with the slide: TMPDIR holds one byte per pixel, and one band of windows.
+        A bundle contains code that runs: take it from people you trust.
+
+        Args:
+            model: folder or zip of a bundle that segments RGB pictures.
+            slide: file that OpenSlide reads: .svs, .ndpi, .mrxs, a tiled .tif and others.
+            out: TIFF to write, .tif or .tiff.
+            mpp: microns per pixel that the network sees; the bundle's by default.
+            checkpoint: file of weights in place of the bundle's.
+            device: cpu, cuda, cuda:1 or mps; by default a GPU where there is one.
+
+        Example:
+            medmixers clinic slide my_bundle_v0.1.0.zip slide.svs labels.tif
+        """
+        with steps("clinic slide") as announce:
+            announce("read the model")
+            from medmixers.clinic.slide import segment_slide
+
+            return segment_slide(
+                model,
+                slide,
+                out,
+                mpp=mpp,
+                checkpoint=checkpoint,
+                device=None if device is None else usable_device(device),
+                announce=announce,
+            )
+
     def calibrate(
         self,
         model: str,

@@ -21,15 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from medmixers.errors import InputError
-from medmixers.files import code_digest, written_whole
+from medmixers.files import written_whole
+from medmixers.results.measured_code import measured_code_digest
 
 MEASURED = Path(__file__).with_name("measured.json")
 NETWORK_FACTS = Path(__file__).with_name("networks.json")
 TESTED = Path(__file__).with_name("tested.json")
 CHANGED = "with changes"
-MEASURED_CODE = (  # what the speed and the memory of networks depend on, below plugin/medmixers
-    "bundle_runtime/openvino_inference.py", "factory.py", "kernels", "layers", "mixers", "networks", "variants.py",
-)  # fmt: skip
 BUSIEST = 0.1  # share of the processor that others may use while figures are recorded
 CODE = ("plugin", "bundles", "scripts", "pyproject.toml")  # the parts of the checkout that a run depends on
 
@@ -56,17 +54,18 @@ def range_tested() -> str:
     return ", ".join(f"{name} {' and '.join(dict.fromkeys((oldest[name], newest[name])))}" for name in names)
 
 
-def describe_run(*, device: str, checkout: str | Path = ".") -> dict[str, Any]:
+def describe_run(section: str, *, device: str, checkout: str | Path = ".") -> dict[str, Any]:
     """When, where and from which commit a run that starts now is made.
 
     Args:
+        section: of measured.json, or its kind: ``code`` is the digest of what it measures.
         device: that the run computes on, as torch names it.
         checkout: of this project. ``commit`` and ``dirty`` are None where git does not know it.
     """
     return {
         "date": date.today().isoformat(),
         "commit": _git(checkout, "rev-parse", "HEAD"),
-        "code": measured_code_digest(checkout),
+        "code": measured_code_digest(checkout, section),
         "dirty": None if (changes := _changes(checkout)) is None else bool(changes),
         "processor": processor(),
         "cores": usable_cores(),
@@ -89,20 +88,15 @@ def record(section: str, figures: Any, *, run: Mapping[str, Any], path: Path = M
     write_json(path, sections)
 
 
-def measured_code_digest(checkout: str | Path) -> str:
-    """First 16 digits of the digest of ``MEASURED_CODE``."""
-    return code_digest(Path(checkout) / "plugin" / "medmixers", MEASURED_CODE)[:16]
-
-
 def older_than_the_code(checkout: str | Path) -> list[str]:
-    """Sections of measured.json whose figures an older state of ``MEASURED_CODE`` gave."""
-    now = measured_code_digest(checkout)
-    return [name for name, section in measured().items() if section.get("code") != now]
+    """Sections of measured.json whose figures an older state of the code that they measure gave."""
+    return [name for name, each in measured().items() if each.get("code") != measured_code_digest(checkout, name)]
 
 
-def check_recordable(run: dict[str, Any]) -> None:
-    """Take ``dirty`` out of a run that will be recorded. Raise InputError if it is not False, or on a busy machine."""
-    if run.pop("dirty") is not False:
+def check_recordable(*runs: dict[str, Any]) -> None:
+    """Take ``dirty`` out of runs that will be recorded. Raise InputError if it is not False, or on a busy machine."""
+    dirty = [run.pop("dirty") for run in runs]
+    if dirty != [False] * len(runs):
         raise InputError("the checkout is not clean or not under git; commit, then run again")
     check_quiet_machine()
 

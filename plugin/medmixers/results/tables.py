@@ -12,6 +12,10 @@ from textwrap import fill
 from typing import Any
 
 from medmixers.results import measured_note
+from medmixers.results.allocator import allocator_table
+from medmixers.results.limits import limits_tables
+from medmixers.results.markdown import markdown
+from medmixers.results.scale import bundle_scale_table, loading_table, ranks_table, scale_table
 from medmixers.variants import NETWORKS
 
 OURS = "ours"  # name of this package's contender in the figures of the benchmark
@@ -216,20 +220,11 @@ def demo_model_table(figures: Iterable[Mapping[str, Any]]) -> str:
     return markdown(["image", "changed how", "Dice grey matter", "Dice white matter"], rows)
 
 
-def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table."""
-    head = list(header)
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
 def _study(name: str) -> Callable[[Mapping[str, Section], Mapping[str, Any]], str]:
     return lambda sections, facts: study_table(sections[name]) if name in sections else NOT_MEASURED
 
 
-def _each(
-    kind: str, table: Callable[[Iterable[Mapping[str, Any]]], str]
-) -> Callable[[Mapping[str, Section], Mapping[str, Any]], str]:
+def _each(kind: str, table: Callable[[Any], str]) -> Callable[[Mapping[str, Section], Mapping[str, Any]], str]:
     """A table and its note for each section "KIND" or "KIND DEVICE"."""
 
     def tables(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
@@ -237,6 +232,19 @@ def _each(
         return "\n\n".join(f"{table(s['figures'])}\n\n{measured_note(s)}" for s in found) or NOT_MEASURED
 
     return tables
+
+
+def _drawn(
+    kind: str, table: Callable[[Iterable[Mapping[str, Any]]], str], file: str, alt: str
+) -> Callable[[Mapping[str, Section], Mapping[str, Any]], str]:
+    """As :func:`_each`, below the figure that is drawn of it."""
+    tables = _each(kind, table)
+
+    def drawn(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
+        text = tables(sections, facts)
+        return text if text == NOT_MEASURED else f"![{alt}]({file})\n\n{text}"
+
+    return drawn
 
 
 def _gradient_norms(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
@@ -263,6 +271,13 @@ def _networks(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
     return networks_table(facts["parameters"])
 
 
+SCALE_TABLES: Mapping[str, Callable[[Iterable[Mapping[str, Any]]], str]] = {
+    "scale networks": scale_table,
+    "scale mixers": scale_table,
+    "scale bundles": bundle_scale_table,
+    "scale ranks": ranks_table,
+    "scale loading": loading_table,
+}
 # name in a marker -> its table, from all of measured.json and networks.json
 TABLES: dict[str, Callable[[Mapping[str, Section], Mapping[str, Any]], str]] = {
     "demo": _study("demo"),
@@ -275,6 +290,15 @@ TABLES: dict[str, Callable[[Mapping[str, Section], Mapping[str, Any]], str]] = {
     "uncertainty": _uncertainty,
     "laptop": _each("laptop", laptop_table),
     "large images": _each("large images", large_images_table),
+    **{name: _each(name, table) for name, table in SCALE_TABLES.items()},
+    "scale networks": _drawn(
+        "scale networks", scale_table, "scale_networks.svg", "Time and memory of a training step over the image size"
+    ),
+    "scale mixers": _drawn(
+        "scale mixers", scale_table, "scale_mixers.svg", "Time and memory of a training step over the tokens"
+    ),
+    "allocator": _each("allocator", allocator_table),
+    "limits": _each("limits", limits_tables),
     "exports": _exports,
     "networks": _networks,
 }

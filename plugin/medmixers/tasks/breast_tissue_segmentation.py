@@ -31,6 +31,7 @@ BREAST_TISSUE_SEGMENTATION = TaskSpec(
         "rest": own("REST", "Other tissue", category=TISSUE),
     },
     ignore_label=8,
+    mpp=0.5,
     intensity="unit",
     group_by="slide",
     licence=(

@@ -207,6 +207,7 @@ _READERS: Mapping[str, Callable[[str, Any], Any]] = {
     "codes": _codes,
     "spacing": _many(_number),
     "image_size": _many(_whole),
+    "mpp": _number,
     "window": _many(_number),
     "validation_every": _whole,
 }

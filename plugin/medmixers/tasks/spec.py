@@ -48,6 +48,8 @@ class TaskSpec:
         image_size: pixels that images are resized to, one per axis in the order x, y, z, so of a 2D image width,
             then height, as MONAI loads it; instead of ``spacing``. Images keep their own pixels where neither
             is given.
+        mpp: microns per pixel of histology pictures, at which `medmixers clinic slide` reads slides; 2D only, of
+            images that keep their own pixels.
         intensity: "zscore" (each image to mean 0, standard deviation 1), "zscore_nonzero" (the same over the
             voxels that are not 0, and the others stay 0), "unit" (black to white, whatever the depth, to 0..1) or
             "window".
@@ -77,6 +79,7 @@ class TaskSpec:
     codes: Mapping[str, SegmentCodes] | None = None
     spacing: tuple[float, ...] | None = None
     image_size: tuple[int, ...] | None = None
+    mpp: float | None = None
     intensity: str
     window: tuple[float, float] | None = None
     voi_window: bool = False
@@ -119,6 +122,11 @@ class TaskSpec:
                 )
         if self.spacing is not None and not all(SPACINGS[0] <= value <= SPACINGS[1] for value in self.spacing):
             raise InputError(f"spacing must be from {SPACINGS[0]:g} to {SPACINGS[1]:g} mm per axis, got {self.spacing}")
+        if self.mpp is not None and (self.spatial_dims != 2 or self.spacing or self.image_size or not self.mpp > 0):
+            raise InputError(
+                f"mpp is a number above 0 of 2D images without spacing and image_size, got {self.mpp=}, "
+                f"{self.spatial_dims=}, {self.spacing=}, {self.image_size=}"
+            )
         if (self.intensity == "window") != (self.window is not None):
             raise InputError(f'window belongs to intensity "window", got {self.intensity=}, {self.window=}')
         if self.window is not None and not (

@@ -112,6 +112,7 @@ def metadata_config(row: BundleRow, *, package_version: str) -> dict[str, Any]:
         intended_use=f"{task.intended_use} {task.limits}",
         references=[task.citation],
         modality=task.modality,
+        mpp=task.mpp,
         channels=list(task.channels),
         outputs=list(task.label_names.values()),
         spatial_shape=list(row.size),

@@ -1,0 +1,52 @@
+"""Time and peak memory of commands, each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def run_python(arguments: Sequence[str], *, environment: Mapping[str, str] | None = None) -> tuple[float, int]:
+    """Run this Python with some arguments.
+
+    Args:
+        arguments: of Python, such as ["-m", "monai.bundle", ...].
+        environment: of the process; None takes this one's.
+
+    Returns:
+        Seconds, and the peak of memory in bytes that the operating system counts (ru_maxrss).
+
+    Raises:
+        RuntimeError: the process failed; with the end of what it printed.
+    """
+    start = time.monotonic()
+    with tempfile.TemporaryFile() as log:
+        command = [sys.executable, *arguments]
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.monotonic() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            log.seek(max(0, log.tell() - 2000))
+            last = log.read().decode(errors="replace")
+            raise RuntimeError(f"{command} ended with status {process.returncode}: {last}")
+    return seconds, usage.ru_maxrss * 1024
+
+
+def bundle_command(bundle: Path, configs: Sequence[str | Path], options: Mapping[str, Any]) -> list[str]:
+    """Arguments of Python that run a bundle's configs.
+
+    Args:
+        bundle: its folder.
+        configs: files of its configs/, by their names, and others by their paths; each is laid over those before it.
+        options: of the bundle.
+    """
+    files = [str(config if isinstance(config, Path) else bundle / "configs" / config) for config in configs]
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return ["-m", "monai.bundle", "run", "--bundle_root", str(bundle), "--config_file", str(files), *words]
