@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import preloaded
 from clients import ClientRecords, checkout_folder
 
 # The tracer of coverage costs 15 to 22 % of the processor time (Python 3.11). By default only these rooms pay for it.
@@ -60,6 +61,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(3600))
         if UNTRACED.search(item.name) or not (everything or item.path.parent.name in COVERED):
             item.add_marker("no_cover")
+
+
+@pytest.fixture
+def preload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this test starts by ``sys.executable`` is preloaded."""
+    monkeypatch.setattr(sys, "executable", preloaded.python())
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from statistics import median
 
@@ -15,6 +14,7 @@ from comparisons import COMPARISONS, FORWARD, HALF, OURS, TRAINING, Comparison
 from measure import as_json, compare, has_bfloat16
 from torch import nn
 
+import preloaded
 from medmixers import create_network
 from medmixers.results.tables import benchmark_table
 
@@ -22,7 +22,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "benchmarks" / "bench
 
 
 def run_script(*arguments):
-    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True)
+    return subprocess.run([preloaded.python(), SCRIPT, *arguments], capture_output=True, text=True)
 
 
 def absent():

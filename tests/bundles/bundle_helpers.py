@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+import preloaded
 from medmixers.bundles.catalog import BUNDLES, BundleRow
 from medmixers.bundles.render.parts import size_key
 from medmixers.bundles.verify.synthetic import oblique_affine
@@ -98,7 +99,13 @@ def last_words(error: pytest.ExceptionInfo[SystemExit]) -> str:
 
 
 def run_bundle(
-    cwd: Path, *configs: str, bundle: str = BRAIN, small: tuple[str, ...] = SMALL, ranks: int = 1, **overrides: str
+    cwd: Path,
+    *configs: str,
+    bundle: str = BRAIN,
+    small: tuple[str, ...] = SMALL,
+    ranks: int = 1,
+    preload: bool = True,
+    **overrides: str,
 ) -> subprocess.CompletedProcess[str]:
     """``python -m monai.bundle run`` of a committed bundle, from the working directory ``cwd``.
 
@@ -107,7 +114,8 @@ def run_bundle(
     root = ROOT / "bundles" / bundle
     files = [str(root / "configs" / f"{name}.json") for name in configs]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
-    command = [sys.executable, *torchrun, "-m", "monai.bundle", "run", "--bundle_root", str(root)]
+    python = preloaded.python() if preload else sys.executable
+    command = [python, *torchrun, "-m", "monai.bundle", "run", "--bundle_root", str(root)]
     command += ["--config_file", str(files) if len(files) > 1 else files[0], *small]
     for key, value in overrides.items():
         command += [f"--{key}", value]

@@ -19,7 +19,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a data set, and a bundle trained on it for two epochs."""
     folder = tmp_path_factory.mktemp("bundle")
     write_dataset(folder / "Dataset001_Tiny")
-    done = run_bundle(folder, "train", epochs="2", val_interval="1", **paths(folder))
+    done = run_bundle(folder, "train", epochs="2", val_interval="1", preload=False, **paths(folder))
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import torch
 from bundle_helpers import ROOT, run_here, small_options
 from small_bundle import start_weights, write_small_bundle_with_weights
 
+import preloaded
 from medmixers.bundle_runtime import prediction_record
 from medmixers.bundles.catalog import BUNDLES
 from medmixers.bundles.verify.synthetic import oblique_affine
@@ -91,7 +91,7 @@ def test_a_killed_prediction_is_continued(
     out = tmp_path / "out"
     command = ["run", "--config_file", str(bundle / "configs" / "inference.json"), "--bundle_root", str(bundle)]
     command += ["--dataset_dir", str(images), "--output_dir", str(out)]
-    done = subprocess.run([sys.executable, "-c", KILLED, *command], capture_output=True, text=True)
+    done = subprocess.run([preloaded.python(), "-c", KILLED, *command], capture_output=True, text=True)
     assert done.returncode == -9, done.stderr[-2000:]
     assert list(contents(out)) == NAMES[:3]
     (record,) = out.glob(".predicted_*.jsonl")

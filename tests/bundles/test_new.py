@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import yaml
 from bundle_helpers import USER_TASK as TASK
 from monai.bundle import ConfigParser
 
+import preloaded
 from medmixers import create_network
 from medmixers.bundle_runtime.preflight import check_training
 from medmixers.bundles.new import new_bundle
@@ -50,7 +50,7 @@ def task(tmp_path: Path) -> Path:
 
 
 def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "medmixers", "bundle", "new", *words]
+    line = [preloaded.python(), "-m", "medmixers", "bundle", "new", *words]
     return subprocess.run(line, cwd=cwd, env={**os.environ}, capture_output=True, text=True, timeout=60)
 
 

@@ -106,6 +106,7 @@ def test_two_ranks_train_a_classifier(tmp_path: Path) -> None:
         bundle=CLASSIFIER,
         small=tuple(small),
         ranks=2,
+        preload=False,
         epochs="2",
         batch_size="3",
         dataset_dir=str(data),

@@ -106,32 +106,32 @@ def test_a_new_bundle_carries_one_mixer_beyond_the_papers(mixer: str) -> None:
 def test_every_name_that_a_module_imports_is_there(sources: dict[str, dict[str, str]]) -> None:
     """Imports at the start of a module, and inside functions unless they fall back."""
     for files in {tuple(files): files for files in sources.values()}.values():
-        trees = {path: parsed(text) for path, text in files.items()}
-        for path, tree in trees.items():
-            guarded = {
-                id(inner)
-                for node in ast.walk(tree)
-                if isinstance(node, ast.Try) or getattr(getattr(node, "test", None), "id", "") == "TYPE_CHECKING"
-                for statement in node.body
-                for inner in ast.walk(statement)
-            }
-            for node in ast.walk(tree):
-                if (
-                    isinstance(node, ast.ImportFrom)
-                    and str(node.module).startswith("medmixers")
-                    and id(node) not in guarded
-                ):
-                    place = str(node.module).split(".")[1:]
-                    module = (
-                        "/".join(place) + ".py"
-                        if "/".join(place) + ".py" in files
-                        else "/".join([*place, "__init__.py"])
-                    )
-                    for alias in node.names:
-                        is_module = "/".join([*place, alias.name]) + ".py" in files
-                        assert is_module or alias.name in defined(trees[module]), (
-                            f"{path}: {module} has no {alias.name}"
-                        )
+        for path, text in files.items():
+            for module, name in needed(text):
+                place = module.split(".")[1:]
+                if "/".join([*place, name]) + ".py" not in files:
+                    alone = "/".join(place) + ".py"
+                    owner = alone if alone in files else "/".join([*place, "__init__.py"])
+                    assert name in defined(parsed(files[owner])), f"{path}: {owner} has no {name}"
+
+
+@cache
+def needed(text: str) -> list[tuple[str, str]]:
+    """Modules of the package and the names that a text imports from them."""
+    tree = parsed(text)
+    guarded = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Try) or getattr(getattr(node, "test", None), "id", "") == "TYPE_CHECKING"
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    return [
+        (str(node.module), alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("medmixers") and id(node) not in guarded
+        for alias in node.names
+    ]
 
 
 @cache

@@ -15,6 +15,7 @@ import torch
 from bundle_helpers import ROOT
 from small_bundle import NAME, start_weights, write_small_bundle
 
+import preloaded
 from medmixers.bundles.catalog import BUNDLES
 from medmixers.bundles.share.archive import write_archive
 from medmixers.bundles.share.pack import pack_bundle, vendor, write_vendored
@@ -44,7 +45,13 @@ def test_monai_builds_their_properties(name: str, tmp_path: Path) -> None:
     run_checks.check_built_properties(Subject(ROOT / "bundles" / name, tmp_path, offline=True))
 
 
-@pytest.mark.parametrize("name", sorted(set(BUNDLES) - set(KINDS.values())))
+OTHERS = sorted(set(BUNDLES) - set(KINDS.values()))
+
+
+# Rendered by the same templates: every fourth is quick.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if index % 4 else ()) for index, name in enumerate(OTHERS)]
+)
 def test_all_others_pass_those_that_build_nothing(name: str, tmp_path: Path) -> None:
     subject = Subject(ROOT / "bundles" / name, tmp_path, offline=True)
     for check in CHECKS:
@@ -67,6 +74,15 @@ def test_numbers_are_the_fifteen() -> None:
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_bundle(tmp_path_factory.mktemp("sound"))
+
+
+@pytest.fixture(scope="module")
+def carrying(sound: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sound bundle with its code, as a zip has it."""
+    root = tmp_path_factory.mktemp("carrying") / NAME
+    shutil.copytree(sound, root)
+    write_vendored(root, vendor(root))
+    return root
 
 
 def in_config(name: str, change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
@@ -136,7 +152,7 @@ def test_command_exits_non_zero_and_prints_the_table(sound: Path, tmp_path: Path
     root = tmp_path / NAME
     shutil.copytree(sound, root)
     (root / "LICENSE").unlink()
-    command = [sys.executable, "-m", "medmixers", "bundle", "verify", str(root), "--static"]
+    command = [preloaded.python(), "-m", "medmixers", "bundle", "verify", str(root), "--static"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert " 1  files, licence, paths, README  failed" in done.stdout
@@ -172,11 +188,10 @@ STRANGERS: dict[str, Callable[[dict[str, Any], str], object]] = {
 
 @pytest.mark.parametrize("case", STRANGERS)
 def test_static_runs_no_code_of_a_strangers_zip(
-    case: str, sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: str, carrying: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, place = tmp_path / NAME, tmp_path / "CODE_RAN"
-    shutil.copytree(sound, root)
-    write_vendored(root, vendor(root))
+    shutil.copytree(carrying, root)
     (package,) = root.glob("medmixers_*")
     code = MARK.format(place=str(place))
     for folder in (package, root):  # beside the configs, where a bundle on sys.path would be found
@@ -195,10 +210,9 @@ def test_static_runs_no_code_of_a_strangers_zip(
     assert [result.check.number for result in report.results] == STATIC
 
 
-def test_static_checks_of_a_packed_bundle_pass_but_for_its_weights(sound: Path, tmp_path: Path) -> None:
+def test_static_checks_of_a_packed_bundle_pass_but_for_its_weights(carrying: Path, tmp_path: Path) -> None:
     root = tmp_path / NAME
-    shutil.copytree(sound, root)
-    write_vendored(root, vendor(root))
+    shutil.copytree(carrying, root)
     report = verify_bundle(root, static=True)
     assert {result.outcome for result in report.results} == {"passed"}, str(report)
     (package,) = root.glob("medmixers_*")
@@ -238,6 +252,7 @@ def test_weights_of_another_seed_or_form_are_told(sound: Path, tmp_path: Path) -
         check_weights(subject)
 
 
+@pytest.mark.usefixtures("preload")
 def test_monais_own_shape_check(sound: Path, tmp_path: Path) -> None:
     assert check_net_in_out(Subject(sound, tmp_path)) == "from a foreign working directory"
 

@@ -101,7 +101,9 @@ def test_only_seg_layers_know_the_class_count(case):
     assert differing == {key for key in network if ".seg_layers." in key}  # what -pretrained_weights leaves out
 
 
-@pytest.mark.parametrize("case", ["token_unet", "metaformer_thin", "med_unext"])
+@pytest.mark.parametrize(
+    "case", ["token_unet", *(pytest.param(case, marks=pytest.mark.slow) for case in ("metaformer_thin", "med_unext"))]
+)
 def test_one_graph_compiles_over_the_toggle(case):
     network, _, size = build(case)
     network.eval()

@@ -32,14 +32,27 @@ def randomise(network):
 
 
 TIMM_MODELS = sorted(name for name in timm.list_models() if name.startswith(("poolformer", "convformer", "caformer")))
-# Every model at a size that is not square; at 224 x 224 every sixth one, the others in the slow tests.
-SIZES = [(name, (96, 160)) for name in TIMM_MODELS] + [
-    pytest.param(name, (224, 224), marks=pytest.mark.slow if index % 6 else ())
-    for index, name in enumerate(TIMM_MODELS)
-]
+SMALLEST = {"caformer_s18", "convformer_s18", "poolformer_s12", "poolformerv2_s12"}
 
 
-@pytest.mark.parametrize(("name", "size"), SIZES)
+def quick_or_slow(name, *more):
+    """The smallest model of each family is quick. Those of more blocks and channels are slow."""
+    return pytest.param(name, *more, marks=() if name in SMALLEST else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", TIMM_MODELS)
+def test_timms_weights_are_all_of_ours(name):
+    with torch.device("meta"):
+        theirs, ours = timm.create_model(name, num_classes=10), build(name)
+    report = load_weights(ours, theirs.state_dict())
+    assert len(report.loaded) == len(ours.state_dict())
+    assert not report.skipped
+    assert not report.kept
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [quick_or_slow(name, size) for name in TIMM_MODELS for size in ((96, 160), (224, 224))]
+)
 def test_timms_logits_with_timms_weights(name, size):
     torch.manual_seed(0)
     theirs = timm.create_model(name, num_classes=10).eval()
@@ -55,7 +68,9 @@ def test_timms_logits_with_timms_weights(name, size):
         torch.testing.assert_close(ours(x), expected, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("size", ["s12", "s24", "s36", "m36", "m48"])
+@pytest.mark.parametrize(
+    "size", ["s12", *(pytest.param(size, marks=pytest.mark.slow) for size in ("s24", "s36", "m36", "m48"))]
+)
 @pytest.mark.parametrize("image_size", [(224, 224), (96, 64)])
 def test_identityformer_is_timms_metaformer_with_identity(size, image_size):
     class Identity(nn.Module):

@@ -35,6 +35,7 @@ class Workplace:
             "nnUNet_def_n_proc": "1",
             "nnUNet_n_proc_DA": "1",
             "OMP_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",  # a line is read when it is printed
             "OMP_WAIT_POLICY": "PASSIVE",  # nnU-Net takes every core: waiting threads must not spin in parallel runs
             "MEDMIXERS_ITERATIONS_PER_EPOCH": "2",
             "MEDMIXERS_VAL_ITERATIONS_PER_EPOCH": "1",

@@ -8,6 +8,7 @@ import sysconfig
 import pytest
 import torch
 
+import preloaded
 from medmixers.nnunet import doctor as room
 from medmixers.nnunet.doctor import examine
 from medmixers.nnunet.environment import ALLOCATOR_VARIABLES, trainer_folder
@@ -31,13 +32,13 @@ def sound(tmp_path):
     }
 
 
-def doctor(environment):
-    command = [sys.executable, "-m", "medmixers", "nnunet", "doctor"]
+def doctor(environment, python):
+    command = [python, "-m", "medmixers", "nnunet", "doctor"]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_all_is_well(sound):
-    done = doctor(sound)
+    done = doctor(sound, preloaded.python())
     assert done.returncode == 0, done.stdout + done.stderr
     assert "wrong" not in done.stdout
     assert f"trainers: {len(TRAINERS)} found" in done.stdout
@@ -51,7 +52,7 @@ def test_every_fault_has_a_line_of_advice(sound, tmp_path):
     sound["MEDMIXERS_PRETRAINED"] = str(broken / "mine.py")
     sound["nnUNet_extTrainer"] = f"{broken}{os.pathsep}/no/folder"
     del sound["nnUNet_raw"]
-    done = doctor(sound)
+    done = doctor(sound, preloaded.python())
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     wrong = [i for i, line in enumerate(lines) if line.startswith("wrong ")]
@@ -114,7 +115,7 @@ def test_no_worker_for_planning_is_a_warning(sound):
     note = found({**sound, "nnUNet_n_proc_DA": "0"})["nnUNet_n_proc_DA"]
     assert "nnUNet_n_proc_DA=1 nnUNetv2_plan_and_preprocess" in note.advice
     assert (note.is_wrong, str(note)[:4]) == (False, "note")
-    done = doctor({**sound, "nnUNet_n_proc_DA": "all"})
+    done = doctor({**sound, "nnUNet_n_proc_DA": "all"}, sys.executable)
     assert done.returncode == 1
     assert "wrong  nnUNet_n_proc_DA: 'all' is not a whole number" in done.stdout
     assert "nnU-Net: cannot be imported" in done.stdout

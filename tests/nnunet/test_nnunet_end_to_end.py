@@ -171,7 +171,7 @@ def test_a_run_of_one_minute_is_killed_and_uses_the_time_that_is_left(work):
     command = ("nnUNetv2_train", *MODEL, "-tr", trainer, "-device", "cpu")
     work = copy(work)
     kept = {name: value for name, value in work.environment.items() if not name.endswith("ITERATIONS_PER_EPOCH")}
-    work.environment = {**kept, "MEDMIXERS_MINUTES": "1"}
+    work.environment = {**kept, "MEDMIXERS_MINUTES": "1", "nnUNet_n_proc_DA": "0"}
     process = work.start(*command)
     assert process.stdout is not None
     for line in process.stdout:

@@ -31,6 +31,24 @@ def dataset(nnunet_folders, dataset_json):
     return preprocessed
 
 
+@pytest.fixture(scope="module")
+def stock_files():
+    """Name -> text of what nnU-Net's planning of that fingerprint wrote."""
+    return {}
+
+
+@pytest.fixture
+def stock(dataset, stock_files):
+    """Configurations of the stock plans, which are made once and then copied."""
+    if not stock_files:
+        before = set(dataset.iterdir())
+        plan_experiment_dataset(900)
+        stock_files |= {path.name: path.read_text() for path in set(dataset.iterdir()) - before}
+    for name, text in stock_files.items():
+        (dataset / name).write_text(text)
+    return plans(dataset, "nnUNetPlans")["configurations"]
+
+
 def write_preprocessed(folder, *cases):
     """Names of cases, as nnU-Net's preprocessing leaves them."""
     folder.mkdir()
@@ -59,9 +77,7 @@ def plan(network, **options):
     return text, PlansManager(text.splitlines()[0])
 
 
-def test_plans_share_the_stock_data_and_fit_the_strides_and_the_memory(dataset):
-    plan_experiment_dataset(900)
-    stock = plans(dataset, "nnUNetPlans")["configurations"]
+def test_plans_share_the_stock_data_and_fit_the_strides_and_the_memory(dataset, stock):
     text, ours = plan("token_unet", gpu_memory_gb=4)
     assert ours.plans_name == "TokenUnetPlans"
     assert plans(dataset, "nnUNetPlans")["configurations"] == stock, "the stock plans were touched"
@@ -92,8 +108,8 @@ def network_of(row, **options):
     return create_network_from_plans(1, 2, **row.network_arch_init_kwargs, **options)
 
 
+@pytest.mark.usefixtures("stock")
 def test_other_spacing_gets_data_of_its_own(dataset):
-    plan_experiment_dataset(900)
     write_fingerprint(dataset, [60, 256, 256], [3.0, 0.9, 0.9])
     _, ours = plan(META, **TINY, mixer="pooling", plans_name="Mine")
     assert ours.get_configuration("3d_fullres").data_identifier == "Mine_3d_fullres"
@@ -139,8 +155,8 @@ def test_data_of_another_intensity_normalisation_are_not_shared(modality, datase
         plan("unet_star_star", plans_name="Mine")
 
 
+@pytest.mark.usefixtures("stock")
 def test_data_of_other_cases_are_not_shared(dataset):
-    plan_experiment_dataset(900)
     write_preprocessed(dataset / "nnUNetPlans_3d_fullres", "a", "b")  # b was taken out of the data set
     write_preprocessed(dataset / "nnUNetPlans_2d", "a")
     text, ours = plan("unet_star_star")
@@ -236,10 +252,9 @@ def test_names_tell_networks_apart():
     assert default_plans_name(META, hybrid) == "MetaformerSegformerS12PoolingSepConvDropPathRate01Plans"
 
 
-def test_a_network_of_nnunet_is_planned_as_nnunet_plans_it(dataset):
+def test_a_network_of_nnunet_is_planned_as_nnunet_plans_it(stock):
     """Levels, strides, anisotropic kernels, widths and parameters are those of nnU-Net's own plans for that patch."""
-    plan_experiment_dataset(900)
-    stock = plans(dataset, "nnUNetPlans")["configurations"]["3d_fullres"]
+    stock = stock["3d_fullres"]
     _, ours = plan("nnunet:PlainConvUNet", patch_size=stock["patch_size"], gpu_memory_gb=1000)
     row, planned = ours.get_configuration("3d_fullres"), stock["architecture"]["arch_kwargs"]
     assert row.patch_size == stock["patch_size"]

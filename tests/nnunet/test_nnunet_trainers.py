@@ -42,11 +42,21 @@ def test_there_is_one_trainer_for_each_mixer():
     assert all(trainer.recipe in RECIPES for trainer in TRAINERS.values() if trainer is not without)
 
 
+PATCHES = {"2d": [32, 48], "3d_fullres": [32, 16, 24], "3d_child": [32, 16, 24]}
+# A network of each kind, one of them bound to its size, in every configuration; the others in 3D.
+IN_EACH = {
+    "nnUNetTrainerStockRecipe", "nnUNetTrainerTokenUNet", "nnUNetTrainerMedUNeXt",
+    metaformer_trainer_name("grouped_conv"), metaformer_trainer_name("random_mixing"),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("configuration", "patch_size"),
-    [("2d", [32, 48]), ("3d_fullres", [32, 16, 24]), ("3d_child", [32, 16, 24])],
+    ("name", "configuration", "patch_size"),
+    [
+        pytest.param(*each, marks=[pytest.mark.slow] * (each[0] not in IN_EACH and each[1] != "3d_fullres"))
+        for each in ((name, *item) for name in TRAINERS for item in PATCHES.items())
+    ],
 )
-@pytest.mark.parametrize("name", TRAINERS)
 def test_plans_hold_the_network_and_rebuild_it(
     name, configuration, patch_size, nnunet_folders, stock_plans, dataset_json
 ):
@@ -77,9 +87,10 @@ def test_plans_hold_the_network_and_rebuild_it(
     network = trainer.build_network_architecture(
         trainer.plans_manager, trainer.configuration_manager, 1, 2, trainer.enable_deep_supervision
     )
-    plain = create_network(
-        trainer.network_name, spatial_dims=len(patch_size), in_channels=1, out_channels=2, aux_heads=True, **options
-    )
+    with torch.device("meta"):
+        plain = create_network(
+            trainer.network_name, spatial_dims=len(patch_size), in_channels=1, out_channels=2, aux_heads=True, **options
+        )
     assert network.state_dict().keys() == plain.state_dict().keys()
     assert not hasattr(network, "initialize")  # nnU-Net would apply it over our own initialisation
     with torch.no_grad():

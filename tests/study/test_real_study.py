@@ -13,6 +13,8 @@ from pathlib import Path
 import nibabel as nib
 import pytest
 
+import preloaded
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "bundles"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "nnunet"))
 from bundle_helpers import write_dataset
@@ -49,9 +51,9 @@ def write_study(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> Pat
     return file
 
 
-def medmixers(*words: str | Path) -> subprocess.Popen:
+def medmixers(*words: str | Path, python: str = sys.executable) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "medmixers", *map(str, words)], text=True, env=dict(os.environ),
+        [python, "-m", "medmixers", *map(str, words)], text=True, env=dict(os.environ),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
@@ -60,7 +62,7 @@ def test_a_bundle_trains_predicts_and_is_scored(tmp_path, monkeypatch):
     file = write_study(tmp_path, f"data:\n{BRAIN}entries:\n{ENTRIES}seeds: [7]\n{REST}", monkeypatch)
     out = tmp_path / "tiny"
     write_plan(read_spec(file), out, allow_underpowered=True)
-    done = medmixers("study", "job", out, "brain__pooling__seed7", "--device", "cpu")
+    done = medmixers("study", "job", out, "brain__pooling__seed7", "--device", "cpu", python=preloaded.python())
     said, _ = done.communicate(timeout=300)
     assert done.returncode == 0, said
     assert said.splitlines()[-1] == "brain__pooling__seed7: train, predict, score"

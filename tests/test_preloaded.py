@@ -1,0 +1,60 @@
+"""A preloaded process ends, speaks and dies as one that Python itself starts."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import preloaded
+
+CODES = {
+    "streams": "import sys; print(sys.stdin.read()); print('wrong', file=sys.stderr)",
+    "place": "import os, sys; print(os.getcwd(), os.environ['GIVEN'], sys.argv, 'medmixers' in sys.modules)",
+    "status": "raise SystemExit(3)",
+    "text": "raise SystemExit('one line')",
+    "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    "ending": "import atexit; atexit.register(print, 'last'); print('first')",
+    "inner": "import subprocess, sys; print(subprocess.run([sys.executable, '-c', 'raise SystemExit(4)']).returncode)",
+}
+
+
+def run(python, *words, **options):
+    done = subprocess.run([python, *words], capture_output=True, text=True, input="given", **options)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_a_process_is_as_pythons(code, tmp_path):
+    options = {"cwd": tmp_path, "env": {**os.environ, "GIVEN": "x"}}
+    found, expected = (run(each, "-c", CODES[code], "a b", **options) for each in (preloaded.python(), sys.executable))
+    assert found == expected
+
+
+def test_a_module_and_a_script(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import sys; print(__name__, __file__, sys.argv, sys.path[0])")
+    for words in ((script, "a"), ("-m", "json.tool", "--help"), ("-u", "-m", "script", "a")):
+        assert run(preloaded.python(), *words, cwd=tmp_path) == run(sys.executable, *words, cwd=tmp_path)
+
+
+def test_an_error_has_its_traceback():
+    status, _, err = run(preloaded.python(), "-c", "1 / 0")
+    assert status == 1
+    assert err.splitlines()[-1] == "ZeroDivisionError: division by zero"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_ends_the_process_and_not_only_its_client(number, tmp_path):
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    with subprocess.Popen([preloaded.python(), "-c", code], stdout=subprocess.PIPE, text=True) as client:
+        assert client.stdout is not None
+        pid = int(client.stdout.readline())
+        client.send_signal(number)
+        assert client.wait(10) == -number
+    end = time.monotonic() + 10
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not os.path.exists(f"/proc/{pid}")
