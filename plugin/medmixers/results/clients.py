@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 from medmixers.errors import InputError
-from medmixers.files import code_digest
-from medmixers.results import describe_run, write_json
+from medmixers.results import describe_run, measured_code_digest, write_json
 from medmixers.results.tables import markdown
 
 CLIENTS = Path(__file__).with_name("clients.json")
-CODE = (  # what clients run or read, below plugin/medmixers
-    "bundle_runtime", "bundles/render", "bundles/share", "clinic", "codes.py", "images", "nnunet/bundle.py",
-)  # fmt: skip
 
 
 def recorded_clients(path: Path = CLIENTS) -> dict[str, dict[str, Any]]:
     """Client -> its row: version, ran, result, date, commit, code."""
     found: dict[str, dict[str, Any]] = json.loads(path.read_text("utf-8"))
     return found
-
-
-def client_code_digest(checkout: Path) -> str:
-    """First 16 digits of the digest of ``CODE``."""
-    return code_digest(checkout / "plugin" / "medmixers", CODE)[:16]
 
 
 def record_clients(rows: Mapping[str, Mapping[str, str | None]], *, checkout: Path, path: Path = CLIENTS) -> None:
@@ -41,18 +31,18 @@ def record_clients(rows: Mapping[str, Mapping[str, str | None]], *, checkout: Pa
     Raises:
         InputError: the checkout has changes, or git does not know it.
     """
-    run = describe_run(device="cpu", checkout=checkout)
+    run = describe_run("clients", device="cpu", checkout=checkout)
     if run["dirty"] is not False:
         raise InputError("the checkout is not clean or not under git; commit, then run again")
-    facts = {"date": date.today().isoformat(), "commit": run["commit"], "code": client_code_digest(checkout)}
+    facts = {name: run[name] for name in ("date", "commit", "code")}
     known = recorded_clients(path) if path.is_file() else {}
     known |= {name: {**row, **facts} for name, row in rows.items()}
     write_json(path, dict(sorted(known.items(), key=lambda item: item[0].casefold())))
 
 
 def older_clients(checkout: Path) -> list[str]:
-    """Clients that were run with an older state of ``CODE``."""
-    now = client_code_digest(checkout)
+    """Clients that were run with an older state of the code that they run or read."""
+    now = measured_code_digest(checkout, "clients")
     return [name for name, row in recorded_clients().items() if row["code"] != now]
 
 

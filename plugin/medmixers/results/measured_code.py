@@ -35,7 +35,7 @@ TOKEN_UNETS = ("token_unet", "token_unet_released", "token_transformer", "token_
 RUNNING = ("bundle_runtime", "images", "datasets/image_files.py", "datasets/raw_format.py", "datasets/raw_checks.py")
 BENCHMARK = (*_networks(*CLASSIFIERS, *TOKEN_UNETS), *KEUTH, "mixers/sep_conv.py")
 STUDY = (*_networks(*SEGFORMER, *TOKEN_UNETS), *KEUTH, "nnunet")
-# kind of section -> files and folders of the package that its figures depend on
+# kind of section, and clients.json -> files and folders of the package that its figures depend on
 MEASURED_CODE: Mapping[str, tuple[str, ...]] = {
     "benchmark": BENCHMARK,
     "allocator": BENCHMARK,
@@ -54,6 +54,9 @@ MEASURED_CODE: Mapping[str, tuple[str, ...]] = {
     "laptop": (*STUDY, "recipes.py"),
     "demo model": (*_networks(*TOKEN_UNETS), *RUNNING),
     "uncertainty": (*_networks(*SEGFORMER), *_mixers("grouped_conv"), *RUNNING, "clinic/uncertainty"),
+    "clients": (
+        "bundle_runtime", "bundles/render", "bundles/share", "clinic", "codes.py", "images", "nnunet/bundle.py",
+    ),
     "scale networks": (*_networks(*SEGFORMER), *KEUTH),
     "scale mixers": ("kernels", "layers", *KEUTH),
     "scale bundles": RUNNING,
