@@ -60,7 +60,7 @@ def test_command_writes_a_bundle_of_the_users_task(task: Path, tmp_path: Path) -
     assert (done.returncode, done.stderr) == (0, "")
     bundle = tmp_path / "b" / "my_organ_segmentation_grouped_conv"
     assert "Apache License" in (bundle / "LICENSE").read_text()
-    assert len([path for path in bundle.rglob("*") if path.is_file()]) == 8
+    assert len([path for path in bundle.rglob("*") if path.is_file()]) == 9
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.json"))
     parser["bundle_root"] = str(bundle)

@@ -39,10 +39,11 @@ class Bundle:
             mixer: a token mixer of `medmixers list mixers`, for MetaFormer networks.
             recipe: training recipe, whole or its end such as short; `medmixers list recipes` describes
                 keuth2025_segmentation, keuth2025_segmentation_volumes, keuth2025_segmentation_slides,
-                keuth2025_segmentation_short, keuth2025_classification, keuth2025_classification_starred,
-                tshimanga2026, tshimanga2026_swin_unetr, xue2026_segmentation, xue2026_classification, and for
-                pictures yu2022, yu2023, yu2023_convformer, yu2023_caformer, yu2023_convformer_fine_tuning and
-                yu2023_caformer_fine_tuning; by default that of Keuth et al. 2025 for this kind of task.
+                keuth2025_segmentation_short, short_run, keuth2025_classification,
+                keuth2025_classification_starred, tshimanga2026, tshimanga2026_swin_unetr, xue2026_segmentation,
+                xue2026_classification, and for pictures yu2022, yu2023, yu2023_convformer, yu2023_caformer,
+                yu2023_convformer_fine_tuning and yu2023_caformer_fine_tuning; by default that of Keuth et al. 2025
+                for this kind of task.
             out: folder that will hold the bundle's folder.
             weights: checkpoint of the code of Keuth et al. (Lightning) or of the released Token-UNet.
             kernel_size: kernel of the token mixer; with --weights, of a checkpoint that does not tell it.

@@ -243,6 +243,7 @@ def _metadata(model: TrainedModel) -> dict[str, Any]:
     outputs, patch_size = _output_names(model), _patch_size(model)
     title = f"{model.plans['dataset_name']} ({model.configuration})"
     return render_metadata(
+        mpp=None,
         version="0.1.0",
         changelog={"0.1.0": "Made from an nnU-Net model."},
         packages={"nnunetv2": version("nnunetv2"), "medmixers": version("medmixers")},
