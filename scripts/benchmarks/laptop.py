@@ -31,6 +31,7 @@ from medmixers.demo.subjects import random_displacement, smooth_field, voxel_siz
 from medmixers.errors import InputError, one_line_errors
 from medmixers.files import written_whole
 from medmixers.nnunet.environment import trainer_path
+from medmixers.nnunet.strides import fitted_patch_size
 from medmixers.results import check_recordable, describe_run, documents, measured, record
 from medmixers.results.tables import laptop_table
 
@@ -40,6 +41,7 @@ CASES = 13
 TRAINERS = ("nnUNetTrainerTokenUNet_10minutes", "nnUNetTrainerMetaFormerGroupedConv_10minutes")
 STOCK = "nnUNetTrainerStockRecipe"  # nnU-Net's network and recipe; the environment shortens it
 STOCK_LENGTH = {
+    "nnUNet_n_proc_DA": "0",  # as ours
     "MEDMIXERS_EPOCHS": "1",
     "MEDMIXERS_ITERATIONS_PER_EPOCH": "20",
     "MEDMIXERS_VAL_ITERATIONS_PER_EPOCH": "1",
@@ -171,37 +173,52 @@ def run(work: Path, log: Path, *command: str, **variables: str) -> int:
 
 
 def trained(work: Path, data: DataSet, trainer: str) -> dict[str, Any]:
-    """Figures of one training and of stock nnU-Net's iterations at the same patch."""
+    """Figures of one training and of the iterations of nnU-Net's own network. A finished training is not repeated."""
     write_data(data, work / "nnUNet_raw")
-    preprocessed = work / "nnUNet_preprocessed" / data.folder
     number = str(data.number)
-    if not (preprocessed / "nnUNetPlans_3d_fullres").exists():
+    if not (work / "nnUNet_preprocessed" / data.folder / "nnUNetPlans_3d_fullres").exists():
         run(work, work / f"plan_{number}.log", "nnUNetv2_plan_and_preprocess", "-d", number, "-c", "3d_fullres")
-    log = work / f"{data.name}_{trainer}.log"
-    peak = run(work, log, "nnUNetv2_train", number, "3d_fullres", "0", "-tr", trainer, "-device", "cpu")
+    log, peak = (work / f"{data.name}_{trainer}.{suffix}" for suffix in ("log", "peak"))
     folder = work / "nnUNet_results" / data.folder / f"{trainer}__nnUNetPlans__3d_fullres"
+    scores = folder / "fold_0" / "validation" / "summary.json"
+    if not scores.exists():
+        command = ("nnUNetv2_train", number, "3d_fullres", "0", "-tr", trainer, "-device", "cpu")
+        peak.write_text(str(run(work, log, *command)))
     row = json.loads((folder / "plans.json").read_text())["configurations"]["3d_fullres"]
-    scores = json.loads((folder / "fold_0" / "validation" / "summary.json").read_text())["mean"]
-
-    plans = json.loads((preprocessed / "nnUNetPlans.json").read_text())
-    plans["configurations"]["3d_fullres"].update(patch_size=row["patch_size"], batch_size=row["batch_size"])
-    plans["plans_name"] = "SamePatch"
-    (preprocessed / "SamePatch.json").write_text(json.dumps(plans))
-    stock = work / f"{data.name}_stock.log"
-    stocks = ("nnUNetv2_train", number, "3d_fullres", "0", "-tr", STOCK, "-p", "SamePatch", "-device", "cpu")
-    run(work, stock, *stocks, **STOCK_LENGTH)
-    iterations = [int(found) for found in re.findall(r"(\d+) iterations of about", log.read_text())]
-    seconds = [float(found) for found in re.findall(r"iterations of about ([\d.]+) s", log.read_text())]
+    dice = json.loads(scores.read_text())["mean"]
+    found = re.findall(r"(\d+) iterations of about ([\d.]+) s", log.read_text())
     return {
         "data": data.name,
         "trainer": trainer,
         "patch": row["patch_size"],
-        "iterations": sum(iterations),
-        "seconds_per_iteration": float(np.median(seconds)),
-        "stock_seconds_per_iteration": float(re.findall(r"Epoch time: ([\d.]+) s", stock.read_text())[0]) / 20,
-        "peak_bytes": peak,
-        "dice": {name: scores[str(value)]["Dice"] for value, name in enumerate(data.classes, start=1)},
+        "iterations": sum(int(iterations) for iterations, _ in found),
+        "seconds_per_iteration": float(np.median([float(seconds) for _, seconds in found])),
+        "stock_seconds_per_iteration": stock_seconds(work, data, row),
+        "peak_bytes": int(peak.read_text()) if peak.exists() else None,
+        "dice": {name: dice[str(value)]["Dice"] for value, name in enumerate(data.classes, start=1)},
     }
+
+
+def stock_seconds(work: Path, data: DataSet, row: dict[str, Any]) -> float:
+    """Seconds per iteration of nnU-Net's own network and recipe, at a patch rounded up to what its strides divide."""
+    preprocessed = work / "nnUNet_preprocessed" / data.folder
+    plans = json.loads((preprocessed / "nnUNetPlans.json").read_text())
+    chosen = plans["configurations"]["3d_fullres"]
+    patch = fitted_patch_size(row["patch_size"], chosen["architecture"]["arch_kwargs"]["strides"])
+    chosen.update(patch_size=patch, batch_size=row["batch_size"])
+    plans["plans_name"] = "SamePatch"
+    (preprocessed / "SamePatch.json").write_text(json.dumps(plans))
+    command = ["nnUNetv2_train", str(data.number), "3d_fullres", "0", "-tr", STOCK, "-p", "SamePatch", "-device", "cpu"]
+    process = subprocess.Popen(
+        command, env={**environment(work), **STOCK_LENGTH}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if found := re.search(r"Epoch time: ([\d.]+) s", line):
+            process.kill()  # its final validation would mirror eight times
+            process.wait()
+            return float(found[1]) / int(STOCK_LENGTH["MEDMIXERS_ITERATIONS_PER_EPOCH"])
+    raise InputError(f"{' '.join(command)} ended before its epoch did")
 
 
 @one_line_errors("laptop")

@@ -123,7 +123,7 @@ def laptop_table(figures: Iterable[Mapping[str, Any]]) -> str:
             str(row["iterations"]),
             f"{seconds:.2f}",
             f"{stock:.2f}: {seconds / stock:.2f} of it",
-            f"{row['peak_bytes'] / 2**30:.2f} GiB",
+            "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**30:.2f} GiB",
         ])  # fmt: skip
     return markdown(header, rows)
 
