@@ -32,7 +32,7 @@ from medmixers.errors import InputError, one_line_errors
 from medmixers.files import written_whole
 from medmixers.nnunet.environment import trainer_path
 from medmixers.nnunet.strides import fitted_patch_size
-from medmixers.results import check_recordable, describe_run, documents, measured, record
+from medmixers.results import check_quiet_machine, check_recordable, describe_run, documents, measured, record
 from medmixers.results.tables import laptop_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -238,10 +238,12 @@ def main() -> None:
         rows = "; ".join(f"{data.name}, {trainer}" for data, trainer in pairs)
         raise InputError(f"no row has {arguments.only!r} in it; valid: {rows}")
     documents.render(ROOT)  # wrong markers must show before the minutes of training
+    about = describe_run(SECTION, device="cpu", checkout=ROOT)
+    if arguments.record:
+        check_recordable(about)
     for data, trainer in chosen:
-        about = describe_run(SECTION, device="cpu", checkout=ROOT)
         if arguments.record:
-            check_recordable(about)
+            check_quiet_machine()
         figures = trained(arguments.work, data, trainer)
         print(laptop_table([figures]), flush=True)
         if arguments.record:  # each row by itself: it took 12 minutes
