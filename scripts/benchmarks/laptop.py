@@ -235,8 +235,8 @@ def main() -> None:
     pairs = [(data, trainer) for data in data_sets(arguments.templates) for trainer in TRAINERS]
     chosen = [(data, trainer) for data, trainer in pairs if arguments.only in f"{data.name}, {trainer}"]
     if not chosen:
-        rows = "; ".join(f"{data.name}, {trainer}" for data, trainer in pairs)
-        raise InputError(f"no row has {arguments.only!r} in it; valid: {rows}")
+        valid = "; ".join(f"{data.name}, {trainer}" for data, trainer in pairs)
+        raise InputError(f"no row has {arguments.only!r} in it; valid: {valid}")
     documents.render(ROOT)  # wrong markers must show before the minutes of training
     about = describe_run(SECTION, device="cpu", checkout=ROOT)
     if arguments.record:
@@ -247,8 +247,9 @@ def main() -> None:
         figures = trained(arguments.work, data, trainer)
         print(laptop_table([figures]), flush=True)
         if arguments.record:  # each row by itself: it took 12 minutes
-            others = measured().get(SECTION, {"figures": []})["figures"]
-            kept = [row for row in others if (row["data"], row["trainer"]) != (data.name, trainer)]
+            before = measured().get(SECTION, {})
+            rows = before["figures"] if before.get("code") == about["code"] else []  # none of older code
+            kept = [row for row in rows if (row["data"], row["trainer"]) != (data.name, trainer)]
             record(SECTION, sorted([*kept, figures], key=lambda row: (row["data"], row["trainer"])), run=about)
     if arguments.record:
         documents.write(ROOT)
