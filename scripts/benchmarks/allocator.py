@@ -20,12 +20,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from recording import measure_and_print
+
 from medmixers.errors import InputError, one_line_errors
 from medmixers.nnunet.environment import ALLOCATOR_VARIABLES
-from medmixers.results import check_recordable, describe_run, documents, record
 from medmixers.results.allocator import SETTINGS, allocator_table
 
-ROOT = Path(__file__).resolve().parents[2]
 ROUNDS, REPEATS, SECONDS = 2, 2, 1.0  # of each process: rounds over a comparison, and per round as measure.py has them
 WORKER = f"""
 import json, sys
@@ -106,15 +106,7 @@ def main() -> None:
     names = chosen_comparisons(arguments.only)
     if arguments.record and arguments.only:
         raise InputError("--record is for a whole run, without --only")
-    run = describe_run("allocator", device="cpu", checkout=ROOT)
-    if arguments.record:
-        check_recordable(run)
-    documents.render(ROOT)  # wrong markers must show before the minutes of measuring
-    figures = allocator_figures(names)
-    print(allocator_table(figures))
-    if arguments.record:
-        record("allocator cpu", figures, run=run)
-        documents.write(ROOT)
+    measure_and_print("allocator", lambda: allocator_figures(names), allocator_table, is_recorded=arguments.record)
 
 
 if __name__ == "__main__":

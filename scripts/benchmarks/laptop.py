@@ -25,9 +25,10 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+from processes import wait_for
 from scipy import ndimage
 
-from medmixers.demo.subjects import random_displacement, smooth_field, voxel_sizes
+from medmixers.demo.subjects import random_displacement, scanned, smooth_field, voxel_sizes
 from medmixers.errors import InputError, one_line_errors
 from medmixers.files import written_whole
 from medmixers.nnunet.environment import trainer_path
@@ -92,10 +93,7 @@ def brain(number: int, name: str, files: tuple[Path, Path], groups: dict[str, li
         warped = ndimage.map_coordinates(grey, where, order=3).clip(0)
         parts = np.stack([ndimage.map_coordinates(share, where, order=1) for share in shares])
         label = np.where(parts.max(0) >= 0.5, parts.argmax(0) + 1, 0)
-        warped = warped ** np.exp(rng.normal(scale=0.15)) * np.exp(0.12 * smooth_field(shape, np.full(3, 20.0), rng))
-        sigma = rng.uniform(0.015, 0.04)
-        real, imaginary = rng.normal(scale=sigma, size=(2, *shape))
-        return np.hypot(warped + real, imaginary) * rng.uniform(300, 1200), label, affine
+        return scanned(warped, np.full(3, 20.0), rng), label, affine
 
     return DataSet(number, name, tuple(groups), case)
 
@@ -165,11 +163,10 @@ def run(work: Path, log: Path, *command: str, **variables: str) -> int:
     """Run a command with its output in ``log``. Returns the peak of its memory in bytes."""
     with log.open("w") as out:
         process = subprocess.Popen(command, env={**environment(work), **variables}, stdout=out, stderr=out)
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+        peak = wait_for(process)
     if process.returncode:
         raise InputError(f"{' '.join(command)} failed; its output is in {log}")
-    return usage.ru_maxrss * 1024
+    return peak
 
 
 def trained(work: Path, data: DataSet, trainer: str) -> dict[str, Any]:

@@ -18,19 +18,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import prod
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from comparisons import COMPARISONS, OURS
+from recording import measure_and_print
 from torch import Tensor, nn
 
 from medmixers.errors import one_line_errors
-from medmixers.results import check_recordable, describe_run, documents, record
 from medmixers.results.limits import limits_tables
 
-ROOT = Path(__file__).resolve().parents[2]
 CACHED, LARGE = 2**15, 2**27  # float32 numbers: 128 KiB, and 512 MiB
 BYTES = 4  # of a number
 REPEATS, SECONDS = 41, 3.0  # of each contender; no further repeat starts after these seconds
@@ -211,15 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", action="store_true", help="write the figures and the documents' tables")
     arguments = parser.parse_args()
-    run = describe_run("limits", device="cpu", checkout=ROOT)
-    if arguments.record:
-        check_recordable(run)
-    documents.render(ROOT)  # wrong markers must show before the measuring
-    figures = figures_of()
-    print(limits_tables(figures))
-    if arguments.record:
-        record("limits cpu", figures, run=run)
-        documents.write(ROOT)
+    measure_and_print("limits", figures_of, limits_tables, is_recorded=arguments.record)
 
 
 if __name__ == "__main__":

@@ -29,14 +29,20 @@ def run_python(arguments: Sequence[str], *, environment: Mapping[str, str] | Non
     with tempfile.TemporaryFile() as log:
         command = [sys.executable, *arguments]
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
+        peak = wait_for(process)
         seconds = time.monotonic() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             log.seek(max(0, log.tell() - 2000))
             last = log.read().decode(errors="replace")
             raise RuntimeError(f"{command} ended with status {process.returncode}: {last}")
-    return seconds, usage.ru_maxrss * 1024
+    return seconds, peak
+
+
+def wait_for(process: subprocess.Popen[Any]) -> int:
+    """Wait until a process ends, set its ``returncode``, and return the peak of its memory in bytes (ru_maxrss)."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_maxrss * 1024
 
 
 def bundle_command(bundle: Path, configs: Sequence[str | Path], options: Mapping[str, Any]) -> list[str]:

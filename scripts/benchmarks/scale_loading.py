@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from PIL import Image
-from processes import bundle_command
+from processes import bundle_command, wait_for
 
 from medmixers.files import copy_file
 
@@ -118,8 +117,7 @@ def training(kind: str, folder: Path, steps: int) -> dict[str, Any]:
         if steps in seen:
             break
     process.kill()
-    _, _, usage = os.wait4(process.pid, 0)
-    process.returncode = -9
+    peak = wait_for(process)
     if process.stdout:
         process.stdout.close()
     if steps not in seen:
@@ -130,5 +128,5 @@ def training(kind: str, folder: Path, steps: int) -> dict[str, Any]:
         "steps_per_s": round((steps - 1) / (last - first), 2),
         "opens_start": opened,
         "opens_per_step": round((opened_last - opened) / (steps - 1), 2),
-        "peak_bytes": usage.ru_maxrss * 1024,
+        "peak_bytes": peak,
     }

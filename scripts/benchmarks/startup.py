@@ -20,9 +20,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from recording import measure_and_print
+
 from medmixers.bundles.verify.synthetic import write_synthetic
 from medmixers.errors import one_line_errors
-from medmixers.results import check_recordable, describe_run, documents, record
 from medmixers.results.tables import startup_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,24 +95,22 @@ def row(label: str, times: Sequence[tuple[float, float]]) -> dict[str, Any]:
     return {"command": label, "wall_s": wall, "cpu_s": cpu}
 
 
+def startup_figures() -> list[dict[str, Any]]:
+    """A row per command, and one for the first step of a training."""
+    figures = []
+    for label, command in COMMANDS.items():
+        measured(command)  # the first reads files from disk
+        figures.append(row(label, [measured(command) for _ in range(REPEATS)]))
+    first_step()
+    return [*figures, row(f"a step of {BUNDLE}", [first_step() for _ in range(REPEATS)])]
+
+
 @one_line_errors("startup")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", action="store_true", help="write the figures and the documents' tables")
     arguments = parser.parse_args()
-    run = describe_run("start-up", device="cpu", checkout=ROOT)
-    if arguments.record:
-        check_recordable(run)
-    figures: list[dict[str, Any]] = []
-    for label, command in COMMANDS.items():
-        measured(command)  # the first reads files from disk
-        figures.append(row(label, [measured(command) for _ in range(REPEATS)]))
-    first_step()
-    figures.append(row(f"a step of {BUNDLE}", [first_step() for _ in range(REPEATS)]))
-    print(startup_table(figures))
-    if arguments.record:
-        record("start-up cpu", figures, run=run)
-        documents.write(ROOT)
+    measure_and_print("start-up", startup_figures, startup_table, is_recorded=arguments.record)
 
 
 if __name__ == "__main__":

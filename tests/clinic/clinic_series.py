@@ -11,6 +11,9 @@ from dicom_files import oblique_directions, write_series
 from numpy.typing import NDArray
 from pydicom.uid import generate_uid
 
+from medmixers.clinic.model import SegmentationModel
+from medmixers.images.dicom_seg import Segment
+
 # columns: along a row, along a column, the normal; in LPS
 ORIENTATIONS = {
     "axial": np.eye(3),
@@ -26,6 +29,13 @@ def series(folder: Path, voxels: NDArray[Any], orientation: str = "oblique", **t
     """A series of voxels (x, y, z) with what a DICOM SEG refers to."""
     tags = {**STUDY, "SeriesInstanceUID": generate_uid(), **tags}
     return write_series(folder, voxels, spacing=SPACING, directions=ORIENTATIONS[orientation], origin=ORIGIN, **tags)
+
+
+def small_model(folder: Path, segments: tuple[Segment, ...]) -> SegmentationModel:
+    """A model of CT whose file of weights exists."""
+    weights = folder / "model.pt"
+    weights.write_bytes(b"weights")
+    return SegmentationModel(folder, "small_model", "0.3.1", weights, ("CT",), "CT", segments, False, {})
 
 
 def lps_affine(orientation: str) -> NDArray[np.float64]:

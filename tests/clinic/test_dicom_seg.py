@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from clinic_series import ORIENTATIONS, PATIENT, STUDY, lps_affine, series, voxels_in, voxels_of_nifti
+from clinic_series import ORIENTATIONS, PATIENT, STUDY, lps_affine, series, small_model, voxels_in, voxels_of_nifti
 from dicom_files import write_multi_frame
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -37,9 +37,7 @@ NEEDS_DCIODVFY = pytest.mark.skipif(DCIODVFY is None, reason="no dciodvfy: apt-g
 
 @pytest.fixture
 def model(tmp_path: Path) -> SegmentationModel:
-    weights = tmp_path / "model.pt"
-    weights.write_bytes(b"weights")
-    return SegmentationModel(tmp_path, "small_model", "0.3.1", weights, ("CT",), "CT", SEGMENTS, False, {})
+    return small_model(tmp_path, SEGMENTS)
 
 
 def exclusive() -> NDArray[np.uint8]:

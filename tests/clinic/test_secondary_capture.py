@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from clinic_series import ORIENTATIONS, PATIENT, SPACING, STUDY, lps_affine, series
+from clinic_series import ORIENTATIONS, PATIENT, SPACING, STUDY, lps_affine, series, small_model
 from dicom_files import write_multi_frame
 from numpy.typing import NDArray
 from pydicom.pixels import apply_windowing
 from skimage.segmentation import find_boundaries
 
+from medmixers.clinic.grey import percentile_window
 from medmixers.clinic.model import SegmentationModel
 from medmixers.clinic.secondary_capture import (
     legend,
-    percentile_window,
     picture,
     stated_window,
     write_secondary_capture,
@@ -39,9 +39,7 @@ DCIODVFY = shutil.which("dciodvfy")
 
 @pytest.fixture
 def model(tmp_path: Path) -> SegmentationModel:
-    weights = tmp_path / "model.pt"
-    weights.write_bytes(b"weights")
-    return SegmentationModel(tmp_path, "small_model", "0.3.1", weights, ("CT",), "CT", SEGMENTS, False, {})
+    return small_model(tmp_path, SEGMENTS)
 
 
 def labels() -> NDArray[np.uint8]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medmixers.clinic.grey import Window, percentile_window
 from medmixers.clinic.model import SegmentationModel
 from medmixers.errors import InputError
 from medmixers.files import written_whole
@@ -20,18 +21,10 @@ STAMP = "RESEARCH ONLY"
 READABLE = 512  # pixels of the longest side at least: each pixel of a smaller image becomes a square of pixels
 LINE = 14  # pixels of a line of the legend, which stands below the image
 GAP = 8  # pixels between the words of the legend
-PERCENTILES = (0.5, 99.5)  # black and white where the series states no window
 WHITE = (255, 255, 255)
 DERIVED = ("113076", "DCM", "Segmentation")  # DICOM's code of how the picture was made
 
 Pixels = NDArray[np.uint8]
-
-
-class Window(NamedTuple):
-    """Values that are black and white."""
-
-    black: float
-    white: float
 
 
 def check_folder(folder: Path) -> None:
@@ -117,13 +110,6 @@ def stated_window(header: Any) -> Window | None:
             low = float(centre[0]) - 0.5 - (float(width[0]) - 1) / 2
             return Window(low, low + float(width[0]) - 1)
     return None
-
-
-def percentile_window(voxels: NDArray[np.float32]) -> Window:
-    """``PERCENTILES`` of the voxels other than 0."""
-    seen = voxels[voxels != 0] if voxels.any() else voxels
-    black, white = np.percentile(seen, PERCENTILES)
-    return Window(float(black), float(white))
 
 
 def masks_of_slice(labels: NDArray[Any], number: int, count: int) -> list[NDArray[np.bool_]]:

@@ -169,12 +169,23 @@ def _skew(angles: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _appearance(t1: Array, grey: Array, white: Array, spacing: NDArray[np.float64], rng: np.random.Generator) -> Array:
-    """Add tissue contrast, gamma, bias field, Rician noise and gain of one simulated scanner. Template: 0 to 1."""
+    """Add tissue contrast and one simulated scanner. Template: 0 to 1."""
     shift = rng.normal(scale=0.04, size=2)
-    image = (t1 * (1 + shift[0] * grey + shift[1] * white)) ** np.exp(rng.normal(scale=0.15))
-    image *= np.exp(0.12 * smooth_field(t1.shape, 40 / spacing, rng))
+    return scanned(t1 * (1 + shift[0] * grey + shift[1] * white), 40 / spacing, rng)
+
+
+def scanned(image: NDArray[Any], width: NDArray[np.float64], rng: np.random.Generator) -> NDArray[Any]:
+    """Add gamma, bias field, Rician noise and gain of one simulated scanner.
+
+    Args:
+        image: (X, Y, Z), from 0 to 1.
+        width: of the bias field, in voxels per axis.
+        rng: draws the scanner.
+    """
+    image = image ** np.exp(rng.normal(scale=0.15))
+    image *= np.exp(0.12 * smooth_field(image.shape, width, rng))
     sigma = rng.uniform(0.015, 0.04)
-    real, imaginary = rng.normal(scale=sigma, size=(2, *t1.shape))
+    real, imaginary = rng.normal(scale=sigma, size=(2, *image.shape))
     return np.hypot(image + real, imaginary) * rng.uniform(300, 1200)
 
 

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from medmixers.clinic.grey import percentile_window
+
 Array = NDArray[Any]
 
 LONGEST = 320  # pixels of the longest side of the image; all planes have one scale
@@ -59,8 +61,7 @@ class Drawing:
             self.grid, self.spacing = turned.affine, np.linalg.norm(turned.affine[:3, :3], axis=0)
             self.image, self.entropy = _canonical(image, affine), _canonical(entropy, affine)
             self.structures = [Structure(_canonical(each.mask, affine), each.colour) for each in structures]
-        seen = self.image[self.image != 0] if self.image.any() else self.image
-        self.black, self.white = (float(value) for value in np.percentile(seen, (0.5, 99.5)))
+        self.black, self.white = percentile_window(self.image)
 
     def fullest(self) -> list[Plane]:
         """The planes with most voxels of all structures, with the outlines."""

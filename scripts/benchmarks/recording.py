@@ -1,0 +1,40 @@
+"""The course of a script whose figures are one section of results/measured.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from medmixers.results import check_recordable, describe_run, documents, record
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def measure_and_print(
+    section: str,
+    measure: Callable[[], Any],
+    table: Callable[[Any], str],
+    *,
+    is_recorded: bool,
+) -> None:
+    """Measure on the CPU and print the table; if it is recorded, write the figures and the documents' tables.
+
+    Args:
+        section: of measured.json, without the device.
+        measure: gives the figures, as JSON.
+        table: of the figures.
+        is_recorded: whether the figures are kept.
+
+    Raises:
+        InputError: is_recorded, and the checkout has changes or the machine is busy.
+    """
+    run = describe_run(section, device="cpu", checkout=ROOT)
+    if is_recorded:
+        check_recordable(run)
+    documents.render(ROOT)  # wrong markers must show before the minutes of measuring
+    figures = measure()
+    print(table(figures))
+    if is_recorded:
+        record(f"{section} cpu", figures, run=run)
+        documents.write(ROOT)
