@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterable
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +38,21 @@ def package(*names: str) -> Found:
         except PackageNotFoundError:
             return None
         return ", ".join([first, *(f"{name} {number}" for name, number in zip(names[1:], others, strict=True))])
+
+    return find
+
+
+def environment(name: str, *packages: str) -> Found:
+    """Versions of packages in the environment that :func:`client_python` finds."""
+
+    def find(config: pytest.Config) -> str | None:
+        python = client_python(config, name, packages[0])
+        script = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
+        said = python and _said(str(python), "-c", script, *packages)
+        if not said:
+            return None
+        first, *others = said.split()
+        return ", ".join([first, *(f"{name} {number}" for name, number in zip(packages[1:], others, strict=True))])
 
     return find
 
@@ -73,6 +89,15 @@ def checkout_folder(config: pytest.Config, name: str) -> Path | None:
     return Path(parent, name).resolve() if parent and Path(parent, name).is_dir() else None
 
 
+def client_python(config: pytest.Config, name: str, distribution: str) -> Path | None:
+    """The Python that has a client: of FOLDER/``name``/.venv, else this one; None where neither has it."""
+    folder = checkout_folder(config, name)
+    python = folder and folder / ".venv" / "bin" / "python"
+    if python is not None and python.is_file():
+        return python  # a link: resolved, it would be another environment's
+    return Path(sys.executable) if any(distributions(name=distribution)) else None
+
+
 CLIENTS = {
     "dcmqi": Client(package("dcmqi"), "`segimage2itkimage` reads our DICOM SEG: every voxel, the codes, the colours"),
     "dicom3tools": Client(
@@ -97,8 +122,9 @@ CLIENTS = {
         "`ci/verify_bundle.py -m full`: files, version, properties, shapes, TorchScript; not the schema",
     ),
     "MONAI Deploy App SDK": Client(
-        package("monai-deploy-app-sdk", "holoscan-cu13"),
-        "an application from DICOM to DICOM SEG with `MonaiBundleInferenceOperator`: the voxels of `clinic segment`",
+        environment("monai-deploy-app-sdk", "monai-deploy-app-sdk", "holoscan-cu13", "holoscan-cli"),
+        "the application of `bundle app` writes the voxels of `clinic segment`; `monai-deploy package` hands Docker's "
+        "build the whole application; the image itself is not built",
     ),
     "3D Slicer, MONAIViz": Client(
         checkout("SlicerMONAIViz"), "its parser lists the transforms of every bundle that trains"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import preloaded
-from clients import ClientRecords, checkout_folder
+from clients import ClientRecords, checkout_folder, client_python
 
 # The tracer of coverage costs 15 to 22 % of the processor time (Python 3.11). By default only these rooms pay for it.
 COVERED = {"datasets", "kernels", "layers", "mixers", "networks", "results", "tasks"}
@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("clients of medmixers")
     words = "with -m client: write what the clients did to plugin/medmixers/results/clients.json"
     group.addoption("--record-clients", action="store_true", help=words)
-    words = "folder with git checkouts named model-zoo and SlicerMONAIViz"
+    words = "folder with git checkouts named model-zoo and SlicerMONAIViz, and with monai-deploy-app-sdk/.venv"
     group.addoption("--client-checkouts", metavar="FOLDER", help=words)
 
 
@@ -86,5 +86,18 @@ def checkout_of(pytestconfig: pytest.Config) -> Callable[[str], Path]:
         if folder is None:
             pytest.skip(f"no checkout of {name}: give its parent folder by --client-checkouts")
         return folder
+
+    return find
+
+
+@pytest.fixture
+def python_of(pytestconfig: pytest.Config) -> Callable[[str, str], Path]:
+    """The Python that has a client; without one, the test is skipped."""
+
+    def find(name: str, distribution: str) -> Path:
+        python = client_python(pytestconfig, name, distribution)
+        if python is None:
+            pytest.skip(f"no {distribution}: install it in FOLDER/{name}/.venv and give FOLDER by --client-checkouts")
+        return python
 
     return find

@@ -1,16 +1,17 @@
 """Other software takes a packed bundle: MONAI Deploy, the model zoo's checks, 3D Slicer's parser.
 
-MONAI Deploy must be installed next to this package. The others run from checkouts, --client-checkouts.
+They are found below the folder of --client-checkouts: git checkouts, and environments of their own.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +20,41 @@ import pytest
 from bundle_helpers import ROOT
 from clinic_series import STUDY, voxels_in
 from dicom_files import oblique_directions, write_series
+from pydicom import dcmread
 from small_bundle import write_small_bundle_with_weights
 
 from medmixers.bundles.share.archive import open_archive
 from medmixers.bundles.share.pack import pack_bundle
+from medmixers.clinic.deploy import write_application
 from medmixers.clinic.segment import segment_series
 
 SHAPE = (20, 22, 18)
-SPACING = (2.0, 2.0, 3.1)  # square pixels: Deploy exchanges the two spacings, see test_deploy.py
+SPACING = (1.9, 2.3, 3.1)
 pytestmark = pytest.mark.slow
 CheckoutOf = Callable[[str], Path]
+PythonOf = Callable[[str, str], Path]
+DOCKER = """#!/bin/sh
+case "$*" in
+*"buildx ls"*) echo '{{"Name": "holoscan_app_builder", "Driver": "docker-container", "Dynamic": false, "Nodes": []}}';;
+*"buildx inspect"*) printf 'Name: holoscan_app_builder\\nDriver: docker-container\\n\\nNodes:\\nName: n\\n';;
+*"buildx build"*) for last; do :; done; cp -r "$last" "{context}";;
+*"image inspect"*) echo '[{{}}]';;
+esac
+"""
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As a person unpacks it, with the code of the network in it."""
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zip as it is handed on."""
     folder = tmp_path_factory.mktemp("packed")
     made = write_small_bundle_with_weights(folder)
-    packed = pack_bundle(made, weights=made / "models" / "model.pt", out=folder).path
-    return open_archive(packed, folder / "opened")
+    return pack_bundle(made, weights=made / "models" / "model.pt", out=folder).path
+
+
+@pytest.fixture(scope="module")
+def bundle(packed: Path) -> Path:
+    """As a person unpacks it, with the code of the network in it."""
+    return open_archive(packed, packed.parent / "opened")
 
 
 def run(*command: str | Path, **options: Any) -> str:
@@ -47,23 +64,87 @@ def run(*command: str | Path, **options: Any) -> str:
 
 
 @pytest.mark.client("MONAI Deploy App SDK")
-@pytest.mark.skipif(
-    find_spec("holoscan") is None, reason="MONAI Deploy is not installed: pip install monai-deploy-app-sdk"
-)
-def test_deploys_application_writes_the_voxels_of_clinic_segment(bundle: Path, tmp_path: Path) -> None:
-    voxels = np.random.default_rng(0).integers(1, 900, SHAPE).astype(np.uint16)
-    empty = ("PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime")
-    tags = {**STUDY, "SeriesInstanceUID": "1.2.826.3", **dict.fromkeys(empty, "")}
-    made = write_series(tmp_path / "series", voxels, spacing=SPACING, directions=oblique_directions(), **tags)
-    segment_series(bundle, made, tmp_path / "ours.dcm", device="cpu")
-    run(sys.executable, Path(__file__).with_name("deploy_app.py"), bundle, made, tmp_path / "out", cwd=tmp_path)
+def test_deploys_application_writes_the_voxels_of_clinic_segment(
+    packed: Path, python_of: PythonOf, tmp_path: Path
+) -> None:
+    """It runs from the folder that `monai-deploy package` gives to Docker, as in its container."""
+    python = python_of("monai-deploy-app-sdk", "monai-deploy-app-sdk")
+    series, affine = written_series(tmp_path / "series")
+    segment_series(packed, series, tmp_path / "ours.dcm", device="cpu")
+    context = packaged(write_application(packed, tmp_path), python, tmp_path)
+    places = {"INPUT": series, "OUTPUT": tmp_path / "out", "MODEL": context / "models"}
+    environment = {**os.environ, **{f"HOLOSCAN_{name}_PATH": str(place) for name, place in places.items()}}
+    environment.pop("PYTHONPATH", None)  # the bundle carries its code
+    (tmp_path / "out").mkdir()
+    run(python, context / "app", cwd=tmp_path, env=environment)
     (written,) = (tmp_path / "out").glob("*.dcm")
-    affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = oblique_directions() * SPACING, (-10, 5, 30)
     found, ours = (voxels_in(file, SHAPE, affine) for file in (written, tmp_path / "ours.dcm"))
     assert ours[0].any()
     assert ours[1].any()
     np.testing.assert_array_equal(found, ours)
+    for mine, theirs in zip(*(dcmread(file).SegmentSequence for file in (tmp_path / "ours.dcm", written)), strict=True):
+        assert mine == theirs
+
+
+@pytest.mark.client("MONAI Deploy App SDK")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [("gap", "do not lie at equal distances"), ("second series", "2 series match"), ("modality", "0 series match")],
+)
+def test_deploys_application_refuses_what_it_would_get_wrong(
+    change: str, message: str, packed: Path, python_of: PythonOf, tmp_path: Path
+) -> None:
+    python = python_of("monai-deploy-app-sdk", "monai-deploy-app-sdk")
+    series, _ = written_series(tmp_path / "series", Modality="CT" if change == "modality" else "MR")
+    if change == "gap":
+        (series / "009.dcm").unlink()
+    if change == "second series":
+        written_series(series / "second", SeriesInstanceUID="1.2.826.4")
+    folder = write_application(packed, tmp_path)
+    places = [
+        str(word) for pair in (("-i", series), ("-o", tmp_path / "out"), ("-m", folder / "model")) for word in pair
+    ]
+    done = subprocess.run([python, folder / "app", *places], capture_output=True, text=True, timeout=900, cwd=tmp_path)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert not list((tmp_path / "out").glob("*.dcm"))
+
+
+def written_series(folder: Path, **changes: str) -> tuple[Path, np.ndarray]:
+    """A series of noise, and its affine to LPS millimetres."""
+    voxels = np.random.default_rng(0).integers(1, 900, SHAPE).astype(np.uint16)
+    empty = ("PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime")
+    tags = {**STUDY, "SeriesInstanceUID": "1.2.826.3", **dict.fromkeys(empty, ""), **changes}
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = oblique_directions() * SPACING, (-10, 5, 30)
+    return write_series(folder, voxels, spacing=SPACING, directions=oblique_directions(), **tags), affine
+
+
+def packaged(application: Path, python: Path, folder: Path) -> Path:
+    """What `monai-deploy package` gives to Docker. A script stands for docker, and keeps the folder of the build."""
+    command = python.with_name("monai-deploy")
+    if not command.is_file():
+        pytest.skip("there is no monai-deploy package: pip install holoscan-cli==4.2.0, later ones do not have it")
+    docker = folder / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text(DOCKER.format(context=folder / "context"))
+    docker.chmod(0o755)
+    said = run(python, "-c", "from importlib.metadata import version; print(version('holoscan-cu13'))").strip()
+    images = dict.fromkeys(("dgpu", "igpu", "cpu"), "ubuntu:24.04")
+    release = {"debian-version": said, "wheel-version": said, "base-images": images}
+    release["build-images"] = {name: {} for name in images}
+    (folder / "releases.json").write_text(json.dumps({said: {"holoscan": release, "health-probes": {}}}))
+    words = "package app -c app/app.yaml -m model -t segmentation --platform x86_64 --source"
+    path = f"{docker.parent}{os.pathsep}{os.environ['PATH']}"
+    run(
+        command, *words.split(), folder / "releases.json", "--build-cache", folder / "cache",
+        cwd=application, env={**os.environ, "PATH": path},
+    )  # fmt: skip
+    manifest = json.loads((folder / "context" / "map" / "app.json").read_text())
+    assert json.loads(manifest["command"]) == ["python3", "/opt/holoscan/app"]
+    requirements = (folder / "context" / "pip" / "requirements.txt").read_text()
+    assert (application / "app" / "requirements.txt").read_text() in requirements
+    return folder / "context"
 
 
 @pytest.mark.client("MONAI model zoo, CI")

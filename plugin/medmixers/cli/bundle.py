@@ -113,6 +113,29 @@ class Bundle:
 
         return str(open_archive(zip, out))
 
+    def app(self, zip: str, out: str = ".", codes: str | None = None) -> str:
+        """Write a MONAI Deploy application around a bundle's zip to OUT/NAME_app: DICOM series in, DICOM SEG out.
+
+        Args:
+            zip: file that `medmixers bundle pack` wrote, of a bundle that segments volumes.
+            out: folder that will hold the application's folder.
+            codes: YAML file with codes of the labels, over those of the bundle.
+
+        Example:
+            medmixers bundle app my_bundle_v0.1.0.zip --out apps
+        """
+        from medmixers.clinic.deploy import write_application
+
+        folder = write_application(zip, out, codes=codes)
+        place = shlex.quote(str(folder))
+        return "\n".join(
+            [
+                f"application: {folder}",
+                f"run: cd {place} && pip install -r app/requirements.txt && python app -i SERIES -o OUT -m model",
+                "package: monai-deploy package app -c app/app.yaml -m model -t TAG --platform x86_64",
+            ]
+        )
+
     def verify(self, name: str, static: bool = False, schema: str | None = None) -> str:
         """Run the checks of a bundle on synthetic data.
 
