@@ -117,6 +117,11 @@ CLIENTS = {
         "`nnUNetv2_predict_from_modelfolder` and `clinic segment` label one series: the same voxels",
     ),
     "torchrun": Client(package("torch"), "two ranks train a classification by `configs/multi_gpu_train.json`"),
+    "monai.bundle": Client(
+        package("monai"),
+        "a zip without this package: `run` trains, evaluates and predicts; `verify_net_in_out`, `verify_metadata`, "
+        "`ckpt_export`, `onnx_export`",
+    ),
     "MONAI model zoo, CI": Client(
         checkout("model-zoo"),
         "`ci/verify_bundle.py -m full`: files, version, properties, shapes, TorchScript; not the schema",
@@ -125,6 +130,11 @@ CLIENTS = {
         environment("monai-deploy-app-sdk", "monai-deploy-app-sdk", "holoscan-cu13", "holoscan-cli"),
         "the application of `bundle app` writes the voxels of `clinic segment`; `monai-deploy package` hands Docker's "
         "build the whole application; the image itself is not built",
+    ),
+    "MONAI Label": Client(
+        checkout("MONAILabel"),
+        "its server, over HTTP: /info; /infer, the bundle's own labels and probabilities; /train, of an untrained and "
+        "of a trained bundle",
     ),
     "3D Slicer, MONAIViz": Client(
         checkout("SlicerMONAIViz"), "its parser lists the transforms of every bundle that trains"

@@ -31,7 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("clients of medmixers")
     words = "with -m client: write what the clients did to plugin/medmixers/results/clients.json"
     group.addoption("--record-clients", action="store_true", help=words)
-    words = "folder with git checkouts named model-zoo and SlicerMONAIViz, and with monai-deploy-app-sdk/.venv"
+    words = (
+        "folder with git checkouts: model-zoo, SlicerMONAIViz, MONAILabel with .venv; and monai-deploy-app-sdk/.venv"
+    )
     group.addoption("--client-checkouts", metavar="FOLDER", help=words)
 
 

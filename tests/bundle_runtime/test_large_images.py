@@ -246,6 +246,20 @@ def test_spacing_of_labels_and_of_one_grid_is_monais_own() -> None:
         assert torch.equal(found, wanted)
 
 
+def test_spacing_leaves_the_texts_of_a_client_alone(tmp_path: Path) -> None:
+    """MONAI Label calls the path of a NIfTI file image_path; MONAI updates image_meta_dict where it is a dict."""
+    image = MetaTensor(torch.rand(1, *SHAPE), affine=oblique((0, 1, 2), (1, 1, 1)))
+    image.meta["filename_or_obj"] = "case.nii.gz"
+    item = {"image": image, "image_path": "case.nii.gz", "image_meta_dict": {"own": 1}, "model": "m", "result": None}
+    with pytest.raises(AttributeError):
+        Spacingd("image", pixdim=1.5)(item)
+    found = resampling.Spacingd("image", pixdim=1.5)(item)
+    assert found.keys() == item.keys()
+    assert (found["image_path"], found["model"], found["result"]) == ("case.nii.gz", "m", None)
+    assert found["image_meta_dict"].items() >= {"own": 1, "filename_or_obj": "case.nii.gz"}.items()
+    assert torch.equal(found["image"].as_tensor(), resampling.Spacingd("image", pixdim=1.5)({"image": image})["image"])
+
+
 class Largest(TorchDispatchMode):
     """The most elements of a tensor that lies in memory, among those that operations return."""
 

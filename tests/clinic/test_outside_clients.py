@@ -1,4 +1,4 @@
-"""Other software takes a packed bundle: MONAI Deploy, the model zoo's checks, 3D Slicer's parser.
+"""Other software takes a packed bundle: MONAI's own commands, MONAI Deploy, the model zoo's checks, 3D Slicer's parser.
 
 They are found below the folder of --client-checkouts: git checkouts, and environments of their own.
 """
@@ -10,21 +10,26 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
+import onnxruntime
 import pytest
-from bundle_helpers import ROOT
+import torch
+from bundle_helpers import ROOT, write_dataset
 from clinic_series import STUDY, voxels_in
 from dicom_files import oblique_directions, write_series
 from pydicom import dcmread
 from small_bundle import write_small_bundle_with_weights
 
+from medmixers.bundles.render.metadata import SCHEMA
 from medmixers.bundles.share.archive import open_archive
 from medmixers.bundles.share.pack import pack_bundle
+from medmixers.bundles.verify.hidden import environment_without_package
 from medmixers.clinic.deploy import write_application
 from medmixers.clinic.segment import segment_series
 
@@ -61,6 +66,69 @@ def run(*command: str | Path, **options: Any) -> str:
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=900, **options)
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
     return done.stdout
+
+
+def monais_command(bundle: Path, folder: Path, command: str, *words: str | Path, needs: Sequence[str] = ()) -> None:
+    """Run a command of monai.bundle where Python finds the requirements of the bundle, and not this package."""
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    metadata["required_packages_version"] |= dict.fromkeys(needs, "")
+    environment = environment_without_package(folder / "hidden", bundle, metadata)
+    (folder / "elsewhere").mkdir(exist_ok=True)
+    run(sys.executable, "-m", "monai.bundle", command, *words, cwd=folder / "elsewhere", env=environment)
+
+
+@pytest.mark.client("monai.bundle")
+def test_monai_trains_evaluates_and_predicts_with_the_zip(bundle: Path, tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "Dataset001_Tiny", held_out=1)
+    configs = bundle / "configs"
+    places = ["--ckpt_dir", tmp_path / "models", "--output_dir", tmp_path / "eval", "--dataset_dir", data]
+    evaluation = f"['{configs / 'train.json'}','{configs / 'evaluate.json'}']"
+    for config, options in ((configs / "train.json", ["--epochs", "1"]), (evaluation, [])):
+        words = ["--bundle_root", bundle, "--config_file", config, *places, *options]
+        monais_command(bundle, tmp_path, "run", *words)
+    assert (tmp_path / "eval" / "metrics.csv").is_file()
+    trained = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+    assert trained.keys() == torch.load(bundle / "models" / "model.pt", weights_only=True).keys()
+    words = ["--bundle_root", bundle, "--config_file", configs / "inference.json", "--dataset_dir", data]
+    monais_command(bundle, tmp_path, "run", *words, "--output_dir", tmp_path / "predictions")
+    (labels,) = (tmp_path / "predictions").glob("*.nii.gz")
+    assert set(np.unique(nib.load(labels).dataobj)) == {0, 1, 2}
+
+
+@pytest.mark.client("monai.bundle")
+def test_monai_checks_and_exports_the_zip(bundle: Path, tmp_path: Path) -> None:
+    files = [
+        "--meta_file",
+        bundle / "configs" / "metadata.json",
+        "--config_file",
+        bundle / "configs" / "inference.json",
+    ]
+    words = ["network_def", "--bundle_root", bundle, *files]
+    monais_command(bundle, tmp_path, "verify_net_in_out", *words, "--device", "cpu")
+    for command, name, needs in (
+        ("ckpt_export", "model.ts", ()),
+        ("onnx_export", "model.onnx", ("onnx", "onnxruntime", "onnxscript")),
+    ):
+        target = ["--filepath", tmp_path / name, "--ckpt_file", bundle / "models" / "model.pt"]
+        monais_command(bundle, tmp_path, command, *words, *target, needs=needs)
+    image = torch.rand(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = torch.jit.load(bundle / "models" / "model.ts")(image)
+        torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(image), expected, rtol=1e-3, atol=1e-4)
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.client("monai.bundle")
+def test_monais_schema_takes_the_metadata(bundle: Path, tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    """MONAI downloads the schema where the file is not there."""
+    schema = Path(pytestconfig.getoption("--client-checkouts") or tmp_path) / SCHEMA.rpartition("/")[2]
+    if not schema.is_file():
+        pytest.skip(f"verify_metadata: no {schema.name} in the folder of --client-checkouts; download {SCHEMA}")
+    copy = shutil.copy(schema, tmp_path / "schema.json")
+    words = ["--meta_file", bundle / "configs" / "metadata.json", "--filepath", copy]
+    monais_command(bundle, tmp_path, "verify_metadata", *words, needs=["jsonschema"])
 
 
 @pytest.mark.client("MONAI Deploy App SDK")

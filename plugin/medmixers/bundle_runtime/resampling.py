@@ -7,7 +7,7 @@ after ``Orientationd`` and ``Spacingd``, unless a file's affine has a shear. The
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import product
 from math import prod
 from typing import Any
@@ -188,3 +188,8 @@ class Spacingd(transforms.Spacingd):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.spacing_transform.sp_resample = SpatialResample(lazy=self.lazy)
+
+    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
+        """Resample. MONAI takes each entry KEY_... for metadata, also the text that MONAI Label has as image_path."""
+        metadata = {key: value for key, value in data.items() if key in self.keys or isinstance(value, dict)}
+        return {**data, **super().__call__(metadata, lazy)}
