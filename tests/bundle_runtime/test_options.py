@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import monai.bundle
 import pytest
 import torch
 from bundle_helpers import BRAIN, ONE_OF_EACH, ROOT, run_bundle, run_here, write_dataset
+from monai.bundle import ConfigParser
 
 from medmixers.bundle_runtime import options
 from medmixers.bundle_runtime.options import build, check_names, check_options, check_value, option_names
 from medmixers.bundle_runtime.stack import calling
-from medmixers.errors import TRACEBACK_VARIABLE, InputError
+from medmixers.errors import TRACEBACK_VARIABLE, InputError, MissingPackageError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's, on every run
 # Values that are checked where they are used: the network, the data set, the writer of images.
@@ -151,3 +153,23 @@ def test_outside_of_a_run_nothing_is_checked_and_nothing_can_be_built() -> None:
     check_options()
     with pytest.raises(RuntimeError, match="'network_def' can be built only while MONAI builds"):
         build("network_def")
+
+
+def test_a_package_that_a_component_lacks_is_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MONAI raises a RuntimeError that names the package, and wraps it twice. Other errors keep their traceback."""
+    from monai.handlers import tensorboard_handlers
+
+    handler = {"_target_": "TensorBoardStatsHandler", "log_dir": "x", "_disabled_": "$@is_off"}
+    hd95 = {"_target_": "medmixers.bundle_runtime.overlap.hausdorff95_mm", "include_background": False}
+    hd95["output_transform"] = "$lambda output: output"
+    wrong = {"_target_": "Compose", "no": 1}
+    parser = ConfigParser({"is_off": False, "handlers": [handler], "hd95": hd95, "wrong": wrong})
+    monkeypatch.setattr(options, "calling", lambda name: parser)
+    monkeypatch.setattr(tensorboard_handlers, "_tb_available", False)
+    with pytest.raises(MissingPackageError, match=r"a package is missing: .* pip install tensorboard"):
+        build("handlers")
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(MissingPackageError, match=r"a package is missing: .*scipy"):
+        build("hd95")
+    with pytest.raises(RuntimeError, match="Failed to instantiate"):
+        build("wrong")

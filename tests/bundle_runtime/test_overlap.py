@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -98,3 +100,9 @@ def test_an_engine_gets_the_mean_the_cases_and_the_counts(make, capsys):
     assert state.metrics["val"] == pytest.approx(np.nanmean(np.nanmean(values, axis=0)))
     said = "val: 9 absent structures were not predicted and are left out, 2 were predicted, 1 present ones were not"
     assert said in capsys.readouterr().out
+
+
+def test_hd95_without_scipy_ends_before_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(ModuleNotFoundError, match="scipy"):
+        hausdorff95_mm(include_background=False, output_transform=lambda output: output)

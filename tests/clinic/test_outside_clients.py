@@ -85,7 +85,7 @@ def test_monai_trains_evaluates_and_predicts_with_the_zip(bundle: Path, tmp_path
     evaluation = f"['{configs / 'train.json'}','{configs / 'evaluate.json'}']"
     for config, options in ((configs / "train.json", ["--epochs", "1"]), (evaluation, [])):
         words = ["--bundle_root", bundle, "--config_file", config, *places, *options]
-        monais_command(bundle, tmp_path, "run", *words)
+        monais_command(bundle, tmp_path, "run", *words, needs=["tensorboard", "scipy"])
     assert (tmp_path / "eval" / "metrics.csv").is_file()
     trained = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
     assert trained.keys() == torch.load(bundle / "models" / "model.pt", weights_only=True).keys()

@@ -16,7 +16,7 @@ from pydoc import locate
 from typing import Any
 
 from medmixers.bundle_runtime.stack import calling, is_monais_command, one_line_in_command
-from medmixers.errors import InputError, end_in_one_line, is_input_error
+from medmixers.errors import InputError, MissingPackageError, end_in_one_line, is_input_error
 
 # option -> its smallest value
 WHOLE_NUMBERS = {
@@ -197,19 +197,21 @@ def ensemble_files(value: str | Sequence[str]) -> list[str]:
 
 
 def build(key: str) -> Any:
-    """The component ``key`` of the config that runs, built now. An input error is raised without MONAI's around it."""
+    """The component ``key`` of the config that runs, built now. Input errors and missing packages are InputErrors."""
     parser = calling("ConfigParser")
     if parser is None:
         raise RuntimeError(f"{key!r} can be built only while MONAI builds a component of the same config")
     try:
         return parser.get_parsed_content(key)
     except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not is_input_error(cause):
+        cause: BaseException = error
+        while cause.__cause__ is not None and not is_input_error(cause):
             cause = cause.__cause__
-        if cause is None:
-            raise
-        raise cause from error
+        if is_input_error(cause):
+            raise cause from error
+        if isinstance(cause, ModuleNotFoundError) or "pip install" in str(cause):  # the latter is MONAI's RuntimeError
+            raise MissingPackageError(f"a package is missing: {cause}") from error
+        raise
 
 
 def given_cases(key: str) -> list[Any] | None:
@@ -250,11 +252,7 @@ def _listed(value: Any) -> list[Any]:
 
 def _is_size(value: Any, default: Any) -> bool:
     counts = {len(default)} if isinstance(default, list) else {2, 3}
-    return (
-        isinstance(value, (list, tuple))
-        and len(value) in counts
-        and all(type(number) is int and number >= 1 for number in value)
-    )
+    return isinstance(value, (list, tuple)) and len(value) in counts and all(type(n) is int and n >= 1 for n in value)
 
 
 def _device_fault(value: str) -> str | None:

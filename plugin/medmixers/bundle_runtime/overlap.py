@@ -160,5 +160,7 @@ def mean_dice(
 def hausdorff95_mm(
     *, include_background: bool, output_transform: Callable[..., Any], say_counts: bool = False
 ) -> IgniteMetricHandler:
-    """An ignite metric of :class:`HD95Metric`. Args: as :func:`mean_dice`."""
+    """An ignite metric of :class:`HD95Metric`, which needs scipy. Args: as :func:`mean_dice`."""
+    import scipy  # noqa: F401  # MONAI does so for the first case, after its prediction
+
     return _CountingHandler(HD95Metric(include_background=include_background), output_transform, say_counts)
