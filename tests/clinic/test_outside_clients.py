@@ -138,8 +138,10 @@ def test_deploys_application_writes_the_voxels_of_clinic_segment(
     """It runs from the folder that `monai-deploy package` gives to Docker, as in its container."""
     python = python_of("monai-deploy-app-sdk", "monai-deploy-app-sdk")
     series, affine = written_series(tmp_path / "series")
-    segment_series(packed, series, tmp_path / "ours.dcm", device="cpu")
-    context = packaged(write_application(packed, tmp_path), python, tmp_path)
+    codes = tmp_path / "codes.yaml"
+    codes.write_text("grey_matter: {type: ['389081007', SCT, Gray Matter], modifier: ['7771000', SCT, Left]}\n")
+    segment_series(packed, series, tmp_path / "ours.dcm", codes=codes, device="cpu")
+    context = packaged(write_application(packed, tmp_path, codes=codes), python, tmp_path)
     places = {"INPUT": series, "OUTPUT": tmp_path / "out", "MODEL": context / "models"}
     environment = {**os.environ, **{f"HOLOSCAN_{name}_PATH": str(place) for name, place in places.items()}}
     environment.pop("PYTHONPATH", None)  # the bundle carries its code
