@@ -159,7 +159,11 @@ def test_deploys_application_writes_the_voxels_of_clinic_segment(
 @pytest.mark.client("MONAI Deploy App SDK")
 @pytest.mark.parametrize(
     ("change", "message"),
-    [("gap", "do not lie at equal distances"), ("second series", "2 series match"), ("modality", "0 series match")],
+    [
+        ("gap", "not lie at equal distances along their normal"),
+        ("second series", "2 series match"),
+        ("modality", "0 series match"),
+    ],
 )
 def test_deploys_application_refuses_what_it_would_get_wrong(
     change: str, message: str, packed: Path, python_of: PythonOf, tmp_path: Path
