@@ -31,9 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("clients of medmixers")
     words = "with -m client: write what the clients did to plugin/medmixers/results/clients.json"
     group.addoption("--record-clients", action="store_true", help=words)
-    words = (
-        "folder with git checkouts: model-zoo, SlicerMONAIViz, MONAILabel with .venv; and monai-deploy-app-sdk/.venv"
-    )
+    words = "folder that holds the checkouts and environments of clients; plugin/docs/develop.md lists them"
     group.addoption("--client-checkouts", metavar="FOLDER", help=words)
 
 
