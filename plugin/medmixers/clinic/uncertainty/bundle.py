@@ -11,6 +11,7 @@ from typing import Any
 
 from medmixers.bundles.share.archive import open_archive
 from medmixers.errors import InputError, MissingFileError
+from medmixers.images.dicom_seg import read_segments
 from medmixers.progress import Announce
 
 
@@ -60,6 +61,12 @@ class Bundle:
     def values_of(self, number: int) -> list[int] | None:
         """Values of the label file that make up a structure; None where each structure has a file of its own."""
         return self._label_values.get(self.names[number])
+
+    @property
+    def colours(self) -> Mapping[str, tuple[int, int, int]]:
+        """Structure -> red, green, blue from 0 to 255; empty where the metadata have none, as of a model of nnU-Net."""
+        segments = read_segments(str(self.source), self.metadata) if "segments" in self.metadata else ()
+        return {segment.name: segment.colour for segment in segments}
 
     @property
     def _label_values(self) -> dict[str, list[int]]:

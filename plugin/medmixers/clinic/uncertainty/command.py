@@ -200,8 +200,8 @@ class CaseWriter:
 
     def _colour(self, number: int) -> list[int]:
         """Of the task, where it has one; red, green, blue from 0 to 255."""
-        own = self.bundle.metadata.get("segments", {}).get(self.bundle.names[number], {})
-        return list(own.get("colour", PALETTE[(number - self.bundle.structures.start) % len(PALETTE)]))
+        own = self.bundle.colours.get(self.bundle.names[number])
+        return list(own or PALETTE[(number - self.bundle.structures.start) % len(PALETTE)])
 
     def _classes(self, p: Array) -> dict[str, Any]:
         return {"probabilities": {name: float(value) for name, value in zip(self.bundle.names, p, strict=True)}}
