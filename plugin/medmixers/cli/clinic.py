@@ -105,11 +105,14 @@ class Clinic:
         slide: str,
         out: str,
         mpp: float | None = None,
+        tissue_threshold: float | None = None,
+        all_windows: bool = False,
         checkpoint: str | None = None,
         device: str | None = None,
     ) -> str:
         """Segment a whole histology slide and write a tiled TIFF of labels.
 
+        Windows of bare glass are skipped and counted; everything coloured or dark is predicted, pen marks too.
         Memory does not grow with the slide: TMPDIR holds one byte per pixel, and one band of windows.
         A bundle contains code that runs: take it from people you trust.
 
@@ -118,6 +121,8 @@ class Clinic:
             slide: file that OpenSlide reads: .svs, .ndpi, .mrxs, a tiled .tif and others.
             out: TIFF to write, .tif or .tiff.
             mpp: microns per pixel that the network sees; the bundle's by default.
+            tissue_threshold: saturation from 0 to 1 that bare glass does not exceed, 0.03 by default.
+            all_windows: predict windows without tissue too.
             checkpoint: file of weights in place of the bundle's.
             device: cpu, cuda, cuda:1 or mps; by default a GPU where there is one.
 
@@ -133,6 +138,8 @@ class Clinic:
                 slide,
                 out,
                 mpp=mpp,
+                tissue_threshold=tissue_threshold,
+                all_windows=all_windows,
                 checkpoint=checkpoint,
                 device=None if device is None else usable_device(device),
                 announce=announce,
