@@ -155,18 +155,20 @@ class Clinic:
         fold: int | None = None,
         device: str | None = None,
     ) -> str:
-        """Fit a bundle's probabilities to its validation cases, and describe its training images.
+        """Fit a model's probabilities to its validation cases, and describe its training images.
 
         Temperature scaling. A reliability diagram is written next to the calibration, as .svg. A model that has learned
         nothing is refused.
 
         Args:
-            model: folder or zip of a bundle with weights; several, as MODEL,MODEL, are averaged.
+            model: folder or zip of a bundle with weights, or folder TRAINER__PLANS__CONFIGURATION of nnU-Net. Several,
+                as MODEL,MODEL, are averaged.
             dataset: data set of the training, in nnU-Net's raw format or with datalist.json.
-            out: JSON file to write; models/calibration.json in the bundle's folder by default, which pack takes along.
+            out: JSON file to write; models/calibration.json in the bundle's folder by default, which pack takes along,
+                or calibration.json in nnU-Net's.
             ensemble: files of weights for one model, as FILE,FILE, in place of its own.
             use_mirroring: average mirrored copies too, as the predictions will.
-            fold: fold of the split, where it is not the bundle's.
+            fold: fold of the split, where it is not the bundle's; by default all folds of a model of nnU-Net.
             device: cpu, cuda, cuda:1 or mps; by default a GPU where there is one.
 
         Example:
