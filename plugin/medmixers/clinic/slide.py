@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (".tif", ".tiff")
 LOCAL = ("LoadImaged", "EnsureChannelFirstd", "ScaleIntensityRanged")  # what one window needs no other pixels for
-HELD = 2**28  # bytes of an array on disk that memory holds
+HELD = 2**26  # bytes of an array on disk that memory holds
 PAGE = 4096  # bytes of memory that come from a file at a time
 
 
@@ -329,7 +329,7 @@ class Band:
         weighted = (logits * self.weight.to(logits.device)).cpu().transpose(0, 1)
         self.sums[:, :-1, place[1]] += weighted
         self.sums[:, -1, place[1]] += self.weight
-        self._on_disk.touched(weighted.nbytes)
+        self._on_disk.touched(self.sums.shape[0] * self.sums.shape[1] * (4 * self.roi[1] + PAGE))
 
     def finish(self) -> NDArray[np.int64]:
         """Decide the last columns, and return the number of pixels of each label in windows that were predicted."""
