@@ -22,10 +22,12 @@ fi
 if [ "$side" = oldest ]; then make_environment dev oldest; else make_environment dev; fi
 
 if [ $# -eq 0 ]; then
-    ruff check .
-    ruff format --check .
-    # Types are checked against the newest torch only: its annotations differ from those of the oldest.
-    if [ "$side" = newest ]; then mypy; fi
+    # Only on the newest side: the rules of an older ruff and the annotations of an older torch are others.
+    if [ "$side" = newest ]; then
+        ruff check .
+        ruff format --check .
+        mypy
+    fi
     python scripts/generate_bundles.py --check
     python scripts/render_tables.py --check
     set -- -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=  # a file's fixtures, trainings among them, run once
