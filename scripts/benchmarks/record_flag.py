@@ -18,13 +18,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from monai.bundle import ConfigParser
 from nibabel.processing import resample_to_output
 from numpy.typing import NDArray
 from recording import ROOT
 from scipy import ndimage
 from skimage.filters import threshold_multiotsu
 
-from medmixers import create_network
 from medmixers.bundles.catalog import BUNDLES
 from medmixers.bundles.new import write_bundle
 from medmixers.clinic.uncertainty.bundle import open_bundle
@@ -37,7 +37,7 @@ from medmixers.results import describe_run, documents, record
 from medmixers.results.tables import flag_table
 
 BUNDLE = "brain_tissue_segmentation_grouped_conv"
-RESOLUTION = 2.0  # mm
+RESOLUTION = 2  # mm; nilearn takes whole numbers
 TRAINING = 9  # images of the demo's training and validation, series 0
 SOUND, FAULTY = 40, 20  # new subjects of another series, without and with each fault
 SERIES = 7  # of the new subjects
@@ -110,7 +110,10 @@ def colin27(file: Path) -> Anatomy:
     low, high = threshold_multiotsu(t1[mask], classes=3)
     grey, white = ((mask & (t1 >= low) & (t1 < high)), (mask & (t1 >= high)))
     scaled = t1 / np.quantile(t1[mask], 0.999)
-    return Anatomy(scaled.clip(0, 1), *(each.astype(np.float32) for each in (grey, white, mask)), image.affine)
+    tissues = {"grey": grey, "white": white, "mask": mask}
+    return Anatomy(
+        t1=scaled.clip(0, 1), affine=image.affine, **{name: each.astype(np.float32) for name, each in tissues.items()}
+    )
 
 
 class Facts:
@@ -122,7 +125,10 @@ class Facts:
 
     def __init__(self, folder: Path) -> None:
         write_bundle(BUNDLES[BUNDLE], folder)
-        weights = create_network("metaformer_segformer_s12", spatial_dims=3, in_channels=1, out_channels=3).state_dict()
+        parser = ConfigParser()
+        parser.read_config(str(folder / BUNDLE / "configs" / "inference.json"))
+        parser["bundle_root"] = str(folder / BUNDLE)
+        weights = parser.get_parsed_content("network_def").state_dict()
         (folder / BUNDLE / "models").mkdir(exist_ok=True)
         torch.save(weights, folder / BUNDLE / "models" / "model.pt")  # spacing and intensities do not depend on them
         bundle = open_bundle(folder / BUNDLE, folder / "opened", weights=None, announce=silent)

@@ -90,7 +90,9 @@ def test_labels_are_those_of_the_whole_picture(finest, held, bundle, whole, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.tif", "slide.tif"]
 
 
-def test_a_slide_smaller_than_a_window_is_padded_as_monai_does(bundle, whole, tmp_path):
+@pytest.mark.parametrize("held", [slides.HELD, 1000])
+def test_a_slide_smaller_than_a_window_is_padded_as_monai_does(held, bundle, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(slides, "HELD", held)
     slide = write_slide(tmp_path / "slide.tif", picture(SMALL), mpp=MPP)
     slides.segment_slide(bundle, slide, tmp_path / "out.tiff", mpp=MPP)
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tiff"), whole[SMALL])

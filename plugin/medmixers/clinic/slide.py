@@ -275,10 +275,11 @@ class Band:
         inferer = predictor.inferer
         self.weight = compute_importance_map(roi, mode=inferer.mode, sigma_scale=inferer.sigma_scale).float()
         self.margin = [(whole - own) // 2 for whole, own in zip(size, view.size, strict=True)]  # MONAI pads both sides
-        self.start = 0  # of the column that row 0 of the sums stands for
+        self.start = 0  # the column of the image that the band begins with
         count = len(predictor.bundle.names)
-        self._on_disk = OnDisk((roi[0], count + 1, size[1]), np.float32)
-        self.sums = torch.from_numpy(self._on_disk.array)  # (x in the band, label, y); after the labels the weights
+        # (y, x in the band, label), after the labels the weights: the sums of a window lie together in the file
+        self._on_disk = OnDisk((size[1], roi[0], count + 1), np.float32)
+        self.sums = torch.from_numpy(self._on_disk.array)
         self.counts = np.zeros(count, np.int64)
 
     def batches(
@@ -326,10 +327,10 @@ class Band:
     def add(self, place: tuple[slice, ...], logits: torch.Tensor) -> None:
         """Add the logits of a window, (K, x, y)."""
         self._decide(place[0].start)
-        weighted = (logits * self.weight.to(logits.device)).cpu().transpose(0, 1)
-        self.sums[:, :-1, place[1]] += weighted
-        self.sums[:, -1, place[1]] += self.weight
-        self._on_disk.touched(self.sums.shape[0] * self.sums.shape[1] * (4 * self.roi[1] + PAGE))
+        sums = self.sums[place[1]]
+        sums[..., :-1] += (logits * self.weight.to(logits.device)).cpu().permute(2, 1, 0)
+        sums[..., -1] += self.weight.T
+        self._on_disk.touched(sums.nbytes)
 
     def finish(self) -> NDArray[np.int64]:
         """Decide the last columns, and return the number of pixels of each label in windows that were predicted."""
@@ -344,25 +345,31 @@ class Band:
     def _move(self, end: int) -> None:
         done = end - self.start
         step = max(1, HELD // 8 // self.sums[0].nbytes)
-        for first in range(0, done, step):
-            self._write(first, min(first + step, done))
-        for row in range(self.roi[0]):
-            self.sums[row] = self.sums[row + done] if row + done < self.roi[0] else 0
-            self._on_disk.touched(2 * self.sums[row].nbytes)
+        for first in range(0, self.size[1], step):
+            rows = slice(first, first + step)
+            sums = self.sums[rows]
+            self._write(rows.start, sums[:, :done])
+            moved = sums[:, done:].clone()
+            sums[:, : moved.shape[1]] = moved
+            sums[:, moved.shape[1] :] = 0
+            self._on_disk.touched(sums.nbytes)
         self.start = end
 
-    def _write(self, first: int, last: int) -> None:
-        """The labels of rows of the band, which are columns of the image: of equal logits the first, as in bundles."""
-        shift = self.start - self.margin[0]
-        first, last = max(first, -shift), min(last, self.view.size[0] - shift)
-        if first >= last:
+    def _write(self, row: int, sums: torch.Tensor) -> None:
+        """The labels of sums, (y from ``row``, x from ``start`` on, label): of equal ones the first, as in bundles."""
+        corner = (row - self.margin[1], self.start - self.margin[0])
+        low = [max(0, -each) for each in corner]
+        high = [
+            min(extent, whole - each)
+            for extent, whole, each in zip(sums.shape[:2], self.view.size[::-1], corner, strict=True)
+        ]
+        inside = sums[low[0] : high[0], low[1] : high[1]]
+        if not inside.numel():
             return
-        inside = slice(self.margin[1], self.margin[1] + self.view.size[1])
-        weights = self.sums[first:last, -1, inside].numpy()
-        logits = self.sums[first:last, :-1, inside] / self.sums[first:last, -1:, inside]
-        found = logits.max(dim=1).indices.numpy().astype(np.uint8)
+        weights = inside[..., -1].numpy()
+        found = (inside[..., :-1] / inside[..., -1:]).max(dim=-1).indices.numpy().astype(np.uint8)
         self.counts += np.bincount(found[weights > 0], minlength=len(self.counts))
         found[weights == 0] = self.skipped_value
-        self.labels.array[:, first + shift : last + shift] = found.T
-        self.labels.touched(PAGE * found.shape[1])
-        self._on_disk.touched(self.sums[first:last].nbytes)
+        rows, columns = (slice(each + a, each + b) for each, a, b in zip(corner, low, high, strict=True))
+        self.labels.array[rows, columns] = found
+        self.labels.touched(len(found) * (found.shape[1] + PAGE))

@@ -32,7 +32,7 @@ def has_tissue(pixels: NDArray[Any], *, edge: int, saturation: float = SATURATIO
     from torch.nn.functional import avg_pool2d
 
     scanned = torch.from_numpy(pixels).float()
-    scanned[:, ~pixels.any(axis=0)] = 255
+    scanned[:, (scanned == 0).all(dim=0)] = 255
     blocks = avg_pool2d(scanned[None], edge, ceil_mode=True, count_include_pad=False)[0]
     _, found, value = rgb2hsv(blocks.numpy() / 255, channel_axis=0)
     return bool(((found > saturation) | (value < DARK)).any())

@@ -70,8 +70,9 @@ class Ensemble:
     def held_out(self, fold: str | None) -> Iterator[None]:
         """Predict with this fold of each model of nnU-Net alone; None leaves all models as they are."""
         with ExitStack() as stack:
-            for each in self.predictors if fold is not None else ():
-                stack.enter_context(each.held_out(fold))
+            if fold is not None:
+                for each in self.predictors:
+                    stack.enter_context(each.held_out(fold))
             yield
 
     def predict(self, entry: Entry) -> Prediction:

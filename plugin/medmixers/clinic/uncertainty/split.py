@@ -144,5 +144,5 @@ def _nnunet_truth(bundle: Bundle, case: Mapping[str, Any]) -> NDArray[Any]:
     check_geometry(case["label"], label, image, read_any(image, whole=False))
     if bundle.exclusive:
         return label.data[None]
-    masks = np.stack([np.isin(label.data, bundle.values_of(number)) for number in bundle.structures])
+    masks = np.stack([np.isin(label.data, bundle.values_of(number) or []) for number in bundle.structures])
     return np.where(label.data == bundle.ignored_value, np.nan, masks)
