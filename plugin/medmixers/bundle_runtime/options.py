@@ -190,7 +190,8 @@ def ensemble_files(value: str | Sequence[str]) -> list[str]:
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) and name.strip() for name in names):
         raise InputError(f"--ensemble must be {FILES_OF_WEIGHTS}, got {value!r}")
     files = [name.strip() for name in names]
-    twice = next((file for index, file in enumerate(files) if _same(file, files[:index])), None)
+    places = [Path(file).resolve() for file in files]
+    twice = next((file for index, file in enumerate(files) if places[index] in places[:index]), None)
     if twice is not None:
         raise InputError(f"--ensemble names {twice!r} twice; each model counts once")
     return files
@@ -267,7 +268,3 @@ def _device_fault(value: str) -> str | None:
     if device.type == "cuda" and (device.index or 0) >= count:
         return f"cpu, or one of the {count} GPUs that torch finds" if count else "cpu, since torch finds no GPU"
     return None
-
-
-def _same(file: str, others: Sequence[str]) -> bool:
-    return Path(file).resolve() in [Path(other).resolve() for other in others]
