@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import own_process
 import preloaded
 from clients import ClientRecords, checkout_folder
 
@@ -36,8 +37,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A shell starts background commands with SIGINT ignored, which the processes of the tests would inherit."""
+    """Protect this process, and let SIGINT through.
+
+    A shell starts background commands with SIGINT ignored, which the processes of the tests would inherit.
+    """
     config.pluginmanager.register(ClientRecords(config))
+    own_process.protect()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

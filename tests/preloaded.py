@@ -55,7 +55,7 @@ def python() -> str:
         # The server ends with this process, which holds the other end of its standard input.
         python.server = subprocess.Popen(  # type: ignore[attr-defined]
             [sys.executable, __file__, "serve", str(folder), str(listener.fileno())],
-            pass_fds=[listener.fileno()], stdin=subprocess.PIPE, env=environment,
+            pass_fds=[listener.fileno()], stdin=subprocess.PIPE, env=environment, start_new_session=True,
         )  # fmt: skip
     return str(command)
 
@@ -68,9 +68,9 @@ def client(address: str, words: Sequence[str]) -> NoReturn:
         socket.send_fds(server, [len(request).to_bytes(4, "big")], [0, 1, 2])
         server.sendall(request)
         answer = server.makefile("r")
-        pid = int(answer.readline())
+        answer.readline()  # it has begun
         for number in FORWARDED:
-            signal.signal(number, lambda number, _: os.kill(pid, number))
+            signal.signal(number, lambda number, _: server.sendall(bytes([number])))
         status = int(answer.readline())
     if status < 0:
         if -status != signal.SIGKILL:
@@ -104,12 +104,17 @@ def not_waited_for() -> bool:
 
 
 def supervise(connection: socket.socket) -> dict[str, Any]:
-    """Fork the process of a request and report its end; kill it where its client was killed."""
+    """Fork the process of a request, hand signals on to it, and report its end; kill it where its client was killed.
+
+    The process has its own group: what it sends to its group never reaches the tests. Its number can be no other
+    process's when a signal is sent: only this function waits for it.
+    """
     head, streams, _, _ = socket.recv_fds(connection, 4, 3)
     with connection.makefile("rb") as content:
         request: dict[str, Any] = json.loads(content.read(int.from_bytes(head, "big")))
     pid = os.fork()
     if pid == 0:
+        os.setpgid(0, 0)
         connection.close()
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
@@ -117,15 +122,17 @@ def supervise(connection: socket.socket) -> dict[str, Any]:
         return request
     for stream in streams:
         os.close(stream)  # else a pipe would not end with the process
-    connection.sendall(f"{pid}\n".encode())
+    connection.sendall(b"begun\n")
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
             os._exit(0)
-        if select.select([connection], [], [], 0.01)[0]:  # closed: it sends nothing more
-            os.kill(pid, signal.SIGKILL)
-            os._exit(0)
+        if select.select([connection], [], [], 0.01)[0]:
+            sent = connection.recv(1)
+            os.kill(pid, sent[0] if sent else signal.SIGKILL)
+            if not sent:  # closed
+                os._exit(0)
 
 
 def run(request: dict[str, Any], executable: str) -> None:
