@@ -54,8 +54,8 @@ class Workplace:
     def run(self, command: str, *arguments: str, **variables: str) -> str:
         return output_of(self.start(command, *arguments, **variables))
 
-    def medmixers(self, *arguments: str) -> str:
-        command = [sys.executable, "-m", "medmixers", *arguments]
+    def medmixers(self, *arguments: str, python: str = sys.executable) -> str:
+        command = [python, "-m", "medmixers", *arguments]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=240)
         assert done.returncode == 0, done.stderr[-4000:]
         return done.stdout
