@@ -34,7 +34,7 @@ if [ $# -eq 0 ]; then
         trap 'rm -f "$types"; if [ -n "$checker" ]; then kill "$checker" 2>/dev/null || true; fi' EXIT
     fi
     # Three workers for two cores: some tests wait for other processes. A file's fixtures, trainings among them, run once.
-    set -- -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=
+    set -- -n 3 --dist loadfile --no-loadscope-reorder -o faulthandler_timeout=1000 --cov --cov-report=
     covered='*' rooms=plugin/
     if [ "${COVER:-}" != all ]; then  # the rooms of COVERED in tests/conftest.py
         rooms='plugin/medmixers/{datasets,kernels,layers,mixers,networks,results,tasks}'
