@@ -25,7 +25,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -169,22 +168,29 @@ def end(request: dict[str, Any], executable: str) -> NoReturn:
     try:
         run(request, executable)
         status = 0
-    except SystemExit as exit:
-        if exit.code is None or isinstance(exit.code, int):
-            status = exit.code or 0
-        else:
-            print(exit.code, file=sys.stderr)
-    except KeyboardInterrupt:
-        traceback.print_exc()
-        status = 128 + signal.SIGINT
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        status = status_of(error)
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(BrokenPipeError):
             stream.flush()
     os._exit(status & 0xFF)
+
+
+def status_of(error: BaseException) -> int:
+    """Exit status of a process that ends with an error, which its own hook may print and replace."""
+    if not isinstance(error, SystemExit):
+        try:
+            sys.excepthook(type(error), error, error.__traceback__)
+        except SystemExit as ending:
+            error = ending
+        else:
+            return 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    if error.code is None or isinstance(error.code, int):
+        return error.code or 0
+    print(error.code, file=sys.stderr)
+    return 1
 
 
 def main() -> None:

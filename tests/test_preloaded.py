@@ -15,6 +15,7 @@ CODES = {
     "place": "import os, sys; print(os.getcwd(), os.environ['GIVEN'], sys.argv, 'medmixers' in sys.modules)",
     "status": "raise SystemExit(3)",
     "text": "raise SystemExit('one line')",
+    "hook": "import sys; sys.excepthook = lambda kind, error, trace: sys.exit(f'one line: {error}'); 1 / 0",
     "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
     "ending": "import atexit; atexit.register(print, 'last'); print('first')",
     "inner": "import subprocess, sys; print(subprocess.run([sys.executable, '-c', 'raise SystemExit(4)']).returncode)",

@@ -1,6 +1,6 @@
 """Stock commands from raw data to a score, each a process: plan, train, kill, resume, predict, evaluate.
 
-About a minute on two cores; most of it is nnU-Net's start, eight times.
+About a minute on two cores; most of it is the start of nnU-Net's commands and of their workers.
 """
 
 import json
@@ -13,7 +13,6 @@ import pytest
 import torch
 from nnunet_workplace import AFFINE, MODEL, TRAINER, Workplace, write_cases
 
-import preloaded
 from medmixers import create_network
 
 # A network that 250 iterations of the stock trainer fit in seconds, with nnU-Net's stock data.
@@ -25,7 +24,7 @@ STOCK_TRAINER = "nnUNetTrainer_1epoch"
 
 def kill_in_epoch(work: Workplace, epoch: int) -> None:
     """Start a training of 40 epochs and kill it when ``epoch`` begins, between two checkpoints."""
-    process = work.start_training(MEDMIXERS_EPOCHS="40")
+    process = work.start_training(preload=True, MEDMIXERS_EPOCHS="40")
     assert process.stdout is not None
     lines = []
     for line in process.stdout:
@@ -84,7 +83,7 @@ def test_validation_alone(work):
 
 
 def test_a_bad_variable_stops_the_training_with_one_line(work):
-    process = work.start_training(MEDMIXERS_EPOCHS="two")
+    process = work.start_training(preload=True, MEDMIXERS_EPOCHS="two")
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "Traceback" not in output
@@ -113,7 +112,7 @@ def test_predict_and_evaluate(work):
 
     # a portable copy needs neither the trainers nor any folder of nnU-Net; workers read and write here, and not above
     words = ("nnunet", "portable", str(work.model), "-o", str(work.root / "portable"))
-    assert "identical" in work.medmixers(*words, python=preloaded.python())
+    assert "identical" in work.medmixers(*words, preload=True)
     copied = work.root / "portable_predictions"
     work.run(
         "nnUNetv2_predict_from_modelfolder", "-i", str(work.raw / "imagesTs"), "-o", str(copied), "-f", "0",
