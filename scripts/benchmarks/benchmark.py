@@ -14,14 +14,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from comparisons import COMPARISONS
 from measure import as_json, compare
+from recording import versions
 
 from medmixers.errors import InputError, one_line_errors
 from medmixers.nnunet.environment import ALLOCATOR_VARIABLES
@@ -77,15 +75,6 @@ def store(figures: list[dict[str, Any]], *, device: str, only: str, run: dict[st
         if not kept:
             del sections[other]
     write_json(path, sections)
-
-
-def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Of those that are installed."""
-    found = {}
-    for package in packages:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
 
 
 if __name__ == "__main__":

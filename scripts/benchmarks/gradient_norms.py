@@ -17,12 +17,14 @@ from pathlib import Path
 import torch
 from stability import BATCH, IMAGE, STEPS, backends, precisions, train
 
-from medmixers.results import describe_run, documents, record
+from medmixers.errors import one_line_errors
+from medmixers.results import check_committed, describe_run, documents, record
 from medmixers.results.tables import gradient_norms_table
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@one_line_errors("gradient_norms")
 def main() -> int:
     """Exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -39,8 +41,8 @@ def main() -> int:
     run = describe_run(
         "gradient norms", device=torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu", checkout=ROOT
     )
-    if arguments.record and run.pop("dirty") is not False:
-        parser.error("the checkout is not clean or not under git; commit, then run again")
+    if arguments.record:
+        check_committed(run)
     documents.render(ROOT)  # wrong markers must show before the minutes of training
 
     torch.set_num_threads(1)

@@ -23,9 +23,9 @@ import nibabel as nib
 import numpy as np
 import torch
 from processes import bundle_command, run_python
+from recording import measure_and_print
 
 from medmixers.errors import InputError, one_line_errors
-from medmixers.results import check_quiet_machine, describe_run, documents, record
 from medmixers.results.tables import large_images_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,17 +68,14 @@ def main() -> None:
     chosen = [case for case in CASES if arguments.only in case.name]
     if not chosen:
         raise InputError(f"no image has {arguments.only!r} in its name; valid: {'; '.join(c.name for c in CASES)}")
-    run = describe_run("large images", device="cpu", checkout=ROOT)
-    if arguments.record and (arguments.only or run.pop("dirty") is not False):
-        raise InputError("--record is for all images of a checkout that is clean and under git")
-    if arguments.record:
-        check_quiet_machine()
-    documents.render(ROOT)  # wrong markers must show before the minutes of measuring
-    figures = [measured(case) for case in chosen]
-    print(large_images_table(figures))
-    if arguments.record:
-        record("large images cpu", figures, run=run)
-        documents.write(ROOT)
+    if arguments.record and arguments.only:
+        raise InputError("--record is for all images, without --only")
+    measure_and_print(
+        "large images",
+        lambda: [measured(case) for case in chosen],
+        large_images_table,
+        is_recorded=arguments.record,
+    )
 
 
 def measured(case: Case) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from medmixers.clinic.uncertainty.calibration import read_calibration
 from medmixers.clinic.uncertainty.command import write_uncertainty
 from medmixers.demo.subjects import Case, load_anatomy, simulate_case, write_brain_demo
 from medmixers.errors import one_line_errors
-from medmixers.results import describe_run, documents, record
+from medmixers.results import check_committed, describe_run, documents, record
 from medmixers.results.tables import uncertainty_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -160,8 +160,8 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write the figures and the documents' tables")
     arguments = parser.parse_args()
     run = describe_run("uncertainty", device="cpu", checkout=ROOT)
-    if arguments.record and run.pop("dirty") is not False:
-        parser.error("the checkout is not clean or not under git; commit, then run again")
+    if arguments.record:
+        check_committed(run)
     documents.render(ROOT)  # wrong markers must show before the minutes of training
 
     torch.set_num_threads(1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ def measure_and_print(
     table: Callable[[Any], str],
     *,
     is_recorded: bool,
+    packages: Iterable[str] = (),
 ) -> None:
     """Measure on the CPU and print the table; if it is recorded, write the figures and the documents' tables.
 
@@ -25,6 +28,7 @@ def measure_and_print(
         measure: gives the figures, as JSON.
         table: of the figures.
         is_recorded: whether the figures are kept.
+        packages: whose versions are recorded in addition.
 
     Raises:
         InputError: is_recorded, and the checkout has changes or the machine is busy.
@@ -36,5 +40,15 @@ def measure_and_print(
     figures = measure()
     print(table(figures))
     if is_recorded:
+        run["versions"] |= versions(packages)
         record(f"{section} cpu", figures, run=run)
         documents.write(ROOT)
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of those that are installed."""
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found

@@ -20,16 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark import versions
 from exports import as_onnx
 from measure import has_bfloat16
+from recording import measure_and_print
 from torch import Tensor, nn
 
 from medmixers.bundle_runtime.openvino_inference import openvino_compile
 from medmixers.errors import InputError, first_line, one_line_errors
 from medmixers.factory import create_network
 from medmixers.profiling import in_fresh_process, peak_bytes
-from medmixers.results import check_recordable, describe_run, documents, record
 from medmixers.results.tables import runtimes_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,6 +130,8 @@ def compare(label: str, *, memory: bool) -> dict[str, Any]:
             if name not in runs:
                 continue
             rows[name]["peak_mib"] = in_fresh_process(peak_mib, label, name)
+    medians = {name: statistics.median(row["ms"]) for name, row in rows.items() if "ms" in row}
+    print(f"{label}: {medians}", file=sys.stderr)
     return {"network": label, "runtimes": rows}
 
 
@@ -156,22 +157,16 @@ def main() -> None:
     chosen = [label for label in NETWORKS if arguments.only in label]
     if not chosen:
         raise InputError(f"no network has {arguments.only!r} in its label; valid: {', '.join(NETWORKS)}")
-    run = describe_run("runtimes", device="cpu", checkout=ROOT)
     if arguments.record and arguments.only:
         raise InputError("--record is for a whole run, without --only")
-    if arguments.record:
-        check_recordable(run)
     torch.set_num_threads(THREADS)
-    figures = []
-    for label in chosen:
-        figures.append(compare(label, memory=arguments.record))
-        medians = {name: statistics.median(row["ms"]) for name, row in figures[-1]["runtimes"].items() if "ms" in row}
-        print(f"{label}: {medians}", file=sys.stderr)
-    print(runtimes_table(figures))
-    if arguments.record:
-        run["versions"] |= versions(("onnxruntime", "openvino"))
-        record("runtimes cpu", figures, run=run)
-        documents.write(ROOT)
+    measure_and_print(
+        "runtimes",
+        lambda: [compare(label, memory=arguments.record) for label in chosen],
+        runtimes_table,
+        is_recorded=arguments.record,
+        packages=("onnxruntime", "openvino"),
+    )
 
 
 if __name__ == "__main__":

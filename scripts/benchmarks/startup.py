@@ -3,7 +3,8 @@
 python scripts/benchmarks/startup.py            # prints the table
 python scripts/benchmarks/startup.py --record   # and writes it to results/measured.json and the documents
 
-The last row is a bundle's training from the command to the end of its first step, on four tiny volumes.
+The last rows are trainings from the command to the end of the first step, on four tiny volumes: a bundle's, and those
+of nnUNetv2_train, whose first epoch has one step of training and one of validation.
 """
 
 from __future__ import annotations
@@ -11,24 +12,29 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from processes import bundle_command
 from recording import measure_and_print
 
 from medmixers.bundles.verify.synthetic import write_synthetic
 from medmixers.errors import one_line_errors
+from medmixers.nnunet.environment import trainer_path
 from medmixers.results.tables import startup_table
 
 ROOT = Path(__file__).resolve().parents[2]
 REPEATS = 5
 BUNDLE = "brain_tissue_segmentation_grouped_conv"
+NNUNET_TRAINERS = ("nnUNetTrainerStockRecipe", "nnUNetTrainerTokenUNet")  # nnU-Net's own network, and one of ours
 NETWORK = "medmixers.create_network('metaformer_s12', spatial_dims=2, in_channels=3, out_channels=2, mixer='pooling')"
 COMMANDS: dict[str, list[str]] = {
     "python": ["-c", ""],
@@ -56,37 +62,64 @@ def measured(command: list[str]) -> tuple[float, float]:
     return time.perf_counter() - start, cpu
 
 
-def first_step() -> tuple[float, float]:
-    """Wall and processor seconds from the command to the end of a bundle's first training step; then it is ended."""
-    root = ROOT / "bundles" / BUNDLE
-    metadata = json.loads((root / "configs" / "metadata.json").read_text("utf-8"))
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        dataset = write_synthetic(folder / "data", metadata, {"spatial_dims": 3, "label_values": (0, 1, 2)})
-        options = {
-            "dataset_dir": dataset,
-            "ckpt_dir": folder / "models",
-            "epochs": 1,
-            "roi_size": "[32,32,32]",
-            "num_workers": 0,
-        }
-        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        configs = ["--config_file", str(root / "configs" / "train.json"), "--bundle_root", str(root)]
-        start, before = time.perf_counter(), os.times()
-        command = [sys.executable, "-u", "-m", "monai.bundle", "run", *configs, *words]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        lines = []
-        for line in process.stdout or ():
-            lines.append(line)
-            if "Iter: 1/" in line:
-                break
-        else:
-            raise RuntimeError("no first step: " + "".join(lines[-5:]))
-        seconds = time.perf_counter() - start
-        process.kill()
-        process.communicate()
-        after = os.times()
+def until(line_with: str, command: Sequence[str], **variables: str) -> tuple[float, float]:
+    """Wall and processor seconds from a command to the first line with a text that it prints; then it is ended."""
+    start, before = time.perf_counter(), os.times()
+    environment = {**os.environ, **variables, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    lines = []
+    for line in process.stdout or ():
+        lines.append(line)
+        if line_with in line:
+            break
+    else:
+        raise RuntimeError(f"{' '.join(command)} ended without {line_with!r}: {''.join(lines[-5:])}")
+    seconds = time.perf_counter() - start
+    os.killpg(process.pid, signal.SIGKILL)  # nnU-Net has workers
+    process.communicate()
+    after = os.times()
     return seconds, after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def bundle_step(folder: Path) -> Callable[[], tuple[float, float]]:
+    """What trains a bundle until its first step has ended, on data that are written into a folder."""
+    root = ROOT / "bundles" / BUNDLE
+    options = {
+        "dataset_dir": synthetic(folder / "bundle_data"),
+        "ckpt_dir": folder / "models",
+        "epochs": 1,
+        "roi_size": "[32,32,32]",
+        "num_workers": 0,
+    }
+    command = [sys.executable, *bundle_command(root, ["train.json"], options)]
+    return lambda: until("Iter: 1/", command)
+
+
+def nnunet_steps(folder: Path) -> dict[str, Callable[[], tuple[float, float]]]:
+    """Trainer -> what trains by nnU-Net until its first epoch of one step has ended, on data in a folder."""
+    places = {name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    Path(places["nnUNet_raw"]).mkdir()
+    synthetic(Path(places["nnUNet_raw"]) / "Dataset001_Synthetic")
+    variables = {**os.environ, **places, "nnUNet_extTrainer": trainer_path({})}
+    plan = ["nnUNetv2_plan_and_preprocess", "-d", "1", "-c", "3d_fullres", "-np", "1", "-npfp", "1"]
+    subprocess.run(plan, env=variables, capture_output=True, check=True)
+    step = {
+        "MEDMIXERS_EPOCHS": "1",
+        "MEDMIXERS_ITERATIONS_PER_EPOCH": "1",
+        "MEDMIXERS_VAL_ITERATIONS_PER_EPOCH": "1",
+    }
+    train = ["nnUNetv2_train", "1", "3d_fullres", "all", "-device", "cpu", "-tr"]
+    return {
+        trainer: partial(until, "Epoch time", [*train, trainer], **{**variables, **step}) for trainer in NNUNET_TRAINERS
+    }
+
+
+def synthetic(folder: Path) -> Path:
+    """Four tiny volumes with labels, in nnU-Net's raw format."""
+    metadata = json.loads((ROOT / "bundles" / BUNDLE / "configs" / "metadata.json").read_text("utf-8"))
+    return write_synthetic(folder, metadata, {"spatial_dims": 3, "label_values": (0, 1, 2)})
 
 
 def row(label: str, times: Sequence[tuple[float, float]]) -> dict[str, Any]:
@@ -96,13 +129,17 @@ def row(label: str, times: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 
 def startup_figures() -> list[dict[str, Any]]:
-    """A row per command, and one for the first step of a training."""
+    """A row per command, and one per training for its first step."""
     figures = []
     for label, command in COMMANDS.items():
         measured(command)  # the first reads files from disk
         figures.append(row(label, [measured(command) for _ in range(REPEATS)]))
-    first_step()
-    return [*figures, row(f"a step of {BUNDLE}", [first_step() for _ in range(REPEATS)])]
+    with tempfile.TemporaryDirectory(prefix="startup-") as name:
+        folder = Path(name)
+        for label, first_step in {BUNDLE: bundle_step(folder), **nnunet_steps(folder)}.items():
+            first_step()
+            figures.append(row(f"a step of {label}", [first_step() for _ in range(REPEATS)]))
+    return figures
 
 
 @one_line_errors("startup")

@@ -31,8 +31,8 @@ from medmixers.bundles.share.pack import pack_bundle
 from medmixers.clinic.prediction import RUNTIMES, inference_options, run_inference
 from medmixers.demo.predict import LABELS, MODEL
 from medmixers.demo.subjects import load_anatomy
-from medmixers.errors import InputError, one_line_errors
-from medmixers.results import describe_run, documents, record
+from medmixers.errors import one_line_errors
+from medmixers.results import check_committed, describe_run, documents, record
 
 ROOT = Path(__file__).resolve().parents[2]
 Array = NDArray[Any]
@@ -144,8 +144,7 @@ def main() -> None:
     parser.add_argument("--colin27", type=Path, nargs=2, required=True, metavar=("HEAD", "BRAIN"))
     arguments = parser.parse_args()
     run = describe_run("demo model", device="cpu", checkout=ROOT)
-    if run.pop("dirty") is not False:
-        raise InputError("the checkout is not clean or not under git; commit, then run again")
+    check_committed(run)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         task = read_task(str(Path(__file__).with_name("task.yaml")))

@@ -8,10 +8,14 @@ import pytest
 import timm
 import torch
 from monai.optimizers import WarmupCosineSchedule
-from timm.optim import param_groups_layer_decay
 
 from medmixers import create_network
 from medmixers.bundle_runtime.parameter_groups import parameter_groups
+
+try:
+    from timm.optim import param_groups_layer_decay
+except ImportError:  # the oldest timm
+    from timm.optim.optim_factory import param_groups_layer_decay
 
 DEPTHS = (2, 1, 3, 1)
 ONE = {"spatial_dims": 2, "in_channels": 3, "out_channels": 5}

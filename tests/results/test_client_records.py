@@ -37,7 +37,7 @@ def test_rows_are_replaced_by_client_and_only_of_committed_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = {"date": "2026-11-27", "commit": "abc", "code": "0123", "dirty": False}
-    monkeypatch.setattr(clients, "describe_run", lambda *_, **__: run)
+    monkeypatch.setattr(clients, "describe_run", lambda *_, **__: dict(run))
     path = tmp_path / "clients.json"
     row = {"version": "1", "ran": "all", "result": "passed, 1 test"}
     record_clients({"b": row, "A": row}, checkout=ROOT, path=path)

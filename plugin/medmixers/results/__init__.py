@@ -95,11 +95,16 @@ def older_than_the_code(checkout: str | Path) -> list[str]:
 
 
 def check_recordable(*runs: dict[str, Any]) -> None:
-    """Take ``dirty`` out of runs that will be recorded. Raise InputError if it is not False, or on a busy machine."""
+    """Refuse to record on a busy machine, and as :func:`check_committed` does."""
+    check_committed(*runs)
+    check_quiet_machine()
+
+
+def check_committed(*runs: dict[str, Any]) -> None:
+    """Take ``dirty`` out of runs that will be recorded. Raise InputError if it is not False."""
     dirty = [run.pop("dirty") for run in runs]
     if dirty != [False] * len(runs):
         raise InputError("the checkout is not clean or not under git; commit, then run again")
-    check_quiet_machine()
 
 
 def check_quiet_machine(seconds: float = 2.0) -> None:

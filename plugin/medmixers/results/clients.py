@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medmixers.errors import InputError
-from medmixers.results import describe_run, measured_code_digest, write_json
+from medmixers.results import check_committed, describe_run, measured_code_digest, write_json
 from medmixers.results.tables import markdown
 
 CLIENTS = Path(__file__).with_name("clients.json")
@@ -32,8 +31,7 @@ def record_clients(rows: Mapping[str, Mapping[str, str | None]], *, checkout: Pa
         InputError: the checkout has changes, or git does not know it.
     """
     run = describe_run("clients", device="cpu", checkout=checkout)
-    if run["dirty"] is not False:
-        raise InputError("the checkout is not clean or not under git; commit, then run again")
+    check_committed(run)
     facts = {name: run[name] for name in ("date", "commit", "code")}
     known = recorded_clients(path) if path.is_file() else {}
     known |= {name: {**row, **facts} for name, row in rows.items()}
