@@ -22,8 +22,11 @@ RUN = {
 ENDS_HANGING = pytest.mark.skipif(pytest.version_tuple < (9,), reason="pytest 8 ends no test that hangs in C")
 
 
-@pytest.mark.parametrize("target", [0, -1, os.getpid(), os.getppid(), -os.getpgid(0)])
-def test_a_signal_that_would_end_the_tests_is_an_error(target):
+@pytest.mark.parametrize("which", ["own group", "all", "own", "parent", "group by number"])
+def test_a_signal_that_would_end_the_tests_is_an_error(which):
+    group = -os.getpgid(0)
+    targets = {"own group": 0, "all": -1, "own": os.getpid(), "parent": os.getppid(), "group by number": group}
+    target = targets[which]
     with pytest.raises(OwnProcessError, match=rf"signal 9 to {target} would end the tests, process {os.getpid()}"):
         os.kill(target, signal.SIGKILL)
 
