@@ -6,7 +6,7 @@ nnU-Net forks it, and those that it starts by ``sys.executable``. Each process i
 
 Python itself is started by tests of imports and of hidden packages, and where a library reads a variable while it is
 imported (``nnUNet_n_proc_DA``, ``TRITON_INTERPRET``): there the server's environment would count. It also starts the
-commands of nnU-Net: their workers would have to fork from a process with threads, and hang.
+commands of nnU-Net that start workers: these would have to fork from a process with threads, and hang.
 """
 
 from __future__ import annotations
