@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, fields
+from reprlib import repr as shortened
+from typing import Any, NamedTuple
 
 from medmixers.errors import InputError
 
@@ -52,3 +53,28 @@ class SegmentCodes:
                         f"the {part} of a code must have 1 to {MOST_CHARACTERS[part]} characters without a backslash, "
                         f"got {text!r}"
                     )
+
+
+def read_segment_codes(name: str, value: Any) -> SegmentCodes:
+    """The codes of one label, from JSON or YAML: {"type": [value, scheme, meaning], "category": ..., "modifier": ...}.
+
+    Args:
+        name: what the error calls them.
+        value: what the file holds; only ``type`` is required.
+
+    Raises:
+        InputError: another form, or codes that :class:`SegmentCodes` refuses.
+    """
+    valid = [field.name for field in fields(SegmentCodes)]
+    if not isinstance(value, dict) or "type" not in value or not set(value) <= set(valid):
+        raise InputError(f"{name} must have type, and may have category and modifier, got {shortened(value)}")
+    return SegmentCodes(**{part: _code(f"{part} in {name}", code) for part, code in value.items()})
+
+
+def _code(name: str, value: Any) -> Code:
+    if not isinstance(value, list) or len(value) != len(Code._fields):
+        raise InputError(f"{name} must be [value, scheme, meaning], got {shortened(value)}")
+    for part in value:
+        if not isinstance(part, str):
+            raise InputError(f"each of {name} must be text, got {shortened(part)}; put it in quotes")
+    return Code(*(" ".join(part.split()) for part in value))

@@ -21,7 +21,7 @@ from medmixers.bundles.share.vendoring import (
 from medmixers.mixers import TOKEN_MIXERS
 
 # The most files and lines that bundles carry: any of them, and one per kind. bundles.md states these with the reasons.
-MOST = 67, 8800
+MOST = 67, 8835
 CARRIED = {
     "brain_tissue_segmentation_grouped_conv": (65, 8500),
     "chest_xray_segmentation_grouped_conv": (57, 7100),

@@ -101,6 +101,32 @@ def test_channels_and_structures_that_overlap(tmp_path: Path) -> None:
     assert whole.any() or core.any()
 
 
+NO_CODE = r"no code says what white_matter is; give medmixers clinic segment --codes FILE with a line for each, as whit"
+
+
+@pytest.mark.parametrize(
+    ("segments", "message"),
+    [
+        (None, r"metadata\.json of .*copy has no segments: make the bundle with this version"),
+        ({"a": {"colour": [1, 2, 256]}}, r"'a' in the segments of .*copy must have colour, \[red, green, blue\], and"),
+        ({"a": {"colour": [1, 2, 3], "values": [1.5]}}, r"'a' in .*copy must have .*values, \[1, \.\.\.\], got "),
+        ({"a": {"colour": [1, 2, 3], "type": ["X", "SCT"]}}, r"type in codes of 'a' .* must be \[value, scheme, mean"),
+        ({"a": {"colour": [1, 2, 3], "type": ["X", "SCT", 5]}}, r"each of type in codes of 'a' .* must be text, got 5"),
+    ],
+)
+def test_segments_of_another_form_are_refused_alike_by_command_and_overlay(
+    segments: Any, message: str, bundle: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    metadata = json.loads((copy / "configs" / "metadata.json").read_text()) | {"segments": segments}
+    (copy / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    made = series(tmp_path / "series", voxels(0))
+    for refused in (lambda: saver(copy, made), lambda: segment_series(copy, made, tmp_path / "seg.dcm")):
+        with pytest.raises(InputError, match=message):
+            refused()
+
+
 def saver(bundle: Path, image: Path, **options: Any) -> Any:
     shared = {"bundle_root": str(bundle), "output_dir": "out", "weights": [str(bundle / "models" / "model.pt")]}
     return dicom_saving.DicomSegmentationSaved("pred", images=[str(image)], **{**shared, **options})
@@ -117,12 +143,14 @@ def test_what_no_seg_can_be_written_of_is_refused_before_the_prediction(
     metadata = json.loads((copy / "configs" / "metadata.json").read_text())
     del metadata["segments"]["white_matter"]["type"], metadata["segments"]["white_matter"]["category"]
     (copy / "configs" / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(InputError, match=NO_CODE):
+        segment_series(copy, made, tmp_path / "seg.dcm")
     for arguments, options, message in (
         ((bundle, tmp_path / "a.nii.gz"), {}, r"a\.nii\.gz is no DICOM series; a DICOM SEG refers to one"),
         ((bundle, bare), {}, "has no StudyInstanceUID, which a DICOM SEG refers to"),
         ((bundle, made), {"weights": ["gone.pt"]}, r"there are no weights 'gone\.pt'"),
         ((bundle, made), {"series_uid": "1.9"}, r"holds no DICOM series '1\.9'; valid: "),
-        ((copy, made), {}, "no code says what white_matter is: write codes in the task's YAML file"),
+        ((copy, made), {}, NO_CODE),
     ):
         with pytest.raises(InputError, match=message):
             saver(*arguments, **options)

@@ -63,7 +63,7 @@ def masks(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 def write(folder: Path, model: SegmentationModel, labels: NDArray[np.uint8], orientation: str, **tags: Any) -> Path:
     made = series(folder / "series", np.ones(SHAPE, np.uint16), orientation, **tags)
-    write_segmentation(folder / "seg.dcm", labels, find_series(made, channels=["CT"]), model)
+    write_segmentation(folder / "seg.dcm", labels, find_series(made, channels=["CT"]), model.maker)
     return folder / "seg.dcm"
 
 
@@ -168,7 +168,7 @@ def test_the_patient_is_who_the_series_says_and_nobody_else(model: SegmentationM
         stripped.PatientSex, stripped.PatientBirthDate, stripped.StudyTime = "UNKNOWN", "1950", "25:00"  # not allowed
         stripped.PatientIdentityRemoved, stripped.DeidentificationMethod = "YES", "by hand"
         stripped.save_as(file)
-    write_segmentation(tmp_path / "seg.dcm", exclusive(), find_series(made, channels=["CT"]), model)
+    write_segmentation(tmp_path / "seg.dcm", exclusive(), find_series(made, channels=["CT"]), model.maker)
     anonymous = pydicom.dcmread(tmp_path / "seg.dcm")
     assert anonymous.PatientIdentityRemoved == "YES"
     people = [str(each.value or "") for each in anonymous if each.VR == "PN" or each.tag.group == 0x10]
@@ -184,7 +184,7 @@ def test_frames_of_a_multi_frame_file_keep_their_order(model: SegmentationModel,
     dataset.StudyInstanceUID, dataset.FrameOfReferenceUID = STUDY.values()
     dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness = 3
     dataset.save_as(file)
-    write_segmentation(tmp_path / "seg.dcm", exclusive(), find_series(file, channels=["CT"]), model)
+    write_segmentation(tmp_path / "seg.dcm", exclusive(), find_series(file, channels=["CT"]), model.maker)
     affine = np.diag([2.0, 2.0, 3.0, 1.0])
     np.testing.assert_array_equal(voxels_in(tmp_path / "seg.dcm", SHAPE, affine), masks(exclusive()))
 

@@ -102,7 +102,7 @@ def test_structures_that_overlap_are_segments_that_overlap(regions: Any, tmp_pat
     bundle = write_small_bundle_with_weights(tmp_path, out_channels=2, task_spec=task, recipe="tshimanga2026")
     (tmp_path / "codes.yaml").write_text(f"whole: {CODE}\ncore: {CODE}\n")
     made = series(tmp_path / "series", VOXELS)
-    with pytest.raises(InputError, match=r"no code says what whole, core are; give --codes FILE"):
+    with pytest.raises(InputError, match=r"no code says what whole, core are; give medmixers clinic segment --c"):
         segment_series(bundle, made, tmp_path / "seg.dcm")
     segment_series(bundle, made, tmp_path / "seg.dcm", codes=tmp_path / "codes.yaml")
     whole, core = voxels_in(tmp_path / "seg.dcm", SHAPE, lps_affine("oblique"))

@@ -94,7 +94,9 @@ def test_labels_are_those_of_the_whole_picture(finest, held, bundle, whole, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.tif", "slide.tif"]
 
 
-def test_a_slide_smaller_than_a_window_is_padded_as_monai_does(bundle, whole, tmp_path):
+@pytest.mark.parametrize("held", [slides.HELD, 1000])
+def test_a_slide_smaller_than_a_window_is_padded_as_monai_does(held, bundle, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(slides, "HELD", held)
     slide = write_slide(tmp_path / "slide.tif", picture(SMALL), mpp=MPP)
     slides.segment_slide(bundle, slide, tmp_path / "out.tiff", mpp=MPP)
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tiff"), whole[SMALL])
@@ -102,10 +104,11 @@ def test_a_slide_smaller_than_a_window_is_padded_as_monai_does(bundle, whole, tm
 
 def test_the_label_map_is_a_pyramid_that_openslide_reads(tmp_path):
     labels = np.random.default_rng(0).integers(0, 8, (1300, 2100), np.uint8)
-    write_label_map(tmp_path / "out.tif", labels, mpp=(0.25, 0.24))
+    write_label_map(tmp_path / "out.tif", labels, mpp=(0.25, 0.24), record={"skipped_windows": 3})
     with tifffile.TiffFile(tmp_path / "out.tif") as file:
         assert [page.shape for page in file.pages] == [(1300, 2100), (650, 1050), (325, 525), (163, 263)]
         assert all(page.is_tiled for page in file.pages)
+        assert [page.description for page in file.pages] == ['{"skipped_windows": 3}', "", "", ""]
         for level, page in enumerate(file.pages):
             np.testing.assert_array_equal(page.asarray(), labels[:: 2**level, :: 2**level])
     with openslide.OpenSlide(tmp_path / "out.tif") as opened:
@@ -148,6 +151,12 @@ def test_what_does_not_fit_is_refused_in_one_line(bundle, tmp_path):
         ((bundle, good, "good.tif", MPP, None), "is the input"),
         ((liver, good, "out.tif", MPP, weights), "does not segment RGB pictures"),
     ]
+    for options, message in (
+        ({"tissue_threshold": 1.5}, r"a saturation between 0 and 1, such as 0\.03; got 1\.5"),
+        ({"tissue_threshold": 0.1, "all_windows": True}, "--all_windows takes all: leave one of them out"),
+    ):
+        with pytest.raises(InputError, match=message):
+            slides.segment_slide(bundle, good, tmp_path / "out.tif", **options)
     for (model, slide, out, mpp, checkpoint), message in cases:
         with pytest.raises(InputError, match=message):
             slides.segment_slide(model, slide, tmp_path / out, mpp=mpp, checkpoint=checkpoint)
@@ -179,3 +188,65 @@ def test_bundles_without_mpp_or_with_whole_pictures_are_refused(bundle, tmp_path
     path.write_text(json.dumps(config))
     with pytest.raises(InputError, match="has NormalizeIntensityd, which needs the whole picture"):
         slides.segment_slide(copy, slide, tmp_path / "out.tif", mpp=MPP)
+
+
+GLASS = (243, 243, 245)
+STAINS = {
+    "tissue": (190, 120, 170),
+    "faint tissue": (244, 235, 241),  # saturation 0.037
+    "membranes of fat": (243, 243, 245),  # lines, see below
+    "blue pen": (30, 60, 160),
+    "black pen": (25, 25, 25),
+    "grey fold": (205, 205, 206),
+}
+
+
+def stained(stain: str) -> np.ndarray:
+    """Glass with the noise of a camera, and a patch of 32 x 24 pixels in it, (y, x, 3)."""
+    pixels = np.full((400, 500, 3), GLASS, float)
+    pixels[200:224, 304:336] = STAINS[stain]
+    if stain == "membranes of fat":
+        pixels[200:224, 304:336:12] = (225, 170, 205)  # 0.5 microns wide, 6 apart
+    return np.clip(pixels + np.random.default_rng(0).normal(0, 3, pixels.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("stain", STAINS)
+def test_windows_of_glass_are_skipped_and_those_of_anything_else_are_not(stain, bundle, tmp_path):
+    slide = write_slide(tmp_path / "slide.tif", stained(stain), mpp=MPP)
+    said = slides.segment_slide(bundle, slide, tmp_path / "out.tif", device="cpu")
+    every = slides.segment_slide(bundle, slide, tmp_path / "every.tif", device="cpu", all_windows=True)
+    found, whole = (tifffile.imread(tmp_path / name) for name in ("out.tif", "every.tif"))
+    patch = (slice(200, 224), slice(304, 336, 12 if stain == "membranes of fat" else 1))
+    np.testing.assert_array_equal(found[patch], whole[patch])  # all windows of tissue are predicted
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        record = json.loads(file.pages[0].description)
+    assert record["windows"] - record["skipped_windows"] in range(1, 13)  # windows that overlap the patch
+    assert (record["windows"], record["skipped_value"], record["labels"]["ignore"]) == (121, 8, 8)
+    assert record["tissue_threshold"] == 0.03
+    predicted = found != 8
+    assert (
+        f"of the {predicted.mean():.1%} that were predicted; {record['skipped_windows']} of 121 windows skipped" in said
+    )
+    assert "their pixels are 8 (ignore)" in said
+    assert predicted.sum() < 0.2 * predicted.size
+    assert not (whole == 8).any()
+    assert every.endswith("; no window skipped")
+
+
+def test_a_slide_of_glass_is_refused(bundle, tmp_path):
+    glass = np.full((100, 100, 3), GLASS, np.uint8)
+    glass[:, :50] = 0  # not scanned
+    slide = write_slide(tmp_path / "slide.tif", glass, mpp=MPP)
+    with pytest.raises(InputError, match=r"no window of slide.tif has tissue: none has a saturation above 0\.03 or is"):
+        slides.segment_slide(bundle, slide, tmp_path / "out.tif")
+    slides.segment_slide(bundle, slide, tmp_path / "out.tif", all_windows=True)
+
+
+def test_skipped_pixels_of_a_task_without_an_ignored_value_are_background(bundle, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    path = copy / "configs" / "inference.json"
+    path.write_text(path.read_text().replace('"ignore": 8', '"other": 8'))
+    slide = write_slide(tmp_path / "slide.tif", stained("tissue"), mpp=MPP)
+    assert "their pixels are 0 (background)" in slides.segment_slide(copy, slide, tmp_path / "out.tif")
+    assert (tifffile.imread(tmp_path / "out.tif")[:100, :100] == 0).all()

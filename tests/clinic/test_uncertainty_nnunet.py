@@ -151,7 +151,9 @@ def test_a_page_shows_them(model: Path, images: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_does_not_fit_is_said_in_a_line(model: Path, images: Path, tmp_path: Path) -> None:
-    with pytest.raises(MissingFileError, match=r"has no configs/train\.json, which splits the data"):
+    with pytest.raises(
+        MissingFileError, match=r"imagesTs has no dataset\.json; a data set in nnU-Net raw format needs"
+    ):
         write_calibration([model], images, out=tmp_path / "calibration.json", device="cpu")
     with pytest.raises(InputError, match="two of the models have the same weights"):
         write_uncertainty([model, model], images, tmp_path / "ours", device="cpu")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +12,14 @@ import numpy as np
 from monai.transforms import MapTransform
 from numpy.typing import NDArray
 
-from medmixers.codes import Code, SegmentCodes
 from medmixers.datasets.raw_format import stem_and_ending
 from medmixers.errors import InputError
 from medmixers.files import file_digest
+from medmixers.images import dicom_seg
 from medmixers.images.dicom import check_series, is_dicom, series_files, volume_affine
-from medmixers.images.dicom_seg import NEEDED, Segment, Series, need_highdicom, numbered, referenced_headers
-from medmixers.images.dicom_seg import write_segmentation as write
+from medmixers.images.dicom_seg import Maker, Series
 
 GRID_MM = 1e-2  # affines of tensors have single precision
-
-
-@dataclass(frozen=True)
-class BundleMaker:
-    """What a DICOM SEG says of the bundle: see :class:`medmixers.images.dicom_seg.Maker`."""
-
-    name: str
-    version: str
-    software: str
-    weights_sha256: str
-    segments: tuple[Segment, ...]
 
 
 class DicomSegmentationSaved(MapTransform):
@@ -48,7 +35,7 @@ class DicomSegmentationSaved(MapTransform):
 
     Raises:
         InputError: highdicom is not installed; an image that is no DICOM series, or lacks what a DICOM SEG refers to;
-            no file of weights; a label without a code.
+            no file of weights; segments of another form, or one without a code.
     """
 
     def __init__(
@@ -62,7 +49,7 @@ class DicomSegmentationSaved(MapTransform):
         series_uid: str | None = None,
     ) -> None:
         super().__init__(keys)
-        need_highdicom()
+        dicom_seg.need_highdicom()
         self.output_dir, self.series_uid = Path(output_dir), series_uid
         cases = [[each] if isinstance(each, str) else list(each) for each in images]
         self.cases = {case[0]: [Path(channel) for channel in case] for case in cases}
@@ -79,7 +66,7 @@ class DicomSegmentationSaved(MapTransform):
             channels = [self._series(path) for path in self.cases.get(first, [Path(first)])]
             values = _on_series(labels, channels[0])
             file = self.output_dir / f"{stem_and_ending(first)[0]}.dcm"
-            write(file, numbered(values, self.maker.segments), channels, self.maker)
+            dicom_seg.write_segmentation(file, dicom_seg.numbered(values, self.maker.segments), channels, self.maker)
         return result
 
     def _files(self, path: Path) -> list[Path]:
@@ -88,41 +75,29 @@ class DicomSegmentationSaved(MapTransform):
         return series_files(path, series_uid=self.series_uid)
 
     def _check(self, path: Path) -> None:
-        referenced_headers(self._files(path)[:1], (*NEEDED, "FrameOfReferenceUID"), "a DICOM SEG")
+        dicom_seg.referenced_headers(self._files(path)[:1], (*dicom_seg.NEEDED, "FrameOfReferenceUID"), "a DICOM SEG")
 
     def _series(self, path: Path) -> Series:
         slices = tuple(check_series(self._files(path)))
         return Series(slices, volume_affine(slices), "")
 
 
-def bundle_maker(bundle: Path, weights: Sequence[Path]) -> BundleMaker:
+def bundle_maker(bundle: Path, weights: Sequence[Path]) -> Maker:
     """What a DICOM SEG says of a bundle, from its metadata and the files of its weights."""
     metadata = json.loads((bundle / "configs" / "metadata.json").read_text("utf-8"))
-    segments = tuple(_segment(name, facts) for name, facts in metadata["segments"].items())
-    bare = [segment.name for segment in segments if segment.codes is None]
-    if bare:
-        raise InputError(
-            f"no code says what {', '.join(bare)} {'is' if len(bare) == 1 else 'are'}: write codes in the task's YAML "
-            "file and make the bundle again, or use medmixers clinic segment --codes FILE"
-        )
+    segments = dicom_seg.read_segments(bundle.resolve().name, metadata)
+    dicom_seg.need_codes(segments)
     missing = [str(file) for file in weights if not file.is_file()]
     if missing:
         raise InputError(f"there are no weights {missing[0]!r}, which a DICOM SEG states")
     digests = [file_digest(file) for file in weights]
-    return BundleMaker(
+    return Maker(
         name=bundle.resolve().name,
         version=metadata["version"],
         software=f"medmixers {metadata['required_packages_version'].get('medmixers', 'of the bundle')}",
         weights_sha256=digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest(),
         segments=segments,
     )
-
-
-def _segment(name: str, facts: Mapping[str, Any]) -> Segment:
-    codes = {part: Code(*facts[part]) for part in ("type", "category", "modifier") if part in facts}
-    values = tuple(facts["values"]) if "values" in facts else None
-    red, green, blue = facts["colour"]
-    return Segment(name, values, (red, green, blue), SegmentCodes(**codes) if codes else None)
 
 
 def _on_series(labels: Any, series: Series) -> NDArray[np.uint16]:

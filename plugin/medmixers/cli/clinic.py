@@ -105,11 +105,14 @@ class Clinic:
         slide: str,
         out: str,
         mpp: float | None = None,
+        tissue_threshold: float | None = None,
+        all_windows: bool = False,
         checkpoint: str | None = None,
         device: str | None = None,
     ) -> str:
         """Segment a whole histology slide and write a tiled TIFF of labels.
 
+        Windows of bare glass are skipped and counted; everything coloured or dark is predicted, pen marks too.
         Memory does not grow with the slide: TMPDIR holds one byte per pixel, and one band of windows.
         A bundle contains code that runs: take it from people you trust.
 
@@ -118,6 +121,8 @@ class Clinic:
             slide: file that OpenSlide reads: .svs, .ndpi, .mrxs, a tiled .tif and others.
             out: TIFF to write, .tif or .tiff.
             mpp: microns per pixel that the network sees; the bundle's by default.
+            tissue_threshold: saturation from 0 to 1 that bare glass does not exceed, 0.03 by default.
+            all_windows: predict windows without tissue too.
             checkpoint: file of weights in place of the bundle's.
             device: cpu, cuda, cuda:1 or mps; by default a GPU where there is one.
 
@@ -133,6 +138,8 @@ class Clinic:
                 slide,
                 out,
                 mpp=mpp,
+                tissue_threshold=tissue_threshold,
+                all_windows=all_windows,
                 checkpoint=checkpoint,
                 device=None if device is None else usable_device(device),
                 announce=announce,
@@ -148,18 +155,20 @@ class Clinic:
         fold: int | None = None,
         device: str | None = None,
     ) -> str:
-        """Fit a bundle's probabilities to its validation cases, and describe its training images.
+        """Fit a model's probabilities to its validation cases, and describe its training images.
 
         Temperature scaling. A reliability diagram is written next to the calibration, as .svg. A model that has learned
         nothing is refused.
 
         Args:
-            model: folder or zip of a bundle with weights; several, as MODEL,MODEL, are averaged.
+            model: folder or zip of a bundle with weights, or folder TRAINER__PLANS__CONFIGURATION of nnU-Net. Several,
+                as MODEL,MODEL, are averaged.
             dataset: data set of the training, in nnU-Net's raw format or with datalist.json.
-            out: JSON file to write; models/calibration.json in the bundle's folder by default, which pack takes along.
+            out: JSON file to write; models/calibration.json in the bundle's folder by default, which pack takes along,
+                or calibration.json in nnU-Net's.
             ensemble: files of weights for one model, as FILE,FILE, in place of its own.
             use_mirroring: average mirrored copies too, as the predictions will.
-            fold: fold of the split, where it is not the bundle's.
+            fold: fold of the split, where it is not the bundle's; by default all folds of a model of nnU-Net.
             device: cpu, cuda, cuda:1 or mps; by default a GPU where there is one.
 
         Example:

@@ -15,9 +15,8 @@ from medmixers.bundles.share.archive import open_archive
 from medmixers.codes import SegmentCodes
 from medmixers.errors import InputError, MissingFileError
 from medmixers.files import file_digest
-from medmixers.images.dicom_seg import Segment
+from medmixers.images.dicom_seg import Maker, Segment, need_codes, read_segments
 from medmixers.progress import Announce
-from medmixers.tasks.from_yaml import read_segment_codes
 from medmixers.tasks.palette import PALETTE
 
 # What tasks and nnU-Net's channel names call the modalities, in small letters -> DICOM's names
@@ -67,6 +66,11 @@ class SegmentationModel:
     def weights_sha256(self) -> str:
         """SHA-256 of the file of the weights."""
         return file_digest(self.weights)
+
+    @property
+    def maker(self) -> Maker:
+        """What a DICOM SEG says of it."""
+        return Maker(self.name, self.version, self.software, self.weights_sha256, self.segments)
 
     @property
     def modalities(self) -> tuple[str | None, ...]:
@@ -207,27 +211,10 @@ def _read_bundle(bundle: Path, source: str, checkpoint: str | None) -> Segmentat
         weights=weights,
         channels=tuple(image["channel_def"][key] for key in sorted(image["channel_def"], key=int)),
         modality=image["modality"],
-        segments=_nnunet_segments(bundle) if is_of_nnunet else _segments(source, metadata),
+        segments=_nnunet_segments(bundle) if is_of_nnunet else read_segments(source, metadata),
         is_of_nnunet=is_of_nnunet,
         config=config,
     )
-
-
-def _segments(source: str, metadata: Mapping[str, Any]) -> tuple[Segment, ...]:
-    if "segments" not in metadata:
-        raise InputError(f"the configs/metadata.json of {source} has no segments: make the bundle with this version")
-    found = []
-    for name, facts in metadata["segments"].items():
-        codes = {part: facts[part] for part in ("type", "category", "modifier") if part in facts}
-        found.append(
-            Segment(
-                name,
-                tuple(facts["values"]) if "values" in facts else None,
-                tuple(facts["colour"]),
-                read_segment_codes(f"the codes of {name}", codes) if codes else None,
-            )
-        )
-    return tuple(found)
 
 
 def _nnunet_segments(bundle: Path) -> tuple[Segment, ...]:
@@ -248,12 +235,5 @@ def with_codes(model: SegmentationModel, codes: Mapping[str, SegmentCodes]) -> S
     if unknown:
         raise InputError(f"the model has no label {unknown[0]!r}; valid: {', '.join(names)}")
     segments = tuple(replace(each, codes=codes.get(each.name, each.codes)) for each in model.segments)
-    bare = [segment.name for segment in segments if segment.codes is None]
-    if bare:
-        example = f"{bare[0]}: {{type: ['10200004', SCT, Liver]}}"
-        raise InputError(
-            f"no code says what {', '.join(bare)} {'is' if len(bare) == 1 else 'are'}; give --codes FILE with a line "
-            f"for each, as {example} (a scheme of your own begins with 99), or write them as codes in the task's YAML "
-            "file and make the bundle again"
-        )
+    need_codes(segments)
     return replace(model, segments=segments)

@@ -74,7 +74,7 @@ def segment_series(
         announce("predict")
         labels = predict(opened, channels, Path(folder) / "prediction", device=device, runtime=runtime)
         announce("write the DICOM SEG")
-        write_segmentation(out, labels, channels, opened)
+        write_segmentation(out, labels, channels, opened.maker)
         if pictures is not None:
             announce("write the secondary capture")
             write_secondary_capture(pictures, labels, channels[0], opened)

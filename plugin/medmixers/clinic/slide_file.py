@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
@@ -119,7 +120,12 @@ def level_for(path: Path, mpps: Sequence[tuple[float, float]], mpp: float) -> tu
 
 
 def write_label_map(
-    out: Path, labels: NDArray[Any], *, mpp: Sequence[float], touched: Callable[[int], None] = lambda size: None
+    out: Path,
+    labels: NDArray[Any],
+    *,
+    mpp: Sequence[float],
+    record: Mapping[str, Any],
+    touched: Callable[[int], None] = lambda size: None,
 ) -> None:
     """Write a tiled TIFF with levels of half the size each, whole or not at all.
 
@@ -127,6 +133,7 @@ def write_label_map(
         out: the file.
         labels: (y, x); a view of a file is read tile by tile.
         mpp: microns per pixel, (x, y).
+        record: JSON data, for the tag ImageDescription of the largest level.
         touched: called with the number of bytes that each tile read.
     """
     import tifffile
@@ -146,6 +153,7 @@ def write_label_map(
                 subfiletype=int(level > 0),
                 resolution=[10000 / (each * step) for each in mpp],
                 resolutionunit="CENTIMETER",
+                description=None if level else json.dumps(record),
                 metadata=None,
                 **options,
             )

@@ -15,6 +15,7 @@ from medmixers.errors import InputError, MissingFileError
 from medmixers.explain.bundle_case import BundleModel
 from medmixers.explain.case import Case
 from medmixers.explain.labels import IGNORED
+from medmixers.images.dicom_seg import read_segments
 from medmixers.progress import Announce, silent
 
 
@@ -95,8 +96,8 @@ class Model:
         """Structure -> the values of a label file that it is made of; empty where the model does not say."""
         if self.is_of_nnunet:
             return self._labels
-        segments = self._facts.get("segments", {})
-        return {name: facts["values"] for name, facts in segments.items() if "values" in facts}
+        segments = read_segments(self.folder.name, self._facts) if "segments" in self._facts else ()
+        return {segment.name: segment.values for segment in segments if segment.values is not None}
 
     def case(self, files: Sequence[Path]) -> Case:
         """A case, of one file per channel, or a picture with all of them."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
+from operator import index
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from reprlib import repr as shortened
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medmixers.codes import Code, SegmentCodes
+from medmixers.codes import Code, SegmentCodes, read_segment_codes
 from medmixers.errors import InputError, MissingPackageError
 from medmixers.files import written_whole
 from medmixers.images.dicom import Slice, read_header
@@ -46,19 +48,54 @@ class Segment:
     codes: SegmentCodes | None = None
 
 
-class Maker(Protocol):
-    """What found the segments: name, version and software for people, its weights, segments by number from 1 on."""
+def read_segments(source: str, metadata: Mapping[str, Any]) -> tuple[Segment, ...]:
+    """The structures of a bundle that segments, in the order of their numbers.
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def version(self) -> str: ...
-    @property
-    def software(self) -> str: ...
-    @property
-    def weights_sha256(self) -> str: ...
-    @property
-    def segments(self) -> Sequence[Segment]: ...
+    Args:
+        source: what the error calls the bundle.
+        metadata: content of its configs/metadata.json; ``segments`` is name -> values, colour, codes.
+
+    Raises:
+        InputError: it has no segments, or values, a colour or codes of another form.
+    """
+    of = f"the configs/metadata.json of {source}"
+    segments = metadata.get("segments")
+    if not isinstance(segments, dict) or not segments:
+        raise InputError(f"{of} has no segments: make the bundle with this version")
+    return tuple(_read_segment(f"{name!r} in the segments of {of}", name, facts) for name, facts in segments.items())
+
+
+def _read_segment(of: str, name: str, facts: Any) -> Segment:
+    try:
+        red, green, blue = bytes(map(index, facts["colour"]))  # bytes: from 0 to 255
+        values = tuple(map(index, facts["values"])) if "values" in facts else None
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{of} must have colour, [red, green, blue], and may have values, [1, ...], got {shortened(facts)}"
+        ) from None
+    codes = {field.name: facts[field.name] for field in fields(SegmentCodes) if field.name in facts}
+    return Segment(name, values, (red, green, blue), read_segment_codes(f"codes of {of}", codes) if codes else None)
+
+
+def need_codes(segments: Sequence[Segment]) -> None:
+    """Raise InputError, with what to do, where a segment has no code: a DICOM SEG names structures by codes."""
+    if bare := [segment.name for segment in segments if segment.codes is None]:
+        raise InputError(
+            f"no code says what {', '.join(bare)} {'is' if len(bare) == 1 else 'are'}; give medmixers clinic segment "
+            f"--codes FILE with a line for each, as {bare[0]}: {{type: ['10200004', SCT, Liver]}} (a scheme of your "
+            "own begins with 99), or write them as codes in the task's YAML file and make the bundle again"
+        )
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What found the segments: model, software with its version, digest of the weights; segments by number from 1."""
+
+    name: str
+    version: str
+    software: str
+    weights_sha256: str
+    segments: Sequence[Segment]
 
 
 class Series(NamedTuple):
@@ -107,10 +144,11 @@ def write_segmentation(out: Path, labels: NDArray[Any], channels: Sequence[Serie
         maker: what found the structures, with a code for each.
 
     Raises:
-        InputError: as :func:`source_headers`.
+        InputError: as :func:`source_headers` and :func:`need_codes`.
     """
     import highdicom as hd
 
+    need_codes(maker.segments)
     sources, *others = [source_headers(series) for series in channels]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about segments without a voxel
@@ -227,8 +265,7 @@ def _descriptions(maker: Maker) -> list[Any]:
 def _description(number: int, segment: Segment, algorithm: Any) -> Any:
     import highdicom as hd
 
-    if segment.codes is None:
-        raise InputError(f"no code says what {segment.name} is")
+    assert segment.codes is not None  # need_codes
     described = hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=segment.name[:LONGEST],

@@ -54,6 +54,7 @@ MEASURED_CODE: Mapping[str, tuple[str, ...]] = {
     "laptop": (*STUDY, "recipes.py"),
     "demo model": (*_networks(*TOKEN_UNETS), *RUNNING),
     "uncertainty": (*_networks(*SEGFORMER), *_mixers("grouped_conv"), *RUNNING, "clinic/uncertainty"),
+    "flag": (*RUNNING, "clinic/uncertainty", "demo/subjects.py"),
     "clients": (
         "bundle_runtime", "bundles/render", "bundles/share", "clinic", "codes.py", "images", "nnunet/bundle.py",
     ),

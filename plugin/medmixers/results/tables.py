@@ -179,6 +179,21 @@ def uncertainty_table(section: Section) -> str:
     return f"{markdown(header, rows)}\n\n{fill(note, WIDTH)}"
 
 
+def flag_table(section: Section) -> str:
+    """Flagged images by kind (scripts/benchmarks/record_flag.py)."""
+    figures = section["figures"]
+    rows = [
+        [
+            row["training"], row["images"], f"**{row['flagged']} of {row['count']}**",
+            *(str(row[check]) for check in ("spacing", "intensities", "noise")),
+        ]
+        for row in figures["rows"]
+    ]  # fmt: skip
+    header = ["training", "images", "flagged", "by spacing", "by intensities", "of these by noise"]
+    note = f"Compared with {figures['training_images']} images of the training. {measured_note(section)}"
+    return f"{markdown(header, rows)}\n\n{fill(note, WIDTH)}"
+
+
 def runtimes_table(figures: Iterable[Mapping[str, Any]]) -> str:
     """Time, start and memory per network and runtime; the last columns compare with torch.
 
@@ -267,6 +282,10 @@ def _uncertainty(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> s
     return uncertainty_table(sections["uncertainty"]) if "uncertainty" in sections else NOT_MEASURED
 
 
+def _flag(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
+    return flag_table(sections["flag"]) if "flag" in sections else NOT_MEASURED
+
+
 def _networks(sections: Mapping[str, Section], facts: Mapping[str, Any]) -> str:
     return networks_table(facts["parameters"])
 
@@ -288,6 +307,7 @@ TABLES: dict[str, Callable[[Mapping[str, Section], Mapping[str, Any]], str]] = {
     "start-up": _each("start-up", startup_table),
     "gradient norms": _gradient_norms,
     "uncertainty": _uncertainty,
+    "flag": _flag,
     "laptop": _each("laptop", laptop_table),
     "large images": _each("large images", large_images_table),
     **{name: _each(name, table) for name, table in SCALE_TABLES.items()},

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from medmixers.codes import Code, SegmentCodes
+from medmixers.codes import SegmentCodes, read_segment_codes
 from medmixers.errors import InputError, MissingFileError, joined_lines
 from medmixers.tasks.palette import BACKGROUND, coloured, with_background
 from medmixers.tasks.spec import Label, TaskSpec
@@ -176,23 +176,15 @@ def load_codes(path: str | Path) -> Mapping[str, SegmentCodes]:
 def _codes(name: str, value: Any) -> Mapping[str, SegmentCodes]:
     if not isinstance(value, dict) or not value:
         raise InputError(f"{name} must be 'label: {{type: [value, scheme, meaning]}}' lines, got {shortened(value)}")
-    return {
-        _text(f"a name in {name}", key): read_segment_codes(f"{name} of {key}", item) for key, item in value.items()
-    }
+    return {_text(f"a name in {name}", key): _label_codes(f"{name} of {key}", item) for key, item in value.items()}
 
 
-def read_segment_codes(name: str, value: Any) -> SegmentCodes:
-    """The codes of one label. ``name`` is what the error calls them."""
-    valid = [field.name for field in fields(SegmentCodes)]
-    if not isinstance(value, dict) or "type" not in value or not set(value) <= set(valid):
-        raise InputError(f"{name} must have type, and may have category and modifier, got {shortened(value)}")
-    return SegmentCodes(**{part: _code(f"{part} in {name}", code) for part, code in value.items()})
-
-
-def _code(name: str, value: Any) -> Code:
-    if not isinstance(value, list) or len(value) != len(Code._fields):
-        raise InputError(f"{name} must be [value, scheme, meaning], got {shortened(value)}")
-    return Code(*_many(_text)(name, value))
+def _label_codes(name: str, value: Any) -> SegmentCodes:
+    codes = read_segment_codes(name, value)
+    for part, code in vars(codes).items():
+        for text in code or ():
+            check_config_text(f"each of {part} in {name}", text)
+    return codes
 
 
 _READERS: Mapping[str, Callable[[str, Any], Any]] = {

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from medmixers.bundles.share.archive import open_archive
+from medmixers.bundles.share.pack import CALIBRATION
 from medmixers.errors import InputError, MissingFileError
+from medmixers.images.dicom_seg import read_segments
 from medmixers.progress import Announce
 
 
@@ -48,6 +50,11 @@ class Bundle:
         return self.is_segmentation and self.exclusive
 
     @property
+    def calibration(self) -> Path:
+        """Where the file of its calibration is, if there is one."""
+        return calibration_file(self.source if self.source.is_dir() else self.folder)
+
+    @property
     def structures(self) -> range:
         """Numbers of the outputs that are structures or classes."""
         return range(int(self.has_background), len(self.names))
@@ -60,6 +67,12 @@ class Bundle:
     def values_of(self, number: int) -> list[int] | None:
         """Values of the label file that make up a structure; None where each structure has a file of its own."""
         return self._label_values.get(self.names[number])
+
+    @property
+    def colours(self) -> Mapping[str, tuple[int, int, int]]:
+        """Structure -> red, green, blue from 0 to 255; empty where the metadata have none, as of a model of nnU-Net."""
+        segments = read_segments(str(self.source), self.metadata) if "segments" in self.metadata else ()
+        return {segment.name: segment.colour for segment in segments}
 
     @property
     def _label_values(self) -> dict[str, list[int]]:
@@ -112,12 +125,22 @@ def open_bundle(source: Path, folder: Path, *, weights: Path | None, announce: A
     )
 
 
+def is_nnunet_model(source: Path) -> bool:
+    """Whether it is a folder TRAINER__PLANS__CONFIGURATION of nnU-Net."""
+    return all((source / name).is_file() for name in ("plans.json", "dataset.json"))
+
+
+def calibration_file(model: Path) -> Path:
+    """Where the folder of a bundle, or of a model of nnU-Net, keeps its calibration."""
+    return model / (Path(CALIBRATION).name if is_nnunet_model(model) else CALIBRATION)
+
+
 def _root(source: Path, folder: Path, announce: Announce) -> Path:
     """The folder of the bundle."""
     if source.is_file():
         announce("open the zip")
         return open_archive(source, folder)
-    if all((source / name).is_file() for name in ("plans.json", "dataset.json")):
+    if is_nnunet_model(source):
         announce("load torch and nnU-Net")
         from medmixers.nnunet.bundle import write_nnunet_bundle
 

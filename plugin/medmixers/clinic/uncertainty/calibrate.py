@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medmixers.bundles.share.pack import CALIBRATION
-from medmixers.clinic.uncertainty.bundle import Bundle, own_input_errors
+from medmixers.clinic.uncertainty.bundle import Bundle, calibration_file
 from medmixers.clinic.uncertainty.calibration import Calibration, Structure
 from medmixers.clinic.uncertainty.diagram import reliability_svg
 from medmixers.clinic.uncertainty.ensemble import Ensemble, opened_ensemble
 from medmixers.clinic.uncertainty.measures import decisions, predicted_dice, size_interval
-from medmixers.clinic.uncertainty.predictor import same_path
+from medmixers.clinic.uncertainty.split import Split, read_split
 from medmixers.clinic.uncertainty.temperature import (
     Sample,
     calibration_error,
@@ -27,21 +26,13 @@ from medmixers.clinic.uncertainty.temperature import (
     scaled,
 )
 from medmixers.clinic.uncertainty.training_images import FEWEST, ImageFacts, summarise
-from medmixers.errors import InputError, MissingFileError
+from medmixers.errors import InputError
 from medmixers.files import refuse_overwriting_inputs, written_whole
 from medmixers.progress import Announce, progress, silent
 
 MOST_VALUES = 4_000_000  # probabilities that are kept per case
 MOST_VOXELS = 100_000  # per case and stratum
 MOST_IMAGES = 50  # of the training, which are compared with; evenly spaced in their list
-
-
-class Split(NamedTuple):
-    """Cases with labels, {"image": ..., "label": ...} each, and the transforms of a label."""
-
-    training: list[dict[str, Any]]
-    validation: list[dict[str, Any]]
-    label_transforms: list[Any]
 
 
 def write_calibration(
@@ -55,15 +46,18 @@ def write_calibration(
     device: str | None = None,
     announce: Announce = silent,
 ) -> str:
-    """Fit a temperature on the validation cases of the bundle's split, and store the training images' statistics.
+    """Fit a temperature on the validation cases of the model's split, and store the training images' statistics.
+
+    A case of a model of nnU-Net is predicted by the fold that held it out, alone: the others were trained on it.
 
     Args:
-        models: folders or zips of bundles, which give the same classes.
+        models: folders or zips of bundles, or models of nnU-Net, which give the same classes.
         dataset: the data set that they were trained on, in a format that the bundle's training takes.
-        out: JSON file, a picture is written next to it; None writes models/calibration.json in the bundle's folder.
+        out: JSON file, a picture is written next to it; None writes models/calibration.json in the bundle's folder, or
+            calibration.json in the folder of a model of nnU-Net.
         ensemble: files of weights for a single model, in place of its own.
         use_mirroring: as the predictions will have it.
-        fold: of the split; None takes the bundle's.
+        fold: of the split; None takes the bundle's, or all folds of a model of nnU-Net.
         device: as torch names it; None takes the bundle's choice.
         announce: called with the name of each step.
 
@@ -79,14 +73,15 @@ def write_calibration(
         [Path(each) for each in models], [Path(each) for each in ensemble],
         mirror=use_mirroring, device=device, announce=announce,
     ) as opened:  # fmt: skip
-        split = read_split(opened.bundle, Path(dataset), fold)
-        opened.first.layer = opened.first.find_layer(opened.first.load(split.validation[0]["image"])[1])
+        split = _common_split(opened, Path(dataset), fold)
+        opened.first.choose_layer(split.validation[0]["image"])
         announce("predict the validation cases")
         samples, facts = [], []
         for number, case in enumerate(progress(split.validation, "predict the validation cases")):
-            prediction = opened.predict(case["image"])
+            with opened.held_out(case.get("fold")):
+                prediction = opened.predict(case["image"])
             facts.append(prediction.case.facts)
-            samples.append(_sample(opened.bundle, prediction.probabilities, _truth(opened.bundle, split, case), number))
+            samples.append(_sample(opened.bundle, prediction.probabilities, split.truth(case), number))
         announce("describe the training images")
         step = max(1, -(-len(split.training) // MOST_IMAGES))
         chosen = split.training[::step]
@@ -122,6 +117,7 @@ def calibrate(
         use_mirroring=use_mirroring,
         temperature=temperature,
         cases=len(samples),
+        folds=ensemble.first.folds,
         likelihood=(likelihood[0], likelihood[1]),
         error=(calibration_error(before), calibration_error(after)),
         bins=(before, after),
@@ -130,30 +126,16 @@ def calibrate(
     )
 
 
-def read_split(bundle: Bundle, dataset: Path, fold: int | None) -> Split:
-    """The training and the validation cases of a bundle's configs/train.json.
-
-    Raises:
-        InputError: what the bundle's own reader of data sets refuses; a bundle that cannot train.
-    """
-    from monai.bundle import ConfigParser
-
-    file = bundle.folder / "configs" / "train.json"
-    if not file.is_file():
-        raise MissingFileError(f"{bundle.source} has no configs/train.json, which splits the data")
-    parser = ConfigParser()
-    parser.read_config(str(file))
-    parser["bundle_root"], parser["dataset_dir"] = str(bundle.folder), str(dataset)
-    if fold is not None and "fold" not in parser.config:
-        raise InputError(f"the data of {bundle.source} have one split: leave --fold out")
-    if fold is not None:
-        parser["fold"] = fold
-    with own_input_errors(), same_path():
-        return Split(
-            training=parser.get_parsed_content("train_datalist"),
-            validation=parser.get_parsed_content("val_datalist"),
-            label_transforms=parser.get_parsed_content("validate::label_transforms", default=[]),
-        )
+def _common_split(ensemble: Ensemble, dataset: Path, fold: int | None) -> Split:
+    """The split of all models. Raises InputError where one was trained on what another one was validated with."""
+    first, *others = [read_split(each, dataset, fold) for each in ensemble.predictors]
+    for other, predictor in zip(others, ensemble.predictors[1:], strict=True):
+        if other.validation != first.validation:
+            raise InputError(
+                f"{predictor.bundle.source} and {ensemble.bundle.source} were validated with other cases, so one was "
+                "trained on those of the other: calibrate models of one split"
+            )
+    return first
 
 
 def _target(models: Sequence[str | Path], ensemble: Sequence[str | Path], out: str | Path | None) -> Path:
@@ -163,29 +145,20 @@ def _target(models: Sequence[str | Path], ensemble: Sequence[str | Path], out: s
             is_zip = model.is_file() and len(models) == 1 and not ensemble
             what = "a zip is not changed" if is_zip else "an ensemble has no file of its own"
             raise InputError(f"{what}: give the file to write, --out FILE.json")
-        return model / CALIBRATION
+        return calibration_file(model)
     if Path(out).suffix != ".json":
         raise InputError(f"{out} must be a JSON file to write, .json")
     return Path(out)
 
 
-def _truth(bundle: Bundle, split: Split, case: Mapping[str, Any]) -> NDArray[Any]:
-    """The label of a case: as the bundle's transforms give it, (1 or K, *spatial), or (1 or K,) of a classification."""
-    item = {"label": case["label"]}
-    with own_input_errors():
-        for transform in split.label_transforms:
-            item = transform(item)
-    return np.atleast_1d(np.asarray(item["label"]))
-
-
 def _sample(bundle: Bundle, p: NDArray[np.float32], label: NDArray[Any], seed: int) -> Sample:
     """Probabilities and truth of a case, of voxels or of the whole image."""
-    valid = np.ones(p.shape[1:], bool)
+    valid = np.isfinite(label).all(axis=0)
     truth = label > 0.5
     if bundle.exclusive:
         if label.shape[1:] != p.shape[1:]:
             raise InputError(f"a label has the shape {label.shape[1:]}, and its image {p.shape[1:]}")
-        valid = label[0] != bundle.ignored_value if bundle.ignored_value is not None else valid
+        valid = valid & (label[0] != bundle.ignored_value)
         truth = np.stack([label[0] == number for number in range(len(p))])
     if truth.shape != p.shape:
         raise InputError(f"a label has the shape {truth.shape}, and its prediction {p.shape}")
@@ -230,6 +203,11 @@ def _summary(found: Calibration) -> str:
         f"expected calibration error {found.error[0]:.4f} before, {found.error[1]:.4f} after",
         f"negative log-likelihood {found.likelihood[0]:.4f} before, {found.likelihood[1]:.4f} after",
     ]
+    if found.folds > 1:
+        lines.append(
+            f"each case by the fold that was not trained on it; predictions average {found.folds} folds, which are "
+            "together less sure: intervals are rather too wide than too narrow"
+        )
     for each in found.structures:
         if each.dice is not None and each.predicted_dice is not None:
             lines.append(

@@ -44,6 +44,7 @@ class Calibration:
         use_mirroring: whether mirrored copies are averaged.
         temperature: that divides the logits.
         cases: number of validation cases.
+        folds: of a model of nnU-Net, which predictions average; the temperature is that of one fold. 1 for bundles.
         likelihood: negative log-likelihood in nats, before and after.
         error: expected calibration error, before and after.
         bins: of the reliability diagram, before and after.
@@ -55,6 +56,7 @@ class Calibration:
     use_mirroring: bool
     temperature: float
     cases: int
+    folds: int
     likelihood: tuple[float, float]
     error: tuple[float, float]
     bins: tuple[Sequence[Bin], Sequence[Bin]]
@@ -79,6 +81,7 @@ class Calibration:
         return {
             "temperature": self.temperature,
             "validation_cases": self.cases,
+            "folds": self.folds,
             "negative_log_likelihood": list(self.likelihood),
             "expected_calibration_error": list(self.error),
             "structures": [vars(each) for each in self.structures],
@@ -121,6 +124,7 @@ def _from_json(data: Mapping[str, Any]) -> Calibration:
         use_mirroring=bool(data["use_mirroring"]),
         temperature=temperature,
         cases=int(data["validation_cases"]),
+        folds=int(data.get("folds", 1)),  # files of earlier versions are of bundles
         likelihood=_pair(data["negative_log_likelihood"]),
         error=_pair(data["expected_calibration_error"]),
         bins=(before, after),

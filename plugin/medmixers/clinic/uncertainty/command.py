@@ -14,7 +14,6 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from medmixers.bundles.share.pack import CALIBRATION
 from medmixers.clinic.uncertainty.calibration import Calibration, read_calibration
 from medmixers.clinic.uncertainty.ensemble import Ensemble, Prediction, opened_ensemble
 from medmixers.clinic.uncertainty.measures import (
@@ -93,7 +92,7 @@ def fitting_calibration(ensemble: Ensemble, use_mirroring: bool, given: Path | N
     Raises:
         InputError: the one that was given is for other predictions.
     """
-    own = ensemble.bundle.folder / CALIBRATION
+    own = ensemble.bundle.calibration
     file = given or (own if len(ensemble.predictors) == 1 and own.is_file() else None)
     reason = "there is no calibration"
     if file is not None:
@@ -200,8 +199,8 @@ class CaseWriter:
 
     def _colour(self, number: int) -> list[int]:
         """Of the task, where it has one; red, green, blue from 0 to 255."""
-        own = self.bundle.metadata.get("segments", {}).get(self.bundle.names[number], {})
-        return list(own.get("colour", PALETTE[(number - self.bundle.structures.start) % len(PALETTE)]))
+        own = self.bundle.colours.get(self.bundle.names[number])
+        return list(own or PALETTE[(number - self.bundle.structures.start) % len(PALETTE)])
 
     def _classes(self, p: Array) -> dict[str, Any]:
         return {"probabilities": {name: float(value) for name, value in zip(self.bundle.names, p, strict=True)}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -65,6 +65,15 @@ class Ensemble:
     def members(self) -> int:
         """Number of predictions per image: models times mirrored copies, and of nnU-Net times folds."""
         return sum(each.members for each in self.predictors)
+
+    @contextmanager
+    def held_out(self, fold: str | None) -> Iterator[None]:
+        """Predict with this fold of each model of nnU-Net alone; None leaves all models as they are."""
+        with ExitStack() as stack:
+            if fold is not None:
+                for each in self.predictors:
+                    stack.enter_context(each.held_out(fold))
+            yield
 
     def predict(self, entry: Entry) -> Prediction:
         """Predict a case.

@@ -8,7 +8,8 @@ half precision.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,37 @@ class FoldsPredictor(Predictor):
     @property
     def members(self) -> int:
         """Folds times mirrored copies."""
-        return len(self.network.folds) * len(self.mirrored)
+        return self.folds * len(self.mirrored)
+
+    @property
+    def folds(self) -> int:
+        """Number of folds that it averages."""
+        return len(self.network.folds)
+
+    @contextmanager
+    def held_out(self, fold: str) -> Iterator[None]:
+        """Predict with one fold alone. Raises InputError: the model does not have it."""
+        from torch import nn
+
+        whole = self.network.folds
+        if fold not in whole:
+            raise InputError(f"{self.bundle.source} has no fold {fold}; it has {', '.join(whole)}")
+        self.network.folds = nn.ModuleDict({fold: whole[fold]})
+        try:
+            yield
+        finally:
+            self.network.folds = whole
+
+    def choose_layer(self, entry: Entry) -> None:
+        """None: networks of folds have different features, and their mean has no statistics."""
+
+    def facts(self, entry: Entry) -> ImageFacts:
+        """Of an image."""
+        return self._image_facts(*self.load(entry))
+
+    def _image_facts(self, item: Mapping[str, Any], image: Tensor) -> ImageFacts:
+        spacing = json.loads(item[PROPERTIES])["spacing"]
+        return ImageFacts(np.array(spacing[::-1], float), intensity_statistics(image[0].numpy()), None)
 
     def load(self, entry: Entry) -> tuple[dict[str, Any], Tensor]:
         """The preprocessed case, and its image, (1, C, *spatial)."""
@@ -91,7 +122,7 @@ class FoldsPredictor(Predictor):
         assert total is not None
         mean = np.asarray(total.div_(len(self.network.folds)) if len(self.network.folds) > 1 else total)
         properties = json.loads(item[PROPERTIES])
-        facts = ImageFacts(np.array(properties["spacing"][::-1], float), intensity_statistics(image[0].numpy()), None)
+        facts = self._image_facts(item, image)
         probabilities = self._probabilities(mean, properties)
         item["pred"] = MetaTensor(torch.from_numpy(probabilities.copy()), affine=_affine(item["file"]))
         if self.members == 1:

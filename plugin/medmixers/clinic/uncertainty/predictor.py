@@ -93,6 +93,21 @@ class Predictor:
         """Number of predictions per image."""
         return len(self.mirrored)
 
+    @property
+    def folds(self) -> int:
+        """Number of folds that it averages."""
+        return 1
+
+    @contextmanager
+    def held_out(self, fold: str) -> Iterator[None]:
+        """Predict with one fold alone. Raises InputError: the model does not have it."""
+        raise InputError(f"{self.bundle.source} has no folds, as the other model of nnU-Net has: calibrate each alone")
+        yield
+
+    def choose_layer(self, entry: Entry) -> None:
+        """Keep the features of the deepest feature map from now on; a case shows which one that is."""
+        self.layer = self.find_layer(self.load(entry)[1])
+
     @cached_property
     def weights_digest(self) -> str:
         """SHA-256 of the tensors: files of the same weights differ."""
