@@ -26,11 +26,17 @@ if [ $# -eq 0 ]; then
     if [ "$side" = newest ]; then
         ruff check .
         ruff format --check .
-        mypy
     fi
     python scripts/generate_bundles.py --check
     python scripts/render_tables.py --check
-    set -- -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=  # a file's fixtures, trainings among them, run once
+    # The tests run meanwhile, and mypy's lines come after theirs.
+    if [ "$side" = newest ]; then
+        types=$(mktemp)
+        mypy >"$types" 2>&1 & checker=$!
+        trap 'rm -f "$types"; if [ -n "$checker" ]; then kill "$checker" 2>/dev/null || true; fi' EXIT
+    fi
+    # Three workers for two cores: some tests wait for other processes. A file's fixtures, trainings among them, run once.
+    set -- -n 3 --dist loadfile --no-loadscope-reorder -o faulthandler_timeout=1000 --cov --cov-report=
     covered='*' rooms=plugin/
     if [ "${COVER:-}" != all ]; then  # the rooms of COVERED in tests/conftest.py
         rooms='plugin/medmixers/{datasets,kernels,layers,mixers,networks,results,tasks}'
@@ -39,8 +45,15 @@ if [ $# -eq 0 ]; then
     # The old record does not fit the new versions; test_tested.py judges the new one in the next run.
     if [ -n "$record" ]; then set -- "$@" --ignore tests/results/test_tested.py; fi
 fi
-# One thread per process: two workers with two threads each would compete for two cores.
-OMP_NUM_THREADS=1 python -m pytest "$@"
+# One thread per process: workers with two threads each would compete for two cores.
+failed=0
+OMP_NUM_THREADS=1 python -m pytest "$@" || failed=$?
+if [ -n "${checker:-}" ]; then
+    wait "$checker" || failed=$?
+    checker=
+    cat "$types"
+fi
+if [ "$failed" -ne 0 ]; then exit "$failed"; fi
 if [ -n "${covered:-}" ]; then
     echo "Coverage of $rooms by lines and branches: $(python -m coverage report --format=total --include="$covered") %."
     echo "Not counted: code in other processes, compilers and exports. COVER=all measures all rooms, a fifth slower."

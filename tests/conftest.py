@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import own_process
 import preloaded
 from clients import ClientRecords, checkout_folder, client_python
 
@@ -20,9 +23,10 @@ UNTRACED = re.compile("compil|export|trace|script|onnx")  # with the tracer torc
 
 # The files that take longest run first; else one process would wait while the other is still in one of them.
 LONGEST = (
-    "test_nnunet_end_to_end", "test_every_network", "test_study_slurm", "test_two_packed", "test_depthwise_triton",
-    "test_bundle_run", "test_pack", "test_families", "test_nnunet_share", "test_nnunet_planner",
-    "test_nnunet_distributed", "test_real_study", "test_verify",
+    "test_every_network", "test_nnunet_end_to_end", "test_nnunet_share", "test_pack", "test_nnunet_planner",
+    "test_contract", "test_bundle_run", "test_depthwise_triton", "test_study_slurm", "test_report",
+    "test_study_engine", "test_verify", "test_openvino_inference", "test_two_packed", "test_uncertainty",
+    "test_converters", "test_kinds_run", "test_families",
 )  # fmt: skip
 
 
@@ -36,8 +40,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A shell starts background commands with SIGINT ignored, which the processes of the tests would inherit."""
+    """Protect this process, and let SIGINT through.
+
+    A shell starts background commands with SIGINT ignored, which the processes of the tests would inherit.
+    """
     config.pluginmanager.register(ClientRecords(config))
+    own_process.protect()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -61,6 +69,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(3600))
         if UNTRACED.search(item.name) or not (everything or item.path.parent.name in COVERED):
             item.add_marker("no_cover")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[Any]:
+    """The millions of objects that imports leave are not searched for garbage: that took a sixth of the tests' time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture

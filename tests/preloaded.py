@@ -6,7 +6,7 @@ nnU-Net forks it, and those that it starts by ``sys.executable``. Each process i
 
 Python itself is started by tests of imports and of hidden packages, and where a library reads a variable while it is
 imported (``nnUNet_n_proc_DA``, ``TRITON_INTERPRET``): there the server's environment would count. It also starts the
-commands of nnU-Net: their workers would have to fork from a process with threads, and hang.
+commands of nnU-Net that start workers: these would have to fork from a process with threads, and hang.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -55,7 +54,7 @@ def python() -> str:
         # The server ends with this process, which holds the other end of its standard input.
         python.server = subprocess.Popen(  # type: ignore[attr-defined]
             [sys.executable, __file__, "serve", str(folder), str(listener.fileno())],
-            pass_fds=[listener.fileno()], stdin=subprocess.PIPE, env=environment,
+            pass_fds=[listener.fileno()], stdin=subprocess.PIPE, env=environment, start_new_session=True,
         )  # fmt: skip
     return str(command)
 
@@ -68,9 +67,9 @@ def client(address: str, words: Sequence[str]) -> NoReturn:
         socket.send_fds(server, [len(request).to_bytes(4, "big")], [0, 1, 2])
         server.sendall(request)
         answer = server.makefile("r")
-        pid = int(answer.readline())
+        answer.readline()  # it has begun
         for number in FORWARDED:
-            signal.signal(number, lambda number, _: os.kill(pid, number))
+            signal.signal(number, lambda number, _: server.sendall(bytes([number])))
         status = int(answer.readline())
     if status < 0:
         if -status != signal.SIGKILL:
@@ -104,12 +103,17 @@ def not_waited_for() -> bool:
 
 
 def supervise(connection: socket.socket) -> dict[str, Any]:
-    """Fork the process of a request and report its end; kill it where its client was killed."""
+    """Fork the process of a request, hand signals on to it, and report its end; kill it where its client was killed.
+
+    The process has its own group: what it sends to its group never reaches the tests. Its number can be no other
+    process's when a signal is sent: only this function waits for it.
+    """
     head, streams, _, _ = socket.recv_fds(connection, 4, 3)
     with connection.makefile("rb") as content:
         request: dict[str, Any] = json.loads(content.read(int.from_bytes(head, "big")))
     pid = os.fork()
     if pid == 0:
+        os.setpgid(0, 0)
         connection.close()
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
@@ -117,15 +121,17 @@ def supervise(connection: socket.socket) -> dict[str, Any]:
         return request
     for stream in streams:
         os.close(stream)  # else a pipe would not end with the process
-    connection.sendall(f"{pid}\n".encode())
+    connection.sendall(b"begun\n")
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
             os._exit(0)
-        if select.select([connection], [], [], 0.01)[0]:  # closed: it sends nothing more
-            os.kill(pid, signal.SIGKILL)
-            os._exit(0)
+        if select.select([connection], [], [], 0.01)[0]:
+            sent = connection.recv(1)
+            os.kill(pid, sent[0] if sent else signal.SIGKILL)
+            if not sent:  # closed
+                os._exit(0)
 
 
 def run(request: dict[str, Any], executable: str) -> None:
@@ -162,22 +168,29 @@ def end(request: dict[str, Any], executable: str) -> NoReturn:
     try:
         run(request, executable)
         status = 0
-    except SystemExit as exit:
-        if exit.code is None or isinstance(exit.code, int):
-            status = exit.code or 0
-        else:
-            print(exit.code, file=sys.stderr)
-    except KeyboardInterrupt:
-        traceback.print_exc()
-        status = 128 + signal.SIGINT
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        status = status_of(error)
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(BrokenPipeError):
             stream.flush()
     os._exit(status & 0xFF)
+
+
+def status_of(error: BaseException) -> int:
+    """Exit status of a process that ends with an error, which its own hook may print and replace."""
+    if not isinstance(error, SystemExit):
+        try:
+            sys.excepthook(type(error), error, error.__traceback__)
+        except SystemExit as ending:
+            error = ending
+        else:
+            return 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    if error.code is None or isinstance(error.code, int):
+        return error.code or 0
+    print(error.code, file=sys.stderr)
+    return 1
 
 
 def main() -> None:

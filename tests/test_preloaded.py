@@ -15,6 +15,7 @@ CODES = {
     "place": "import os, sys; print(os.getcwd(), os.environ['GIVEN'], sys.argv, 'medmixers' in sys.modules)",
     "status": "raise SystemExit(3)",
     "text": "raise SystemExit('one line')",
+    "hook": "import sys; sys.excepthook = lambda kind, error, trace: sys.exit(f'one line: {error}'); 1 / 0",
     "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
     "ending": "import atexit; atexit.register(print, 'last'); print('first')",
     "inner": "import subprocess, sys; print(subprocess.run([sys.executable, '-c', 'raise SystemExit(4)']).returncode)",
@@ -58,3 +59,9 @@ def test_a_signal_ends_the_process_and_not_only_its_client(number, tmp_path):
     while os.path.exists(f"/proc/{pid}") and time.monotonic() < end:
         time.sleep(0.01)
     assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_a_process_that_kills_its_group_kills_neither_its_server_nor_the_tests():
+    out = subprocess.run([preloaded.python(), "-c", "import os, signal; os.kill(0, signal.SIGKILL)"], check=False)
+    assert out.returncode == -signal.SIGKILL
+    assert run(preloaded.python(), "-c", "print('on')") == (0, "on\n", "")

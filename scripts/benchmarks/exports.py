@@ -80,18 +80,20 @@ WAYS: Mapping[str, Callable[[nn.Module, Tensor, Program], Run]] = {
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError if the body takes longer, by the alarm of the process. The alarm is unset afterwards."""
+    """Raise TimeoutError if the body takes longer, by the alarm of the process. An earlier alarm goes on afterwards."""
 
     def stop(*_: Any) -> None:
         raise TimeoutError(f"not done in {seconds:g} seconds")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1)  # again each second, because a tracer may swallow the error
+    # Again each second, because a tracer may swallow the error.
+    remaining = signal.setitimer(signal.ITIMER_REAL, seconds, 1)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *remaining)
 
 
 @torch.no_grad()

@@ -1,7 +1,10 @@
 """results/networks.json says what the code does."""
 
+import signal
+
 import pytest
 import record_networks
+from exports import time_limit
 from samples import count_parameters
 
 from medmixers.results import network_facts
@@ -45,3 +48,13 @@ def test_table_joins_equal_outcomes_and_splits_dimensions():
         "| `a`, `c` | any size | any size | any size | any size |",
         "| `b` | any size | any size | any size | 2D any size, 3D one size |",
     ]
+
+
+def test_the_time_limit_of_an_export_ends_it_and_keeps_an_earlier_alarm():
+    before, length = signal.getitimer(signal.ITIMER_REAL)  # pytest-timeout's, of this test
+    assert before > 0
+    with pytest.raises(TimeoutError, match=r"not done in 0\.01 seconds"), time_limit(0.01):
+        signal.pause()
+    after = signal.getitimer(signal.ITIMER_REAL)
+    assert 0 < after[0] <= before
+    assert after[1] == length

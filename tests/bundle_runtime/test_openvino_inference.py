@@ -33,8 +33,8 @@ def small_network():
         in_channels=1,
         out_channels=2,
         mixer="grouped_conv",
-        depths=(1, 1, 1, 1),
-        dims=(8, 8, 16, 16),
+        depths=(1, 1),
+        dims=(8, 16),
         layer_scale_init=1.0,
     ).eval()
 

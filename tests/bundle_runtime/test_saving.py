@@ -21,6 +21,7 @@ from monai.data import MetaTensor
 from monai.transforms import SaveImaged
 from PIL import Image
 
+import preloaded
 from medmixers.bundle_runtime.cases import case_name
 from medmixers.bundle_runtime.checkpoint_files import WholeFiles
 from medmixers.bundle_runtime.handlers import TrainingState, WeightAverage
@@ -112,7 +113,7 @@ save({"w": torch.zeros(10_000)}, "")
 
 
 def test_a_kill_in_the_middle_of_a_write_keeps_the_weights_of_before(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    done = subprocess.run([preloaded.python(), "-c", KILLED, str(tmp_path)], check=False)
     assert done.returncode == -signal.SIGKILL
     assert torch.equal(torch.load(tmp_path / "model.pt")["w"], torch.ones(10))
     WholeFiles(tmp_path, "model.pt")(weights(20), "")

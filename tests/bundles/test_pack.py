@@ -22,6 +22,7 @@ from monai.data import load_net_with_metadata
 from monai.handlers import write_metrics_reports
 from small_bundle import NAME, start_weights, write_small_bundle
 
+import preloaded
 from medmixers.bundles.new import new_bundle
 from medmixers.bundles.share import pack
 from medmixers.bundles.share.archive import open_archive
@@ -58,7 +59,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def packed(sources: Path) -> tuple[Path, str]:
     """The zip that the command writes, and what it prints."""
-    command = [sys.executable, "-m", "medmixers", "bundle", "pack", str(sources / NAME)]
+    command = [preloaded.python(), "-m", "medmixers", "bundle", "pack", str(sources / NAME)]
     command += ["--weights", str(sources / "checkpoint.pt"), "--metrics", str(sources / "val_mean_dice_raw.csv")]
     done = subprocess.run([*command, "-o", str(sources / "out")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -166,6 +167,7 @@ def test_a_zip_without_exports_says_so(sources: Path, tmp_path: Path) -> None:
     assert "- no models/model.onnx: left out" in (opened / "docs" / "model_card.md").read_text()
 
 
+@pytest.mark.usefixtures("preload")
 def test_packing_again_gives_the_same_bytes(
     packed: tuple[Path, str], sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,7 +339,7 @@ def test_equal_code_outlives_the_folder_that_it_came_from(packed: tuple[Path, st
         "second = parser_of(sys.argv[2])\n"
         "print(len(second.get_parsed_content('datalist')), type(second.get_parsed_content('network_def')).__name__)\n"
     )
-    command = [sys.executable, "-c", code, *map(str, roots), str(data)]
+    command = [preloaded.python(), "-c", code, *map(str, roots), str(data)]
     done = subprocess.run(command, cwd="/", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1] == "1 MetaFormerSegFormer"

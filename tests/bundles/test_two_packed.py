@@ -17,6 +17,7 @@ import torch
 from bundle_helpers import ROOT
 from small_bundle import NAME, write_small_bundle
 
+import preloaded
 from medmixers import create_network
 from medmixers.bundles.catalog import BUNDLES
 from medmixers.bundles.render.bundle import render_bundle
@@ -88,7 +89,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for source, code in sources.items():
         environment = {**os.environ, "PYTHONPATH": str(code)}
         torch.save(start_weights(source), f"{source}.pt")
-        command = [sys.executable, "-c", PACK, str(source), str(folder)]
+        command = [preloaded.python(), "-c", PACK, str(source), str(folder)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         roots[source.name] = open_archive(done.stdout.splitlines()[0], folder / "zips")
@@ -138,8 +139,8 @@ def run_in_one_process(opened: dict[str, Path], folder: Path, *, backwards: bool
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "plugin")}
     if hidden:
         environment = environment_without_package(folder / "hidden", root, metadata)
-    where = "hidden" if hidden else "installed"
-    command = [sys.executable, "-c", SCRIPT, str(folder / "out"), where, json.dumps(jobs)]
+    where, python = ("hidden", sys.executable) if hidden else ("installed", preloaded.python())
+    command = [python, "-c", SCRIPT, str(folder / "out"), where, json.dumps(jobs)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

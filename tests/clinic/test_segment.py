@@ -56,6 +56,7 @@ def labels_of_the_bundle(bundle: Path, images: Path, out: Path, name: str) -> ND
     return np.asarray(nib.load(out / f"{name}.nii.gz").dataobj)
 
 
+@pytest.mark.usefixtures("preload")
 def test_the_segmentation_is_what_the_bundle_predicts(
     bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

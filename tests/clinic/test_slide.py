@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import tifffile
 import torch
 from PIL import Image
 
+import preloaded
 from house import ROOT
 from medmixers.clinic import slide as slides
 from medmixers.clinic.prediction import run_inference
@@ -67,7 +69,9 @@ def whole(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[
     for size in (SIZE, SMALL):
         Image.fromarray(picture(size)).save(folder / "images" / f"{size[0]}.png")
     options = {"dataset_dir": str(folder / "images"), "output_dir": str(folder / "out")}
-    run_inference(bundle, options, folder, ["inference"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", preloaded.python())
+        run_inference(bundle, options, folder, ["inference"])
     return {size: np.asarray(Image.open(folder / "out" / f"{size[0]}.png")) for size in (SIZE, SMALL)}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+import preloaded
 from medmixers.demo.predict import MODEL, predict_brain
 from medmixers.demo.subjects import load_anatomy, simulate_case
 from medmixers.errors import InputError, MissingFileError
@@ -29,7 +29,7 @@ def test_a_brain_is_segmented_on_its_grid(tmp_path: Path) -> None:
     image, out = tmp_path / "my head.nii.gz", tmp_path / "tissues.nii.gz"
     nib.save(nib.Nifti1Image(case.image, anatomy.affine), image)
     done = subprocess.run(
-        [sys.executable, "-m", "medmixers", "demo", "predict", str(image), str(out), "--device", "cpu"],
+        [preloaded.python(), "-m", "medmixers", "demo", "predict", str(image), str(out), "--device", "cpu"],
         capture_output=True,
         text=True,
     )

@@ -47,6 +47,11 @@ def tensors(*, size=6, dtype=torch.float32, weight_grad=True):
     return torch.randn(size, dtype=dtype), torch.randn(size, dtype=dtype, requires_grad=weight_grad)
 
 
+def ours(recwarn):
+    """Those of the choice. Torch's own depend on what else has run in the process."""
+    return [each for each in recwarn if "is not used: " in str(each.message)]
+
+
 @pytest.mark.parametrize("slow_first", [True, False])
 @pytest.mark.parametrize("grad", [True, False])
 def test_the_sooner_is_chosen(slow_first, grad):
@@ -86,7 +91,7 @@ def test_one_that_fails_is_named_once_and_left_out(compute, reason, recwarn):
         assert fastest((slow, broken), *tensors(size=size)) is slow
     assert fastest((slow, broken, quick), *tensors()) is quick
     assert broken.calls == 1
-    (warning,) = recwarn
+    (warning,) = ours(recwarn)
     assert f"is not used: {reason}" in str(warning.message)
 
 
@@ -110,7 +115,7 @@ def test_the_reference_stays_for_a_shape_without_memory_for_a_trial(recwarn):
         assert fastest((slow, quick), *tensors(size=9)) is slow
     assert (slow.calls, quick.calls) == (1, 1)
     assert fastest((slow, quick), *tensors()) is quick
-    assert not recwarn
+    assert not ours(recwarn)
 
 
 def test_sums_over_many_voxels_do_not_overflow_float16():

@@ -4,7 +4,6 @@ import os
 
 import pytest
 import torch
-from comparisons import COMPARISONS
 from monai.data import MetaTensor
 from torch import nn
 
@@ -130,6 +129,8 @@ def test_the_choice_on_a_gpu_is_made_among_equals(triton_wins, kind, monkeypatch
 
 @slow
 def test_contenders_of_the_benchmark_compute_the_same():
+    from comparisons import COMPARISONS  # imports every network
+
     comparison = COMPARISONS["grouped conv 2x64x64x64x64 kernel 3"]
     x, results = torch.randn(1, 64, 1, 2, 2), {}
     for label, build in comparison.contenders.items():

@@ -12,6 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+import preloaded
 from medmixers.nnunet.environment import trainer_path
 
 TRAINER = "nnUNetTrainerTokenUNet"
@@ -41,10 +42,11 @@ class Workplace:
             "MEDMIXERS_VAL_ITERATIONS_PER_EPOCH": "1",
         }
 
-    def start(self, command: str, *arguments: str, **variables: str) -> subprocess.Popen:
+    def start(self, command: str, *arguments: str, preload: bool = False, **variables: str) -> subprocess.Popen:
+        """Start a command of nnU-Net. One that starts no workers can be preloaded."""
         script = Path(sysconfig.get_path("scripts")) / command
         return subprocess.Popen(
-            [script, *arguments],
+            [*([preloaded.python()] if preload else []), script, *arguments],
             env={**self.environment, **variables},
             text=True,
             stdout=subprocess.PIPE,
@@ -54,16 +56,16 @@ class Workplace:
     def run(self, command: str, *arguments: str, **variables: str) -> str:
         return output_of(self.start(command, *arguments, **variables))
 
-    def medmixers(self, *arguments: str) -> str:
-        command = [sys.executable, "-m", "medmixers", *arguments]
+    def medmixers(self, *arguments: str, preload: bool = False) -> str:
+        command = [preloaded.python() if preload else sys.executable, "-m", "medmixers", *arguments]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=240)
         assert done.returncode == 0, done.stderr[-4000:]
         return done.stdout
 
-    def start_training(self, *flags: str, **variables: str) -> subprocess.Popen:
+    def start_training(self, *flags: str, preload: bool = False, **variables: str) -> subprocess.Popen:
         # The augmenter runs in this process: planning is the one command that needs a worker.
         arguments = (*MODEL, "-tr", TRAINER, "-device", "cpu", *flags)
-        return self.start("nnUNetv2_train", *arguments, nnUNet_n_proc_DA="0", **variables)
+        return self.start("nnUNetv2_train", *arguments, preload=preload, nnUNet_n_proc_DA="0", **variables)
 
     def train(self, *flags: str, **variables: str) -> str:
         return output_of(self.start_training(*flags, **variables))

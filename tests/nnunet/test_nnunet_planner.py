@@ -14,6 +14,7 @@ from medmixers.nnunet.memory import training_memory
 from medmixers.nnunet.planner import default_plans_name, plan_network
 
 META = "metaformer_segformer_s12"
+AMPLE = {"gpu_memory_gb": 1000}  # the first patch that is tried fits
 TINY = {"depths": (1, 1, 1, 1), "dims": (16, 16, 32, 32), "decoder_channels": 16}
 
 
@@ -135,31 +136,31 @@ def test_data_of_another_intensity_normalisation_are_not_shared(modality, datase
     ct(dataset, mean=40, std=60)
     plan_experiment_dataset(900)
     write_preprocessed(dataset / "nnUNetPlans_3d_fullres", "a")
-    text, ours = plan("unet_star_star", plans_name="Same")
+    text, ours = plan("unet_star_star", plans_name="Same", **AMPLE)
     assert data_of(ours) == "nnUNetPlans_3d_fullres"
     ct(dataset, mean=400, std=300)  # cases were corrected, and only the fingerprint was extracted again
-    text, ours = plan("unet_star_star", plans_name="Mine")
+    text, ours = plan("unet_star_star", plans_name="Mine", **AMPLE)
     if modality == "T1":  # z-scores of each image: the fingerprint changes nothing
         assert data_of(ours) == "nnUNetPlans_3d_fullres"
         return
     assert data_of(ours) == "Mine_3d_fullres"
     assert "preprocess first: nnUNetv2_preprocess -d 900 -plans_name Mine -c 3d_fullres" in text
     write_preprocessed(dataset / "Mine_3d_fullres", "a")
-    text, ours = plan("unet_star_star", plans_name="Mine")
+    text, ours = plan("unet_star_star", plans_name="Mine", **AMPLE)
     assert data_of(ours) == "Mine_3d_fullres"
     assert "-c 3d_fullres" not in text, "these plans preprocessed the data that are there"
-    _, other = plan("token_unet", plans_name="Other")
+    _, other = plan("token_unet", plans_name="Other", **AMPLE)
     assert data_of(other) == "Mine_3d_fullres"
     ct(dataset, mean=0, std=30)
     with pytest.raises(ValueError, match="Other use the preprocessed data Mine_3d_fullres of other settings"):
-        plan("unet_star_star", plans_name="Mine")
+        plan("unet_star_star", plans_name="Mine", **AMPLE)
 
 
 @pytest.mark.usefixtures("stock")
 def test_data_of_other_cases_are_not_shared(dataset):
     write_preprocessed(dataset / "nnUNetPlans_3d_fullres", "a", "b")  # b was taken out of the data set
     write_preprocessed(dataset / "nnUNetPlans_2d", "a")
-    text, ours = plan("unet_star_star")
+    text, ours = plan("unet_star_star", **AMPLE)
     assert (data_of(ours), data_of(ours, "2d")) == ("UnetStarStarPlans_3d_fullres", "nnUNetPlans_2d")
     assert text.count("preprocess first: nnUNetv2_preprocess -d 900 -plans_name UnetStarStarPlans -c 3d_fullres\n") == 1
 
@@ -175,7 +176,9 @@ def test_a_file_that_is_not_ours_is_not_replaced(name, dataset):
 
 @pytest.mark.parametrize("name", [900, "900", "Dataset900_Thin"])
 def test_a_dataset_goes_by_name_or_id(name, dataset):
-    assert "train: nnUNetv2_train 900 3d_fullres 0 -p P" in plan_network(name, "unet_star_star", plans_name="P")
+    assert "train: nnUNetv2_train 900 3d_fullres 0 -p P" in plan_network(
+        name, "unet_star_star", plans_name="P", **AMPLE
+    )
 
 
 def test_memory_decides_the_patch(dataset):

@@ -29,6 +29,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from trained_models import OBLIQUE, REGIONS, write_images
 from trained_models import train as train_model
 
+import preloaded
 from medmixers.bundle_runtime.nnunet_images import NnUNetImages, find_cases
 from medmixers.bundle_runtime.nnunet_inference import PROPERTIES, NnUNetPreprocessd, NnUNetSaved, Plans
 from medmixers.bundles.share.archive import open_archive
@@ -36,6 +37,7 @@ from medmixers.bundles.share.pack import pack_bundle
 from medmixers.bundles.verify.checks import verify_bundle
 from medmixers.bundles.verify.run_checks import check_nnunet
 from medmixers.bundles.verify.subject import FailedCheck, Subject
+from medmixers.cli.main import main
 from medmixers.errors import InputError, MissingFileError
 from medmixers.nnunet import portable
 from medmixers.nnunet.bundle import write_nnunet_bundle
@@ -53,7 +55,7 @@ def environment():
     return {**clean, "OMP_NUM_THREADS": "1", "nnUNet_def_n_proc": "1"}
 
 
-def run(*command, expect=0):
+def run(*command):
     done = subprocess.run(
         list(map(str, command)),
         env=environment(),
@@ -62,8 +64,7 @@ def run(*command, expect=0):
         timeout=240,
         check=False,
     )
-    assert done.returncode == expect, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout if expect == 0 else done.stderr
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
 def predict(model, images, out, *, trainers=None, **options):
@@ -130,14 +131,17 @@ def test_portable_model_predicts_alone_what_the_model_predicts(ours, images, tmp
     assert predict(out, images, tmp_path / "copy") == expected
 
 
-def test_a_model_that_the_plans_do_not_describe_is_refused(root, tmp_path):
+def test_a_model_that_the_plans_do_not_describe_is_refused(root, tmp_path, capsys):
     model = train(root / "bn", nnUNetTrainerBN, folds=1)
     message = f"trainer 'nnUNetTrainerBN' of {model} builds its network itself"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         make_portable(model, out=tmp_path / "out")
-    error = run(sys.executable, "-m", "medmixers", "nnunet", "to_bundle", model, "-o", tmp_path / "out", expect=2)
-    lines = [line for line in error.splitlines() if line.startswith("medmixers")]  # torch warns when it is imported
-    assert error.splitlines()[-1:] == lines
+    with pytest.raises(SystemExit) as ended:
+        main(["nnunet", "to_bundle", str(model), "-o", str(tmp_path / "out")])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.splitlines()
+    lines = [line for line in said if line.startswith("medmixers")]
+    assert said[-1:] == lines
     assert lines[0].startswith(f"medmixers: error: {message}")
     assert not list(tmp_path.iterdir())
 
@@ -234,7 +238,7 @@ def stock_bundle(root):
 def test_bundle_of_a_stock_model_segments_as_nnunet_does(stock_bundle, images, tmp_path):
     model, bundle = stock_bundle
     run(
-        sys.executable, "-m", "monai.bundle", "run", "--config_file", bundle / "configs/inference.json",
+        preloaded.python(), "-m", "monai.bundle", "run", "--config_file", bundle / "configs/inference.json",
         "--bundle_root", bundle, "--dataset_dir", images, "--output_dir", tmp_path / "out", "--device", "cpu",
     )  # fmt: skip
     assert (tmp_path / "out/case.nii.gz").read_bytes() == predict(model, images, tmp_path / "expected")
@@ -324,6 +328,7 @@ def test_bundle_is_one(stock_bundle, tmp_path):
     assert str(bundle.parent) not in "".join(path.read_text() for path in bundle.rglob("*.json"))
 
 
+@pytest.mark.usefixtures("preload")
 def test_the_check_against_nnunet_tells_another_inference(stock_bundle, tmp_path):
     shutil.copytree(stock_bundle[1], tmp_path / "made")
     file = tmp_path / "made/configs/inference.json"
@@ -419,7 +424,7 @@ def test_hidden_files_are_no_cases_and_a_fault_is_one_line(stock_bundle, images,
     plans = Plans(str(bundle / "configs/nnunet"), configuration="3d_fullres")
     assert len(find_cases(str(tmp_path / "images"), plans)) == 1
     write_volume(tmp_path / "images/case_0001.nii.gz", 0 * NOISE)
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", bundle / "configs/inference.json"]
+    command = [preloaded.python(), "-m", "monai.bundle", "run", "--config_file", bundle / "configs/inference.json"]
     command += ["--bundle_root", bundle, "--dataset_dir", tmp_path / "images", "--output_dir", tmp_path / "out"]
     done = subprocess.run([*map(str, command), "--device", "cpu"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
