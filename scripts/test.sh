@@ -3,7 +3,7 @@
 #   --oldest   use the oldest versions that pyproject.toml admits, in .venv-oldest
 #   --record   if all checks pass, write the versions to plugin/medmixers/results/tested.json
 # With pytest arguments, only those tests: scripts/test.sh tests/mixers -k local
-# Without arguments it ends with the coverage of some rooms; COVER=all scripts/test.sh measures all of them.
+# COVER=yes scripts/test.sh measures the coverage too and prints it at the end.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 side=newest record=
@@ -36,12 +36,8 @@ if [ $# -eq 0 ]; then
         trap 'rm -f "$types"; if [ -n "$checker" ]; then kill "$checker" 2>/dev/null || true; fi' EXIT
     fi
     # Three workers for two cores: some tests wait for other processes. A file's fixtures, trainings among them, run once.
-    set -- -n 3 --dist loadfile --no-loadscope-reorder -o faulthandler_timeout=1000 --cov --cov-report=
-    covered='*' rooms=plugin/
-    if [ "${COVER:-}" != all ]; then  # the rooms of COVERED in tests/conftest.py
-        rooms='plugin/medmixers/{datasets,kernels,layers,mixers,networks,results,tasks}'
-        covered='*/datasets/*,*/kernels/*,*/layers/*,*/mixers/*,*/networks/*,*/results/*,*/tasks/*'
-    fi
+    set -- -n 3 --dist loadfile --no-loadscope-reorder -o faulthandler_timeout=1000
+    if [ -n "${COVER:-}" ]; then set -- "$@" --cov --cov-report= && covered=yes; fi
     # The old record does not fit the new versions; test_tested.py judges the new one in the next run.
     if [ -n "$record" ]; then set -- "$@" --ignore tests/results/test_tested.py; fi
 fi
@@ -55,7 +51,7 @@ if [ -n "${checker:-}" ]; then
 fi
 if [ "$failed" -ne 0 ]; then exit "$failed"; fi
 if [ -n "${covered:-}" ]; then
-    echo "Coverage of $rooms by lines and branches: $(python -m coverage report --format=total --include="$covered") %."
-    echo "Not counted: code in other processes, compilers and exports. COVER=all measures all rooms, a fifth slower."
+    echo "Coverage of plugin/ by lines and branches: $(python -m coverage report --format=total) %."
+    echo "Not counted: code in other processes, compilers and exports."
 fi
 if [ -n "$record" ]; then python scripts/versions.py record "$side"; fi

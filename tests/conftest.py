@@ -17,8 +17,6 @@ import own_process
 import preloaded
 from clients import ClientRecords, checkout_folder, client_python
 
-# The tracer of coverage costs 15 to 22 % of the processor time (Python 3.11). By default only these rooms pay for it.
-COVERED = {"datasets", "kernels", "layers", "mixers", "networks", "results", "tasks"}
 UNTRACED = re.compile("compil|export|trace|script|onnx")  # with the tracer torch's compilers take half as long again
 
 # The files that take longest run first; else one process would wait while the other is still in one of them.
@@ -57,17 +55,13 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave tests out of the coverage: other rooms, unless COVER is "all", and compilers and exports.
-
-    Slow tests may take an hour. The longest files run first.
-    """
+    """Leave compilers and exports out of the coverage. Slow tests may take an hour. The longest files run first."""
     rank = {name: position for position, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
-    everything = os.environ.get("COVER") == "all"
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.timeout(3600))
-        if UNTRACED.search(item.name) or not (everything or item.path.parent.name in COVERED):
+        if UNTRACED.search(item.name):
             item.add_marker("no_cover")
 
 

@@ -139,13 +139,6 @@ def test_the_table_of_data_sets_is_complete():
     assert set(TASKS) - shown == {"brain_tissue_segmentation"}
 
 
-def test_the_covered_rooms_are_those_that_test_sh_reports():
-    (rooms,) = re.findall(r"plugin/medmixers/\{(.*)\}", (ROOT / "scripts" / "test.sh").read_text())
-    covered = runpy.run_path(str(ROOT / "tests" / "conftest.py"))["COVERED"]
-    assert set(rooms.split(",")) == covered
-    assert all((ROOT / "plugin" / "medmixers" / room).is_dir() for room in covered)
-
-
 def test_the_citation_has_the_version():
     (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.M)
     (citation,) = commands.blocks(README.read_text(), "bibtex")
