@@ -54,9 +54,11 @@ def test_colours_differ_to_all_eyes(eyes: str) -> None:
     assert min(distances) > 11
 
 
-def test_no_colour_is_left_for_an_eighteenth_label() -> None:
-    with pytest.raises(ValueError, match="the palette has 17 colours, got 18 labels"):
-        coloured(*map(str, range(18)))
+def test_any_number_of_labels_has_colours_of_its_own() -> None:
+    colours = [label.colour for label in coloured(*map(str, range(255))).values()]
+    assert colours[: len(PALETTE)] == list(PALETTE)
+    assert len({BACKGROUND.colour, *colours}) == 256
+    assert all(0 <= part <= 255 for colour in colours for part in colour)
 
 
 def test_the_demo_data_has_the_labels_of_its_task() -> None:

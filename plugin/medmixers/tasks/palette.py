@@ -1,8 +1,10 @@
-"""The colours of labels, defined once; the colour-blind can tell them apart."""
+"""The colours of labels, defined once; the colour-blind can tell the first 17 apart."""
 
 from __future__ import annotations
 
-from medmixers.errors import InputError
+from colorsys import hsv_to_rgb
+from itertools import islice
+
 from medmixers.tasks.spec import Label
 
 BACKGROUND = Label("background", (0, 0, 0))
@@ -30,11 +32,20 @@ PALETTE = (
 )
 
 
+GOLDEN_RATIO = 0.618034  # so many turns of hue from one further colour to the next
+
+
 def coloured(*names: str) -> dict[int, Label]:
-    """Labels 0..K-1 in the palette's colours, for classes or for overlapping structures."""
-    if len(names) > len(PALETTE):
-        raise InputError(f"the palette has {len(PALETTE)} colours, got {len(names)} labels; give Label(name, colour)")
-    return {key: Label(name, colour) for key, (name, colour) in enumerate(zip(names, PALETTE, strict=False))}
+    """Labels 0..K-1 in the palette's colours, and from the 18th on in further ones, which look alike at times."""
+    colours = [*islice(PALETTE, len(names)), *map(_further_colour, range(len(names) - len(PALETTE)))]
+    return {key: Label(name, colour) for key, (name, colour) in enumerate(zip(names, colours, strict=True))}
+
+
+def _further_colour(number: int) -> tuple[int, int, int]:
+    """A colour of another hue than its neighbours, in turn bright, dark and pale."""
+    saturation, value = ((1, 1), (0.9, 0.6), (0.5, 0.95))[number % 3]
+    red, green, blue = (round(255 * part) for part in hsv_to_rgb(number * GOLDEN_RATIO % 1, saturation, value))
+    return red, green, blue
 
 
 def with_background(*names: str) -> dict[int, Label]:
