@@ -51,7 +51,7 @@ COMMANDS: dict[str, list[str]] = {
 }
 
 
-def measured(command: list[str]) -> tuple[float, float]:
+def measured(command: Sequence[str]) -> tuple[float, float]:
     """Wall and processor seconds of a command."""
     start, before = time.perf_counter(), os.times()
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
@@ -129,17 +129,16 @@ def row(label: str, times: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 
 def startup_figures() -> list[dict[str, Any]]:
-    """A row per command, and one per training for its first step."""
-    figures = []
-    for label, command in COMMANDS.items():
-        measured(command)  # the first reads files from disk
-        figures.append(row(label, [measured(command) for _ in range(REPEATS)]))
+    """A row per command, and one per training for its first step. The repeats are interleaved."""
+    runs: dict[str, Callable[[], tuple[float, float]]]
+    runs = {label: partial(measured, command) for label, command in COMMANDS.items()}
     with tempfile.TemporaryDirectory(prefix="startup-") as name:
-        folder = Path(name)
-        for label, first_step in {BUNDLE: bundle_step(folder), **nnunet_steps(folder)}.items():
-            first_step()
-            figures.append(row(f"a step of {label}", [first_step() for _ in range(REPEATS)]))
-    return figures
+        trainings = {BUNDLE: bundle_step(Path(name)), **nnunet_steps(Path(name))}
+        runs |= {f"a step of {label}": first_step for label, first_step in trainings.items()}
+        for run in runs.values():
+            run()  # the first reads files from disk
+        times = [[run() for run in runs.values()] for _ in range(REPEATS)]
+    return [row(label, each) for label, each in zip(runs, zip(*times, strict=True), strict=True)]
 
 
 @one_line_errors("startup")
