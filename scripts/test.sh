@@ -35,8 +35,8 @@ if [ $# -eq 0 ]; then
         mypy >"$types" 2>&1 & checker=$!
         trap 'rm -f "$types"; if [ -n "$checker" ]; then kill "$checker" 2>/dev/null || true; fi' EXIT
     fi
-    # Three workers for two cores: some tests wait for other processes. A file's fixtures, trainings among them, run once.
-    set -- -n 3 --dist loadfile --no-loadscope-reorder -o faulthandler_timeout=1000
+    # A file's fixtures, trainings among them, run once.
+    set -- -n 2 --dist loadfile --no-loadscope-reorder -o faulthandler_timeout=1000
     if [ -n "${COVER:-}" ]; then set -- "$@" --cov --cov-report= && covered=yes; fi
     # The old record does not fit the new versions; test_tested.py judges the new one in the next run.
     if [ -n "$record" ]; then set -- "$@" --ignore tests/results/test_tested.py; fi
