@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -25,13 +24,12 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from processes import wait_for
+from processes import nnunet_environment, run_until, wait_for
 from scipy import ndimage
 
 from medmixers.demo.subjects import random_displacement, scanned, smooth_field, voxel_sizes
 from medmixers.errors import InputError, one_line_errors
 from medmixers.files import written_whole
-from medmixers.nnunet.environment import trainer_path
 from medmixers.nnunet.strides import fitted_patch_size
 from medmixers.results import check_quiet_machine, check_recordable, describe_run, documents, measured, record
 from medmixers.results.tables import laptop_table
@@ -152,17 +150,10 @@ def write_data(data: DataSet, raw: Path) -> None:
         (folder / "dataset.json").write_text(json.dumps(description))
 
 
-def environment(work: Path) -> dict[str, str]:
-    """nnU-Net's folders below ``work``; nothing of this shell that changes a run."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MEDMIXERS_", "MALLOC_"))}
-    folders = {name: str(work / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    return {**kept, **folders, "nnUNet_extTrainer": trainer_path({})}
-
-
 def run(work: Path, log: Path, *command: str, **variables: str) -> int:
     """Run a command with its output in ``log``. Returns the peak of its memory in bytes."""
     with log.open("w") as out:
-        process = subprocess.Popen(command, env={**environment(work), **variables}, stdout=out, stderr=out)
+        process = subprocess.Popen(command, env={**nnunet_environment(work), **variables}, stdout=out, stderr=out)
         peak = wait_for(process)
     if process.returncode:
         raise InputError(f"{' '.join(command)} failed; its output is in {log}")
@@ -206,16 +197,9 @@ def stock_seconds(work: Path, data: DataSet, row: dict[str, Any]) -> float:
     plans["plans_name"] = "SamePatch"
     (preprocessed / "SamePatch.json").write_text(json.dumps(plans))
     command = ["nnUNetv2_train", str(data.number), "3d_fullres", "0", "-tr", STOCK, "-p", "SamePatch", "-device", "cpu"]
-    process = subprocess.Popen(
-        command, env={**environment(work), **STOCK_LENGTH}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if found := re.search(r"Epoch time: ([\d.]+) s", line):
-            process.kill()  # its final validation would mirror eight times
-            process.wait()
-            return float(found[1]) / int(STOCK_LENGTH["MEDMIXERS_ITERATIONS_PER_EPOCH"])
-    raise InputError(f"{' '.join(command)} ended before its epoch did")
+    environment = {**nnunet_environment(work), **STOCK_LENGTH}
+    found = run_until(r"Epoch time: ([\d.]+) s", command, environment=environment)  # its validation would mirror
+    return float(found[1]) / int(STOCK_LENGTH["MEDMIXERS_ITERATIONS_PER_EPOCH"])
 
 
 @one_line_errors("laptop")

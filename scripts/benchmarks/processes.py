@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -10,6 +12,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from medmixers.errors import InputError
+from medmixers.nnunet.environment import trainer_path
 
 
 def run_python(arguments: Sequence[str], *, environment: Mapping[str, str] | None = None) -> tuple[float, int]:
@@ -43,6 +48,38 @@ def wait_for(process: subprocess.Popen[Any]) -> int:
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return usage.ru_maxrss * 1024
+
+
+def run_until(pattern: str, command: Sequence[str], *, environment: Mapping[str, str]) -> re.Match[str]:
+    """Run a command until it prints a line that a pattern matches; then end it and its workers.
+
+    Raises:
+        InputError: it ended before; with the last lines that it printed.
+    """
+    process = subprocess.Popen(
+        command,
+        env={**environment, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    lines = []
+    for line in process.stdout or ():
+        lines.append(line)
+        if found := re.search(pattern, line):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            return found
+    process.wait()
+    raise InputError(f"{' '.join(command)} ended without {pattern!r}: {''.join(lines[-5:])}")
+
+
+def nnunet_environment(work: Path) -> dict[str, str]:
+    """nnU-Net's folders below ``work`` and our trainers; nothing of this shell that changes a run."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MEDMIXERS_", "MALLOC_"))}
+    folders = {name: str(work / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    return {**kept, **folders, "nnUNet_extTrainer": trainer_path({})}
 
 
 def bundle_command(bundle: Path, configs: Sequence[str | Path], options: Mapping[str, Any]) -> list[str]:

@@ -21,7 +21,7 @@ import torch
 from monai.bundle import ConfigParser
 from nibabel.processing import resample_to_output
 from numpy.typing import NDArray
-from recording import ROOT
+from recording import score_and_print
 from scipy import ndimage
 from skimage.filters import threshold_multiotsu
 
@@ -33,7 +33,6 @@ from medmixers.clinic.uncertainty.training_images import ImageFacts, TrainingIma
 from medmixers.demo.subjects import Anatomy, load_anatomy, simulate_case, smooth_field, voxel_sizes
 from medmixers.errors import InputError, one_line_errors
 from medmixers.progress import progress, silent
-from medmixers.results import describe_run, documents, record
 from medmixers.results.tables import flag_table
 
 BUNDLE = "brain_tissue_segmentation_grouped_conv"
@@ -172,8 +171,8 @@ def rows_of(training: str, known: TrainingImages, found: Sequence[tuple[str, Ima
     ]
 
 
-def measure(colin: Path) -> list[dict[str, Any]]:
-    """All rows."""
+def measure(colin: Path) -> dict[str, Any]:
+    """The figures."""
     anatomies = {"MNI152": load_anatomy(RESOLUTION), "Colin27": colin27(colin)}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -192,7 +191,7 @@ def measure(colin: Path) -> list[dict[str, Any]]:
             sound = [(f"none: subjects of {other}", each) for fault, each in found[other] if fault.startswith("none")]
             images = [(f"{each}, not simulated", fact) for each, fact in real.items()]
             rows += rows_of(name, known, [*found[name], *sound, *images])
-    return rows
+    return {"training_images": TRAINING, "rows": rows}
 
 
 @one_line_errors("record_flag")
@@ -201,16 +200,8 @@ def main() -> None:
     parser.add_argument("--colin27", type=Path, required=True, metavar="BRAIN", help="ch2bet.nii.gz of mricron-data")
     parser.add_argument("--record", action="store_true", help="write the figures and the documents' tables")
     arguments = parser.parse_args()
-    run = describe_run("flag", device="cpu", checkout=ROOT)
-    if arguments.record and run.pop("dirty") is not False:
-        raise InputError("the checkout is not clean or not under git; commit, then run again")
-    documents.render(ROOT)  # wrong markers must show before the minutes of measuring
     torch.set_num_threads(1)
-    figures = {"training_images": TRAINING, "rows": measure(arguments.colin27)}
-    print(flag_table({**run, "figures": figures}))
-    if arguments.record:
-        record("flag", figures, run=run)
-        documents.write(ROOT)
+    score_and_print("flag", lambda: measure(arguments.colin27), flag_table, is_recorded=arguments.record)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ import nibabel as nib
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from record_flag import rician
+from recording import score_and_print
 from scipy import ndimage
 
 from medmixers.bundles.catalog import BUNDLES
@@ -32,10 +34,8 @@ from medmixers.clinic.uncertainty.calibration import read_calibration
 from medmixers.clinic.uncertainty.command import write_uncertainty
 from medmixers.demo.subjects import Case, load_anatomy, simulate_case, write_brain_demo
 from medmixers.errors import one_line_errors
-from medmixers.results import check_committed, describe_run, documents, record
 from medmixers.results.tables import uncertainty_table
 
-ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = "brain_tissue_segmentation_grouped_conv"
 SOUND, FAULTY = 10, 5  # new subjects without a fault, and with each fault
 FIRST = 1000  # number of the first new subject: the demo's own are 0 to 11
@@ -44,9 +44,7 @@ CHECKS = {"spacing": "spacing", "intensities": "intensities", "features": "featu
 
 def noise(case: Case, rng: np.random.Generator) -> Case:
     """Rician noise of 15 % of the brightest tissue; the training has 1.5 to 4 %."""
-    sigma = 0.15 * np.quantile(case.image[case.image > 0], 0.99)
-    real, imaginary = rng.normal(scale=sigma, size=(2, *case.image.shape))
-    noisy = np.hypot(case.image + real, imaginary)
+    noisy = rician(0.15)(case.image, rng)
     return Case(np.where(case.image > 0, noisy, 0).astype(np.float32), case.label)
 
 
@@ -153,19 +151,8 @@ def summary(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"fault": name, "images": len(rows), **counts, **means}
 
 
-@one_line_errors("record_uncertainty")
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="for the data, the bundle and the predictions")
-    parser.add_argument("--record", action="store_true", help="write the figures and the documents' tables")
-    arguments = parser.parse_args()
-    run = describe_run("uncertainty", device="cpu", checkout=ROOT)
-    if arguments.record:
-        check_committed(run)
-    documents.render(ROOT)  # wrong markers must show before the minutes of training
-
-    torch.set_num_threads(1)
-    folder = arguments.folder.resolve()
+def measure(folder: Path) -> dict[str, Any]:
+    """The figures. The folder keeps the data, the bundle and the predictions."""
     data = write_brain_demo(folder / "Dataset900_BrainTissue")
     bundle, seconds = trained_bundle(folder, data)
     print(write_calibration([bundle], data, device="cpu"), file=sys.stderr)
@@ -173,7 +160,7 @@ def main() -> None:
     truth = write_images(folder / "images")
     print(write_uncertainty([bundle], folder / "images", folder / "predictions", device="cpu"), file=sys.stderr)
     rows = {case: score(folder / "predictions", case, label) for case, label in truth.items()}
-    figures = {
+    return {
         "bundle": bundle.name,
         "epochs": json.loads((bundle / "configs" / "train.json").read_text())["epochs"],
         "train_seconds": seconds,
@@ -187,10 +174,17 @@ def main() -> None:
             for fault, (title, _) in FAULTS.items()
         ],
     }
-    print(uncertainty_table({**run, "figures": figures}))
-    if arguments.record:
-        record("uncertainty", figures, run=run)
-        documents.write(ROOT)
+
+
+@one_line_errors("record_uncertainty")
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="for the data, the bundle and the predictions")
+    parser.add_argument("--record", action="store_true", help="write the figures and the documents' tables")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    folder = arguments.folder.resolve()
+    score_and_print("uncertainty", lambda: measure(folder), uncertainty_table, is_recorded=arguments.record)
 
 
 if __name__ == "__main__":

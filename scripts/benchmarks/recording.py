@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from medmixers.results import check_recordable, describe_run, documents, record
+from medmixers.results import check_committed, check_recordable, describe_run, documents, record
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,6 +42,31 @@ def measure_and_print(
     if is_recorded:
         run["versions"] |= versions(packages)
         record(f"{section} cpu", figures, run=run)
+        documents.write(ROOT)
+
+
+def score_and_print(
+    section: str, measure: Callable[[], Any], table: Callable[[dict[str, Any]], str], *, is_recorded: bool
+) -> None:
+    """As :func:`measure_and_print`, for scores: other work on the machine does not change them.
+
+    Args:
+        section: of measured.json.
+        measure: gives the figures, as JSON.
+        table: of the section, the figures with the run.
+        is_recorded: whether the figures are kept.
+
+    Raises:
+        InputError: is_recorded, and the checkout has changes.
+    """
+    run = describe_run(section, device="cpu", checkout=ROOT)
+    if is_recorded:
+        check_committed(run)
+    documents.render(ROOT)  # wrong markers must show before the minutes of measuring
+    figures = measure()
+    print(table({**run, "figures": figures}))
+    if is_recorded:
+        record(section, figures, run=run)
         documents.write(ROOT)
 
 

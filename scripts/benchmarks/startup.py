@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,12 +22,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from processes import bundle_command
+from processes import bundle_command, nnunet_environment, run_until
 from recording import measure_and_print
 
 from medmixers.bundles.verify.synthetic import write_synthetic
 from medmixers.errors import one_line_errors
-from medmixers.nnunet.environment import trainer_path
 from medmixers.results.tables import startup_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,39 +49,22 @@ COMMANDS: dict[str, list[str]] = {
 }
 
 
-def measured(command: Sequence[str]) -> tuple[float, float]:
-    """Wall and processor seconds of a command."""
+def timed(run: Callable[[], Any]) -> tuple[float, float]:
+    """Wall and processor seconds of the processes that a function starts and waits for."""
     start, before = time.perf_counter(), os.times()
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
-    after = os.times()
-    if done.returncode:
-        raise RuntimeError(f"{command} ended with status {done.returncode}: {done.stderr[-500:]}")
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return time.perf_counter() - start, cpu
-
-
-def until(line_with: str, command: Sequence[str], **variables: str) -> tuple[float, float]:
-    """Wall and processor seconds from a command to the first line with a text that it prints; then it is ended."""
-    start, before = time.perf_counter(), os.times()
-    environment = {**os.environ, **variables, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-    lines = []
-    for line in process.stdout or ():
-        lines.append(line)
-        if line_with in line:
-            break
-    else:
-        raise RuntimeError(f"{' '.join(command)} ended without {line_with!r}: {''.join(lines[-5:])}")
-    seconds = time.perf_counter() - start
-    os.killpg(process.pid, signal.SIGKILL)  # nnU-Net has workers
-    process.communicate()
-    after = os.times()
+    run()
+    seconds, after = time.perf_counter() - start, os.times()
     return seconds, after.children_user + after.children_system - before.children_user - before.children_system
 
 
-def bundle_step(folder: Path) -> Callable[[], tuple[float, float]]:
+def answer(command: Sequence[str]) -> None:
+    """Run Python with some arguments."""
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{command} ended with status {done.returncode}: {done.stderr[-500:]}")
+
+
+def bundle_step(folder: Path) -> Callable[[], Any]:
     """What trains a bundle until its first step has ended, on data that are written into a folder."""
     root = ROOT / "bundles" / BUNDLE
     options = {
@@ -94,25 +75,25 @@ def bundle_step(folder: Path) -> Callable[[], tuple[float, float]]:
         "num_workers": 0,
     }
     command = [sys.executable, *bundle_command(root, ["train.json"], options)]
-    return lambda: until("Iter: 1/", command)
+    return partial(run_until, "Iter: 1/", command, environment=os.environ)
 
 
-def nnunet_steps(folder: Path) -> dict[str, Callable[[], tuple[float, float]]]:
+def nnunet_steps(folder: Path) -> dict[str, Callable[[], Any]]:
     """Trainer -> what trains by nnU-Net until its first epoch of one step has ended, on data in a folder."""
-    places = {name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    Path(places["nnUNet_raw"]).mkdir()
-    synthetic(Path(places["nnUNet_raw"]) / "Dataset001_Synthetic")
-    variables = {**os.environ, **places, "nnUNet_extTrainer": trainer_path({})}
+    environment = nnunet_environment(folder)
+    (folder / "nnUNet_raw").mkdir()
+    synthetic(folder / "nnUNet_raw" / "Dataset001_Synthetic")
     plan = ["nnUNetv2_plan_and_preprocess", "-d", "1", "-c", "3d_fullres", "-np", "1", "-npfp", "1"]
-    subprocess.run(plan, env=variables, capture_output=True, check=True)
-    step = {
+    subprocess.run(plan, env=environment, capture_output=True, check=True)
+    environment |= {
         "MEDMIXERS_EPOCHS": "1",
         "MEDMIXERS_ITERATIONS_PER_EPOCH": "1",
         "MEDMIXERS_VAL_ITERATIONS_PER_EPOCH": "1",
     }
     train = ["nnUNetv2_train", "1", "3d_fullres", "all", "-device", "cpu", "-tr"]
     return {
-        trainer: partial(until, "Epoch time", [*train, trainer], **{**variables, **step}) for trainer in NNUNET_TRAINERS
+        trainer: partial(run_until, "Epoch time", [*train, trainer], environment=environment)
+        for trainer in NNUNET_TRAINERS
     }
 
 
@@ -130,14 +111,14 @@ def row(label: str, times: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 def startup_figures() -> list[dict[str, Any]]:
     """A row per command, and one per training for its first step. The repeats are interleaved."""
-    runs: dict[str, Callable[[], tuple[float, float]]]
-    runs = {label: partial(measured, command) for label, command in COMMANDS.items()}
+    runs: dict[str, Callable[[], Any]]
+    runs = {label: partial(answer, command) for label, command in COMMANDS.items()}
     with tempfile.TemporaryDirectory(prefix="startup-") as name:
         trainings = {BUNDLE: bundle_step(Path(name)), **nnunet_steps(Path(name))}
         runs |= {f"a step of {label}": first_step for label, first_step in trainings.items()}
         for run in runs.values():
             run()  # the first reads files from disk
-        times = [[run() for run in runs.values()] for _ in range(REPEATS)]
+        times = [[timed(run) for run in runs.values()] for _ in range(REPEATS)]
     return [row(label, each) for label, each in zip(runs, zip(*times, strict=True), strict=True)]
 
 

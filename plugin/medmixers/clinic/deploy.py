@@ -14,8 +14,8 @@ from medmixers.bundles.share.carried import vendored_name
 from medmixers.clinic.model import SegmentationModel, open_model, with_codes
 from medmixers.errors import ExistingFileError, InputError
 from medmixers.files import working_folder, written_whole
-from medmixers.images.dicom_seg import Segment
-from medmixers.progress import Announce, silent
+from medmixers.images.dicom_seg import LONGEST, Segment
+from medmixers.progress import silent
 from medmixers.tasks.from_yaml import load_codes
 
 # file of the application -> its template
@@ -29,16 +29,13 @@ NAMED = {"torch": "pytorch_version", "monai": "monai_version", "numpy": "numpy_v
 REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # a name or a version, and no option of pip
 
 
-def write_application(
-    source: str | Path, out: str | Path = ".", *, codes: str | Path | None = None, announce: Announce = silent
-) -> Path:
+def write_application(source: str | Path, out: str | Path = ".", *, codes: str | Path | None = None) -> Path:
     """Write OUT/NAME_app: the folder ``app`` with the Python files, and the unpacked bundle below ``model``.
 
     Args:
         source: zip of a bundle that segments volumes of one channel into structures that do not overlap.
         out: folder that will hold the application's folder.
         codes: YAML file with codes of the labels, over those of the bundle.
-        announce: called with the name of each step.
 
     Returns:
         The application's folder.
@@ -51,7 +48,7 @@ def write_application(
     if source.is_dir():
         raise InputError(f"{source} is a folder: give the zip that medmixers bundle pack writes, with weights and code")
     with working_folder(out / source.stem) as scratch:
-        model = open_model(source, scratch, checkpoint=None, announce=announce)
+        model = open_model(source, scratch, checkpoint=None, announce=silent)
         _check(model, source)
         model = with_codes(model, {} if codes is None else load_codes(codes))
         target = out / f"{model.name}_app"
@@ -111,7 +108,7 @@ def _facts(segment: Segment) -> dict[str, Any]:
     """Arguments of the class Segment in the application."""
     codes = {} if segment.codes is None else vars(segment.codes)
     return {
-        "label": segment.name[:64],
+        "label": segment.name[:LONGEST],
         "colour": tuple(segment.colour),
         **{part: tuple(code) for part, code in codes.items() if code is not None},
     }

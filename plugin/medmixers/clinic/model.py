@@ -171,7 +171,7 @@ def open_model(source: Path, folder: Path, *, checkpoint: str | None, announce: 
         return _read_bundle(open_archive(source, folder), source.name, checkpoint)
     if (source / "configs" / "inference.json").is_file():
         return _read_bundle(source, source.resolve().name, checkpoint)
-    if all((source / name).is_file() for name in ("plans.json", "dataset.json")):
+    if is_nnunet_model(source):
         announce("load torch and nnU-Net")
         from medmixers.nnunet.bundle import write_nnunet_bundle
 
@@ -190,6 +190,11 @@ def _text(bundle: Path, config: str) -> str:
     if not path.is_file():
         raise MissingFileError(f"{bundle} is no bundle that predicts: it has no configs/{config}.json")
     return path.read_text("utf-8")
+
+
+def is_nnunet_model(source: Path) -> bool:
+    """Whether it is a folder TRAINER__PLANS__CONFIGURATION of nnU-Net."""
+    return all((source / name).is_file() for name in ("plans.json", "dataset.json"))
 
 
 def _read_bundle(bundle: Path, source: str, checkpoint: str | None) -> SegmentationModel:

@@ -11,6 +11,7 @@ from typing import Any
 
 from medmixers.bundles.share.archive import open_archive
 from medmixers.bundles.share.pack import CALIBRATION
+from medmixers.clinic.model import is_nnunet_model
 from medmixers.errors import InputError, MissingFileError
 from medmixers.images.dicom_seg import read_segments
 from medmixers.progress import Announce
@@ -123,11 +124,6 @@ def open_bundle(source: Path, folder: Path, *, weights: Path | None, announce: A
         config=config,
         metadata=metadata,
     )
-
-
-def is_nnunet_model(source: Path) -> bool:
-    """Whether it is a folder TRAINER__PLANS__CONFIGURATION of nnU-Net."""
-    return all((source / name).is_file() for name in ("plans.json", "dataset.json"))
 
 
 def calibration_file(model: Path) -> Path:
