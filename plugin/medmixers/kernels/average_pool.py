@@ -73,14 +73,15 @@ def _pool(x: Tensor, kernel_size: int, transposed: bool) -> Tensor:
     share = _shares(x, kernel_size)
     if x.device.type != "cpu":
         return _pool_by_operator(x, share, kernel_size, transposed)
-    if not x.is_contiguous():
-        return _pool_maps(x, share, kernel_size, transposed)
-    maps = max(1, CACHED_NUMBERS * torch.get_num_threads() // share.numel())
-    if maps >= x.shape[0] * x.shape[1]:
-        return _pool_maps(x, share, kernel_size, transposed)
     pooled = torch.empty_like(x)
-    for part, target in zip(x.flatten(0, 1).split(maps), pooled.flatten(0, 1).split(maps), strict=True):
-        _pool_maps(part, share, kernel_size, transposed, out=target)
+    maps = max(1, CACHED_NUMBERS * torch.get_num_threads() // share.numel())
+    if not x.is_contiguous() or maps >= x.shape[0] * x.shape[1]:
+        _pool_maps(x, share, kernel_size, transposed, torch.empty_like(x), pooled)
+        return pooled
+    parts, targets = x.flatten(0, 1).split(maps), pooled.flatten(0, 1).split(maps)
+    scratch = torch.empty_like(parts[0])  # the same for all: touching new memory takes longer than the additions
+    for part, target in zip(parts, targets, strict=True):
+        _pool_maps(part, share, kernel_size, transposed, scratch[: len(part)], target)
     return pooled
 
 
@@ -90,15 +91,13 @@ def _pool_by_operator(x: Tensor, share: Tensor, kernel_size: int, transposed: bo
     return (total if transposed else total * share) - x
 
 
-def _pool_maps(x: Tensor, share: Tensor, kernel_size: int, transposed: bool, *, out: Tensor | None = None) -> Tensor:
-    """Window sums, one axis after the other, times ``share``, minus ``x``; or the transpose of that linear map."""
-    source = x * share if transposed else x
-    total, other = torch.empty_like(x), torch.empty_like(x)
+def _pool_maps(x: Tensor, share: Tensor, kernel_size: int, transposed: bool, scratch: Tensor, out: Tensor) -> None:
+    """Fill ``out`` with window sums, one axis after the other, times ``share``, minus ``x``; or with its transpose."""
+    source, total, other = torch.mul(x, share, out=out) if transposed else x, scratch, out
     for axis in range(-share.ndim, 0):
         _window_sum(source, total, axis, kernel_size // 2)
         source, total, other = total, other, total
-    source = source if transposed else source.mul_(share)
-    return source.sub_(x) if out is None else torch.sub(source, x, out=out)
+    torch.sub(source if transposed else source.mul_(share), x, out=out)
 
 
 def _window_sum(x: Tensor, total: Tensor, axis: int, radius: int) -> None:
