@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import made_study
 from house import ROOT
 from medmixers import create_network, results
 from medmixers.errors import InputError
-from medmixers.results.measured_code import MEASURED_CODE, kind_of, measured_code_digest, missing_code
+from medmixers.results.measured_code import KERNELS, MEASURED_CODE, PACKAGE, kind_of, measured_code_digest, missing_code
 from medmixers.results.tables import TABLES, study_table
 
 COMMIT = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false", "commit", "-qm"]
@@ -73,7 +74,7 @@ def test_every_section_names_code_that_is_there():
 
 
 def test_what_is_measured_is_in_the_digest():
-    """Classes of modules tell the files; functions are in kernels/ and layers/, which are in it whole."""
+    """Classes of modules tell the files. Functions are in layers/, which is in it whole, and in kernels/: below."""
     used = {"benchmark": [], "scale networks": [], "runtimes": []}
     with torch.device("meta"):
         for comparison in COMPARISONS.values():
@@ -91,14 +92,32 @@ def test_what_is_measured_is_in_the_digest():
         assert len(files) > 5
 
 
+def imported_kernels(file):
+    """Files of kernels/ that a file imports."""
+    names = re.findall(r"from medmixers\.kernels(?:\.(\w+) import|\s+import (\w+))", file.read_text())
+    return {first or second for first, second in names}
+
+
+def test_the_kernels_of_what_is_measured_are_in_the_digest():
+    measured = {file for code in MEASURED_CODE.values() for file in code if file.startswith("mixers/")}
+    assert {f"mixers/{name}.py" for name in KERNELS} < measured
+    for mixer in sorted(measured):
+        waiting, found = imported_kernels(ROOT / PACKAGE / mixer), set()
+        while waiting:
+            found.add(kernel := waiting.pop())
+            waiting |= imported_kernels(ROOT / PACKAGE / "kernels" / f"{kernel}.py") - found
+        assert found - {"eager"} == set(KERNELS.get(Path(mixer).stem, ())), mixer
+    assert set().union(*map(imported_kernels, (ROOT / PACKAGE).glob("networks/*.py"))) == {"eager"}
+
+
 def test_the_digest_of_a_commit_is_that_of_its_files(checkout):
     folder = checkout / "plugin" / "medmixers" / "kernels"
     folder.mkdir(parents=True)
-    (folder / "one.py").write_text("1\n")
+    (folder / "random_rows.py").write_text("1\n")
     subprocess.run(["git", "add", "."], cwd=checkout, check=True)
     subprocess.run([*COMMIT, "two"], cwd=checkout, check=True)
     now = measured_code_digest(checkout, "scale mixers")
-    (folder / "one.py").write_text("2\n")
+    (folder / "random_rows.py").write_text("2\n")
     assert measured_code_digest(checkout, "scale mixers", commit="HEAD") == now
     assert measured_code_digest(checkout, "scale mixers") != now
 

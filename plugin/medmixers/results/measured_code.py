@@ -18,29 +18,42 @@ PACKAGE = Path("plugin", "medmixers")  # in a checkout
 DIGITS = 16
 
 
+DEPTHWISE = ("depthwise", "depthwise_triton", "plain_depthwise", "fastest")
+# mixer -> files of kernels/ that it computes with; all of them use eager.py, and so do the Token-UNets
+KERNELS: Mapping[str, tuple[str, ...]] = {
+    "pooling": ("average_pool",),
+    "grouped_conv": DEPTHWISE,
+    "sep_conv": DEPTHWISE,
+    "local_attention": ("flex_attention", "tile_attention"),
+    "random_mixing": ("random_rows",),
+}
+
+
 def _mixers(*names: str) -> tuple[str, ...]:
-    return ("mixers/build.py", *(f"mixers/{name}.py" for name in names))
+    kernels = dict.fromkeys(f"kernels/{kernel}.py" for name in names for kernel in KERNELS.get(name, ()))
+    return ("mixers/build.py", *(f"mixers/{name}.py" for name in names), *kernels)
 
 
 def _networks(*names: str) -> tuple[str, ...]:
-    return ("factory.py", "variants.py", "kernels", "layers", *(f"networks/{name}.py" for name in names))
+    return ("factory.py", "variants.py", "kernels/eager.py", "layers", *(f"networks/{name}.py" for name in names))
 
 
 KEUTH = _mixers(
     "identity", "pooling", "conv", "grouped_conv", "local_attention", "global_attention", "random_mixing"
 )  # fmt: skip
+CONVFORMER = _mixers("sep_conv")
 CLASSIFIERS = ("metaformer", "blocks", "classifier")
 SEGFORMER = ("metaformer", "blocks", "segformer", "deep_supervision")
 TOKEN_UNETS = ("token_unet", "token_unet_released", "token_transformer", "token_mlp_mixer", "deep_supervision")
 RUNNING = ("bundle_runtime", "images", "datasets/image_files.py", "datasets/raw_format.py", "datasets/raw_checks.py")
-BENCHMARK = (*_networks(*CLASSIFIERS, *TOKEN_UNETS), *KEUTH, "mixers/sep_conv.py")
-STUDY = (*_networks(*SEGFORMER, *TOKEN_UNETS), *KEUTH, "nnunet")
+BENCHMARK = (*_networks(*CLASSIFIERS, *TOKEN_UNETS), *KEUTH, *CONVFORMER)
+IN_NNUNET = (*_networks(*SEGFORMER, *TOKEN_UNETS), "nnunet")
 # kind of section, and clients.json -> files and folders of the package that its figures depend on
 MEASURED_CODE: Mapping[str, tuple[str, ...]] = {
     "benchmark": BENCHMARK,
     "allocator": BENCHMARK,
     "runtimes": (
-        *_networks(*CLASSIFIERS, *SEGFORMER, *TOKEN_UNETS), *KEUTH, "mixers/sep_conv.py",
+        *_networks(*CLASSIFIERS, *SEGFORMER, *TOKEN_UNETS), *KEUTH, *CONVFORMER,
         "bundle_runtime/openvino_inference.py",
     ),
     "limits": (
@@ -49,9 +62,9 @@ MEASURED_CODE: Mapping[str, tuple[str, ...]] = {
     "gradient norms": (*_networks(*CLASSIFIERS), *_mixers("local_attention")),
     "large images": RUNNING,
     "start-up": ("cli", "registry.py", *_networks(*SEGFORMER, *CLASSIFIERS), *_mixers("grouped_conv"), *RUNNING),
-    "demo": STUDY,
-    "compare_nnunet": STUDY,
-    "laptop": (*STUDY, "recipes.py"),
+    "demo": (*IN_NNUNET, *_mixers("identity", "grouped_conv"), *RUNNING),
+    "compare_nnunet": (*IN_NNUNET, *KEUTH),
+    "laptop": (*IN_NNUNET, *_mixers("grouped_conv"), "recipes.py"),
     "demo model": (*_networks(*TOKEN_UNETS), *RUNNING),
     "uncertainty": (*_networks(*SEGFORMER), *_mixers("grouped_conv"), *RUNNING, "clinic/uncertainty"),
     "flag": (*RUNNING, "clinic/uncertainty", "demo/subjects.py"),
@@ -59,7 +72,7 @@ MEASURED_CODE: Mapping[str, tuple[str, ...]] = {
         "bundle_runtime", "bundles/render", "bundles/share", "clinic", "codes.py", "images", "nnunet/bundle.py",
     ),
     "scale networks": (*_networks(*SEGFORMER), *KEUTH),
-    "scale mixers": ("kernels", "layers", *KEUTH),
+    "scale mixers": ("kernels/eager.py", "layers", *KEUTH),
     "scale bundles": RUNNING,
     "scale ranks": (*_networks(*SEGFORMER, *TOKEN_UNETS), *_mixers("grouped_conv")),
     "scale loading": (*RUNNING, "datasets/datalist_format.py", "datasets/readings.py"),
