@@ -15,13 +15,14 @@ import pytest
 import torch
 
 from medmixers import __file__ as package_file
+from medmixers.bundle_runtime.allocator import ALLOCATOR_VARIABLES
 from medmixers.cli import main as cli
 from medmixers.cli.commands import commands_of, declared, kind_of
 from medmixers.cli.help import examples
 from medmixers.cli.words import bind, find_command
 from medmixers.errors import TRACEBACK_VARIABLE, InputError
 from medmixers.files import written_whole
-from medmixers.nnunet.environment import ALLOCATOR_VARIABLES, stock_commands
+from medmixers.nnunet.environment import stock_commands
 from medmixers.variants import NETWORKS
 
 COMMANDS = {

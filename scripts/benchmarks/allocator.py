@@ -22,8 +22,8 @@ from typing import Any
 
 from recording import measure_and_print
 
+from medmixers.bundle_runtime.allocator import ALLOCATOR_VARIABLES
 from medmixers.errors import InputError, one_line_errors
-from medmixers.nnunet.environment import ALLOCATOR_VARIABLES
 from medmixers.results.allocator import SETTINGS, allocator_table
 
 ROUNDS, REPEATS, SECONDS = 2, 2, 1.0  # of each process: rounds over a comparison, and per round as measure.py has them

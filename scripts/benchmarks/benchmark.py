@@ -21,8 +21,8 @@ from comparisons import COMPARISONS
 from measure import as_json, compare
 from recording import versions
 
+from medmixers.bundle_runtime.allocator import ALLOCATOR_VARIABLES
 from medmixers.errors import InputError, one_line_errors
-from medmixers.nnunet.environment import ALLOCATOR_VARIABLES
 from medmixers.results import MEASURED, check_recordable, describe_run, documents, measured, record, write_json
 from medmixers.results.tables import benchmark_table
 

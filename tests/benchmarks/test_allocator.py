@@ -7,8 +7,8 @@ import os
 import allocator
 import pytest
 
+from medmixers.bundle_runtime.allocator import ALLOCATOR_VARIABLES
 from medmixers.errors import InputError
-from medmixers.nnunet.environment import ALLOCATOR_VARIABLES
 from medmixers.results.allocator import SETTINGS, allocator_table
 from medmixers.results.tables import TABLES
 

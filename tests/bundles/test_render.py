@@ -24,9 +24,9 @@ ORDER = {  # what you change, data, network, training, validation, what runs
                   "postprocessing", "evaluator", "preflight", "initialize", "run"),
 }  # fmt: skip
 RUNS = {
-    "train": ["@preflight", "@built", "$@train::trainer.run()"],
-    "evaluate": ["@preflight", "@built", "$@validate::evaluator.run()"],
-    "inference": ["@preflight", "@built", "$@cases.run(@evaluator)"],
+    "train": ["@preflight", "@built", "@allocator", "$@train::trainer.run()"],
+    "evaluate": ["@preflight", "@built", "@allocator", "$@validate::evaluator.run()"],
+    "inference": ["@preflight", "@built", "@allocator", "$@cases.run(@evaluator)"],
 }
 
 

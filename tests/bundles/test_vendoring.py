@@ -21,11 +21,11 @@ from medmixers.bundles.share.vendoring import (
 from medmixers.mixers import TOKEN_MIXERS
 
 # The most files and lines that bundles carry: any of them, and one per kind. bundles.md states these with the reasons.
-MOST = 67, 8835
+MOST = 68, 8880
 CARRIED = {
-    "brain_tissue_segmentation_grouped_conv": (65, 8500),
-    "chest_xray_segmentation_grouped_conv": (57, 7100),
-    "skin_lesion_classification_grouped_conv": (54, 6600),
+    "brain_tissue_segmentation_grouped_conv": (66, 8510),
+    "chest_xray_segmentation_grouped_conv": (58, 7110),
+    "skin_lesion_classification_grouped_conv": (55, 6630),
 }
 # Token mixers that no bundle here uses, and the kernels of theirs alone.
 BEYOND: dict[str, tuple[str, ...]] = {

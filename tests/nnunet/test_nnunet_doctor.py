@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import preloaded
+from medmixers.bundle_runtime.allocator import ALLOCATOR_VARIABLES
 from medmixers.nnunet import doctor as room
 from medmixers.nnunet.doctor import examine
-from medmixers.nnunet.environment import ALLOCATOR_VARIABLES, trainer_folder
+from medmixers.nnunet.environment import trainer_folder
 from medmixers.nnunet.trainer_classes import TRAINERS
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")

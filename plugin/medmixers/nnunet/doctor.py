@@ -17,8 +17,9 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from medmixers.bundle_runtime.allocator import ALLOCATOR_VARIABLES
 from medmixers.errors import first_line
-from medmixers.nnunet.environment import ALLOCATOR_VARIABLES, TRAINER_VARIABLE, trainer_folder
+from medmixers.nnunet.environment import TRAINER_VARIABLE, trainer_folder
 
 FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 PACKAGES = ("torch", "monai", "nnunetv2", "timm")

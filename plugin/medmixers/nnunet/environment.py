@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shlex
 import shutil
 import subprocess
-import sys
 import sysconfig
 from collections.abc import Mapping
 from importlib.metadata import distribution
 from pathlib import Path
 
+from medmixers.bundle_runtime.allocator import ALLOCATOR_VARIABLES
 from medmixers.errors import InputError, MissingFileError
 from medmixers.registry import valid_names
 
 TRAINER_VARIABLE = "nnUNet_extTrainer"
-# glibc keeps freed tensors instead of returning their pages: training on a CPU becomes 1.2 to 2 times faster.
-ALLOCATOR_VARIABLES = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(16 * 2**30)}
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # numbers of mallopt(3)
-LARGEST_INT = 2**31 - 1
-
-
-def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
-    """Let glibc keep freed memory in this process, as :data:`ALLOCATOR_VARIABLES` do from outside.
-
-    Returns:
-        Whether it does now. It does not where one of the variables is set, which then decides, and without glibc.
-    """
-    if sys.platform != "linux" or any(name in environment for name in ALLOCATOR_VARIABLES):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, LARGEST_INT))
 
 
 def trainer_folder() -> Path:

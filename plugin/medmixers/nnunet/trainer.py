@@ -22,11 +22,11 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
+from medmixers.bundle_runtime.allocator import keep_freed_memory
 from medmixers.errors import InputError, end_in_one_line
 from medmixers.files import written_whole
 from medmixers.networks.weights import check_source, load_weights
 from medmixers.nnunet.architecture import pairwise_excess, plans_architecture
-from medmixers.nnunet.environment import keep_freed_memory
 from medmixers.nnunet.schedule import RecipeSchedule, build_optimizer
 from medmixers.recipes import RECIPES
 
@@ -128,7 +128,7 @@ class nnUNetTrainerMedMixers(nnUNetTrainer):
             self.print_to_log_file(f"start weights {self.pretrained}: {report}")
         super().on_train_start()
         # Not before: the processes that load data are started there and need no more memory than usual.
-        if self.device.type == "cpu" and keep_freed_memory():
+        if keep_freed_memory(self.device):
             self.print_to_log_file("glibc keeps freed memory now, which makes the steps faster")
 
     def save_checkpoint(self, filename: str) -> None:

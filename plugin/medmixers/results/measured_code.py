@@ -47,7 +47,7 @@ SEGFORMER = ("metaformer", "blocks", "segformer", "deep_supervision")
 TOKEN_UNETS = ("token_unet", "token_unet_released", "token_transformer", "token_mlp_mixer", "deep_supervision")
 RUNNING = ("bundle_runtime", "images", "datasets/image_files.py", "datasets/raw_format.py", "datasets/raw_checks.py")
 BENCHMARK = (*_networks(*CLASSIFIERS, *TOKEN_UNETS), *KEUTH, *CONVFORMER)
-IN_NNUNET = (*_networks(*SEGFORMER, *TOKEN_UNETS), "nnunet")
+IN_NNUNET = (*_networks(*SEGFORMER, *TOKEN_UNETS), "nnunet", "bundle_runtime/allocator.py")
 # kind of section, and clients.json -> files and folders of the package that its figures depend on
 MEASURED_CODE: Mapping[str, tuple[str, ...]] = {
     "benchmark": BENCHMARK,

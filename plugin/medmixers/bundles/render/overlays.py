@@ -29,7 +29,7 @@ def evaluate_config(row: BundleRow) -> Config:
             folders=["@output_dir", "@cache_dir"],
         ),
         "built": ours("preflight.check_built", keys=["validate::evaluator"]),
-        "run": ["@preflight", "@built", "$@validate::evaluator.run()"],
+        "run": ["@preflight", "@built", "@allocator", "$@validate::evaluator.run()"],
     }
 
 

@@ -52,9 +52,12 @@ def ours(target: str, **arguments: Any) -> Config:
     return {"_target_": f"{RUNTIME}.{target}", "_requires_": "@find_package", **arguments}
 
 
+# It runs in ``run`` and not in ``initialize``, which monai.bundle.load runs in its caller's process.
+ALLOCATOR: Config = {"allocator": ours("allocator.keep_freed_memory", device="@device")}
 RUN_INFERENCE: Config = {
     "built": ours("preflight.check_built", keys=["evaluator"]),
-    "run": ["@preflight", "@built", "$@cases.run(@evaluator)"],
+    **ALLOCATOR,
+    "run": ["@preflight", "@built", "@allocator", "$@cases.run(@evaluator)"],
 }
 
 

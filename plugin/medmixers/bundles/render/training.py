@@ -8,6 +8,7 @@ from medmixers.bundles.catalog import BundleRow
 from medmixers.bundles.render.kind import BundleKind
 from medmixers.bundles.render.kinds import kind_of
 from medmixers.bundles.render.parts import (
+    ALLOCATOR,
     AUTOCAST,
     FIND_PACKAGE,
     IMPORTS,
@@ -63,7 +64,8 @@ def train_config(row: BundleRow) -> Config:
         "preflight": _preflight(row),
         "initialize": [check_options(), SEED],
         "built": ours("preflight.check_built", keys=["train::trainer"]),
-        "run": ["@preflight", "@built", "$@train::trainer.run()"],
+        **ALLOCATOR,
+        "run": ["@preflight", "@built", "@allocator", "$@train::trainer.run()"],
         "finalize": [ours("saving.say_best_weights", folder="@ckpt_dir")],
     }
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medmixers.nnunet.environment import ALLOCATOR_VARIABLES, TRAINER_VARIABLE, trainer_path
+from medmixers.bundle_runtime.allocator import ALLOCATOR_VARIABLES
+from medmixers.nnunet.environment import TRAINER_VARIABLE, trainer_path
 from medmixers.results import write_json
 from medmixers.study.engine.entries import PLANNERS
 from medmixers.study.engine.job import Job, JobFailed
