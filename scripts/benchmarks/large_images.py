@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -25,14 +26,16 @@ import torch
 from processes import bundle_command, run_python
 from recording import measure_and_print
 
+from medmixers.bundle_runtime.allocator import ALLOCATOR_VARIABLES
 from medmixers.errors import InputError, one_line_errors
-from medmixers.results.tables import large_images_table
+from medmixers.results.tables import LARGE_IMAGE_WAYS, large_images_table
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "bundles" / "abdomen_ct_segmentation_conv"
 CASE = "case.nii.gz"
 SURE = 30  # factor of the weights
 ROI = 96  # voxels along an edge of a window
+OURS, RETURNED, MONAI = LARGE_IMAGE_WAYS
 
 
 class Case(NamedTuple):
@@ -42,6 +45,7 @@ class Case(NamedTuple):
     spacing: tuple[float, float, float]  # mm; the network sees 1.5 mm
     classes: int
     repeats: int = 1
+    returned: bool = False  # with glibc's own settings too: freed memory goes back to the system
     with_monai: bool = False  # by MONAI's parts too, whose memory grows with classes x voxels
 
     @property
@@ -52,8 +56,8 @@ class Case(NamedTuple):
 
 
 CASES = (
-    Case((512, 512, 48), (0.8, 0.8, 3.0), 10, repeats=3, with_monai=True),
-    Case((512, 512, 48), (0.8, 0.8, 3.0), 118),
+    Case((512, 512, 48), (0.8, 0.8, 3.0), 10, repeats=3, returned=True, with_monai=True),
+    Case((512, 512, 48), (0.8, 0.8, 3.0), 118, returned=True),
     Case((512, 512, 300), (0.8, 0.8, 1.5), 10),
     Case((512, 512, 1000), (0.7, 0.7, 0.6), 118),
 )
@@ -80,7 +84,11 @@ def main() -> None:
 
 def measured(case: Case) -> dict[str, Any]:
     """Peaks in bytes, seconds, and the number of voxels with another label, as JSON."""
-    ways: dict[str, dict[str, Any]] = {"ours": {}, **({"MONAI": monais_parts()} if case.with_monai else {})}
+    ways: dict[str, dict[str, Any]] = {OURS: {}}
+    if case.returned:
+        ways[RETURNED] = {}
+    if case.with_monai:
+        ways[MONAI] = monais_parts()
     runs: dict[str, list[tuple[float, int]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory(prefix="large-images-") as name:
         folder = Path(name)
@@ -89,14 +97,14 @@ def measured(case: Case) -> dict[str, Any]:
             for way, overlay in ways.items():
                 runs[way].append(predicted(folder, way, overlay, case))
                 print(f"{case.name}, {case.classes} classes, {way}: {runs[way][-1]}", file=sys.stderr, flush=True)
-        maps = [np.asarray(nib.load(folder / way / CASE).dataobj) for way in ways]
+        maps = {way: np.asarray(nib.load(folder / way / CASE).dataobj) for way in ways}
     return {
         "image": case.name,
         "classes": case.classes,
         "seconds": {way: median(seconds for seconds, _ in found) for way, found in runs.items()},
         "peak_bytes": {way: max(peak for _, peak in found) for way, found in runs.items()},
-        "labels": len(np.unique(maps[0])),
-        "differ": int(np.count_nonzero(maps[0] != maps[1])) if case.with_monai else None,
+        "labels": len(np.unique(maps[OURS])),
+        "differ": int(np.count_nonzero(maps[OURS] != maps[MONAI])) if case.with_monai else None,
     }
 
 
@@ -149,7 +157,11 @@ def predicted(folder: Path, way: str, overlay: dict[str, Any], case: Case) -> tu
         **overlay,
     }
     (folder / f"{way}.json").write_text(json.dumps(options), "utf-8")
-    return run_python(bundle_command(BUNDLE, ["inference.json", folder / f"{way}.json"], {}))
+    environment = {name: value for name, value in os.environ.items() if name not in ALLOCATOR_VARIABLES}
+    if way == RETURNED:
+        environment["MALLOC_MMAP_MAX_"] = "65536"  # glibc's default; whoever sets it decides
+    command = bundle_command(BUNDLE, ["inference.json", folder / f"{way}.json"], {})
+    return run_python(command, environment=environment)
 
 
 if __name__ == "__main__":
