@@ -20,6 +20,8 @@ def answer(row: Row) -> str:
     ratio, needed = row["peer_ms"] / row["ours_ms"], row["peer_ms"] / row["goal"]
     if ratio >= row["goal"]:
         return "met"
+    if least_ms(row) > row["ours_ms"]:  # so the rate is no limit: the operator that was rated is slower than ours
+        return f"not met: the goal needs {needed:.2f} ms; ours is faster than the measured rate"
     if needed < least_ms(row):
         return f"out of reach of torch's operators: the goal needs {needed:.2f} ms"
     return f"not met: the goal needs {needed:.2f} ms"
