@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from copy import deepcopy
@@ -37,6 +39,30 @@ def small_network():
         dims=(8, 16),
         layer_scale_init=1.0,
     ).eval()
+
+
+INTERRUPTED = """
+import gc, signal, torch
+from medmixers.bundle_runtime.openvino_inference import openvino_compile
+networks = [openvino_compile(torch.nn.Conv2d(1, 1, 3).eval()) for _ in range(2)]
+with torch.no_grad():
+    for network in networks:
+        network(torch.ones(1, 1, 8, 8))
+del network
+while networks:
+    del networks[0].forward, networks[0]
+    gc.collect()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_a_signal_after_networks_are_freed_reaches_python():
+    """Cores of OpenVINO that are freed leave the thread a freed stack for its signal handlers: Ctrl-C was a SIGSEGV."""
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr[-500:]
 
 
 @torch.no_grad()

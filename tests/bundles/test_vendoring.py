@@ -21,11 +21,11 @@ from medmixers.bundles.share.vendoring import (
 from medmixers.mixers import TOKEN_MIXERS
 
 # The most files and lines that bundles carry: any of them, and one per kind. bundles.md states these with the reasons.
-MOST = 68, 8880
+MOST = 68, 8895
 CARRIED = {
-    "brain_tissue_segmentation_grouped_conv": (66, 8510),
-    "chest_xray_segmentation_grouped_conv": (58, 7110),
-    "skin_lesion_classification_grouped_conv": (55, 6630),
+    "brain_tissue_segmentation_grouped_conv": (66, 8520),
+    "chest_xray_segmentation_grouped_conv": (58, 7120),
+    "skin_lesion_classification_grouped_conv": (55, 6640),
 }
 # Token mixers that no bundle here uses, and the kernels of theirs alone.
 BEYOND: dict[str, tuple[str, ...]] = {

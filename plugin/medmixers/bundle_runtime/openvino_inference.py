@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from copy import copy
+from functools import cache
 from importlib.util import find_spec
 from threading import Lock
 from typing import Any
@@ -141,12 +142,22 @@ def mark(tensor: Tensor) -> Mark:
     return tensor.data_ptr(), version, numbers[:: len(numbers) // SAMPLES + 1].tolist()
 
 
-def _compiled(network: nn.Module, image: Tensor, precision: str) -> Run:
+@cache
+def _core() -> Any:
+    """OpenVINO's core of this process, which is never freed.
+
+    The first compilation of a core gives the thread a stack for signal handlers, and its end frees it. Where two cores
+    have ended, the thread keeps a freed stack, and the next signal, such as Ctrl-C, is a SIGSEGV.
+    """
     import openvino
 
+    return openvino.Core()
+
+
+def _compiled(network: nn.Module, image: Tensor, precision: str) -> Run:
     program = torch.onnx.export(torch.export.export(network, (image,)), (), verbose=False)
     assert program is not None  # torch returns None only when it writes a file
-    core = openvino.Core()
+    core = _core()
     model = core.read_model(program.model_proto.SerializeToString())
     options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     request = core.compile_model(model, "CPU", options).create_infer_request()
