@@ -137,7 +137,7 @@ def _read_nifti(path: Path, *, whole: bool) -> Volume:
             kept = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
             check_length(path, *kept)
             return _nifti_header(*kept[:2], header.get_best_affine())
-        image = kind.from_stream(stream) if packed else nib.load(path)
+        image = kind.from_stream(stream) if packed else kind.from_filename(path)
         voxels = image.dataobj
         check_length(path, voxels.shape, voxels.dtype, voxels.offset)
         volume = _nifti_header(voxels.shape, voxels.dtype, image.affine)
