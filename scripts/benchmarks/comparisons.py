@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from medmixers.factory import create_network
+from medmixers.kernels.depthwise import TRITON, convolve
 from medmixers.kernels.plain_depthwise import plain_depthwise_conv, under_autocast
 from medmixers.layers.activations import ACTIVATIONS
 from medmixers.layers.conv import conv_nd
@@ -49,6 +50,15 @@ class Comparison:
 
 
 COMPARISONS: Registry[Comparison] = Registry("comparison")
+
+
+def _graphs_of(contenders: Mapping[str, Callable[[], nn.Module]]) -> dict[str, Callable[[], nn.Module]]:
+    """The contenders compiled by torch.compile, as "LABEL, compiled"."""
+
+    def graph(build: Callable[[], nn.Module]) -> nn.Module:
+        return torch.compile(build())  # type: ignore[return-value]
+
+    return {f"{label}, compiled": partial(graph, build) for label, build in contenders.items()}
 
 
 def _name(what: str, size: Iterable[int], kernel_size: int) -> str:
@@ -100,6 +110,17 @@ for _size, _kernel in (((56, 56), 3), ((32, 32, 32), 3), ((32, 32, 32), 7)):
         ),
     )
 
+for _kernel in (3, 7):
+    _dims = {"spatial_dims": 3, "kernel_size": _kernel}
+    _pools: dict[str, Callable[[], nn.Module]] = {
+        OURS: partial(create_mixer, "pooling", 64, **_dims),
+        "nn.AvgPool": partial(peers.AveragePooling, **_dims),
+    }
+    COMPARISONS.register(
+        _name("pooling", (2, 64, 64, 64, 64), _kernel),
+        Comparison((2, 64, 64, 64, 64), {**_pools, **_graphs_of(_pools)}, passes=ALL, gpu=True),
+    )
+
 _random = partial(create_mixer, "random_mixing", 64, spatial_dims=2, feature_size=(96, 96))
 COMPARISONS.register(
     "random mixing 96x96",
@@ -148,20 +169,25 @@ def _every_depthwise(build: Callable[[], nn.Module], function: Callable[..., tor
 
 
 def _by_triton(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    from medmixers.kernels.depthwise_triton import triton_depthwise_conv  # Triton may not be installed
-
-    return triton_depthwise_conv(*under_autocast(x, weight, bias))
+    return convolve(*under_autocast(x, weight, bias), TRITON)
 
 
-def _by_depthwise(size: tuple[int, ...], build: Callable[[], nn.Module], passes: tuple[str, ...]) -> Comparison:
-    own = partial(_every_depthwise, build, plain_depthwise_conv)
-    contenders: dict[str, Callable[[], nn.Module]] = {
+def _by_depthwise(build: Callable[[], nn.Module]) -> dict[str, Callable[[], nn.Module]]:
+    """Ours and torch's own grouped convolutions in a module, each compiled too."""
+    eager: dict[str, Callable[[], nn.Module]] = {
         OURS: build,
+        "torch's own": partial(_every_depthwise, build, plain_depthwise_conv),
+    }
+    return {**eager, **_graphs_of(eager)}
+
+
+def _by_depthwise_on_a_gpu(build: Callable[[], nn.Module]) -> dict[str, Callable[[], nn.Module]]:
+    own = partial(_every_depthwise, build, plain_depthwise_conv)
+    return {
+        **_by_depthwise(build),
         "ours, Triton": partial(_every_depthwise, build, _by_triton),
-        "torch's own": own,
         "torch's own, channels-last": lambda: peers.ChannelsLast(own(), spatial_dims=3),
     }
-    return Comparison(size, contenders, passes=passes, gpu=True)
 
 
 for _kernel in (3, 7):
@@ -170,10 +196,17 @@ for _kernel in (3, 7):
     _options |= {"in_channels": 1, "out_channels": 2}
     _metaformer = partial(create_network, "metaformer_s12", mixer="grouped_conv", **_options)
     _volumes, _images = (2, 64, 64, 64, 64), (2, 1, 96, 96, 96)
-    COMPARISONS.register(_name("grouped conv", _volumes, _kernel), _by_depthwise(_volumes, _mixer, ALL))
+    COMPARISONS.register(
+        _name("grouped conv", _volumes, _kernel),
+        Comparison(_volumes, _by_depthwise_on_a_gpu(_mixer), passes=ALL, gpu=True),
+    )
     COMPARISONS.register(
         _name("3D metaformer_s12 grouped conv", _images, _kernel),
-        _by_depthwise(_images, _metaformer, (TRAINING, HALF_TRAINING)),
+        Comparison(_images, _by_depthwise_on_a_gpu(_metaformer), passes=(TRAINING, HALF_TRAINING), gpu=True),
+    )
+    COMPARISONS.register(
+        _name("3D metaformer_s12 grouped conv", (2, 1, 64, 64, 64), _kernel),
+        Comparison((2, 1, 64, 64, 64), _by_depthwise(_metaformer), passes=(TRAINING,), threads=2, quick=False),
     )
 
 
@@ -189,16 +222,17 @@ for _network, _quick, _options in (
     ("caformer_s18", False, {}),
 ):
     _options = {"spatial_dims": 2, "in_channels": 3, "out_channels": 1000, **_options}
-    for _batch in (1, 32):
+    _classifiers: dict[str, Callable[[], nn.Module]] = {
+        OURS: partial(create_network, _network, **_options),
+        "timm": partial(peers.timm_network, _network),
+        "timm, channels-last": partial(_timm_channels_last, _network),
+    }
+    for _batch in (1, 128):
         COMPARISONS.register(
             f"{_network} {_batch}x224x224",
             Comparison(
                 (_batch, 3, 224, 224),
-                {
-                    OURS: partial(create_network, _network, **_options),
-                    "timm": partial(peers.timm_network, _network),
-                    "timm, channels-last": partial(_timm_channels_last, _network),
-                },
+                {**_classifiers, **(_graphs_of(_classifiers) if _batch > 1 else {})},
                 passes=(FORWARD, TRAINING, HALF) if _batch == 1 else ALL,
                 quick=_quick,
                 gpu=_batch > 1,

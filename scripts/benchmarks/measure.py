@@ -67,7 +67,7 @@ def compare(name: str, *, device: str = "cpu", memory: bool = True) -> list[Meas
         rows = [row for run in passes for row in _timed(name, run, device)]
     finally:
         torch.set_num_threads(before)
-    return _with_peaks(rows, device) if memory else rows
+    return _with_peaks(rows) if memory and torch.device(device).type == "cpu" else rows
 
 
 def _timed(name: str, run: str, device: str) -> list[Measurement]:
@@ -80,6 +80,8 @@ def _timed(name: str, run: str, device: str) -> list[Measurement]:
             if run == HALF:
                 expected = _step(name, label, FORWARD, device)()
                 rows[label] = replace(rows[label], change=((output - expected).norm() / expected.norm()).item())
+            if torch.device(device).type == "cuda":
+                rows[label] = replace(rows[label], peak_mib=_gpu_peak_mib(step, device))
             steps[label] = step
         except Exception as error:  # a peer that cannot run here is reported; the others go on
             if label == OURS:
@@ -108,11 +110,11 @@ def _step(name: str, contender: str, run: str, device: str) -> Callable[[], Tens
             return module(x)
 
     def training_step() -> Tensor:
-        module.zero_grad(set_to_none=True)
-        x.grad = None
         with autocast:
             y = module(x)
         y.sum().backward()
+        module.zero_grad(set_to_none=True)
+        x.grad = None
         return y.detach()
 
     return training_step if training else forward
@@ -128,24 +130,31 @@ def _milliseconds(step: Callable[[], Tensor], device: str) -> float:
     return 1000 * (time.perf_counter() - start)
 
 
-def _with_peaks(rows: list[Measurement], device: str) -> list[Measurement]:
+def _gpu_peak_mib(step: Callable[[], Tensor], device: str) -> float:
+    """Peak memory of a pass above weights and input, in MiB, as the GPU's allocator counts it."""
+    before = peak_bytes(device, reset=True) or 0
+    step()
+    return ((peak_bytes(device) or 0) - before) / 2**20
+
+
+def _with_peaks(rows: list[Measurement]) -> list[Measurement]:
     def measured(row: Measurement) -> Measurement:
         if row.error:
             return row
-        return replace(row, peak_mib=in_fresh_process(peak_mib, row.comparison, row.contender, row.run, device))
+        return replace(row, peak_mib=in_fresh_process(peak_mib, row.comparison, row.contender, row.run))
 
-    with ThreadPoolExecutor(2 if torch.device(device).type == "cpu" else 1) as pool:  # imports take most of their time
+    with ThreadPoolExecutor(2) as pool:  # imports take most of their time
         return list(pool.map(measured, rows))
 
 
-def peak_mib(name: str, contender: str, run: str, device: str) -> float | None:
-    """Peak memory of a few passes above weights and input, in MiB; correct in a fresh process only."""
+def peak_mib(name: str, contender: str, run: str) -> float | None:
+    """Peak memory of a few passes on a CPU above weights and input, in MiB; correct in a fresh process only."""
     torch.set_num_threads(COMPARISONS[name].threads)
-    step = _step(name, contender, run, device)
-    before = peak_bytes(device, reset=True)
+    step = _step(name, contender, run, "cpu")
+    before = peak_bytes("cpu", reset=True)
     for _ in range(2):
         step()
-    after = peak_bytes(device)
+    after = peak_bytes("cpu")
     return None if before is None or after is None else (after - before) / 2**20
 
 

@@ -17,12 +17,15 @@ from medmixers.errors import InputError
 from medmixers.nnunet.environment import trainer_path
 
 
-def run_python(arguments: Sequence[str], *, environment: Mapping[str, str] | None = None) -> tuple[float, int]:
+def run_python(
+    arguments: Sequence[str], *, environment: Mapping[str, str] | None = None, log: Path | None = None
+) -> tuple[float, int]:
     """Run this Python with some arguments.
 
     Args:
         arguments: of Python, such as ["-m", "monai.bundle", ...].
         environment: of the process; None takes this one's.
+        log: file for what it prints; None keeps none.
 
     Returns:
         Seconds, and the peak of memory in bytes that the operating system counts (ru_maxrss).
@@ -31,14 +34,14 @@ def run_python(arguments: Sequence[str], *, environment: Mapping[str, str] | Non
         RuntimeError: the process failed; with the end of what it printed.
     """
     start = time.monotonic()
-    with tempfile.TemporaryFile() as log:
+    with log.open("w+b") if log else tempfile.TemporaryFile() as out:
         command = [sys.executable, *arguments]
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
         peak = wait_for(process)
         seconds = time.monotonic() - start
         if process.returncode:
-            log.seek(max(0, log.tell() - 2000))
-            last = log.read().decode(errors="replace")
+            out.seek(max(0, out.seek(0, os.SEEK_END) - 2000))
+            last = out.read().decode(errors="replace")
             raise RuntimeError(f"{command} ended with status {process.returncode}: {last}")
     return seconds, peak
 

@@ -21,9 +21,9 @@ from medmixers.bundles.share.vendoring import (
 from medmixers.mixers import TOKEN_MIXERS
 
 # The most files and lines that bundles carry: any of them, and one per kind. bundles.md states these with the reasons.
-MOST = 68, 8895
+MOST = 68, 8950
 CARRIED = {
-    "brain_tissue_segmentation_grouped_conv": (66, 8520),
+    "brain_tissue_segmentation_grouped_conv": (66, 8580),
     "chest_xray_segmentation_grouped_conv": (58, 7120),
     "skin_lesion_classification_grouped_conv": (55, 6640),
 }

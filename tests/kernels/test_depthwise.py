@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from medmixers import kernels
@@ -62,37 +62,37 @@ def test_autocast_leaves_float64():
 
 @pytest.fixture
 def on_gpu(monkeypatch):
-    """What runs for tensors on a GPU, here for tensors on a CPU; the candidates count their calls."""
+    """Tensors on a CPU say that they are on a GPU; the list holds what the choice is asked for."""
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True, raising=False)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)  # asks a driver
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)  # a training in this process may have set it
     asked = []
 
-    def choose(candidates, *tensors):
-        asked.append((candidates, tensors))
-        return lambda x, weight, bias: "chosen"
+    def choose(candidates, *arguments):
+        asked.append((candidates, arguments))
+        return candidates[0]
 
     monkeypatch.setattr(depthwise, "fastest", choose)
-    return depthwise._fastest_on_gpu, asked
+    return asked
 
 
-def volume(**options):
-    return torch.randn(1, 4, 5, 4, 6, **options), torch.randn(4, 1, 3, 3, 3, **options), torch.randn(4, **options)
+def volume():
+    return torch.randn(1, 4, 5, 4, 6), torch.randn(4, 1, 3, 3, 3), torch.randn(4)
 
 
-def test_on_a_gpu_the_fastest_is_chosen(on_gpu):
-    conv, asked = on_gpu
+def test_on_a_gpu_the_fastest_is_chosen_for_each_operation(on_gpu):
     x, weight, bias = volume()
-    assert conv(x, weight, bias) == "chosen"
-    ((candidates, tensors),) = asked
-    assert candidates[0] is depthwise.plain_depthwise_conv
-    assert tensors == (x, weight, bias)
+    depthwise_conv(x.requires_grad_(), weight.requires_grad_(), bias).sum().backward()
+    chosen = [candidates[0] for candidates, _ in on_gpu]
+    convolve, weight_gradient = depthwise.PLAIN.values()
+    assert sorted(map(str, chosen)) == sorted(map(str, [convolve, convolve, weight_gradient]))
 
 
-@pytest.mark.parametrize("reason", ["algorithms", "cudnn", "layout", "capture", "mode"])
+@pytest.mark.parametrize("reason", ["algorithms", "cudnn", "layout", "capture", "mode", "trace"])
 def test_on_a_gpu_torchs_own_runs_where_it_must(reason, on_gpu, monkeypatch):
-    conv, asked = on_gpu
     x, weight, bias = volume()
     expected = depthwise.plain_depthwise_conv(x, weight, bias)
+    convolution = depthwise_conv
     if reason == "algorithms":
         monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     elif reason == "cudnn":
@@ -101,27 +101,35 @@ def test_on_a_gpu_torchs_own_runs_where_it_must(reason, on_gpu, monkeypatch):
         x = x.contiguous(memory_format=torch.channels_last_3d)
     elif reason == "capture":
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    elif reason == "trace":
+        convolution = torch.jit.trace(depthwise_conv, (x, weight, bias))
+        assert "aten::_convolution" in str(convolution.graph)
+        on_gpu.clear()  # torch compares the traced function with the function itself
     with FlopCounterMode(display=False) if reason == "mode" else nullcontext() as counter:
-        torch.testing.assert_close(conv(x, weight, bias), expected)
-    assert not asked
+        torch.testing.assert_close(convolution(x, weight, bias), expected)
+    assert not on_gpu
     if counter:
         assert counter.get_total_flops() == 2 * x.numel() * 27
 
 
-def test_a_tensor_says_by_its_device_which_way_it_goes(on_gpu, monkeypatch):
-    _, asked = on_gpu
-    monkeypatch.setattr(depthwise, "_needs_torchs_own", lambda: False)
-    with FakeTensorMode():
-        cpu, gpu = volume(), volume(device="cuda")
-        assert depthwise_conv(*gpu) == "chosen"
-        assert len(asked) == 1
-        assert depthwise_conv(*cpu).shape == cpu[0].shape
-    for grad in (True, False):
-        with torch.set_grad_enabled(grad):
-            depthwise_conv(*volume())
-    traced = torch.jit.trace(depthwise_conv, volume())
-    assert "convolution" in str(traced.graph)
-    assert len(asked) == 1
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+def test_training_on_a_cpu_takes_the_operators(mode):
+    """A compiled network takes the same ones as eager mode, in one graph, for any size."""
+    function = depthwise_conv if mode == "eager" else torch.compile(depthwise_conv, fullgraph=True, backend="aot_eager")
+    x, weight, bias = volume()
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        function(x.requires_grad_(), weight.requires_grad_(), bias).sum().backward()
+    names = [event.key for event in profiled.key_averages()]
+    assert {"medmixers::depthwise_conv", "medmixers::depthwise_weight_gradient"} <= set(names)
+
+
+def test_registered_as_operators_of_torch():
+    """Schema, autograd, fake tensors and tracing of ahead-of-time autograd."""
+    x, weight, bias = (tensor.requires_grad_() for tensor in volume())
+    channels_last = x.detach().contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    for each in (x, channels_last):
+        torch.library.opcheck(depthwise.convolve, (each, weight, bias, depthwise.FASTEST))
+        torch.library.opcheck(depthwise.weight_gradient, (each, torch.randn_like(each), [3, 3, 3], depthwise.FASTEST))
 
 
 def test_gpu_candidates_are_torchs_own_alone_where_triton_is_absent_or_cannot(monkeypatch):
@@ -131,10 +139,10 @@ def test_gpu_candidates_are_torchs_own_alone_where_triton_is_absent_or_cannot(mo
         without.setitem(sys.modules, "triton", None)
         without.delitem(sys.modules, "medmixers.kernels.depthwise_triton", raising=False)
         without.delattr(kernels, "depthwise_triton", raising=False)
-        assert depthwise.gpu_candidates(torch.float32, 3) == own
+        assert depthwise.gpu_candidates("convolve", torch.float32, 3) == own
     depthwise.gpu_candidates.cache_clear()
     pytest.importorskip("triton", reason="Triton is not installed")
-    assert depthwise.gpu_candidates(torch.float64, 3) == own
-    assert depthwise.gpu_candidates(torch.float32, 11) == own
-    names = [candidate.__name__ for candidate in depthwise.gpu_candidates(torch.bfloat16, 9)]
+    assert depthwise.gpu_candidates("convolve", torch.float64, 3) == own
+    assert depthwise.gpu_candidates("convolve", torch.float32, 11) == own
+    names = [candidate.__name__ for candidate in depthwise.gpu_candidates("convolve", torch.bfloat16, 9)]
     assert names == ["plain_depthwise_conv", "triton_depthwise_conv"]

@@ -13,7 +13,7 @@ COMPILED = """
 import types, torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
-from medmixers.kernels.depthwise_triton import triton_depthwise_conv
+from medmixers.kernels.depthwise import TRITON, convolve
 
 target = GPUTarget("cuda", 80, 32)  # an A100
 driver.set_active(types.SimpleNamespace(
@@ -29,7 +29,7 @@ JITFunction.run = compile_only
 for dtype, kernel_size in ((torch.float32, 3), (torch.bfloat16, 7)):
     x = torch.randn(1, 2, 8, 9, 8, dtype=dtype, requires_grad=True)
     weight = torch.randn(2, 1, *(kernel_size,) * 3, dtype=dtype, requires_grad=True)
-    triton_depthwise_conv(x, weight, weight[:, 0, 0, 0, 0]).sum().backward()
+    convolve(x, weight, weight[:, 0, 0, 0, 0], TRITON).sum().backward()
 """
 
 

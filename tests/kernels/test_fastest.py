@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from medmixers.kernels import fastest as choice
 from medmixers.kernels.fastest import fastest
@@ -31,20 +30,8 @@ class Product:
         return self.compute(x, weight)
 
 
-class WrongGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, weight):
-        ctx.save_for_backward(x, weight)
-        return x * weight
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, weight = ctx.saved_tensors
-        return grad * weight, 2 * grad * x
-
-
-def tensors(*, size=6, dtype=torch.float32, weight_grad=True):
-    return torch.randn(size, dtype=dtype), torch.randn(size, dtype=dtype, requires_grad=weight_grad)
+def tensors(*, size=6, dtype=torch.float32):
+    return torch.randn(size, dtype=dtype), torch.randn(size, dtype=dtype)
 
 
 def ours(recwarn):
@@ -53,16 +40,14 @@ def ours(recwarn):
 
 
 @pytest.mark.parametrize("slow_first", [True, False])
-@pytest.mark.parametrize("grad", [True, False])
-def test_the_sooner_is_chosen(slow_first, grad):
+def test_the_sooner_is_chosen(slow_first):
     candidates = Product(0.02 * slow_first), Product(0.02 * (not slow_first))
-    with torch.set_grad_enabled(grad):
-        assert fastest(candidates, *tensors()) is candidates[slow_first]
+    assert fastest(candidates, *tensors()) is candidates[slow_first]
 
 
 def test_measured_once_for_each_kind_of_input():
     candidates = Product(0.002), Product()
-    kinds = ({}, {"size": 7}, {"dtype": torch.bfloat16}, {"weight_grad": False})
+    kinds = ({}, {"size": 7}, {"dtype": torch.bfloat16})
     calls = [0]
     for _ in range(2):
         for kind in kinds:
@@ -70,10 +55,11 @@ def test_measured_once_for_each_kind_of_input():
             assert chosen is candidates[1]
             calls.append(candidates[1].calls)
     each = 1 + choice.REPEATS
-    assert calls == [0, each, 2 * each, 3 * each, 4 * each] + [4 * each] * 4
-    with torch.no_grad():
-        fastest(candidates, *tensors())  # as where the weights are frozen: no gradient is wanted
-    assert candidates[1].calls == 4 * each
+    assert calls == [0, each, 2 * each, 3 * each] + [3 * each] * 3
+    with_edge = lambda x, weight, edge: x * weight  # noqa: E731
+    for edge in (3, 5, 3):  # an argument that is no tensor
+        fastest((with_edge, with_edge), *tensors(), edge)
+    assert [key[-1] for key in choice.CHOSEN if key[0] is with_edge] == [3, 5]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +67,6 @@ def test_measured_once_for_each_kind_of_input():
     [
         (lambda x, weight: x @ weight[:1], "RuntimeError: "),
         (lambda x, weight: x * weight * 1.01, "its numbers differ"),
-        (WrongGradient.apply, "its numbers differ"),
         (lambda x, weight: x * weight * torch.tensor([torch.nan] + [1.0] * (len(x) - 1)), "its numbers differ"),
     ],
 )
@@ -95,12 +80,12 @@ def test_one_that_fails_is_named_once_and_left_out(compute, reason, recwarn):
     assert f"is not used: {reason}" in str(warning.message)
 
 
-def test_the_reference_stays_where_nothing_can_be_compared():
+def test_the_next_call_decides_where_nothing_can_be_compared():
+    """A scaled loss overflows in its first steps: that must not settle the choice."""
     slow, quick = Product(0.02), Product()
     x, weight = tensors()
-    for values in (x * torch.nan, x):
-        assert fastest((slow, quick), values, weight) is slow
-    assert slow.calls == 1
+    assert fastest((slow, quick), x * torch.nan, weight) is slow
+    assert fastest((slow, quick), x, weight) is quick
     assert not choice.FAILED
 
 
@@ -118,33 +103,9 @@ def test_the_reference_stays_for_a_shape_without_memory_for_a_trial(recwarn):
     assert not ours(recwarn)
 
 
-def test_sums_over_many_voxels_do_not_overflow_float16():
-    reference, other = Product(), Product()
-    x, weight = (torch.full((size,), 4.0, dtype=torch.float16) for size in (300_000, 1))
-    fastest((reference, other), x, weight.requires_grad_())
-    assert other.calls == 1 + choice.REPEATS  # compared and found equal, then timed
-
-
-def test_leaves_no_trace_in_the_callers_graph():
+def test_leaves_no_trace_in_the_random_numbers():
     candidates = Product(), Product()
-    x, weight = tensors()
-    x.requires_grad_()
+    arguments = tensors()
     state = torch.get_rng_state()
-    doubled = 2 * x
-    fastest(candidates, doubled, weight)
-    assert x.grad is None
-    assert weight.grad is None
+    fastest(candidates, *arguments)
     assert torch.equal(torch.get_rng_state(), state)
-    (doubled * weight).sum().backward()  # the graph is whole
-    torch.testing.assert_close(x.grad, 2 * weight.detach())
-
-
-def test_activation_checkpointing_counts_none_of_its_saved_tensors():
-    candidates = Product(), Product()
-    x, weight = tensors()
-
-    def block(x):
-        return fastest(candidates, x, weight)(x, weight)
-
-    checkpoint(block, x.requires_grad_(), use_reentrant=False).sum().backward()
-    torch.testing.assert_close(x.grad, weight.detach())

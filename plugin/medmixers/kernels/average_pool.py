@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medmixers.kernels.eager import is_eager
+from medmixers.kernels.eager import NAMESPACE, is_eager, takes_operators
 
 CACHED_NUMBERS = 2**18  # elements that one core pools at a time, 1 MiB in float32: the fastest of 2^14 to 2^30
 
@@ -26,9 +26,11 @@ def average_minus_input(x: Tensor, kernel_size: int) -> Tensor:
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     if not torch.jit.is_scripting():
-        if is_eager(wide):
-            pool = _Pool.apply if wide.requires_grad and torch.is_grad_enabled() else _pool
-            return pool(wide, kernel_size, False).to(x.dtype)
+        if wide.requires_grad and torch.is_grad_enabled():
+            if takes_operators(wide):
+                return pool(wide, kernel_size, False).to(x.dtype)
+        elif is_eager(wide):
+            return _pool(wide, kernel_size, False).to(x.dtype)
     return (plain_local_average(wide, kernel_size) - wide).to(x.dtype)
 
 
@@ -52,17 +54,28 @@ def plain_local_average(x: Tensor, kernel_size: int, divisor: int | None = None)
     ).view_as(x)
 
 
-class _Pool(torch.autograd.Function):
-    """:func:`_pool` with its transpose as backward pass. It keeps no tensor for the backward pass."""
+@torch.library.custom_op(
+    f"{NAMESPACE}::pool", mutates_args=(), schema="(Tensor x, int kernel_size, bool transposed) -> Tensor"
+)
+def pool(x: Tensor, kernel_size: int, transposed: bool) -> Tensor:
+    """The window's average minus ``x``, or its transpose, which is the backward pass. It keeps no tensor for that."""
+    return _pool(x, kernel_size, transposed)
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, kernel_size: int, transposed: bool) -> Tensor:
-        ctx.arguments = kernel_size, not transposed
-        return _pool(x, kernel_size, transposed)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _Pool.apply(grad, *ctx.arguments), None, None
+@pool.register_fake
+def _(x: Tensor, kernel_size: int, transposed: bool) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _keep_of_pool(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, ctx.kernel_size, ctx.transposed = inputs
+
+
+def _gradient_of_pool(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    return pool(grad, ctx.kernel_size, not ctx.transposed), None, None
+
+
+pool.register_autograd(_gradient_of_pool, setup_context=_keep_of_pool)
 
 
 def _pool(x: Tensor, kernel_size: int, transposed: bool) -> Tensor:

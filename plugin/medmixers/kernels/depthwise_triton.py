@@ -1,4 +1,4 @@
-"""Depthwise convolution on a GPU by two Triton kernels, as custom operators of torch.
+"""Depthwise convolution on a GPU by two Triton kernels.
 
 They compute what torch's own operators compute. Their speed is not measured yet.
 
@@ -10,7 +10,7 @@ atomics: the same input gives the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,14 +39,6 @@ def triton_depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Ten
     """
     if x.ndim == 4:
         return triton_depthwise_conv(x.unsqueeze(2), weight.unsqueeze(2), bias).squeeze(2)
-    return convolve(x, weight, bias)
-
-
-@torch.library.custom_op(
-    "medmixers::depthwise_conv", mutates_args=(), schema="(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
-)
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x: (B, C, D, H, W), weight: (C, 1, *kernel) -> (B, C, D, H, W)."""
     x, weight = x.contiguous(), weight.contiguous()
     batch, channels, depth, height, width = x.shape
     planes = 1 if depth == 1 else 4 if weight.shape[2] <= 5 else 8
@@ -57,13 +49,18 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out
 
 
-@torch.library.custom_op(
-    "medmixers::depthwise_weight_gradient",
-    mutates_args=(),
-    schema="(Tensor x, Tensor grad, SymInt[] kernel) -> Tensor",
-)
-def weight_gradient(x: Tensor, grad: Tensor, kernel: Sequence[int]) -> Tensor:
-    """x and the output's gradient, each (B, C, D, H, W) -> the weight's gradient, (C, 1, *kernel)."""
+def triton_weight_gradient(x: Tensor, grad: Tensor, kernel: Sequence[int]) -> Tensor:
+    """Weight gradient of :func:`triton_depthwise_conv`, (C, 1, *kernel), by Triton.
+
+    Reference: :func:`medmixers.kernels.plain_depthwise.plain_weight_gradient`.
+
+    Args:
+        x: feature map, (B, C, *spatial) in 2D or 3D, of DTYPES; computed contiguous.
+        grad: gradient of the output, in the shape of ``x``.
+        kernel: extents of the kernel.
+    """
+    if x.ndim == 4:
+        return triton_weight_gradient(x.unsqueeze(2), grad.unsqueeze(2), (1, *kernel)).squeeze(2)
     x, grad = x.contiguous(), grad.contiguous()
     batch, channels, _, height, width = x.shape
     planes, columns = (triton.next_power_of_2(extent) for extent in (kernel[0], kernel[2]))
@@ -77,52 +74,10 @@ def weight_gradient(x: Tensor, grad: Tensor, kernel: Sequence[int]) -> Tensor:
     return partial.sum(0).to(x.dtype)
 
 
-@convolve.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-@weight_gradient.register_fake
-def _(x: Tensor, grad: Tensor, kernel: Sequence[int]) -> Tensor:
-    return x.new_empty(x.shape[1], 1, *kernel)
-
-
-def _mirrored(weight: Tensor) -> Tensor:
-    return weight.flip(2, 3, 4)
-
-
-def _keep_of_convolve(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, _ = inputs
-    ctx.save_for_backward(x, weight)
-
-
-def _gradients_of_convolve(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight = ctx.saved_tensors
-    needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-    return (
-        convolve(grad, _mirrored(weight), None) if needs_x else None,
-        weight_gradient(x, grad, weight.shape[2:]) if needs_weight else None,
-        grad.sum((0, 2, 3, 4)) if needs_bias else None,
-    )
-
-
-def _keep_of_weight_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:2])
-
-
-def _gradients_of_weight_gradient(ctx: Any, change: Tensor) -> tuple[Tensor | None, ...]:
-    """The weight gradient is linear in ``x`` and in ``grad``; ``change`` has the shape of the weight."""
-    x, grad = ctx.saved_tensors
-    needs_x, needs_grad, *_ = ctx.needs_input_grad
-    return (
-        convolve(grad, _mirrored(change), None) if needs_x else None,
-        convolve(x, change, None) if needs_grad else None,
-        None,
-    )
-
-
-convolve.register_autograd(_gradients_of_convolve, setup_context=_keep_of_convolve)
-weight_gradient.register_autograd(_gradients_of_weight_gradient, setup_context=_keep_of_weight_gradient)
+OPERATIONS: Mapping[str, Callable[..., Tensor]] = {
+    "convolve": triton_depthwise_conv,
+    "weight_gradient": triton_weight_gradient,
+}
 
 
 def _run(kernel: Any, programs: int, tensors: Sequence[Tensor | None], numbers: Sequence[int]) -> None:

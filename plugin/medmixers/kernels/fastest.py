@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
 Function = Callable[..., Tensor]
 REPEATS = 5
@@ -19,41 +17,34 @@ CHOSEN: dict[tuple[Any, ...], Function] = {}
 FAILED: set[Function] = set()  # failed or disagreed once: warned, never retried
 
 
-def fastest(candidates: Sequence[Function], *tensors: Tensor | None) -> Function:
-    """The candidate to call with ``tensors``.
+def fastest(candidates: Sequence[Function], *arguments: Any) -> Function:
+    """The candidate to call with ``arguments``.
 
-    The first call per device, dtype, shapes and requested gradients runs the candidates in turn on these tensors.
-    The trial includes the backward pass if a gradient is requested, and leaves no trace in the caller's graph.
+    The first call per device, dtypes and shapes of the tensors, and per other arguments, runs the candidates in turn.
 
     Args:
-        candidates: functions of ``tensors``; the first is the reference. A later one that raises, or computes other
-            numbers, is never used again, and a warning says so. The reference is kept if memory does not suffice for
-            a trial, or if its result is not finite.
-        tensors: arguments of the function.
+        candidates: functions that give a tensor, below autograd; the first is the reference. A later one that raises,
+            or computes other numbers, is never used again, and a warning says so. The reference is kept if memory does
+            not suffice for a trial. Where its result is not finite, it is taken once and the next call decides.
+        arguments: tensors and hashable arguments of the function.
     """
-    grad = torch.is_grad_enabled()
-    kinds = (t if t is None else (t.device, t.dtype, t.shape, grad and t.requires_grad) for t in tensors)
+    kinds = ((a.device, a.dtype, a.shape) if isinstance(a, Tensor) else a for a in arguments)
     key = (*candidates, *kinds)
     if key not in CHOSEN:
-        CHOSEN[key] = candidates[0]
-        with suppress(torch.OutOfMemoryError):
-            if equal := _equal_ones(candidates, tensors):
-                CHOSEN[key] = _first_to_end([candidates[0], *equal], tensors)
+        try:
+            expected = candidates[0](*arguments)
+            if not expected.isfinite().all():  # as where a scaled loss overflows: no numbers to compare with
+                return candidates[0]
+            equal = [each for each in candidates[1:] if each not in FAILED and _agrees(each, arguments, expected)]
+            CHOSEN[key] = _first_to_end([candidates[0], *equal], arguments) if equal else candidates[0]
+        except torch.OutOfMemoryError:
+            CHOSEN[key] = candidates[0]
     return CHOSEN[key]
 
 
-def _equal_ones(candidates: Sequence[Function], tensors: Sequence[Tensor | None]) -> list[Function]:
-    reference, *others = candidates
-    expected = _whole_pass(reference, tensors)
-    if not all(value.isfinite().all() for value in expected):
-        return []  # no finite numbers to compare with
-    return [each for each in others if each not in FAILED and _agrees(each, tensors, expected)]
-
-
-def _agrees(candidate: Function, tensors: Sequence[Tensor | None], expected: Sequence[Tensor]) -> bool:
+def _agrees(candidate: Function, arguments: Sequence[Any], expected: Tensor) -> bool:
     try:
-        results = _whole_pass(candidate, tensors)
-        if all(_near(result, value) for result, value in zip(results, expected, strict=True)):
+        if _near(candidate(*arguments), expected):
             return True
         reason = "its numbers differ"
     except torch.OutOfMemoryError:
@@ -73,40 +64,23 @@ def _near(result: Tensor, expected: Tensor) -> bool:
     return torch.allclose(result, expected, rtol=0.0, atol=tolerance * scale)
 
 
-def _first_to_end(candidates: Sequence[Function], tensors: Sequence[Tensor | None]) -> Function:
+def _first_to_end(candidates: Sequence[Function], arguments: Sequence[Any]) -> Function:
     """Compare medians; candidates alternate, so that background load affects all."""
     times: dict[Function, list[float]] = {candidate: [] for candidate in candidates}
     for _ in range(REPEATS):
         for candidate, seconds in times.items():
-            seconds.append(_seconds(candidate, tensors))
+            seconds.append(_seconds(candidate, arguments))
     return min(times, key=lambda candidate: median(times[candidate]))
 
 
-def _seconds(function: Function, tensors: Sequence[Tensor | None]) -> float:
-    _wait(tensors)
+def _seconds(function: Function, arguments: Sequence[Any]) -> float:
+    _wait(arguments)
     start = time.perf_counter()
-    _whole_pass(function, tensors)
-    _wait(tensors)
+    function(*arguments)
+    _wait(arguments)
     return time.perf_counter() - start
 
 
-def _wait(tensors: Sequence[Tensor | None]) -> None:
-    for device in {tensor.device for tensor in tensors if tensor is not None and tensor.is_cuda}:
+def _wait(arguments: Sequence[Any]) -> None:
+    for device in {tensor.device for tensor in arguments if isinstance(tensor, Tensor) and tensor.is_cuda}:
         torch.cuda.synchronize(device)
-
-
-def _whole_pass(function: Function, tensors: Sequence[Tensor | None]) -> list[Tensor]:
-    """Value and requested gradients, without a trace in the caller's graph."""
-    grad = torch.is_grad_enabled()
-    leaves = [t if t is None else t.detach().requires_grad_(grad and t.requires_grad) for t in tensors]
-    wanted = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
-    with saved_tensors_hooks(_same, _same):  # hides activation checkpointing's hooks, which count saved tensors
-        value = function(*leaves)
-        if not wanted:
-            return [value]
-        probe = value.detach() * max(1, value.numel()) ** -0.5  # small: sums over many voxels must not overflow float16
-        return [value.detach(), *torch.autograd.grad(value, wanted, probe)]
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,16 +27,18 @@ def plain_depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
     return F.conv3d(x, weight, bias, padding=padding, groups=weight.shape[0])
 
 
-def plain_weight_gradient(x: Tensor, weight: Tensor, grad: Tensor, *, pads_first_axis: bool = True) -> Tensor:
-    """Weight gradient of :func:`plain_depthwise_conv`.
+def plain_weight_gradient(x: Tensor, grad: Tensor, kernel: Sequence[int], *, pads_first_axis: bool = True) -> Tensor:
+    """Weight gradient of :func:`plain_depthwise_conv`, (C, 1, *kernel).
 
     Args:
         grad: gradient of the output.
+        kernel: extents of the kernel.
         pads_first_axis: False where ``x`` already holds the halo along its first spatial axis.
     """
-    padding = [extent // 2 for extent in weight.shape[2:]]
+    padding = [extent // 2 for extent in kernel]
     padding[0] *= pads_first_axis
-    return WEIGHT_GRADIENTS[x.ndim](x, weight.shape, grad, padding=padding, groups=weight.shape[0])
+    shape = (x.shape[1], 1, *kernel)
+    return WEIGHT_GRADIENTS[x.ndim](x, shape, grad, padding=padding, groups=x.shape[1])
 
 
 def under_autocast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:

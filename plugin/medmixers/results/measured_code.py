@@ -60,6 +60,8 @@ MEASURED_CODE: Mapping[str, tuple[str, ...]] = {
         *_networks(*CLASSIFIERS), *_mixers("pooling", "grouped_conv", "random_mixing"),
     ),
     "gradient norms": (*_networks(*CLASSIFIERS), *_mixers("local_attention")),
+    "planner memory": (*_networks(*SEGFORMER, *TOKEN_UNETS, "med_next", "med_blocks"), *KEUTH, "nnunet/memory.py"),
+    "gpu training": (*_networks(*SEGFORMER), *_mixers("grouped_conv"), *RUNNING),
     "large images": RUNNING,
     "start-up": ("cli", "registry.py", *_networks(*SEGFORMER, *CLASSIFIERS), *_mixers("grouped_conv"), *RUNNING),
     "demo": (*IN_NNUNET, *_mixers("identity", "grouped_conv"), *RUNNING),

@@ -13,6 +13,7 @@ from typing import Any
 
 from medmixers.results import measured_note
 from medmixers.results.allocator import allocator_table
+from medmixers.results.gpu import gpu_training_table, planner_memory_table
 from medmixers.results.limits import limits_tables
 from medmixers.results.markdown import markdown
 from medmixers.results.scale import bundle_scale_table, loading_table, ranks_table, scale_table
@@ -310,6 +311,8 @@ TABLES: dict[str, Callable[[Mapping[str, Section], Mapping[str, Any]], str]] = {
     "demo model": _each("demo model", demo_model_table),
     "start-up": _each("start-up", startup_table),
     "gradient norms": _gradient_norms,
+    "planner memory": _each("planner memory", planner_memory_table),
+    "gpu training": _each("gpu training", gpu_training_table),
     "uncertainty": _uncertainty,
     "flag": _flag,
     "laptop": _each("laptop", laptop_table),
