@@ -25,6 +25,7 @@ from medmixers.results.tables import OURS
 FORWARD, TRAINING = "forward", "forward + backward"
 HALF, HALF_TRAINING = f"{FORWARD}, bfloat16", f"{TRAINING}, bfloat16"  # under autocast
 ALL = (FORWARD, TRAINING, HALF, HALF_TRAINING)
+COMPILED = ", compiled"  # ends the label of a contender compiled by torch.compile
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,12 @@ COMPARISONS: Registry[Comparison] = Registry("comparison")
 
 
 def _graphs_of(contenders: Mapping[str, Callable[[], nn.Module]]) -> dict[str, Callable[[], nn.Module]]:
-    """The contenders compiled by torch.compile, as "LABEL, compiled"."""
+    """The contenders compiled by torch.compile."""
 
     def graph(build: Callable[[], nn.Module]) -> nn.Module:
         return torch.compile(build())  # type: ignore[return-value]
 
-    return {f"{label}, compiled": partial(graph, build) for label, build in contenders.items()}
+    return {label + COMPILED: partial(graph, build) for label, build in contenders.items()}
 
 
 def _name(what: str, size: Iterable[int], kernel_size: int) -> str:
@@ -227,17 +228,15 @@ for _network, _quick, _options in (
         "timm": partial(peers.timm_network, _network),
         "timm, channels-last": partial(_timm_channels_last, _network),
     }
-    for _batch in (1, 128):
-        COMPARISONS.register(
-            f"{_network} {_batch}x224x224",
-            Comparison(
-                (_batch, 3, 224, 224),
-                {**_classifiers, **(_graphs_of(_classifiers) if _batch > 1 else {})},
-                passes=(FORWARD, TRAINING, HALF) if _batch == 1 else ALL,
-                quick=_quick,
-                gpu=_batch > 1,
-            ),
-        )
+    COMPARISONS.register(
+        f"{_network} 1x224x224",
+        Comparison((1, 3, 224, 224), _classifiers, passes=(FORWARD, TRAINING, HALF), quick=_quick),
+    )
+    _graphs = _graphs_of({label: _classifiers[label] for label in (OURS, "timm, channels-last")})
+    COMPARISONS.register(
+        f"{_network} 128x224x224",
+        Comparison((128, 3, 224, 224), {**_classifiers, **_graphs}, passes=(HALF, HALF_TRAINING), gpu=True),
+    )
 
 # Yu et al. 2023, Tables 11 and 12: StarReLU alone, and the same network with GELU in its place.
 COMPARISONS.register(

@@ -17,8 +17,8 @@ CACHED_NUMBERS = 2**18  # elements that one core pools at a time, 1 MiB in float
 def average_minus_input(x: Tensor, kernel_size: int) -> Tensor:
     """The average of the window around each position, inside the image only, minus ``x``.
 
-    It computes in float32 at least and rounds once. Reference: :func:`plain_local_average`. Graphs (compiled, exported,
-    traced or scripted) hold the reference.
+    It computes in float32 at least and rounds once. Reference: :func:`plain_local_average`. Exported, traced and
+    scripted graphs hold the reference. So does a network compiled for inference.
 
     Args:
         x: feature map, (B, C, *spatial).
@@ -101,7 +101,7 @@ def _pool(x: Tensor, kernel_size: int, transposed: bool) -> Tensor:
 def _pool_by_operator(x: Tensor, share: Tensor, kernel_size: int, transposed: bool) -> Tensor:
     """:func:`_pool_maps` by torch's operator. Under autograd that operator would keep its input."""
     total = plain_local_average(x * share if transposed else x, kernel_size, divisor=1)
-    return (total if transposed else total * share) - x
+    return torch.sub(total if transposed else total * share, x, out=torch.empty_like(x))
 
 
 def _pool_maps(x: Tensor, share: Tensor, kernel_size: int, transposed: bool, scratch: Tensor, out: Tensor) -> None:

@@ -30,8 +30,8 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     In training on a CPU it runs channels-last, whatever the layout of its input. The input gradient is a convolution
     with the mirrored kernel. Both give the same numbers as oneDNN's contiguous kernels, several times sooner.
     On a GPU :func:`medmixers.kernels.fastest.fastest` chooses between torch's kernels and Triton's for each shape.
-    Both hold in networks compiled by torch.compile too. Everywhere else torch's own operator runs: without a backward
-    pass, changing the layout costs more than it saves, and an exported graph must load without this package.
+    Networks compiled by torch.compile do the same. Everywhere else torch's own operator runs: without a backward pass,
+    changing the layout costs more than it saves, and exported graphs must load without this package.
 
     Args:
         x: feature map, (B, C, *spatial).
@@ -44,7 +44,7 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if not torch.jit.is_scripting():
         layout = _fast_layout(x, weight, bias)
         if layout is not None:
-            own = torch.contiguous_format if x.is_contiguous() else CHANNELS_LAST[x.ndim]
+            own = _layout(x)
             x, weight, bias = under_autocast(x, weight, bias)
             return convolve(x.contiguous(memory_format=layout), weight, bias, FASTEST).contiguous(memory_format=own)
     return plain_depthwise_conv(x, weight, bias)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medmixers.bundle_runtime.allocator import keep_freed_memory
 from medmixers.checkpoints import read_weights
 from medmixers.clinic.uncertainty.bundle import Bundle, own_input_errors
 from medmixers.clinic.uncertainty.measures import Array, entropy, normalised
@@ -79,6 +80,7 @@ class Predictor:
             self.reader: Any = self.parser.get_parsed_content("image_reader")
             self.device: torch.device = self.parser.get_parsed_content("device")
             self.amp = bool(self.parser.get_parsed_content("amp", default=False))
+        keep_freed_memory(self.device)
         self.network.load_state_dict(read_weights(str(bundle.weights), self.network))
         axes = [axis + 2 for axis in bundle.mirror_axes] if mirror else []
         if mirror and not axes:
