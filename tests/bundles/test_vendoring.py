@@ -21,11 +21,11 @@ from medmixers.bundles.share.vendoring import (
 from medmixers.mixers import TOKEN_MIXERS
 
 # The most files and lines that bundles carry: any of them, and one per kind. bundles.md states these with the reasons.
-MOST = 68, 8950
+MOST = 69, 8900
 CARRIED = {
-    "brain_tissue_segmentation_grouped_conv": (66, 8580),
-    "chest_xray_segmentation_grouped_conv": (58, 7180),
-    "skin_lesion_classification_grouped_conv": (55, 6700),
+    "brain_tissue_segmentation_grouped_conv": (67, 8620),
+    "chest_xray_segmentation_grouped_conv": (59, 7220),
+    "skin_lesion_classification_grouped_conv": (56, 6740),
 }
 # Token mixers that no bundle here uses, and the kernels of theirs alone.
 BEYOND: dict[str, tuple[str, ...]] = {

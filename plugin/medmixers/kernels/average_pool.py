@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medmixers.kernels.eager import NAMESPACE, is_eager, takes_operators
+from medmixers.kernels.eager import is_eager
+from medmixers.kernels.operators import operator, takes_operators
 
 CACHED_NUMBERS = 2**18  # elements that one core pools at a time, 1 MiB in float32: the fastest of 2^14 to 2^30
 
@@ -54,16 +55,7 @@ def plain_local_average(x: Tensor, kernel_size: int, divisor: int | None = None)
     ).view_as(x)
 
 
-@torch.library.custom_op(
-    f"{NAMESPACE}::pool", mutates_args=(), schema="(Tensor x, int kernel_size, bool transposed) -> Tensor"
-)
-def pool(x: Tensor, kernel_size: int, transposed: bool) -> Tensor:
-    """The window's average minus ``x``, or its transpose, which is the backward pass. It keeps no tensor for that."""
-    return _pool(x, kernel_size, transposed)
-
-
-@pool.register_fake
-def _(x: Tensor, kernel_size: int, transposed: bool) -> Tensor:
+def _empty(x: Tensor, kernel_size: int, transposed: bool) -> Tensor:
     return torch.empty_like(x)
 
 
@@ -73,9 +65,6 @@ def _keep_of_pool(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _gradient_of_pool(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     return pool(grad, ctx.kernel_size, not ctx.transposed), None, None
-
-
-pool.register_autograd(_gradient_of_pool, setup_context=_keep_of_pool)
 
 
 def _pool(x: Tensor, kernel_size: int, transposed: bool) -> Tensor:
@@ -96,6 +85,16 @@ def _pool(x: Tensor, kernel_size: int, transposed: bool) -> Tensor:
     for part, target in zip(parts, targets, strict=True):
         _pool_maps(part, share, kernel_size, transposed, scratch[: len(part)], target)
     return pooled
+
+
+# The window's average minus x, or its transpose, which is the backward pass. It keeps no tensor for that.
+pool = operator(
+    "pool(Tensor x, int kernel_size, bool transposed) -> Tensor",
+    _pool,
+    fake=_empty,
+    keep=_keep_of_pool,
+    gradients=_gradient_of_pool,
+)
 
 
 def _pool_by_operator(x: Tensor, share: Tensor, kernel_size: int, transposed: bool) -> Tensor:

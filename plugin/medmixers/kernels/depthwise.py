@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medmixers.kernels.eager import CHANNELS_LAST, NAMESPACE, takes_operators
+from medmixers.kernels.eager import CHANNELS_LAST
 from medmixers.kernels.fastest import fastest
+from medmixers.kernels.operators import operator, takes_operators
 from medmixers.kernels.plain_depthwise import plain_depthwise_conv, plain_weight_gradient, under_autocast
 
 # Chunk sizes for the weight gradient: channels, and elements per slab. oneDNN's channels-last kernel takes ten times
@@ -62,36 +63,20 @@ def _fast_layout(x: Tensor, weight: Tensor, bias: Tensor | None) -> torch.memory
     return None
 
 
-@torch.library.custom_op(
-    f"{NAMESPACE}::depthwise_conv", mutates_args=(), schema="(Tensor x, Tensor weight, Tensor? bias, str by) -> Tensor"
-)
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, by: str) -> Tensor:
-    """:func:`plain_depthwise_conv` of a contiguous or channels-last ``x``, in its layout.
-
-    Args:
-        by: FASTEST, TORCH or TRITON.
-    """
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, by: str) -> Tensor:
     convolved = _way("convolve", by, x, weight.shape[2:])(x, weight, bias)
     return convolved.contiguous(memory_format=_layout(x))
 
 
-@torch.library.custom_op(
-    f"{NAMESPACE}::depthwise_weight_gradient",
-    mutates_args=(),
-    schema="(Tensor x, Tensor grad, SymInt[] kernel, str by) -> Tensor",
-)
-def weight_gradient(x: Tensor, grad: Tensor, kernel: Sequence[int], by: str) -> Tensor:
-    """:func:`plain_weight_gradient`: x and the output's gradient, (B, C, *spatial) -> (C, 1, *kernel)."""
-    return _way("weight_gradient", by, x, kernel)(x, grad, tuple(kernel)).contiguous()
-
-
-@convolve.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None, by: str) -> Tensor:
+def _empty_map(x: Tensor, weight: Tensor, bias: Tensor | None, by: str) -> Tensor:
     return torch.empty_like(x, memory_format=_layout(x))
 
 
-@weight_gradient.register_fake
-def _(x: Tensor, grad: Tensor, kernel: Sequence[int], by: str) -> Tensor:
+def _weight_gradient(x: Tensor, grad: Tensor, kernel: Sequence[int], by: str) -> Tensor:
+    return _way("weight_gradient", by, x, kernel)(x, grad, tuple(kernel)).contiguous()
+
+
+def _empty_weight(x: Tensor, grad: Tensor, kernel: Sequence[int], by: str) -> Tensor:
     return x.new_empty(x.shape[1], 1, *kernel)
 
 
@@ -137,8 +122,22 @@ def _gradients_of_weight_gradient(ctx: Any, change: Tensor) -> tuple[Tensor | No
     )
 
 
-convolve.register_autograd(_gradients_of_convolve, setup_context=_keep_of_convolve)
-weight_gradient.register_autograd(_gradients_of_weight_gradient, setup_context=_keep_of_weight_gradient)
+# plain_depthwise_conv of a contiguous or channels-last x, in its layout; ``by`` is FASTEST, TORCH or TRITON.
+convolve = operator(
+    "depthwise_conv(Tensor x, Tensor weight, Tensor? bias, str by) -> Tensor",
+    _convolve,
+    fake=_empty_map,
+    keep=_keep_of_convolve,
+    gradients=_gradients_of_convolve,
+)
+# plain_weight_gradient: x and the output's gradient, (B, C, *spatial) -> (C, 1, *kernel).
+weight_gradient = operator(
+    "depthwise_weight_gradient(Tensor x, Tensor grad, SymInt[] kernel, str by) -> Tensor",
+    _weight_gradient,
+    fake=_empty_weight,
+    keep=_keep_of_weight_gradient,
+    gradients=_gradients_of_weight_gradient,
+)
 
 
 def _way(operation: str, by: str, x: Tensor, kernel: Sequence[int]) -> Function:

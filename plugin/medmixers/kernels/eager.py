@@ -1,16 +1,11 @@
-"""Conditions for a fast way: eager mode or torch.compile, and tensors that own their memory.
-
-Also the fast memory layout on a CPU.
-"""
+"""Conditions for a fast way: eager mode, and tensors that own their memory. Also the fast memory layout on a CPU."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-NAMESPACE = __name__.partition(".")[0]  # of our operators in torch: the copy in a packed bundle registers its own
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # keyed by the tensor's number of axes
 
 
@@ -28,17 +23,6 @@ def is_eager(*tensors: Tensor | None) -> bool:
 def is_eager_on_cpu(*tensors: Tensor | None) -> bool:
     """Whether a fast way may compute with ``tensors`` on a CPU."""
     return all(tensor is None or tensor.device.type == "cpu" for tensor in tensors) and is_eager(*tensors)
-
-
-def takes_operators(*tensors: Tensor | None) -> bool:
-    """Whether an operator that this package registers with torch may compute with ``tensors``.
-
-    It may in eager mode and in a graph of torch.compile. It may not in an exported or traced graph, which must load
-    without this package, nor under a dispatch mode (FLOP counters, tracers), which must see torch's own operators.
-    """
-    if torch.compiler.is_compiling():
-        return not torch.compiler.is_exporting()
-    return is_eager(*tensors) and _get_current_dispatch_mode() is None  # torch has no public query
 
 
 def _is_plain(tensor: Tensor) -> bool:

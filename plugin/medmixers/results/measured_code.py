@@ -18,10 +18,10 @@ PACKAGE = Path("plugin", "medmixers")  # in a checkout
 DIGITS = 16
 
 
-DEPTHWISE = ("depthwise", "depthwise_triton", "plain_depthwise", "fastest")
+DEPTHWISE = ("depthwise", "depthwise_triton", "plain_depthwise", "fastest", "operators")
 # mixer -> files of kernels/ that it computes with; all of them use eager.py, and so do the Token-UNets
 KERNELS: Mapping[str, tuple[str, ...]] = {
-    "pooling": ("average_pool",),
+    "pooling": ("average_pool", "operators"),
     "grouped_conv": DEPTHWISE,
     "sep_conv": DEPTHWISE,
     "local_attention": ("flex_attention", "tile_attention"),
