@@ -19,7 +19,7 @@ from typing import Any
 
 from comparisons import COMPARISONS
 from measure import as_json, compare
-from recording import versions
+from recording import device_name, versions
 
 from medmixers.bundle_runtime.allocator import ALLOCATOR_VARIABLES
 from medmixers.errors import InputError, one_line_errors
@@ -41,7 +41,7 @@ def main() -> None:
     names = [name for name in COMPARISONS if arguments.device != "cpu" or not COMPARISONS[name].gpu]
     names = [name for name in names if COMPARISONS[name].quick or not arguments.quick]
     chosen = [name for name in names if arguments.only in name]
-    run = describe_run("benchmark", device=arguments.device, checkout=ROOT)
+    run = describe_run("benchmark", device=device_name(arguments.device), checkout=ROOT)
     if not chosen:
         raise InputError(f"no comparison has {arguments.only!r} in its name; valid: {', '.join(names)}")
     if arguments.record and arguments.quick:

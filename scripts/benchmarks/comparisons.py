@@ -183,9 +183,10 @@ def _by_depthwise(build: Callable[[], nn.Module]) -> dict[str, Callable[[], nn.M
 
 
 def _by_depthwise_on_a_gpu(build: Callable[[], nn.Module]) -> dict[str, Callable[[], nn.Module]]:
-    own = partial(_every_depthwise, build, plain_depthwise_conv)
+    contenders = _by_depthwise(build)
+    own = contenders["torch's own"]
     return {
-        **_by_depthwise(build),
+        **contenders,
         "ours, Triton": partial(_every_depthwise, build, _by_triton),
         "torch's own, channels-last": lambda: peers.ChannelsLast(own(), spatial_dims=3),
     }

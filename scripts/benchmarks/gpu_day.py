@@ -28,7 +28,8 @@ from benchmark import PEERS
 from comparisons import COMPARISONS
 from measure import as_json, compare
 from processes import bundle_command, run_python
-from recording import versions
+from recording import device_name, versions
+from scale_networks import KEUTH
 from stability import BATCH, IMAGE, STEPS, backends, precisions, train
 
 from medmixers.demo.subjects import write_brain_demo
@@ -43,11 +44,8 @@ from medmixers.results.tables import benchmark_table, gradient_norms_table
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = "measured.json"  # in the folder, in the form of results/measured.json
 SEGFORMER = "metaformer_segformer_s12"
-KEUTH_MIXERS = (
-    "identity", "pooling", "conv", "grouped_conv", "local_attention", "global_attention", "random_mixing",
-)  # fmt: skip
 MEMORY_NETWORKS: Mapping[str, Mapping[str, Any]] = {
-    **{f"{SEGFORMER} {mixer}": {"name": SEGFORMER, "mixer": mixer} for mixer in KEUTH_MIXERS},
+    **{f"{SEGFORMER} {mixer}": {"name": SEGFORMER, "mixer": mixer} for mixer in KEUTH},
     **{name: {"name": name} for name in ("token_unet", "token_unet_released_8", "med_unext")},
 }
 PATCH, PATCHES = (96, 96, 96), 2
@@ -70,10 +68,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.part == "record":
         return take(arguments.folder)
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch finds no GPU")
-    arguments.folder.mkdir(parents=True, exist_ok=True)
     part = Part(arguments.folder, arguments.device)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     if arguments.part == "compare":
         part.compare(arguments.text)
     else:
@@ -90,7 +86,7 @@ class Part:
 
     def __init__(self, folder: Path, device: str) -> None:
         self.folder, self.device = folder, device
-        self.card = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+        self.card = device_name(device)
 
     def rows(self, section: str, keys: Iterable[str], measure: Callable[[str], list[dict[str, Any]]]) -> list[Any]:
         """Measure what the section lacks, a key at a time, and return all rows; each has its ``key``."""
@@ -109,9 +105,11 @@ class Part:
         return rows
 
     def compare(self, text: str) -> None:
-        names = [name for name in COMPARISONS if text in name and (COMPARISONS[name].gpu or "random" in name)]
+        """Those that are too large for a CPU, or all with this text where none is."""
+        named = [name for name in COMPARISONS if text in name]
+        names = [name for name in named if COMPARISONS[name].gpu] or named
         if not names:
-            raise InputError(f"no comparison for a GPU has {text!r} in its name; valid: {', '.join(COMPARISONS)}")
+            raise InputError(f"no comparison has {text!r} in its name; valid: {', '.join(COMPARISONS)}")
         rows = self.rows(
             f"benchmark {self.device}", names, lambda name: list(map(as_json, compare(name, device=self.device)))
         )
@@ -181,14 +179,11 @@ def course(log: str) -> dict[str, Any]:
     """Minutes until the validation's mean Dice reaches GOAL (None: never), minutes in all, and the best Dice."""
     if (start := TRAINED.search(log)) is None or not (found := VALIDATION.findall(log)):
         raise InputError(f"the log of a training of {BUNDLE} has no validation")
-    minutes = [(_time(time) - _time(start[1])).total_seconds() / 60 for time, _, _ in found]
+    began = datetime.fromisoformat(start[1])
+    minutes = [(datetime.fromisoformat(time) - began).total_seconds() / 60 for time, _, _ in found]
     dice = [float(score) for _, _, score in found]
     reached = [each for each, score in zip(minutes, dice, strict=True) if score >= GOAL]
     return {"minutes_to_goal": min(reached, default=None), "minutes": minutes[-1], "dice": max(dice)}
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 def take(folder: Path) -> None:

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import torch
+from recording import device_name
 from stability import BATCH, IMAGE, STEPS, backends, precisions, train
 
 from medmixers.errors import one_line_errors
@@ -36,11 +37,7 @@ def main() -> int:
         parser.error(f"--steps must be at least 1, got {arguments.steps}")
     if arguments.record and arguments.steps != STEPS:
         parser.error(f"--record is for {STEPS} steps, got {arguments.steps}")
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch finds no GPU")
-    run = describe_run(
-        "gradient norms", device=torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu", checkout=ROOT
-    )
+    run = describe_run("gradient norms", device=device_name(arguments.device), checkout=ROOT)
     if arguments.record:
         check_committed(run)
     documents.render(ROOT)  # wrong markers must show before the minutes of training

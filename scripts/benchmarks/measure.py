@@ -61,16 +61,16 @@ def compare(name: str, *, device: str = "cpu", memory: bool = True) -> list[Meas
     """
     comparison = COMPARISONS[name]
     passes = [run for run in comparison.passes if run not in (HALF, HALF_TRAINING) or has_bfloat16(device)]
-    before = torch.get_num_threads()
+    on_gpu, before = torch.device(device).type == "cuda", torch.get_num_threads()
     torch.set_num_threads(comparison.threads)
     try:
-        rows = [row for run in passes for row in _timed(name, run, device)]
+        rows = [row for run in passes for row in _timed(name, run, device, gpu_peaks=memory and on_gpu)]
     finally:
         torch.set_num_threads(before)
-    return _with_peaks(rows) if memory and torch.device(device).type == "cpu" else rows
+    return _with_peaks(rows) if memory and not on_gpu else rows
 
 
-def _timed(name: str, run: str, device: str) -> list[Measurement]:
+def _timed(name: str, run: str, device: str, *, gpu_peaks: bool) -> list[Measurement]:
     steps, rows = {}, {}
     for label in COMPARISONS[name].contenders:
         rows[label] = Measurement(name, run, label)
@@ -80,7 +80,7 @@ def _timed(name: str, run: str, device: str) -> list[Measurement]:
             if run == HALF and COMPILED not in label:  # a graph for float32 alone would take a minute
                 expected = _step(name, label, FORWARD, device)()
                 rows[label] = replace(rows[label], change=((output - expected).norm() / expected.norm()).item())
-            if torch.device(device).type == "cuda":
+            if gpu_peaks:
                 rows[label] = replace(rows[label], peak_mib=_gpu_peak_mib(step, device))
             steps[label] = step
         except Exception as error:  # a peer that cannot run here is reported; the others go on

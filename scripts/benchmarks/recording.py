@@ -8,6 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from medmixers.errors import InputError
 from medmixers.results import check_committed, check_recordable, describe_run, documents, record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,6 +71,19 @@ def score_and_print(
     if is_recorded:
         record(section, figures, run=run)
         documents.write(ROOT)
+
+
+def device_name(device: str) -> str:
+    """The GPU's name, or "cpu".
+
+    Args:
+        device: as torch names it. InputError for a GPU that torch does not find.
+    """
+    if torch.device(device).type != "cuda":
+        return device
+    if not torch.cuda.is_available():
+        raise InputError(f"--device {device}: torch finds no GPU")
+    return torch.cuda.get_device_name(device)
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

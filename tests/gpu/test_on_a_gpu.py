@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from samples import create_small, defaults, families, small_options
+from samples import create_small, defaults, forms
 from torch import nn
 
 from gpu_device import DEVICE, on_a_gpu
@@ -26,7 +26,6 @@ TOLERANCES = {"float32": 1e-4, "tf32": 1e-2, "float16": 2e-2, "bfloat16": 1e-1}
 NETWORK_TOLERANCES = {"float32": 2e-3, "tf32": 5e-2, "float16": 2e-1, "bfloat16": 5e-1}
 every_precision = pytest.mark.parametrize("precision", TOLERANCES)
 MIXER_SIZES, NETWORK_SIZES = {2: (9, 13), 3: (5, 9, 6)}, {2: (72, 100), 3: (36, 20, 24)}
-FORMS = [(names[0], dims) for names in families().values() for dims in ((2, 3) if small_options(names[0]) else (2,))]
 CHAOTIC = "unet_patch_embedding_keuth2025"  # norms over one voxel: any rounding changes its gradients wholly
 COMPILED = ("metaformer_segformer_s12", "caformer_s18", "token_unet", "token_unet_released_8", "med_next")
 
@@ -62,8 +61,8 @@ def check(module, x, precision, *, tolerances=TOLERANCES, wrap=lambda module: mo
     """A training step on the device in a precision against the same in float64 on the CPU."""
     exact, own = copy.deepcopy(module).double(), copy.deepcopy(module).to(DEVICE)
     with torch.no_grad():
-        probe = torch.linspace(-1, 1, exact(x.double()).numel(), dtype=torch.float64)
-    probe = probe.view_as(exact(x.double()))
+        value = exact(x.double())
+    probe = torch.linspace(-1, 1, value.numel(), dtype=torch.float64).view_as(value)
     context = nullcontext()
     if precision in ("float16", "bfloat16"):
         context = torch.autocast(torch.device(DEVICE).type, getattr(torch, precision))
@@ -100,7 +99,7 @@ def test_a_mixer(precision, name, dims):
     check(*mixer_and_input(name, dims), precision)
 
 
-@pytest.mark.parametrize(("name", "dims"), FORMS)
+@pytest.mark.parametrize(("name", "dims"), forms())
 @every_precision
 def test_a_network(precision, name, dims):
     if name == CHAOTIC and precision != "float32":
@@ -110,7 +109,7 @@ def test_a_network(precision, name, dims):
     check(*network_and_input(name, dims), precision, tolerances=NETWORK_TOLERANCES)
 
 
-@pytest.mark.parametrize(("name", "dims"), FORMS)
+@pytest.mark.parametrize(("name", "dims"), forms())
 def test_activation_checkpointing(name, dims):
     check(*network_and_input(name, dims, activation_checkpointing=True), "float32", tolerances=NETWORK_TOLERANCES)
 

@@ -9,7 +9,7 @@ import exports
 import pytest
 import torch
 from exports import ANY_SIZE, ONE_SIZE, SIZES, WAYS, exported, how_it_exports, measure_exports
-from samples import create_small, defaults, families, small_options
+from samples import create_small, defaults, families, forms, small_options
 
 from medmixers import create_network
 from medmixers.layers.checkpointing import checkpoint_blocks
@@ -21,8 +21,7 @@ SIZE = {2: (72, 100), 3: (40, 36, 44)}
 TRAINED_SIZE = {2: (72, 100), 3: (36, 20, 24)}
 OTHER_SIZES = {2: [(53, 35), (64, 64), (9, 70)], 3: [(37, 50, 35), (33, 8, 64)]}
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
-# Networks of fixed width, MONAI's, in 2D only: a U-Net of 84 million parameters in 3D takes half a minute a check.
-FORMS = [(names[0], dims) for names in families().values() for dims in ((2, 3) if small_options(names[0]) else (2,))]
+FORMS = forms()
 # Each way to mix, norm, scale and decode once. The other names compile and script in the slow tests.
 COMPILED = {
     "caformer_s18", "metaformer_segformer_s12", "med_next", "token_unet",
