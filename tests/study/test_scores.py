@@ -114,6 +114,25 @@ def test_a_fault_of_the_files_is_one_clear_line(case, fault, message):
         scores(case)
 
 
+@pytest.mark.parametrize("file", ["truth.nii.gz", "predictions/a.nii.gz"])
+@pytest.mark.parametrize("map_values", [lambda d: d * 127, lambda d: (d * 0.9999999).astype(np.float32)])
+def test_values_that_are_no_label_are_refused_as_dataset_check_refuses_them(case, file, map_values):
+    """Such a label had Dice 0 everywhere. 0.9999999 is no label for the auditor and the bundles either."""
+    made_study.save(case / file, map_values(blobs(3)))
+    with pytest.raises(InputError, match=rf"{file} holds label .* no label of the data set; valid: 0 background, 1 wh"):
+        scores(case)
+    made_study.save(case / file, blobs(3).astype(np.float32))
+    assert scores(case)["whole", "dice"] > 0
+
+
+def test_a_mask_of_other_values_is_refused(tmp_path):
+    (tmp_path / "predictions").mkdir()
+    for file, value in (("truth.png", 128), ("predictions/a_lung.png", 255)):
+        Image.fromarray(np.diag([value] * 9).astype(np.uint8)).save(tmp_path / file)
+    with pytest.raises(InputError, match=r"truth.png holds 0, 128; a mask has 0 and 1, or 0 and 255"):
+        scores(tmp_path, {"lung": 1}, {"lung": tmp_path / "truth.png"})
+
+
 def write(file, rows, head=("case", "truth", *made_study.GRADES)):
     with file.open("w", newline="") as out:
         csv.writer(out).writerows([head, *rows])

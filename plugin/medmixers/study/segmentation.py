@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmixers.datasets.image_files import Volume, check_geometry, read_any
+from medmixers.datasets.label_values import check_label_values, check_mask_values
 from medmixers.errors import InputError, MissingFileError
 from medmixers.progress import progress
 from medmixers.study.rows import Value, check_complete
@@ -36,7 +37,8 @@ def score_segmentation(
         (case, class, metric, value) for "dice", "nsd" and "hd95".
 
     Raises:
-        MissingFileError, InputError: a case without truth or prediction, one too many, or on another grid.
+        MissingFileError, InputError: a case without truth or prediction, one too many, on another grid, or with a
+            value that is no label.
     """
     files = prediction_files(folder)
     per_class = any(isinstance(case["truth"], Mapping) for case in cases.values())
@@ -66,12 +68,13 @@ def read_masks(
         overlapping: each file holds one class, as 0 and not 0.
         ignore_label: voxels with this id in the truth belong to no class, in both.
     """
+    names = None if overlapping else label_names(classes, ignore_label)
     read: dict[Path, Volume] = {}
     predicted, true = [], []
     for name, (prediction, truth) in pairs.items():
         for path in (prediction, truth):
             if path not in read:
-                read[path] = _read(path)
+                read[path] = read_label(path, names)
         check_geometry(prediction, read[prediction], truth, read[truth])
         first, second = read[prediction].data, read[truth].data
         ids = np.atleast_1d(classes[name])
@@ -86,12 +89,34 @@ def read_masks(
     return np.reshape(predicted, shape), np.reshape(true, shape), [float(spacing[axis]) for axis in kept]
 
 
-def _read(path: Path) -> Volume:
+def label_names(classes: Classes, ignore_label: int | None = None) -> dict[int, str]:
+    """Value -> name of all that a label map may hold; the smallest of several regions gives a value its name."""
+    names = {0: "background"}
+    for name, ids in sorted(classes.items(), key=lambda item: np.size(item[1])):
+        for value in np.atleast_1d(ids).tolist():
+            names.setdefault(value, name)
+    return dict(sorted((names if ignore_label is None else {**names, ignore_label: "ignore"}).items()))
+
+
+def read_label(path: Path, names: Mapping[int, str] | None) -> Volume:
+    """Read a label map, or a mask.
+
+    Args:
+        path: its file.
+        names: of :func:`label_names`; None for a mask.
+
+    Raises:
+        MissingFileError, InputError: no such file, no label map, or a value that is none of ``names``.
+    """
     if not path.is_file():
         raise MissingFileError(f"there is no label map {str(path)!r}")
     volume = read_any(path)
     if volume.components != 1:
         raise InputError(f"{path} has {volume.components} values per pixel; a label map has one")
+    if names is None:
+        check_mask_values(path, volume.data)
+    else:
+        check_label_values(path, volume.data, names)
     return volume
 
 
