@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import csv
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from bundle_helpers import BRAIN, last_words, run_here
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from PIL import Image
 
 from medmixers.bundle_runtime.cases import find_images
+from medmixers.bundles.catalog import BUNDLES
 from medmixers.bundles.verify.synthetic import oblique_affine
 
 ROOT = Path(__file__).resolve().parents[2]
+TUMOUR = "brain_tumor_segmentation_unet_star_star"
 LUNGS = "chest_xray_segmentation_grouped_conv"
 pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's, on every run
 
@@ -98,6 +102,43 @@ def test_a_single_slice_is_predicted_as_a_volume(shape: tuple[int, ...], tmp_pat
     assert prediction.shape == shape
     assert prediction.get_data_dtype() == np.uint8
     np.testing.assert_allclose(prediction.affine, oblique_affine(), atol=1e-3)
+
+
+@pytest.mark.parametrize(("bundle", "channels", "one_file"), [
+    (BRAIN, 1, False), (BRAIN, 2, False), (BRAIN, 2, True), (TUMOUR, 4, False),
+])  # fmt: skip
+@pytest.mark.parametrize("tilted", [False, True])
+def test_a_prediction_lies_as_its_image_is_stored(
+    tilted: bool, bundle: str, channels: int, one_file: bool, tmp_path: Path
+) -> None:
+    """All orders of the axes, some backwards. The "network" decides by the first channel alone."""
+    volume = np.random.default_rng(0).uniform(300, 400, (9, 8, 7, channels)).astype(np.float32)
+    first = volume[..., 0].astype(np.float64)
+    z = (first - first.mean()) / first.std()
+    regions = np.array([0, 2, 1, 3])  # value of a voxel in none, one, two and three regions
+    expected = np.digitize(z, [-0.5, 0.5]) if bundle == BRAIN else regions[np.digitize(z, [-0.5, 0, 0.5])]
+    turn = oblique_affine()[:3, :3] if tilted else np.eye(3)
+    turn = turn / np.linalg.norm(turn, axis=0) * BUNDLES[bundle].task_spec.spacing  # nothing is resampled
+    reader = {"image_reader#channels": channels, "image_reader#volumes_as_channels": one_file}
+    options = {"output_dir": str(tmp_path / "out"), "save_probabilities": True}
+    before, after = transforms_of(bundle, **reader, **options)
+    for order, signs in product(permutations(range(3)), [(1, 1, 1), (1, -1, -1), (-1, 1, 1)]):
+        affine = np.eye(4)
+        affine[:3, :3], affine[:3, 3] = turn @ (np.eye(3)[:, list(order)] * signs), (5, -7, 11)
+        files = [tmp_path / f"a_{channel:04d}.nii.gz" for channel in range(channels)]
+        for channel, file in enumerate(files):
+            nib.save(nib.Nifti1Image(volume if one_file else volume[..., channel], affine), file)
+        image = before({"image": [str(file) for file in files[: 1 if one_file else channels]]})["image"]
+        value = image[0].as_tensor()
+        logits = [-((value - c) ** 2) for c in (-1, 0, 1)] if bundle == BRAIN else [value + c for c in (0.5, 0, -0.5)]
+        after({"image": image, "pred": torch.stack(logits)})
+        label, probability = (nib.load(tmp_path / "out" / name) for name in ("a.nii.gz", "probabilities/a.nii.gz"))
+        for written in (label, probability):
+            np.testing.assert_allclose(written.affine, nib.load(files[0]).affine, atol=1e-6)
+        np.testing.assert_array_equal(label.dataobj, expected)
+        chances = np.asarray(probability.dataobj)
+        decided = chances.argmax(-1) if bundle == BRAIN else regions[(chances >= 0.5).sum(-1)]
+        np.testing.assert_array_equal(decided, expected)
 
 
 def test_the_box_of_a_normalized_image_holds_what_is_below_0(tmp_path: Path) -> None:

@@ -49,8 +49,9 @@ def say_best_weights(*, folder: str) -> None:
 def label_writer(*, output_ext: str) -> Any:
     """The class with which MONAI's SaveImage writes predictions: MONAI's own for the ending, whole or not at all.
 
-    NIfTI: MONAI's own drops the channel with all last axes of length 1, so of a single slice the third axis too, and
-    fails. This one keeps it.
+    NIfTI: MONAI's own drops the channel and each last axis of length 1 before it looks at the affine. So a single slice
+    fails, and of an image with several channels it takes (X, Y, Z) for (C, X, Y), which fails where that was stored
+    sagittal or coronal. This one drops the channel alone, and afterwards.
 
     Args:
         output_ext: ".nii.gz", ".nii", ".png", or another that MONAI knows.
@@ -69,11 +70,12 @@ def label_writer(*, output_ext: str) -> Any:
     class VolumeWriter(WholeWriter):
         data_obj: Any
 
-        def set_data_array(
-            self, data_array: Any, channel_dim: int | None = 0, squeeze_end_dims: bool = True, **kwargs: Any
-        ) -> None:
-            super().set_data_array(data_array, channel_dim, squeeze_end_dims=False, **kwargs)
-            self.data_obj, self.channel_dim = self.data_obj.reshape(self.data_obj.shape[:3]), None
+        def set_data_array(self, data_array: Any, channel_dim: int | None = 0, **kwargs: Any) -> None:
+            super().set_data_array(data_array, channel_dim, **{**kwargs, "squeeze_end_dims": False})
+
+        def set_metadata(self, meta_dict: Any, resample: bool = True, **options: Any) -> None:
+            super().set_metadata(meta_dict, resample=resample, **options)
+            self.data_obj = self.data_obj.reshape(self.data_obj.shape[:3])
 
     return VolumeWriter if is_nifti else WholeWriter
 
