@@ -46,6 +46,10 @@ class nnUNetTrainerTimed(nnUNetTrainerMedMixers):
 
     recipe = "short_run"
     minutes: ClassVar[int | None] = 10
+    remedy = (
+        "The minutes and the device choose the patch and the strides: set MEDMIXERS_MINUTES and -device as then "
+        "(training_log says both), or move the model's folder away"
+    )
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ from medmixers.networks.weights import saved_network
 from medmixers.networks.weights.formats import our_names, recognise
 from medmixers.nnunet.architecture import NETWORK_CLASS_NAME
 from medmixers.nnunet.environment import TRAINER_VARIABLE, trainer_path
+from medmixers.nnunet.same_network import check_same_network
 
 CHECKPOINT = "checkpoint_final.pth"
 
@@ -63,7 +64,8 @@ def read_trained_model(
 
     Raises:
         MissingFileError: no trained model is there.
-        InputError: a damaged checkpoint, a trainer that is not found, or a trainer that builds its network itself.
+        InputError: a damaged checkpoint, a trainer that is not found, a trainer that builds its network itself, or a
+            fold that was trained with another network than plans.json has.
     """
     folder = Path(folder)
     for name in ("plans.json", "dataset.json"):
@@ -78,6 +80,11 @@ def read_trained_model(
     saved = load_checkpoint(folder / f"fold_{folds[0]}" / checkpoint)
     axes = saved.get("inference_allowed_mirroring_axes")
     plans = json.loads((folder / "plans.json").read_text("utf-8"))
+    for fold in folds:
+        check_same_network(
+            folder / f"fold_{fold}" / checkpoint, plans, saved["init_args"]["configuration"], owner="plans.json",
+            remedy="nnU-Net predicts all folds by plans.json: train this fold again, or the folds that came after it",
+        )  # fmt: skip
     if takes_released and is_released_token_unet(saved["network_weights"]):
         _name_our_network(plans, saved)
     else:

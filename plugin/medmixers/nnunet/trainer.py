@@ -27,6 +27,7 @@ from medmixers.errors import InputError, end_in_one_line
 from medmixers.files import written_whole
 from medmixers.networks.weights import check_source, load_weights
 from medmixers.nnunet.architecture import pairwise_excess, plans_architecture
+from medmixers.nnunet.same_network import check_same_network, other_folds
 from medmixers.nnunet.schedule import RecipeSchedule, build_optimizer
 from medmixers.recipes import RECIPES
 
@@ -64,6 +65,7 @@ class nnUNetTrainerMedMixers(nnUNetTrainer):
     recipe: ClassVar[str | None] = None
     accumulate: ClassVar[bool] = False
     minutes: ClassVar[int | None] = None
+    remedy = "Plan as then, or move the model's folder away"  # where a checkpoint has another network than the plans
 
     def __init__(
         self,
@@ -119,8 +121,25 @@ class nnUNetTrainerMedMixers(nnUNetTrainer):
         optimizer = build_optimizer(recipe, self.network.parameters(), accumulate=batches)
         return optimizer, RecipeSchedule(optimizer, recipe, self.num_epochs)
 
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """As nnU-Net does. InputError: it was trained with another network or patch than this trainer makes."""
+        if isinstance(filename_or_checkpoint, str):
+            self._check_same_network(Path(filename_or_checkpoint))
+        super().load_checkpoint(filename_or_checkpoint)
+
+    def _check_same_network(self, checkpoint: Path) -> None:
+        check_same_network(
+            checkpoint, self.plans_manager.plans, self.configuration_name, owner="this run", remedy=self.remedy
+        )
+
     def on_train_start(self) -> None:
-        """Load the start weights of a new training, then start as nnU-Net does."""
+        """Load the start weights of a new training, then start as nnU-Net does.
+
+        nnU-Net then writes the plans of this run over those of the model's folder. InputError: a fold there was
+        trained with another network or patch.
+        """
+        for checkpoint in other_folds(Path(self.output_folder_base), str(self.fold)):
+            self._check_same_network(checkpoint)
         if not self.was_initialized:
             self.initialize()
         if self.pretrained and self.current_epoch == 0:
