@@ -49,19 +49,28 @@ def say_best_weights(*, folder: str) -> None:
 def label_writer(*, output_ext: str) -> Any:
     """The class with which MONAI's SaveImage writes predictions: MONAI's own for the ending, whole or not at all.
 
-    NIfTI: MONAI's own drops the channel and each last axis of length 1 before it looks at the affine. So a single slice
-    fails, and of an image with several channels it takes (X, Y, Z) for (C, X, Y), which fails where that was stored
-    sagittal or coronal. This one drops the channel alone, and afterwards.
+    MONAI's own drops the channel, and of an image with several channels then takes (X, Y, Z) for (C, X, Y): the affine
+    of these is singular where a volume is stored sagittal or coronal. This class says that there is no channel.
+
+    NIfTI: MONAI's own drops the channel with all last axes of length 1, so of a single slice the third axis too, and
+    fails. This one keeps it.
 
     Args:
         output_ext: ".nii.gz", ".nii", ".png", or another that MONAI knows.
     """
-    from monai.data import ImageWriter, NibabelWriter, resolve_writer
+    from monai.data import ImageWriter, MetaTensor, NibabelWriter, resolve_writer
+    from monai.utils import MetaKeys
 
     is_nifti = output_ext.lower() in NIFTI
     base: Any = NibabelWriter if is_nifti else resolve_writer(output_ext)[0]
 
     class WholeWriter(base):
+        def set_data_array(self, data_array: Any, channel_dim: int | None = 0, **kwargs: Any) -> None:
+            if isinstance(data_array, MetaTensor):
+                meta = {**data_array.meta, MetaKeys.ORIGINAL_CHANNEL_DIM: float("nan")}
+                data_array = MetaTensor(data_array.as_tensor(), meta=meta)
+            super().set_data_array(data_array, channel_dim, **kwargs)
+
         def write(self, filename: Any, verbose: bool = False, **kwargs: Any) -> None:
             ImageWriter.write(self, filename, verbose=verbose)  # the log names the file itself
             with written_whole(Path(filename)) as partial:
@@ -72,10 +81,7 @@ def label_writer(*, output_ext: str) -> Any:
 
         def set_data_array(self, data_array: Any, channel_dim: int | None = 0, **kwargs: Any) -> None:
             super().set_data_array(data_array, channel_dim, **{**kwargs, "squeeze_end_dims": False})
-
-        def set_metadata(self, meta_dict: Any, resample: bool = True, **options: Any) -> None:
-            super().set_metadata(meta_dict, resample=resample, **options)
-            self.data_obj = self.data_obj.reshape(self.data_obj.shape[:3])
+            self.data_obj, self.channel_dim = self.data_obj.reshape(self.data_obj.shape[:3]), None
 
     return VolumeWriter if is_nifti else WholeWriter
 
