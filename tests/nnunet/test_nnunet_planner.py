@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -50,12 +51,13 @@ def stock(dataset, stock_files):
     return plans(dataset, "nnUNetPlans")["configurations"]
 
 
-def write_preprocessed(folder, *cases):
-    """Names of cases, as nnU-Net's preprocessing leaves them."""
+def write_preprocessed(folder, *cases, spacing=(1.0, 1.0, 1.0)):
+    """Cases as nnU-Net's preprocessing leaves them, which had this spacing before and after."""
     folder.mkdir()
+    image = np.zeros((1, 6, 8, 8), np.float32)
+    before = {"spacing": list(spacing), "shape_after_cropping_and_before_resampling": image.shape[1:]}
     for case in cases:
-        for ending in (".b2nd", "_seg.b2nd", ".pkl"):
-            (folder / f"{case}{ending}").touch()
+        nnUNetDatasetBlosc2.save_case(image, image.astype(np.int8), before, str(folder / case))
 
 
 def write_fingerprint(folder, shape, spacing, intensities=None):
@@ -98,8 +100,8 @@ def test_plans_share_the_stock_data_and_fit_the_strides_and_the_memory(dataset, 
     assert ours.get_configuration("3d_fullres").pool_op_kernel_sizes[1] == [1, 2, 2]
     assert "train: nnUNetv2_train 900 3d_fullres 0 -p TokenUnetPlans" in text
     assert "preprocess first: nnUNetv2_preprocess -d 900 -plans_name TokenUnetPlans" in text
-    for name in ("2d", "3d_fullres", "3d_lowres"):
-        write_preprocessed(dataset / f"nnUNetPlans_{name}", "a")
+    for name in ("2d", "3d_fullres"):
+        write_preprocessed(dataset / f"nnUNetPlans_{name}", "a", spacing=[3.0, *stock[name]["spacing"]][-3:])
     assert "preprocess first" not in plan("token_unet", gpu_memory_gb=4)[0]
 
 
@@ -149,6 +151,10 @@ def test_data_of_another_intensity_normalisation_are_not_shared(modality, datase
     text, ours = plan("unet_star_star", plans_name="Mine", **AMPLE)
     assert data_of(ours) == "Mine_3d_fullres"
     assert "-c 3d_fullres" not in text, "these plans preprocessed the data that are there"
+    ct(dataset, mean=0, std=30)
+    with pytest.raises(ValueError, match="Mine_3d_fullres holds data of other settings: remove it"):
+        plan("unet_star_star", plans_name="Mine", **AMPLE)
+    ct(dataset, mean=400, std=300)
     _, other = plan("token_unet", plans_name="Other", **AMPLE)
     assert data_of(other) == "Mine_3d_fullres"
     ct(dataset, mean=0, std=30)
@@ -156,10 +162,27 @@ def test_data_of_another_intensity_normalisation_are_not_shared(modality, datase
         plan("unet_star_star", plans_name="Mine", **AMPLE)
 
 
+def test_data_of_a_spacing_of_before_are_preprocessed_again(dataset, stock):
+    """A second plan finds plans that agree, but nobody has preprocessed since."""
+    write_preprocessed(dataset / "nnUNetPlans_3d_fullres", "a", spacing=(3.0, 1.0, 1.0))
+    write_fingerprint(dataset, [60, 256, 256], [3.0, 0.9, 0.9])
+    plan("unet_star_star", plans_name="Mine", **AMPLE)
+    write_preprocessed(dataset / "Mine_3d_fullres", "a", spacing=(3.0, 0.9, 0.9))
+    assert "-c 3d_fullres" not in plan("unet_star_star", plans_name="Mine", **AMPLE)[0]
+    write_fingerprint(dataset, [60, 256, 256], [3.0, 0.7, 0.7])
+    for _ in range(2):
+        text, ours = plan("unet_star_star", plans_name="Mine", **AMPLE)
+        assert data_of(ours) == "Mine_3d_fullres"
+        assert "preprocess first: nnUNetv2_preprocess -d 900 -plans_name Mine -c 3d_fullres" in text
+    plan_experiment_dataset(900)  # the stock plans change, and their data stay
+    text, ours = plan("unet_star_star", plans_name="Next", **AMPLE)
+    assert data_of(ours) == "Next_3d_fullres"
+
+
 @pytest.mark.usefixtures("stock")
 def test_data_of_other_cases_are_not_shared(dataset):
     write_preprocessed(dataset / "nnUNetPlans_3d_fullres", "a", "b")  # b was taken out of the data set
-    write_preprocessed(dataset / "nnUNetPlans_2d", "a")
+    write_preprocessed(dataset / "nnUNetPlans_2d", "a", spacing=(3.0, 1.0, 1.0))
     text, ours = plan("unet_star_star", **AMPLE)
     assert (data_of(ours), data_of(ours, "2d")) == ("UnetStarStarPlans_3d_fullres", "nnUNetPlans_2d")
     assert text.count("preprocess first: nnUNetv2_preprocess -d 900 -plans_name UnetStarStarPlans -c 3d_fullres\n") == 1
@@ -224,7 +247,9 @@ def test_a_stem_of_two_and_a_bound_mixer_stand_in_the_plans(dataset):
         (META, {"depths": (1,), "dims": (16,)}, r"has 1 output\(s\) for deep supervision, and nnU-Net needs 2"),
         ("token_unet", {"plans_name": "nnUNetPlans"}, "plans_name must be letters and digits and not nnUNetPlans"),
         ("token_unet", {"plans_name": "a__b"}, "plans_name must be letters and digits"),
-        ("token_unet", {"gpu_memory_gb": 0}, "gpu_memory_gb must be positive, got 0"),
+        ("token_unet", {"gpu_memory_gb": 0}, "gpu_memory_gb must be positive and finite, got 0"),
+        ("token_unet", {"gpu_memory_gb": float("inf")}, "gpu_memory_gb must be positive and finite, got inf"),
+        ("token_unet", {"patch_size": (10**6,) * 3}, "patch_size may have at most 2,147,483,648 voxels"),
         ("token_unet", {"patch_size": (64,)}, r"patch_size must be 2 or 3 positive integers, got \(64,\)"),
     ],
 )

@@ -13,6 +13,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from medmixers.nnunet.preprocessed import (
 from medmixers.progress import Announce, silent
 from medmixers.registry import check_options
 
+LARGEST_PATCH = 2**31  # voxels: no GPU trains on more
 SMALLEST_PATCH = 32  # voxels along an axis, or the data's size: below it a plan makes no sense and is refused
 PLANNED_OPTIONS = {"aux_heads", "input_size", "stage_strides", "strides"}  # the planner sets these
 
@@ -145,6 +147,7 @@ class MedMixersPlanner(ExperimentPlanner):
             plan,
             self.dataset_fingerprint["foreground_intensity_properties_per_channel"],
             cases=self.dataset,
+            transpose=self.determine_transpose()[0],
             plans_name=self.plans_identifier,
         )
         return plan
@@ -225,10 +228,13 @@ def plan_network(
     name = plans_name or default_plans_name(network, options)
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*", name) or name == STOCK_PLANS:
         raise InputError(f"plans_name must be letters and digits and not {STOCK_PLANS}, got {name!r}")
-    if not gpu_memory_gb > 0:
-        raise InputError(f"gpu_memory_gb must be positive, got {gpu_memory_gb:g}")
-    if patch_size is not None and (len(patch_size) not in (2, 3) or min(patch_size) < 1):
-        raise InputError(f"patch_size must be 2 or 3 positive integers, got {tuple(patch_size)}")
+    if not 0 < gpu_memory_gb < float("inf"):
+        raise InputError(f"gpu_memory_gb must be positive and finite, got {gpu_memory_gb:g}")
+    if patch_size is not None:
+        if len(patch_size) not in (2, 3) or min(patch_size) < 1:
+            raise InputError(f"patch_size must be 2 or 3 positive integers, got {tuple(patch_size)}")
+        if prod(patch_size) > LARGEST_PATCH:
+            raise InputError(f"patch_size may have at most {LARGEST_PATCH:,} voxels, got {tuple(patch_size)}")
     patches = {} if patch_size is None else {len(patch_size): patch_size}
     ours = partial(MedMixersPlanner, network=network, options=options, patch_sizes=patches, announce=announce)
     folder = dataset_name(dataset)

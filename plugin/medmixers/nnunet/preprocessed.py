@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets, maybe_convert_to_dataset_name
 
 from medmixers.errors import InputError, first_line
 
 STOCK_PLANS = "nnUNetPlans"
-# Preprocessed data are shared only where these agree.
+# Preprocessed data are shared only where these and the spacing agree.
 PREPROCESSING_KEYS = (
-    "preprocessor_name", "spacing", "normalization_schemes", "use_mask_for_norm", "resampling_fn_data",
+    "preprocessor_name", "normalization_schemes", "use_mask_for_norm", "resampling_fn_data",
     "resampling_fn_data_kwargs", "resampling_fn_seg", "resampling_fn_seg_kwargs",
 )  # fmt: skip
+CHECKED_CASES = 5  # whose shapes are compared: another spacing changes all
 # Normalisation by the image alone. Any other scheme may use the data set's intensities, as CTNormalization does.
 BY_IMAGE_ALONE = {
     "ZScoreNormalization", "NoNormalization", "RescaleTo01Normalization", "RGBTo01Normalization",
@@ -71,14 +74,15 @@ def choose_data(
     plan: Mapping[str, Any],
     intensities: Mapping[str, Any],
     *,
-    cases: Iterable[str],
+    cases: Collection[str],
+    transpose: Sequence[int],
     plans_name: str,
 ) -> tuple[str, bool]:
     """Identifier of the preprocessed data for a new plan, and whether they are there already.
 
     Data are shared where every plans file that names them preprocesses as the new plan does, with the same intensities
-    if a normalisation uses them, and where their folder, if it exists, holds exactly the cases of the data set. The
-    stock data come first. Otherwise the plan gets data of its own, PLANS_CONFIGURATION.
+    if a normalisation uses them, and where their folder, if it exists, holds exactly the cases of the data set, in the
+    plan's spacing. The stock data come first. Otherwise the plan gets data of its own, PLANS_CONFIGURATION.
 
     Args:
         dataset: name of the data set.
@@ -86,12 +90,15 @@ def choose_data(
         plan: the new plan's configuration.
         intensities: ``foreground_intensity_properties_per_channel`` of the new plan.
         cases: names of the data set's cases.
+        transpose: ``transpose_forward`` of the new plans.
         plans_name: name of the new plans. A file of this name will be replaced.
 
     Raises:
-        InputError: other plans use the data of this name, and the new plan would replace them.
+        InputError: other plans use the data of this name, and the new plan would replace them; or the data of this
+            name were normalised or resampled in another way, which their shapes do not show.
     """
     folder, own = Path(nnUNet_preprocessed, dataset), f"{plans_name}_{configuration}"
+    is_own_computed_alike = True
     agreed: dict[str, dict[str, bool]] = {}  # identifier -> plans that name it -> whether they preprocess alike
     for file in sorted(folder.glob("*.json"), key=lambda path: (path.stem != STOCK_PLANS, path.stem)):
         other = json.loads(file.read_text())
@@ -101,27 +108,53 @@ def choose_data(
         identifier = row.get("data_identifier")
         if identifier is None or (file.stem == plans_name and identifier != own):
             continue
-        same = _preprocesses_alike(plan, row) and _same_intensities(
+        is_computed_alike = _computes_alike(plan, row) and _same_intensities(
             plan, intensities, other["foreground_intensity_properties_per_channel"]
         )
-        agreed.setdefault(identifier, {})[file.stem] = same
+        if file.stem == plans_name:
+            is_own_computed_alike = is_computed_alike
+        agreed.setdefault(identifier, {})[file.stem] = is_computed_alike and _same_spacing(plan, row)
     for identifier, plans in agreed.items():
         data = folder / identifier
-        is_complete = {path.stem for path in data.glob("*.pkl")} == set(cases)
+        is_complete = {path.stem for path in data.glob("*.pkl")} == set(cases) and _are_resampled(
+            data, cases, plan["spacing"], transpose
+        )
         if all(plans.values()) and (is_complete or identifier == own or not data.is_dir()):
             return identifier, is_complete
     users = ", ".join(sorted(agreed.get(own, {}).keys() - {plans_name}))
     if users:
         raise InputError(f"{users} use the preprocessed data {own} of other settings; give another plans_name")
+    if not is_own_computed_alike and (folder / own).is_dir():
+        raise InputError(f"{folder / own} holds data of other settings: remove it, or give another plans_name")
     return own, False
 
 
-def _preprocesses_alike(plan: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _computes_alike(plan: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     plain = _as_json({key: plan[key] for key in PREPROCESSING_KEYS})
-    if not all(key in other for key in plain):
+    return all(key in other and plain[key] == other[key] for key in plain) and "spacing" in other
+
+
+def _same_spacing(plan: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return np.allclose(plan["spacing"], other["spacing"])
+
+
+def _are_resampled(data: Path, cases: Collection[str], spacing: Sequence[float], transpose: Sequence[int]) -> bool:
+    """Whether the first preprocessed cases have the shapes that nnU-Net's preprocessing gives them in this spacing.
+
+    The plans do not tell: they may be newer than the data. What cannot be read must be preprocessed again.
+    """
+    try:
+        read = infer_dataset_class(str(data))(str(data), list(cases))
+        for case in sorted(cases)[:CHECKED_CASES]:
+            image, _, _, properties = read.load_case(case)
+            before = [properties["spacing"][axis] for axis in transpose]
+            target = [before[0], *spacing] if len(spacing) < len(before) else spacing
+            shape = compute_new_shape(properties["shape_after_cropping_and_before_resampling"], before, target)
+            if image.shape[1:] != tuple(shape):
+                return False
+    except Exception:  # damaged files raise what blosc2 and pickle find in them
         return False
-    same = [plain[key] == other[key] for key in plain if key != "spacing"]
-    return all(same) and np.allclose(plain["spacing"], other["spacing"])
+    return True
 
 
 def _same_intensities(plan: Mapping[str, Any], ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
