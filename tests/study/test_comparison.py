@@ -6,10 +6,11 @@ import csv
 
 import numpy as np
 import pytest
-from scipy.stats import friedmanchisquare
+from scipy.stats import friedmanchisquare, t
 
+from medmixers.cli.main import main
 from medmixers.errors import InputError, MissingFileError
-from medmixers.study.comparison import compare
+from medmixers.study.comparison import compare, share_of_folds
 from medmixers.study.overall import over_datasets
 from medmixers.study.probabilities import read_any_table
 from medmixers.study.statistics import corrected_t_pvalue, holm, retrained_difference
@@ -222,3 +223,121 @@ def test_values_of_all_cases_together_are_no_cases(tmp_path):
     file.write_text("entry,seed,case,value\na,0,*,1\n")
     with pytest.raises(InputError, match="values of all cases together only"):
         read_scores(file)
+
+
+def table_of(file, scores, absent=(), empty=()):
+    """Entry -> (seeds, cases, classes); rows that are absent or empty as (entry, seed, case, class)."""
+    lines = ["entry,seed,case,class,group,value"]
+    for entry, values in scores.items():
+        for (seed, case, name), value in np.ndenumerate(values):
+            if (entry, seed, case, name) not in absent:
+                shown = "" if (entry, seed, case, name) in empty else value
+                lines.append(f"{entry},{seed},c{case},k{name},g{case // 2},{shown}")
+    file.write_text("\n".join(lines))
+    return compare(read_scores(file)[0], margin=0.01)
+
+
+def equal_entries(cases=20):
+    """The second class is harder."""
+    rng = np.random.default_rng(0)
+    return {name: rng.normal([0.9, 0.5], 0.01, (3, cases, 2)) for name in ("a", "b")}
+
+
+@pytest.mark.parametrize("seeds", [(0, 1, 2), (1,)])
+def test_a_case_that_lacks_a_row_is_left_out_of_all_entries_with_its_group(tmp_path, seeds):
+    """A hard class that one entry or one training lacks would raise its mean; an empty value is another thing."""
+    scores = equal_entries()
+    lacking = [("b", seed, case, 1) for seed in seeds for case in range(6)]
+    result = table_of(tmp_path / "t.csv", scores, absent=lacking)
+    assert (result.cases, result.left_out, result.pairs[0].verdict) == (7, 3, "equivalent")
+    means = {row.entry: row.mean for row in result.ranking}
+    for entry, values in scores.items():
+        assert means[entry] == pytest.approx(values[:, 6:].mean())
+    one = table_of(tmp_path / "t.csv", scores, absent=[("b", 0, 5, 0), ("b", 0, 5, 1)])
+    assert (one.cases, one.left_out) == (9, 1)
+
+
+def test_an_empty_value_is_left_out_of_the_mean_of_its_case(tmp_path):
+    scores = equal_entries()
+    empty = [(entry, seed, 4, 1) for entry in scores for seed in range(3)]
+    result = table_of(tmp_path / "t.csv", scores, empty=empty)
+    assert (result.cases, result.left_out) == (10, 0)
+    for row in result.ranking:
+        values = scores[row.entry].copy()
+        values[:, 4, 1] = np.nan
+        cases = np.nanmean(values, axis=2).reshape(3, 10, 2).mean(axis=2)
+        assert row.mean == pytest.approx(cases.mean())
+
+
+def test_entries_without_a_common_case_are_refused_in_one_line(tmp_path):
+    lacking = [("b", seed, case, 1) for seed in range(3) for case in range(20)]
+    with pytest.raises(InputError, match=r"got 0 of 10; every training needs the same rows, of c0 some have fewer"):
+        table_of(tmp_path / "t.csv", equal_entries(), absent=lacking)
+
+
+def test_seeds_may_split_the_cases_into_other_folds(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = [
+        f"{entry},{seed},c{case},{(case + seed) % 5},{rng.normal(0.8, 0.02)}"
+        for entry in "ab"
+        for seed in range(3)
+        for case in range(20)
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["entry,seed,case,fold,value", *lines]))
+    result = compare(read_scores(tmp_path / "t.csv")[0], margin=0.01)
+    assert (result.cases, result.left_out, result.test_share) == (20, 0, None)
+
+
+def in_folds(file, folds):
+    """Two entries; of five folds with 8 cases each, these. Returns the differences of the folds."""
+    rng = np.random.default_rng(7)
+    values = rng.normal([[[[0.8]]], [[[0.78]]]], 0.03, (2, 3, 5, 8))  # entry, seed, fold, case
+    lines = [
+        f"{'ab'[entry]},{seed},c{fold}{case},{fold},{value}"
+        for (entry, seed, fold, case), value in np.ndenumerate(values)
+        if fold in folds
+    ]
+    file.write_text("\n".join(["entry,seed,case,fold,value", *lines]))
+    return (values[0] - values[1]).mean(axis=(0, 2))[list(folds)]
+
+
+def by_hand(differences, share):
+    count = len(differences)
+    error = np.sqrt(differences.var(ddof=1) * (1 / count + share))
+    return 2 * t.sf(abs(differences.mean()) / error, count - 1)
+
+
+def test_the_number_of_folds_is_that_of_the_split_not_of_the_table(tmp_path, capsys):
+    file = tmp_path / "t.csv"
+    differences = in_folds(file, [0, 1, 2])
+    arguments = ["study", "rank", str(file), "--margin", "0.01", "--out", str(tmp_path / "out")]
+    for extra, share in (([], 1 / 2), (["--folds", "5"], 1 / 4)):
+        main([*arguments, *extra])
+        (row,) = csv.DictReader((tmp_path / "out" / "tests.csv").open())
+        assert float(row["p_folds"]) == pytest.approx(by_hand(differences, share))
+        assert f"test cases / training cases of a fold are {share}" in capsys.readouterr().out
+    (scores,) = read_scores(file)
+    with pytest.raises(InputError, match="folds must be at least 3, the folds in the table, got 2"):
+        share_of_folds(scores, 2)
+    with pytest.raises(InputError, match="folds must be left out: brain has no score per case"):
+        share_of_folds(read_scores(write_table(tmp_path / "u.csv"))[0], 5)
+
+
+def test_a_fold_that_one_training_lacks_is_no_smaller_split(tmp_path):
+    file = tmp_path / "t.csv"
+    differences = in_folds(file, range(5))
+    file.write_text("\n".join(line for line in file.read_text().splitlines() if not line.startswith("b,1,c4")))
+    result = compare(read_scores(file)[0], margin=0.01)
+    assert (result.cases, result.left_out, result.test_share) == (32, 8, 0.25)
+    assert result.pairs[0].fold_pvalue == pytest.approx(by_hand(differences[:4], 0.25))
+
+
+def test_five_cases_have_no_interval_of_95_percent(tmp_path):
+    file = write_table(tmp_path / "t.csv", seeds=1, cases=10)
+    comparison = compare(read_scores(file)[0], margin=0.01)
+    text = as_text([comparison])
+    pairs = [line.split() for line in text.splitlines() if line.endswith("  underpowered")]
+    assert [words[4] for words in pairs] == ["-"] * 6
+    assert "-: 5 groups are too few for a 95 % interval of the signed-rank test." in text
+    write_csv([comparison], tmp_path)
+    assert {row["shift_low"] for row in csv.DictReader((tmp_path / "tests.csv").open())} == {""}

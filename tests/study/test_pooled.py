@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -131,3 +132,23 @@ def test_a_case_that_a_training_lacks_is_left_out_and_counted(tmp_path):
     file.write_text("\n".join([*lines, lines[-1]]))
     with pytest.raises(InputError, match="line 242: e1, seed 2 has case c039 before"):
         read_any_table(file, None)
+
+
+def test_a_group_that_a_training_lacks_in_part_is_left_out_in_whole(tmp_path):
+    file = write(tmp_path / "p.csv", pooled([0, 2], cases=40))
+    lines = file.read_text().splitlines()
+    grouped = [f"{lines[0]},group", *(f"{line},g{int(line.split(',')[3][1:]) // 4}" for line in lines[1:-1])]
+    file.write_text("\n".join(grouped))
+    (read,) = read_any_table(file, None)
+    assert (len(read.cases), read.left_out) == (36, 1)
+    assert compare(read, margin=0.1).cases == 9
+
+
+def test_equal_predictions_are_equal_in_any_order_of_the_seeds():
+    scores = pooled([0, 2], cases=40)
+    model = scores.probabilities[0]
+    result = compare(replace(scores, probabilities=(model, model[::-1])), margin=0.01)
+    (pair,) = result.pairs
+    assert (pair.shift.estimate, pair.shift_pvalue, pair.shift.direction, pair.retrained.mean) == (0, 1, 0, 0)
+    assert (pair.probabilities.better, pair.probabilities.worse) == (0, 0)
+    assert [row.rank for row in result.ranking] == [1.5, 1.5]

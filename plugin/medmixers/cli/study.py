@@ -103,6 +103,7 @@ class Study:
         alpha: float = 0.05,
         control: str | None = None,
         metric: str | None = None,
+        folds: int | None = None,
         out: str | None = None,
         seed: int = 0,
     ) -> str:
@@ -119,6 +120,7 @@ class Study:
             alpha: level of all verdicts together (Holm).
             control: entry to compare all others with; by default every pair is compared.
             metric: which metric of the table; of probabilities auroc, average_precision, balanced_accuracy, f1 or ece.
+            folds: number of folds that the data was split into, for p_folds; by default those in the table.
             out: folder for ranking.csv and tests.csv, and overall.csv of several data sets.
             seed: of the random draws.
 
@@ -128,14 +130,21 @@ class Study:
         from pathlib import Path
 
         from medmixers.files import refuse_overwriting_inputs
-        from medmixers.study.comparison import compare
+        from medmixers.study.comparison import compare, share_of_folds
         from medmixers.study.probabilities import read_any_table
         from medmixers.study.summary import FILES, as_text, write_csv
 
         for name in FILES if out is not None else ():
             refuse_overwriting_inputs(Path(str(out)) / name, [table])
         comparisons = [
-            compare(scores, margin=margin, alpha=alpha, control=control, seed=seed)
+            compare(
+                scores,
+                margin=margin,
+                alpha=alpha,
+                control=control,
+                seed=seed,
+                test_share=None if folds is None else share_of_folds(scores, folds),
+            )
             for scores in read_any_table(table, metric)
         ]
         text = as_text(comparisons)

@@ -13,11 +13,11 @@ from medmixers.registry import valid_names
 from medmixers.study.evidence import CaseEvidence, Evidence, PooledEvidence
 from medmixers.study.probabilities import PooledScores
 from medmixers.study.ranking import RankStability, rank_scores, rank_stability
+from medmixers.study.signed_rank import Shift
 from medmixers.study.statistics import (
     LEAST_SEEDS,
     Difference,
     Probabilities,
-    Shift,
     discriminability,
     holm,
     verdict,
@@ -93,6 +93,7 @@ class Comparison:
         pairs: every pair, or each other entry with the control.
         stability: of the ranking by the mean; its rows are in the order of ``scores.entries``.
         discriminability: sd between entries over sd between seeds; NaN with one seed.
+        test_share: test cases over training cases of a fold, of the p values over folds; None without folds.
     """
 
     scores: Scores | PooledScores
@@ -106,6 +107,7 @@ class Comparison:
     pairs: tuple[Pair, ...]
     stability: RankStability
     discriminability: float
+    test_share: float | None
 
     @property
     def unit(self) -> str:
@@ -114,7 +116,13 @@ class Comparison:
 
 
 def compare(
-    scores: Scores | PooledScores, *, margin: float, alpha: float = 0.05, control: str | None = None, seed: int = 0
+    scores: Scores | PooledScores,
+    *,
+    margin: float,
+    alpha: float = 0.05,
+    control: str | None = None,
+    seed: int = 0,
+    test_share: float | None = None,
 ) -> Comparison:
     """Compare the entries of one data set and metric.
 
@@ -127,14 +135,18 @@ def compare(
         alpha: family-wise level of the verdicts.
         control: compare every entry with this one only; None compares all pairs.
         seed: of the bootstrap and of the Bayesian draws.
+        test_share: test cases over training cases of a fold; None takes the folds of ``scores`` for all that there are.
 
     Raises:
         InputError: a margin or level out of range, an unknown control, fewer than 2 entries or common cases.
     """
     _check_question(scores.entries, margin, alpha, control)
-    evidence: Evidence = (
-        PooledEvidence(scores, seed) if isinstance(scores, PooledScores) else CaseEvidence(scores, seed)
-    )
+    evidence: Evidence
+    if isinstance(scores, PooledScores):
+        evidence, test_share = PooledEvidence(scores, seed), None
+    else:
+        test_share = None if scores.folds is None else test_share or share_of_folds(scores, len(set(scores.folds)))
+        evidence = CaseEvidence(scores, seed, test_share)
     stability = rank_stability(np.array([each.mean() for each in evidence.seed_means]), evidence.drawn_means())
     several = min(len(each) for each in evidence.seed_means) > 1
     return Comparison(
@@ -149,7 +161,23 @@ def compare(
         pairs=_pairs(scores.entries, evidence, margin=margin, alpha=alpha, control=control),
         stability=stability,
         discriminability=discriminability(evidence.seed_means) if several else float("nan"),
+        test_share=test_share,
     )
+
+
+def share_of_folds(scores: Scores | PooledScores, folds: int) -> float:
+    """Test cases over training cases where a data set was split into this many folds of one size.
+
+    Raises:
+        InputError: fewer folds than the table has, or a table without folds.
+    """
+    if isinstance(scores, PooledScores) or scores.folds is None:
+        name = scores.dataset or "the table"
+        raise InputError(f"folds must be left out: {name} has no score per case with each case in one of several folds")
+    found = len(set(scores.folds))
+    if folds < found:
+        raise InputError(f"folds must be at least {found}, the folds in the table, got {folds}")
+    return 1 / (folds - 1)
 
 
 def _check_question(entries: tuple[str, ...], margin: float, alpha: float, control: str | None) -> None:

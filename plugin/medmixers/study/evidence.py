@@ -13,21 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmixers.errors import InputError
+from medmixers.study.differences import difference, rounded
+from medmixers.study.means import common_groups, counted, seed_means
 from medmixers.study.pooled import bootstrap, draw_counts
 from medmixers.study.probabilities import PooledScores
 from medmixers.study.ranking import wilcoxon_points
+from medmixers.study.signed_rank import Shift, signed_rank_shift
 from medmixers.study.statistics import (
     Difference,
     Probabilities,
-    Shift,
-    average_groups,
     bayesian_signed_rank,
     corrected_t_pvalue,
     difference_of_means,
     holm,
     max_t_bands,
     retrained_difference,
-    signed_rank_shift,
 )
 from medmixers.study.table import Scores
 
@@ -77,6 +77,7 @@ class CaseEvidence:
     Args:
         scores: of one data set and metric.
         seed: of the random draws.
+        test_share: test cases over training cases of a fold; None without folds.
 
     Raises:
         InputError: fewer than 2 cases with a score of every seed of every entry.
@@ -84,16 +85,19 @@ class CaseEvidence:
 
     correction = "Holm"
 
-    def __init__(self, scores: Scores, seed: int) -> None:
-        sign = -1.0 if scores.lower_is_better else 1.0
-        values = [sign * average_groups(each, scores.groups) for each in scores.values]
-        known = np.all([np.isfinite(each).all(axis=0) for each in values], axis=0)
-        self.cases, self.left_out = int(known.sum()), int((~known).sum())
+    def __init__(self, scores: Scores, seed: int, test_share: float | None = None) -> None:
+        values, known = common_groups(scores)
+        self.cases, self.left_out = counted(scores)
         if self.cases < 2:
-            raise InputError(f"at least 2 cases with a score of every seed and entry are needed, got {self.cases}")
-        self.values = [each[:, known] for each in values]
+            raise InputError(
+                f"at least 2 cases with a score of every seed and entry are needed, got {self.cases} of {len(known)}"
+                + _unequal(scores)
+            )
+        sign = -1.0 if scores.lower_is_better else 1.0
+        self.values = [sign * each[:, known] for each in values]
         self.folds = None if scores.folds is None else scores.folds[known]
-        self.seed_means = [each.mean(axis=1) for each in self.values]
+        self.test_share = test_share
+        self.seed_means = [sign * each for each in seed_means(scores)]
         self.seed = seed
 
     def shifts(self, pairs: Pairs, alpha: float) -> tuple[list[Shift], Array]:
@@ -109,12 +113,11 @@ class CaseEvidence:
         return bayesian_signed_rank(first, second, margin=margin, seed=self.seed)
 
     def fold_pvalue(self, i: int, j: int) -> float | None:
-        if self.folds is None or len(set(self.folds)) < 2:
+        if self.test_share is None or self.folds is None or len(set(self.folds)) < 2:
             return None
-        difference = self.values[i].mean(axis=0) - self.values[j].mean(axis=0)
-        numbers = sorted(set(self.folds))
-        means = np.array([difference[self.folds == fold].mean() for fold in numbers])
-        return corrected_t_pvalue(means, test_share=1 / (len(numbers) - 1))
+        differences = difference(self.values[i].mean(axis=0), self.values[j].mean(axis=0))
+        means = np.array([differences[self.folds == fold].mean() for fold in sorted(set(self.folds))])
+        return corrected_t_pvalue(means, test_share=self.test_share)
 
     def points(self) -> NDArray[np.int64]:
         return wilcoxon_points(np.stack([each[0] for each in self.values]))
@@ -123,6 +126,12 @@ class CaseEvidence:
         rng = np.random.default_rng(self.seed)
         counts = np.concatenate(list(draw_counts(np.arange(self.cases), RANK_DRAWS, rng)))
         return np.stack([_with_drawn_seeds(counts @ each.T / self.cases, rng) for each in self.values], axis=1)
+
+
+def _unequal(scores: Scores) -> str:
+    """A case that some trainings lack rows of, where there is one."""
+    lacking = [case for case, whole in zip(scores.cases, scores.whole, strict=True) if not whole]
+    return f"; every training needs the same rows, of {lacking[0]} some have fewer" if lacking else ""
 
 
 class PooledEvidence:
@@ -139,7 +148,7 @@ class PooledEvidence:
     correction = "max-T"
 
     def __init__(self, scores: PooledScores, seed: int) -> None:
-        self.cases, self.left_out = len(set(scores.groups.tolist())), scores.left_out
+        self.cases, self.left_out = counted(scores)
         if self.cases < 2 or len(set(scores.labels.tolist())) < 2:
             raise InputError(
                 f"{scores.metric} needs at least 2 cases of 2 classes, got {self.cases} of "
@@ -147,33 +156,34 @@ class PooledEvidence:
             )
         sign = -1.0 if scores.lower_is_better else 1.0
         models = [model for entry in scores.probabilities for model in entry]
-        once = np.ones((1, len(scores.labels)))
         ends = np.cumsum([len(entry) for entry in scores.probabilities])[:-1]
-        values = np.array([scores.measure(model, once)[0] for model in models])
         drawn = bootstrap(scores.metric, models, scores.labels, groups=scores.groups, draws=POOLED_DRAWS, seed=seed)
         drawn = sign * drawn[np.isfinite(drawn).all(axis=1)]
-        self.seed_means = np.split(sign * values, ends)
+        self.seed_means = [sign * each for each in seed_means(scores)]
         self.drawn = np.split(drawn, ends, axis=1)  # of each entry, (draws, seeds)
         self.means = np.stack([each.mean(axis=1) for each in self.drawn], axis=1)
         self.seed = seed
 
     def shifts(self, pairs: Pairs, alpha: float) -> tuple[list[Shift], Array]:
-        estimates = np.array([self.seed_means[i].mean() - self.seed_means[j].mean() for i, j in pairs])
-        draws = np.stack([self.means[:, i] - self.means[:, j] for i, j in pairs], axis=1)
+        of_entries = np.array([each.mean() for each in self.seed_means])
+        estimates = difference(*(of_entries[list(side)] for side in zip(*pairs, strict=True)))
+        draws = np.stack([difference(self.means[:, i], self.means[:, j]) for i, j in pairs], axis=1)
         low, high, adjusted = max_t_bands(estimates, draws, alpha=alpha)
         single = [max_t_bands(estimates[[k]], draws[:, [k]], alpha=alpha)[2][0] for k in range(len(pairs))]
         rows = zip(single, estimates, low, high, strict=True)
-        return [Shift(float(p), float(d), float(a), float(b), self.cases) for p, d, a, b in rows], adjusted
+        return [
+            Shift(float(p), float(d), float(a), float(b), self.cases, int(np.sign(d))) for p, d, a, b in rows
+        ], adjusted
 
     def retrained(self, i: int, j: int) -> Difference:
-        of_cases = float((self.means[:, i] - self.means[:, j]).var(ddof=1))
+        of_cases = float(difference(self.means[:, i], self.means[:, j]).var(ddof=1))
         first, second = self.seed_means[i], self.seed_means[j]
         return difference_of_means(first, second, case_variance=of_cases, cases=self.cases)
 
     def probabilities(self, i: int, j: int, margin: float) -> Probabilities:
         """Shares of the bootstrap draws."""
-        difference = self.means[:, i] - self.means[:, j]
-        better, worse = float((difference > margin).mean()), float((difference < -margin).mean())
+        differences = difference(self.means[:, i], self.means[:, j])
+        better, worse = float((differences > margin).mean()), float((differences < -margin).mean())
         return Probabilities(better, 1 - better - worse, worse)
 
     def fold_pvalue(self, i: int, j: int) -> float | None:
@@ -181,7 +191,7 @@ class PooledEvidence:
 
     def points(self) -> NDArray[np.int64]:
         """One point for each entry over which the 95 % percentile interval of the difference excludes 0."""
-        first = np.stack([each[:, 0] for each in self.drawn], axis=1)
+        first = rounded(np.stack([each[:, 0] for each in self.drawn], axis=1))
         lows = [[np.percentile(a - b, 2.5) for b in first.T] for a in first.T]
         return (np.array(lows) > 0).sum(axis=1)
 

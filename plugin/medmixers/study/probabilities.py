@@ -29,12 +29,12 @@ class PooledScores:
         dataset, metric: names; the metric is a key of ``POOLED``.
         entries: names, sorted.
         seeds: of each entry, sorted.
-        cases: names of the cases that every training predicted, sorted.
+        cases: names of the cases of groups that every training predicted in whole, sorted.
         groups: number of each case's group, (cases,).
         labels: class of each case, (cases,).
         classes: names.
         probabilities: of each entry, (seeds of the entry, cases, classes).
-        left_out: groups of which a training predicted no case.
+        left_out: the other groups.
         lower_is_better: whether a smaller value is better.
     """
 
@@ -74,7 +74,7 @@ Training = tuple[str, str]  # entry, seed
 def pooled_scores(
     dataset: str, metric: str, classes: tuple[str, ...], trainings: Mapping[Training, Mapping[str, Prediction]]
 ) -> PooledScores:
-    """Put the predictions of all trainings on their common cases.
+    """Put the predictions of all trainings on their common groups of cases.
 
     Args:
         dataset, metric: names.
@@ -92,9 +92,10 @@ def pooled_scores(
             known = facts.setdefault(case, (each.group, each.label))
             if known != (each.group, each.label):
                 raise InputError(f"case {case} has two groups or truths in data set {dataset!r}")
-    common = sorted(case for case in facts if all(case in predictions for predictions in trainings.values()))
+    lacking = {group for case, (group, _) in facts.items() if any(case not in each for each in trainings.values())}
+    common = sorted(case for case, (group, _) in facts.items() if group not in lacking)
     if not common:
-        raise InputError(f"no case of data set {dataset!r} was predicted by every training")
+        raise InputError(f"no case, or group of cases, of data set {dataset!r} was predicted by every training")
     entries = sorted({entry for entry, _ in trainings})
     seeds = tuple(tuple(sorted((s for e, s in trainings if e == entry), key=by_number)) for entry in entries)
     names = sorted({facts[case][0] for case in common})
@@ -112,7 +113,7 @@ def pooled_scores(
             np.array([[trainings[entry, seed][case].probabilities for case in common] for seed in own])
             for entry, own in zip(entries, seeds, strict=True)
         ),
-        left_out=len({group for group, _ in facts.values()}) - len(names),
+        left_out=len(lacking),
     )
 
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import friedmanchisquare, gmean, rankdata, studentized_range, wilcoxon
+from scipy.stats import friedmanchisquare, gmean, rankdata, studentized_range
 
 from medmixers.errors import InputError
+from medmixers.study.differences import decimal_places, difference, rounded
+from medmixers.study.signed_rank import signed_rank_test
 
 Array = NDArray[np.float64]
 
@@ -28,15 +30,10 @@ def wilcoxon_points(scores: Array, *, alpha: float = 0.05) -> NDArray[np.int64]:
     points = np.zeros(entries, np.int64)
     for i in range(entries):
         for j in range(i):
-            difference = scores[i] - scores[j]
-            if not difference.any() or wilcoxon(difference, zero_method="zsplit").pvalue >= alpha:
-                continue
-            points[i if _signed_rank(difference) > 0 else j] += 1
+            pvalue, direction = signed_rank_test(difference(scores[i], scores[j]))
+            if pvalue < alpha:
+                points[i if direction > 0 else j] += 1
     return points
-
-
-def _signed_rank(difference: Array) -> float:
-    return float((np.sign(difference) * rankdata(np.abs(difference))).sum())
 
 
 def rank_scores(points: Sequence[float] | NDArray[np.int64]) -> Array:
@@ -89,6 +86,7 @@ def friedman_nemenyi(scores: Array, *, alpha: float = 0.05) -> FriedmanResult:
             f"Friedman's test needs at least 3 entries and 6 data sets, got {entries} and {data_sets}; "
             "use the geometric mean of the rank scores"
         )
+    scores = np.stack([rounded(column) for column in scores.T], axis=1)
     ranks = rankdata(-scores, axis=0)
     quantile = studentized_range.ppf(1 - alpha, entries, np.inf) / np.sqrt(2)
     return FriedmanResult(
@@ -125,12 +123,12 @@ def rank_stability(means: Array, drawn: Array) -> RankStability:
         means: score of each entry, (entries,), higher is better.
         drawn: the same on bootstrap draws, (draws, entries).
     """
-    ranks = rankdata(-means)
-    ranks_drawn = rankdata(-drawn, axis=1)
+    places = decimal_places(means)
+    ranks, ranks_drawn = rankdata(-np.round(means, places)), rankdata(-np.round(drawn, places), axis=1)
     taus = kendall_taus(ranks, ranks_drawn)
     low, high = np.percentile(ranks_drawn, [2.5, 97.5], axis=0, method="nearest")
-    places = np.arange(1, len(means) + 1)
-    share = (np.ceil(ranks_drawn)[:, :, None] == places).mean(axis=0)
+    every = np.arange(1, len(means) + 1)
+    share = (np.ceil(ranks_drawn)[:, :, None] == every).mean(axis=0)
     return RankStability(ranks, low, high, _mean_tau(taus), share, ranks_drawn)
 
 

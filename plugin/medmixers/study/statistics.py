@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.stats import chi2, norm, t, wilcoxon
+from scipy.stats import chi2, norm, t
 
 from medmixers.errors import InputError
+from medmixers.study.differences import decimal_places, difference, paired_difference
 
 Array = NDArray[np.float64]
 VERDICTS = ("better", "worse", "equivalent", "undecided", "underpowered")
 POWER = 0.8
-MOST_EXACT = 25  # cases up to which the signed-rank test is exact
 LEAST_SEEDS = 3
 POWER_NODES = 200
 BAYES_CHUNK = 1000  # draws at a time
@@ -46,62 +46,6 @@ def holm(pvalues: Array) -> Array:
     adjusted = np.empty(len(pvalues))
     adjusted[order] = np.minimum(steps, 1)
     return adjusted
-
-
-@dataclass(frozen=True)
-class Shift:
-    """Difference of two trained models on new cases (Q1).
-
-    Args:
-        pvalue: of the Wilcoxon signed-rank test.
-        estimate: Hodges-Lehmann estimate of the shift.
-        low, high: its confidence interval.
-        cases: pairs compared.
-    """
-
-    pvalue: float
-    estimate: float
-    low: float
-    high: float
-    cases: int
-
-
-def signed_rank_shift(first: Array, second: Array, *, alpha: float = 0.05) -> Shift:
-    """Whether two trained models differ on new cases: Wilcoxon's test and the Hodges-Lehmann shift (Q1).
-
-    Zero differences are split between both signs. Without zeros and ties the test is exact for up to 25 cases, else the
-    normal approximation. The interval inverts the signed-rank test.
-
-    Args:
-        first, second: scores of the same cases, (cases,).
-        alpha: two-sided level of the interval.
-
-    Raises:
-        InputError: fewer than 2 pairs of finite scores.
-    """
-    difference = _paired(first, second)
-    n = len(difference)
-    tied = len(np.unique(np.abs(difference))) < n or not difference.all()
-    exact = n <= MOST_EXACT and not tied
-    pvalue = 1.0
-    if difference.any():
-        pvalue = float(wilcoxon(difference, zero_method="zsplit", method="exact" if exact else "approx").pvalue)
-    sums = np.add.outer(difference, difference)[np.triu_indices(n)] / 2
-    sums.sort()
-    spread = np.sqrt(n * (n + 1) * (2 * n + 1) / 24)
-    reach = int(np.floor(n * (n + 1) / 4 - norm.ppf(1 - alpha / 2) * spread))
-    low, high = (-np.inf, np.inf) if reach < 0 else (sums[reach], sums[-1 - reach])
-    return Shift(pvalue, float(np.median(sums)), float(low), float(high), n)
-
-
-def _paired(first: Array, second: Array) -> Array:
-    if first.shape != second.shape or first.ndim != 1:
-        raise InputError(f"two rows of the same cases are needed, got shapes {first.shape} and {second.shape}")
-    difference = first - second
-    difference = difference[np.isfinite(difference)]
-    if len(difference) < 2:
-        raise InputError(f"at least 2 cases with a score of both are needed, got {len(difference)}")
-    return difference
 
 
 @dataclass(frozen=True)
@@ -171,7 +115,7 @@ def retrained_difference(first: Array, second: Array) -> Difference:
     if n < 2:
         raise InputError(f"at least 2 cases with a score of every seed of both entries are needed, got {n}")
     first, second = first[:, common], second[:, common]
-    of_cases = float((first.mean(axis=0) - second.mean(axis=0)).var(ddof=1) / n)
+    of_cases = float(difference(first.mean(axis=0), second.mean(axis=0)).var(ddof=1) / n)
     return difference_of_means(first.mean(axis=1), second.mean(axis=1), case_variance=of_cases, cases=n)
 
 
@@ -189,7 +133,8 @@ def difference_of_means(first: Array, second: Array, *, case_variance: float, ca
     freedom = np.array([cases - 1, len(first) - 1, len(second) - 1])
     df = total**2 / float((parts**2 / freedom).sum()) if total else float(freedom.sum())
     seeds = len(first), len(second)
-    return Difference(float(first.mean() - second.mean()), float(np.sqrt(total)), df, cases, seeds)
+    mean = float(difference(first.mean(keepdims=True), second.mean(keepdims=True))[0])
+    return Difference(mean, float(np.sqrt(total)), df, cases, seeds)
 
 
 def detectable_difference(error: float, df: float, *, alpha: float = 0.05, power: float = POWER) -> float:
@@ -280,13 +225,13 @@ def bayesian_signed_rank(
         prior: weight of the pseudo-case.
         seed: of the draws.
     """
-    difference = np.append(0.0, _paired(first, second))
-    order = np.argsort(difference)
-    ordered = difference[order]
+    differences = np.append(0.0, paired_difference(first, second))
+    order = np.argsort(differences)
+    ordered, places = differences[order], decimal_places(first, second)
     # of each case, from which place on, and up to which, its mean with another lies beyond the margin
-    above = np.searchsorted(ordered, 2 * margin - ordered, "right")
-    below = np.searchsorted(ordered, -2 * margin - ordered, "left")
-    shape = np.append(prior, np.ones(len(difference) - 1))
+    above = np.searchsorted(ordered, np.round(2 * margin - ordered, places), "right")
+    below = np.searchsorted(ordered, np.round(-2 * margin - ordered, places), "left")
+    shape = np.append(prior, np.ones(len(differences) - 1))
     rng = np.random.default_rng(seed)
     wins = np.zeros(3)
     for start in range(0, draws, BAYES_CHUNK):

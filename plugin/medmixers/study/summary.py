@@ -98,8 +98,8 @@ def _pair_row(comparison: Comparison, pair: Pair) -> dict[str, Any]:
         "seeds_first": seeds[pair.first],
         "seeds_second": seeds[pair.second],
         "shift": pair.shift.estimate,
-        "shift_low": pair.shift.low,
-        "shift_high": pair.shift.high,
+        "shift_low": "" if pair.shift.low is None else pair.shift.low,
+        "shift_high": "" if pair.shift.high is None else pair.shift.high,
         "shift_p": pair.shift.pvalue,
         "shift_p_corrected": pair.shift_pvalue,
         "shift_correction": comparison.correction,
@@ -153,11 +153,15 @@ def _one(comparison: Comparison) -> str:
     lines.append(
         f"Kendall's tau of the ranking when cases and seeds are drawn again: {comparison.stability.kendall_tau:.2f}"
     )
+    if comparison.test_share is not None and any(pair.fold_pvalue is not None for pair in comparison.pairs):
+        lines.append(f"p_folds in tests.csv: test cases / training cases of a fold are {comparison.test_share:.3g}.")
     if min(seeds) < 3:
         lines.append(
             "No verdict but underpowered for entries with fewer than 3 seeds: they cannot tell whether a mixer matters "
             "when it is trained again. Their intervals and p values are of the trained models only."
         )
+    if any(pair.retrained is None and pair.shift.low is None for pair in comparison.pairs):
+        lines.append(f"-: {comparison.cases} {comparison.unit} are too few for {no_interval(comparison.alpha)}.")
     return "\n".join(lines)
 
 
@@ -184,7 +188,7 @@ def _pairs(comparison: Comparison) -> list[tuple[str, ...]]:
             shift = pair.shift
             numbers = (
                 f"{shift.estimate:+.4f}",
-                f"{shift.low:+.4f} to {shift.high:+.4f}",
+                interval_text(shift.low, shift.high),
                 f"{pair.shift_pvalue:.3g}",
                 "-",
             )
@@ -192,12 +196,22 @@ def _pairs(comparison: Comparison) -> list[tuple[str, ...]]:
             low, high = pair.retrained.interval(comparison.alpha)
             numbers = (
                 f"{pair.retrained.mean:+.4f}",
-                f"{low:+.4f} to {high:+.4f}",
+                interval_text(low, high),
                 f"{pair.retrained_pvalue:.3g}",
                 f"{pair.detectable:.4f}",
             )
         rows.append((names, *numbers, pair.verdict))
     return rows
+
+
+def no_interval(alpha: float) -> str:
+    """What does not exist with too few cases."""
+    return f"a {100 * (1 - alpha):g} % interval of the signed-rank test"
+
+
+def interval_text(low: float | None, high: float | None) -> str:
+    """``+0.0100 to +0.0500``, or a dash where there is no interval of the level."""
+    return "-" if low is None or high is None else f"{low:+.4f} to {high:+.4f}"
 
 
 def _over(overall: Overall) -> str:

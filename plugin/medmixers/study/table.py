@@ -28,7 +28,9 @@ class Scores:
         seeds: of each entry, sorted.
         cases: names, sorted.
         groups: number of each case's group, (cases,); every case is its own group where the table has none.
-        values: of each entry, (seeds of the entry, cases), mean over classes and folds; NaN where there is no score.
+        values: of each entry, (seeds of the entry, cases), mean over classes and folds; NaN where there is no score
+            or the case is not whole.
+        whole: whether every training has all rows of a case, (cases,).
         lower_is_better: whether a smaller value is better.
         folds: number of each group's fold, (groups,), where each group is in one of several folds; else None.
     """
@@ -40,6 +42,7 @@ class Scores:
     cases: tuple[str, ...]
     groups: NDArray[np.int64]
     values: tuple[NDArray[np.float64], ...]
+    whole: NDArray[np.bool_]
     lower_is_better: bool = False
     folds: NDArray[np.int64] | None = None
 
@@ -47,8 +50,10 @@ class Scores:
 def read_scores(file: str | Path, *, lower_is_better: Sequence[str] = LOWER_IS_BETTER) -> list[Scores]:
     """Read a CSV file with the columns entry, seed, case and value; dataset, fold, group, class and metric may follow.
 
-    An empty value or "nan" is a case without a score (a structure that is absent and was not predicted). Rows of all
-    cases together (case ``*``) are passed over: what they can show needs the probabilities of each case.
+    An empty value or "nan" is a case or class without a score (a structure that is absent and was not predicted). A row
+    that is not there is something else: nobody knows its score. A case of which one training has fewer rows than
+    another, of any class, is not whole. Rows of all cases together (case ``*``) are passed over: what they can show
+    needs the probabilities of each case.
 
     Args:
         file: the CSV file.
@@ -62,31 +67,44 @@ def read_scores(file: str | Path, *, lower_is_better: Sequence[str] = LOWER_IS_B
         InputError: a missing column, a value that is no number, a case in two groups, or the same score twice; the
             message names the line.
     """
-    path = Path(file)
+    tables = _read(Path(file), ("dataset", "metric"))
+    return [
+        builder.build(dataset, metric, lower_is_better=metric.lower() in lower_is_better)
+        for (dataset, metric), builder in sorted(tables.items())
+    ]
+
+
+def read_class_scores(file: str | Path) -> dict[tuple[str, str, str], Scores]:
+    """As :func:`read_scores`, but (dataset, metric, class) -> the scores of this class alone."""
+    tables = _read(Path(file), ("dataset", "metric", "class"))
+    return {
+        (dataset, metric, name): builder.build(dataset, metric, lower_is_better=metric.lower() in LOWER_IS_BETTER)
+        for (dataset, metric, name), builder in tables.items()
+    }
+
+
+def _read(path: Path, by: Sequence[str]) -> dict[tuple[str, ...], _Builder]:
     if not path.is_file():
-        raise MissingFileError(f"there is no table {str(file)!r}")
+        raise MissingFileError(f"there is no table {str(path)!r}")
     with path.open(newline="", encoding="utf-8-sig") as content:
         reader = csv.DictReader(content)
         columns = tuple(reader.fieldnames or ())
         missing = [name for name in REQUIRED if name not in columns]
         if missing:
             raise InputError(f"{path} lacks the column {', '.join(missing)}; it has {', '.join(columns) or 'none'}")
-        tables: dict[tuple[str, str], _Builder] = {}
+        tables: dict[tuple[str, ...], _Builder] = {}
         only_pooled = False
         for row in reader:
             if (row["case"] or "").strip() == ALL_CASES:
                 only_pooled = True
                 continue
-            key = row.get("dataset") or "", row.get("metric") or ""
+            key = tuple(row.get(name) or "" for name in by)
             tables.setdefault(key, _Builder(path)).add(row, reader.line_num)
     if not tables and only_pooled:
         raise InputError(f"{path} holds values of all cases together only; a comparison needs a value of each case")
     if not tables:
         raise InputError(f"{path} holds no row")
-    return [
-        builder.build(*key, lower_is_better=key[1].lower() in lower_is_better)
-        for key, builder in sorted(tables.items())
-    ]
+    return tables
 
 
 class _Builder:
@@ -94,7 +112,7 @@ class _Builder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.values: dict[tuple[str, str, str], list[float]] = {}
+        self.rows: dict[tuple[str, str, str], list[tuple[str, float]]] = {}  # class and value
         self.seen: dict[tuple[str | None, ...], int] = {}
         self.group_of: dict[str, str] = {}
         self.folds_of: dict[str, set[str]] = {}
@@ -112,21 +130,34 @@ class _Builder:
         if self.group_of.setdefault(case, group) != group:
             raise InputError(f"{where}: case {case} is in the groups {self.group_of[case]} and {group}")
         self.folds_of.setdefault(group, set()).add(row.get("fold") or "")
-        self.values.setdefault((entry, seed, case), []).append(_number(row["value"], where))
+        self.rows.setdefault((entry, seed, case), []).append((row.get("class") or "", _number(row["value"], where)))
 
     def build(self, dataset: str, metric: str, *, lower_is_better: bool) -> Scores:
-        entries = sorted({entry for entry, _, _ in self.values})
+        entries = sorted({entry for entry, _, _ in self.rows})
         cases = sorted(self.group_of)
         names = sorted(set(self.group_of.values()))
         position = {name: place for place, name in enumerate(names)}
-        seeds = tuple(tuple(sorted({s for e, s, _ in self.values if e == entry}, key=by_number)) for entry in entries)
-        values = tuple(
-            np.array([[_mean(self.values.get((entry, seed, case), [])) for case in cases] for seed in own])
+        seeds = tuple(tuple(sorted({s for e, s, _ in self.rows if e == entry}, key=by_number)) for entry in entries)
+        whole = self._whole(cases)
+        found = (
+            [[_mean(self.rows.get((entry, seed, case), ())) for case in cases] for seed in own]
             for entry, own in zip(entries, seeds, strict=True)
         )
+        values = tuple(np.where(whole, each, np.nan) for each in found)
         groups = np.array([position[self.group_of[case]] for case in cases])
         folds = self._folds(names)
-        return Scores(dataset, metric, tuple(entries), seeds, tuple(cases), groups, values, lower_is_better, folds)
+        return Scores(
+            dataset, metric, tuple(entries), seeds, tuple(cases), groups, values, whole, lower_is_better, folds
+        )
+
+    def _whole(self, cases: Sequence[str]) -> NDArray[np.bool_]:
+        """Whether every training has as many rows of a case, class by class, as any other has."""
+        trainings = {(entry, seed) for entry, seed, _ in self.rows}
+
+        def classes(training: tuple[str, str], case: str) -> tuple[str, ...]:
+            return tuple(sorted(name for name, _ in self.rows.get((*training, case), ())))
+
+        return np.array([len({classes(training, case) for training in trainings}) == 1 for case in cases])
 
     def _folds(self, groups: Sequence[str]) -> NDArray[np.int64] | None:
         names = sorted({fold for folds in self.folds_of.values() for fold in folds})
@@ -147,8 +178,8 @@ def _number(text: str | None, where: str) -> float:
     return value
 
 
-def _mean(values: list[float]) -> float:
-    known = [value for value in values if np.isfinite(value)]
+def _mean(rows: Sequence[tuple[str, float]]) -> float:
+    known = [value for _, value in rows if np.isfinite(value)]
     return sum(known) / len(known) if known else float("nan")
 
 

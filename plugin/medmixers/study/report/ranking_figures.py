@@ -12,7 +12,8 @@ from medmixers.study.comparison import Comparison, Pair
 from medmixers.study.overall import Overall
 from medmixers.study.report import drawing
 from medmixers.study.report.drawing import BETTER, EQUAL, NEUTRAL, PALETTE, WORSE, Picture, short
-from medmixers.study.report.words import basis
+from medmixers.study.report.words import basis, best_entries
+from medmixers.study.summary import no_interval
 
 MARKS = {1: "+", -1: "-", 0: "=", None: ""}
 COLOURS = {1: BETTER, -1: WORSE, 0: EQUAL, None: NEUTRAL}
@@ -34,14 +35,17 @@ def rank_blobs(comparison: Comparison, folder: Path, stem: str) -> Picture:
     drawing.list_names(axes, names)
     axes.set(xlabel="rank, 1 is best", xlim=(0.4, len(names) + 0.6))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    best = comparison.ranking[0]
+    best, first = comparison.ranking[0], best_entries(comparison)
+    leads = f"{best.entry} is first; its rank lies" if len(first) == 1 else f"{len(first)} entries tie; their ranks lie"
+    lowest = min(row.rank_low for row in comparison.ranking[: len(first)])
+    highest = max(row.rank_high for row in comparison.ranking[: len(first)])
     return drawing.finish(
         figure,
         folder,
         f"{stem}_ranks",
         title="Stability of the ranking",
-        alt=f"Rank of each entry when cases and seeds are drawn again. {best.entry} is first; its rank lies between "
-        f"{best.rank_low:g} and {best.rank_high:g} in 95 % of the draws.",
+        alt=f"Rank of each entry when cases and seeds are drawn again. {leads} between "
+        f"{lowest:g} and {highest:g} in 95 % of the draws.",
         caption=f"Area: share of {len(comparison.stability.drawn)} bootstrap draws of cases and seeds. Cross: rank by "
         f"the mean. Line: 95 % interval. {basis(comparison)}.",
     )
@@ -57,7 +61,8 @@ def differences(comparison: Comparison, folder: Path, stem: str) -> Picture:
     colours = {"better": BETTER, "worse": WORSE, "equivalent": "#009E73"}
     for place, (_, mean, low, high, verdict) in enumerate(rows):
         colour = colours.get(verdict, "#555555")
-        axes.plot([low, high], [place, place], color=colour)
+        if low is not None and high is not None:
+            axes.plot([low, high], [place, place], color=colour)
         axes.plot([mean], [place], "o", color=colour, markersize=5)
     drawing.list_names(axes, [f"{short(name, 20)}: {verdict}" for name, *_, verdict in rows])
     axes.set_xlabel(f"{comparison.scores.metric}: entry minus reference")
@@ -71,8 +76,10 @@ def differences(comparison: Comparison, folder: Path, stem: str) -> Picture:
         alt=f"Mean difference of each entry to {reference}: {listed}.",
         caption=f"Reference: {reference}. Above 0, the entry is better{_turned(comparison)}. "
         f"Line: {100 * (1 - comparison.alpha):g} % interval "
-        f"of a new training (of the trained models with fewer than 3 seeds), not corrected. Band: the margin, "
-        f"{comparison.margin:g}. {basis(comparison)}.",
+        f"of a new training (of the trained models with fewer than 3 seeds), not corrected. "
+        + f"No line: too few {comparison.unit} for {no_interval(comparison.alpha)}. "
+        * any(low is None for _, _, low, _, _ in rows)
+        + f"Band: the margin, {comparison.margin:g}. {basis(comparison)}.",
     )
 
 
@@ -80,20 +87,24 @@ def _turned(comparison: Comparison) -> str:
     return ", since the sign is turned" if comparison.scores.lower_is_better else ""
 
 
-def _against(comparison: Comparison, reference: str) -> list[tuple[str, float, float, float, str]]:
+Against = tuple[str, float, float | None, float | None, str]
+
+
+def _against(comparison: Comparison, reference: str) -> list[Against]:
     """Name, difference to the reference, its interval and the verdict, in the order of the ranking."""
     opposite = {"better": "worse", "worse": "better"}
-    found: dict[str, tuple[str, float, float, float, str]] = {}
+    found: dict[str, Against] = {}
     for pair in comparison.pairs:
         mean, low, high = difference_of(pair, comparison.alpha)
         if pair.second == reference:
             found[pair.first] = pair.first, mean, low, high, pair.verdict
         elif pair.first == reference:
-            found[pair.second] = pair.second, -mean, -high, -low, opposite.get(pair.verdict, pair.verdict)
+            ends = (None, None) if low is None or high is None else (-high, -low)
+            found[pair.second] = pair.second, -mean + 0, *ends, opposite.get(pair.verdict, pair.verdict)
     return [found[row.entry] for row in comparison.ranking if row.entry in found]
 
 
-def difference_of(pair: Pair, alpha: float) -> tuple[float, float, float]:
+def difference_of(pair: Pair, alpha: float) -> tuple[float, float | None, float | None]:
     """Difference and interval of a new training, or of the trained models with fewer than 3 seeds."""
     if pair.retrained is None:
         return pair.shift.estimate, pair.shift.low, pair.shift.high
@@ -105,10 +116,10 @@ def significance_maps(comparison: Comparison, folder: Path, stem: str) -> list[P
     alpha = comparison.alpha
 
     def raw(pair: Pair) -> int | None:
-        return _sign(pair.shift.estimate) if pair.shift.pvalue < alpha else None
+        return pair.shift.direction if pair.shift.pvalue < alpha else None
 
     def corrected(pair: Pair) -> int | None:
-        return _sign(pair.shift.estimate) if pair.shift_pvalue < alpha else None
+        return pair.shift.direction if pair.shift_pvalue < alpha else None
 
     def again(pair: Pair) -> int | None:
         return {"better": 1, "worse": -1, "equivalent": 0}.get(pair.verdict)
@@ -121,10 +132,6 @@ def significance_maps(comparison: Comparison, folder: Path, stem: str) -> list[P
     if comparison.control is not None:
         return [_control_map(comparison, kinds, folder, stem)]
     return [_pair_map(comparison, kind, folder, stem) for kind in kinds]
-
-
-def _sign(value: float) -> int:
-    return 1 if value > 0 else -1
 
 
 def _pair_map(comparison: Comparison, kind: tuple[str, str, Any], folder: Path, stem: str) -> Picture:

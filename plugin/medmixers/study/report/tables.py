@@ -13,7 +13,7 @@ from medmixers.study.overall import Overall
 from medmixers.study.report.costs import COST_COLUMNS, Cost
 from medmixers.study.report.folder import METRICS, StudyFolder, mean
 from medmixers.study.report.words import basis, seconds
-from medmixers.study.summary import pair_rows, ranking_rows
+from medmixers.study.summary import interval_text, no_interval, pair_rows, ranking_rows
 
 PUBLISHED = "published"  # column
 
@@ -51,7 +51,7 @@ def ranking_with_costs(
 def ranking(
     comparison: Comparison, costs: dict[str, Cost], stem: str, published: Mapping[str, Any] | None = None
 ) -> Table:
-    """Place, entry, mean, a paper's number, rank interval, points and score, cost.
+    """Entry, place (ties share the mean of theirs), mean, a paper's number, rank interval, points and score, cost.
 
     Args:
         comparison: of one data set.
@@ -65,13 +65,13 @@ def ranking(
         "rank score", PUBLISHED, "parameters", "GMACs", "training", "memory", "epoch of 90 %",
     )  # fmt: skip
     rows = []
-    for place, row in enumerate(comparison.ranking, start=1):
+    for row in comparison.ranking:
         cost = costs[row.entry]
         count = len(comparison.scores.seeds[comparison.scores.entries.index(row.entry)])
         rows.append(
             (
                 row.entry,
-                str(place),
+                f"{row.rank:g}",
                 f"{row.mean:.4f}",
                 _or_dash(row.seed_sd, "{:.4f}"),
                 str(count),
@@ -115,7 +115,7 @@ def tests(comparison: Comparison, stem: str) -> Table:
                 f"{row['first']} vs {row['second']}",
                 row["verdict"],
                 _or_dash(row.get("difference"), "{:+.4f}"),
-                f"{row['low']:+.4f} to {row['high']:+.4f}" if again else "-",
+                interval_text(row["low"], row["high"]) if again else "-",
                 _or_dash(row.get("p_holm"), "{:.2g}"),
                 _or_dash(row.get("p_equivalence_holm"), "{:.2g}"),
                 _or_dash(row.get("detectable"), "{:.4f}"),
@@ -143,13 +143,14 @@ def trained_models(comparison: Comparison, stem: str) -> Table:
         (
             f"{row['first']} vs {row['second']}",
             f"{row['shift']:+.4f}",
-            f"{row['shift_low']:+.4f} to {row['shift_high']:+.4f}",
+            interval_text(pair.shift.low, pair.shift.high),
             f"{row['shift_p']:.2g}",
             f"{row['shift_p_corrected']:.2g}",
             *(f"{row[f'probably_{name}']:.2f}" for name in ("better", "same", "worse")),
         )
-        for row in pair_rows([comparison])
+        for row, pair in zip(pair_rows([comparison]), comparison.pairs, strict=True)
     )
+    none = any(pair.shift.low is None for pair in comparison.pairs)
     pooled = comparison.correction == "max-T"
     return Table(
         f"{stem}_trained_models",
@@ -160,7 +161,8 @@ def trained_models(comparison: Comparison, stem: str) -> Table:
             else "Wilcoxon and Hodges-Lehmann; intervals not corrected. "
         )
         + f"Probably better, the same (within the margin of {comparison.margin:g}) or worse: "
-        + ("shares of the draws." if pooled else "Bayesian signed-rank test."),
+        + ("shares of the draws." if pooled else "Bayesian signed-rank test.")
+        + f" -: too few {comparison.unit} for {no_interval(comparison.alpha)}." * none,
         head,
         rows,
     )

@@ -10,8 +10,10 @@ import numpy as np
 
 from medmixers.study.comparison import Comparison, Pair
 from medmixers.study.pooled import POOLED
+from medmixers.study.rows import MOST_NAMED
 from medmixers.study.scores import NSD_TOLERANCE
 from medmixers.study.statistics import LEAST_SEEDS, VERDICTS
+from medmixers.study.summary import interval_text
 
 
 def basis(comparison: Comparison) -> str:
@@ -25,12 +27,21 @@ def answer(comparison: Comparison) -> str:
     """One sentence: what is best, against what, how surely, from how much."""
     best = comparison.ranking[0]
     pair, turned = _decisive_pair(comparison)
-    metric = comparison.scores.metric
-    lead = f"{best.entry} ranks first by mean {metric} ({best.mean:.4f}"
-    lead += ")" if np.isnan(best.seed_sd) else f" ± {best.seed_sd:.4f} over seeds)"
-    if comparison.control == best.entry:
+    metric, first = comparison.scores.metric, best_entries(comparison)
+    if len(first) == 1:
+        lead = f"{best.entry} ranks first by mean {metric} ({best.mean:.4f}"
+        lead += ")" if np.isnan(best.seed_sd) else f" ± {best.seed_sd:.4f} over seeds)"
+    else:
+        names = f"{', '.join(first[:-1])} and {first[-1]}" if len(first) <= MOST_NAMED else f"{len(first)} entries"
+        lead = f"No entry is first: {names} tie by mean {metric} ({best.mean:.4f})"
+    if comparison.control == best.entry and len(first) == 1:
         lead += ", and it is the control"
-    return f"{lead}. {_finding(comparison, pair, turned)} {_tally(comparison)} ({basis(comparison)})."
+    return f"{lead}. {_finding(comparison, pair, turned, first)} {_tally(comparison)} ({basis(comparison)})."
+
+
+def best_entries(comparison: Comparison) -> list[str]:
+    """Names of the entries at the first place: several where they tie."""
+    return [row.entry for row in comparison.ranking if row.rank == comparison.ranking[0].rank]
 
 
 def _decisive_pair(comparison: Comparison) -> tuple[Pair, bool]:
@@ -43,31 +54,39 @@ def _decisive_pair(comparison: Comparison) -> tuple[Pair, bool]:
     raise AssertionError(f"no pair of {best} and {other}")
 
 
-def _finding(comparison: Comparison, pair: Pair, turned: bool) -> str:
-    other = pair.first if turned else pair.second
+def _finding(comparison: Comparison, pair: Pair, turned: bool, first: Sequence[str]) -> str:
+    best, other = (pair.second, pair.first) if turned else (pair.first, pair.second)
+    it, subject, of = ("it", "It", "") if len(first) == 1 else (best, best, f" of {best}")
     sign = -1 if turned else 1
     level = f"{100 * (1 - comparison.alpha):g} % interval"
     if pair.retrained is None:
-        low, high = sorted((sign * pair.shift.low, sign * pair.shift.high))
+        reach = f"no {level} of so few {comparison.unit}"
+        if pair.shift.low is not None and pair.shift.high is not None:
+            low, high = sorted((sign * pair.shift.low, sign * pair.shift.high))
+            reach = f"{level} {interval_text(low, high)}"
         return (
-            f"Whether it is better than {other} when trained again is unknown: underpowered, fewer than {LEAST_SEEDS} "
-            f"seeds. These trained models differ by {sign * pair.shift.estimate:+.4f} ({level} {low:+.4f} to "
-            f"{high:+.4f}, p = {pair.shift_pvalue:.2g}, {_correction(comparison, comparison.correction)})."
+            f"Whether {it} is better than {other} when trained again is unknown: underpowered, fewer than "
+            f"{LEAST_SEEDS} seeds. These trained models differ by {_signed(sign * pair.shift.estimate)} ({reach}, "
+            f"p = {pair.shift_pvalue:.2g}, {_correction(comparison, comparison.correction)})."
         )
     low, high = sorted(sign * end for end in pair.retrained.interval(comparison.alpha))
     verdict = {"better": "worse", "worse": "better"}.get(pair.verdict, pair.verdict) if turned else pair.verdict
     says = {
-        "better": f"It is better than {other}",
-        "worse": f"It is worse than {other}",
-        "equivalent": f"It is equivalent to {other} within the margin of {comparison.margin:g}",
-        "undecided": f"No difference to {other} was found",
-        "underpowered": f"Underpowered: it may or may not differ from {other}",
+        "better": f"{subject} is better than {other}",
+        "worse": f"{subject} is worse than {other}",
+        "equivalent": f"{subject} is equivalent to {other} within the margin of {comparison.margin:g}",
+        "undecided": f"No difference{of} to {other} was found",
+        "underpowered": f"Underpowered: {it} may or may not differ from {other}",
     }[verdict]
     return (
-        f"{says}; difference {sign * pair.retrained.mean:+.4f} ({level} {low:+.4f} to {high:+.4f}, "
+        f"{says}; difference {_signed(sign * pair.retrained.mean)} ({level} {interval_text(low, high)}, "
         f"p = {pair.retrained_pvalue:.2g}, {_correction(comparison, 'Holm')}; "
         f"detectable difference {pair.detectable:.4f})."
     )
+
+
+def _signed(value: float) -> str:
+    return f"{value + 0:+.4f}"  # no -0
 
 
 def _correction(comparison: Comparison, name: str) -> str:
@@ -150,7 +169,11 @@ def _test_words(comparisons: Sequence[Comparison]) -> list[str]:
         "together. Points and rank scores follow Keuth et al. 2025 (uncorrected, first seed)."
     )
     if any(pair.fold_pvalue is not None for each in comparisons for pair in each.pairs):
-        words.append("Each case was scored in one fold. The p value over folds has the variance of Nadeau and Bengio.")
+        shares = ", ".join(sorted({f"{each.test_share:.3g}" for each in comparisons if each.test_share is not None}))
+        words.append(
+            "Each case was scored in one fold. The p value over folds has the variance of Nadeau and Bengio, with a "
+            f"ratio of test to training cases of {shares}."
+        )
     return words
 
 
