@@ -118,7 +118,9 @@ def test_metrics_of_all_cases_together(sources: Path, tmp_path: Path, monkeypatc
     scores = {"val_f1": 0.875, "val_auc": 0.9375, "val_recall": float("nan")}
     monkeypatch.setattr(pack, "export_models", lambda bundle: dict.fromkeys(MODELS, "not exported: it takes seconds"))
     write_metrics_reports(str(tmp_path), None, scores, None, None)
-    pack_bundle(sources / NAME, weights=sources / "checkpoint.pt", out=tmp_path, metrics=tmp_path / "metrics.csv")
+    options = {"weights": sources / "checkpoint.pt", "out": tmp_path, "metrics": tmp_path / "metrics.csv"}
+    packed = pack_bundle(sources / NAME, **options)
+    assert str(packed).splitlines()[-1] == "without val_recall: it has no value in the evaluation"
     with zipfile.ZipFile(tmp_path / f"{NAME}_v0.1.0.zip") as archive:
         metadata = json.loads(archive.read(f"{NAME}/configs/metadata.json"))
         card = archive.read(f"{NAME}/docs/model_card.md").decode()

@@ -1,4 +1,4 @@
-"""Several labels per image: targets, weights, decisions and AUROC. torch and MONAI are imported when called."""
+"""Several labels per image: targets, weights, decisions and AUROC. torch and ignite are imported when called."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from medmixers.bundle_runtime.metrics import aurocs, mean_of_known
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +70,6 @@ def mean_auroc(*, labels: Sequence[str], output_transform: Callable[..., Any]) -
         output_transform: from the engine's output to probabilities and truth, (B, K) each.
     """
     from ignite.metrics import EpochMetric
-    from monai.metrics import compute_roc_auc
 
     class MeanAUROC(EpochMetric):
         def __init__(self) -> None:
@@ -76,13 +77,8 @@ def mean_auroc(*, labels: Sequence[str], output_transform: Callable[..., Any]) -
             self.values: list[float] = []
 
         def mean(self, probabilities: Tensor, truth: Tensor) -> float:
-            counts, cases = truth.sum(dim=0).tolist(), len(truth)
-            self.values = [
-                float(compute_roc_auc(probabilities[:, label], truth[:, label])) if 0 < count < cases else float("nan")
-                for label, count in enumerate(counts)
-            ]
-            known = [value for value in self.values if value == value]
-            return sum(known) / len(known) if known else float("nan")
+            self.values = aurocs(probabilities, truth)
+            return mean_of_known(self.values)
 
         def completed(self, engine: Any, name: str) -> None:
             super().completed(engine, name)

@@ -290,10 +290,11 @@ def _check_cases(
 def _name_absent_classes(names: Sequence[str], cases: list[dict[str, Any]], part: str) -> None:
     present = {case["label"] for case in cases}
     absent = [f"{label} {name}" for label, name in enumerate(names) if label not in present]
-    if absent:  # what ignite's metrics and MONAI's ROCAUC give then
+    if absent:
+        auc = ". val_auc is nan: all cases are of one class" if len(present) == 1 else ""
         print(
-            f"medmixers: note: no {part} case is of class {', '.join(absent)}: precision, recall and F1 of a class "
-            "without cases count as 0 in the means, and val_auc is nan",
+            f"medmixers: note: no {part} case is of class {', '.join(absent)}: left out of the means val_f1, "
+            f"val_precision, val_recall and val_auc{auc}",
             flush=True,
         )
 

@@ -7,7 +7,6 @@ from typing import Any
 from medmixers.bundles.render.kind import BundleKind
 from medmixers.bundles.render.parts import (
     ONE_LINE_ERRORS,
-    PREDICTED_AND_TRUE,
     STATS,
     TO_FLOAT32,
     Config,
@@ -95,20 +94,16 @@ class ClassificationKind(BundleKind):
         return [*TO_PROBABILITIES, one_hot]
 
     def training_metrics(self) -> Config:
-        return {} if self.batch_augmentation() else {"train_accuracy": self._metric("Accuracy")}
+        return {} if self.batch_augmentation() else {"train_accuracy": self._accuracy()}
 
     def validation_metrics(self) -> tuple[Config, Config]:
-        """Means over the classes, each with the same weight."""
-        return {self.key_metric: self._metric("Fbeta", beta=1.0)}, {
-            "val_accuracy": self._metric("Accuracy"),
-            "val_precision": self._metric("Precision", average="macro"),
-            "val_recall": self._metric("Recall", average="macro"),
-            "val_auc": {"_target_": "ROCAUC", "average": "macro", "output_transform": PREDICTED_AND_TRUE},
-        }
+        """Accuracy, and means over the classes that have a case, each with the same weight."""
+        means = {f"val_{of}": ours("metrics.class_mean", of=of) for of in ("f1", "precision", "recall", "auc")}
+        return {self.key_metric: means.pop(self.key_metric)}, {"val_accuracy": self._accuracy(), **means}
 
-    def _metric(self, name: str, **arguments: Any) -> Config:
+    def _accuracy(self) -> Config:
         take = function("metrics.probabilities_and_ids")
-        return {"_target_": f"ignite.metrics.{name}", **arguments, "output_transform": take, "device": "@device"}
+        return {"_target_": "ignite.metrics.Accuracy", "output_transform": take, "device": "@device"}
 
     def evaluation_keys(self) -> Config:
         """The metrics in a table, and the probabilities of every case."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,15 +42,18 @@ class Packed(NamedTuple):
         path: the zip.
         digest: its SHA-256.
         missing: "model.ts" or "model.onnx" -> why the zip has none.
+        unknown: metrics of the evaluation that have no value.
     """
 
     path: Path
     digest: str
     missing: Mapping[str, str]
+    unknown: Sequence[str] = ()
 
     def __str__(self) -> str:
         absent = [f"without {name}: {reason}" for name, reason in self.missing.items()]
-        return "\n".join([f"{self.path}", f"SHA-256 {self.digest}", *absent])
+        unknown = [f"without {name}: it has no value in the evaluation" for name in self.unknown]
+        return "\n".join([f"{self.path}", f"SHA-256 {self.digest}", *absent, *unknown])
 
 
 def pack_bundle(
@@ -111,7 +114,8 @@ def pack_bundle(
         (bundle / "docs" / "model_card.md").write_text(card, encoding="utf-8")
         target = Path(out) / f"{bundle.name}_v{metadata['version']}.zip"
         write_archive(target, bundle.name, {path.relative_to(bundle).as_posix(): path for path in _files(bundle)})
-    return Packed(target, file_digest(target), missing)
+    unknown = [name for name, values in measured.values.items() if not values] if measured else []
+    return Packed(target, file_digest(target), missing, unknown)
 
 
 def copy_bundle(name: str | Path, folder: Path) -> Path:
