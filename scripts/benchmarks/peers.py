@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from medmixers.factory import create_network
 from medmixers.kernels.average_pool import plain_local_average
 from medmixers.kernels.eager import CHANNELS_LAST
+from medmixers.kernels.flex_attention import compiled_flex_attention
 from medmixers.mixers.local_attention import LocalAttention
 from medmixers.mixers.pooling import Pooling
 
@@ -124,19 +125,11 @@ def row_major_block_mask(spatial: tuple[int, ...], kernel_size: int, device: tor
     return create_block_mask(mask, None, None, tokens, tokens, device=device, _compile=device.type == "cuda")
 
 
-@cache
-def compiled_flex_attention() -> Any:
-    """FlexAttention, compiled: it is slow otherwise."""
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return torch.compile(flex_attention)
-
-
 def row_major_flex_attention(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> Tensor:
     """FlexAttention over tokens in row-major order, as Keuth et al. ran it."""
     mask = row_major_block_mask(tuple(q.shape[2:-1]), kernel_size, q.device)
     flat = (part.flatten(2, -2).contiguous() for part in (q, k, v))
-    return compiled_flex_attention()(*flat, block_mask=mask).view_as(q)
+    return compiled_flex_attention(*flat, block_mask=mask).view_as(q)
 
 
 def natten_attention(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> Tensor:

@@ -1,9 +1,12 @@
 """Tiled local attention against plain ones: every neighbourhood unfolded, and full attention under a mask."""
 
+from functools import partial
+
 import pytest
 import torch
 from peers import Neighbourhoods, masked_attention, unfold_attention
 
+from medmixers.kernels import flex_attention
 from medmixers.kernels import tile_attention as tiles
 from medmixers.kernels.flex_attention import tile_block_mask
 from medmixers.mixers.local_attention import LocalAttention
@@ -70,6 +73,24 @@ def test_flex_backend_equals_tiles(size, kernel_size):
     x = torch.randn(2, 32, *size)
     with torch.no_grad():
         torch.testing.assert_close(flex(x), tiles(x), rtol=1e-5, atol=1e-5)
+
+
+def test_flex_attention_is_compiled_for_more_sizes_than_torchs_limit(monkeypatch):
+    """Beyond the limit torch would go on with tokens squared memory, and only warn."""
+    torch.compiler.reset()
+    flex_attention._compiled.cache_clear()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # the limit is of the tracing
+    try:
+        with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True), torch.no_grad():
+            for edge in (4, 5, 6):
+                mask = tile_block_mask((edge, edge), 3, torch.device("cpu"))
+                q, k, v = torch.randn(3, 1, 1, mask.shape[-1], 16)
+                compiled = flex_attention.compiled_flex_attention(q, k, v, block_mask=mask)
+                expected = torch.nn.attention.flex_attention.flex_attention(q, k, v, block_mask=mask)
+                torch.testing.assert_close(compiled, expected)
+    finally:
+        flex_attention._compiled.cache_clear()
+        torch.compiler.reset()
 
 
 @pytest.mark.parametrize(("size", "kernel_size"), [((40, 50), 7), ((64, 48), 35), ((9, 8, 17), 3), ((20, 4, 40), 9)])

@@ -15,6 +15,7 @@ from medmixers.layers.sizes import crop
 
 # Tiles of 128 tokens, a block of FlexAttention's sparse mask. A tile of neighbours sees few blocks, an image row many.
 TILES: dict[int, tuple[int, ...]] = {2: (8, 16), 3: (4, 4, 8)}
+COMPILATIONS = 1000  # more than a training needs: one per size, dtype, and with or without gradients
 
 
 def flex_attention_by_tiles(qkv: Tensor, *, heads: int, kernel_size: int) -> Tensor:
@@ -43,7 +44,7 @@ def flex_attention_by_tiles(qkv: Tensor, *, heads: int, kernel_size: int) -> Ten
     parts = parts.permute(2 * dims + 1, 0, 2 * dims + 2, *tiles, *inner, 2 * dims + 3)
     q, k, v = parts.reshape(3, qkv.shape[0], heads, prod(grid), -1)
 
-    attend = _compiled() if qkv.is_cuda else flex_attention
+    attend: Any = compiled_flex_attention if qkv.is_cuda else flex_attention
     mixed = attend(q, k, v, block_mask=tile_block_mask(spatial, kernel_size, qkv.device))
 
     mixed = mixed.view(qkv.shape[0], heads, *counts, *tile, -1)
@@ -52,11 +53,23 @@ def flex_attention_by_tiles(qkv: Tensor, *, heads: int, kernel_size: int) -> Ten
     return crop(mixed.reshape(*padded.shape[:-1], -1), spatial, first_axis=1)
 
 
+def compiled_flex_attention(q: Tensor, k: Tensor, v: Tensor, *, block_mask: Any) -> Tensor:
+    """FlexAttention, compiled for each size of the map: (B, heads, tokens, channels), without a limit on their number.
+
+    After 8 compilations torch goes on without a compiled one, in tokens squared memory, and only warns.
+    """
+    attend = _compiled()
+    if torch.compiler.is_compiling():
+        return attend(q, k, v, block_mask=block_mask)
+    with torch._dynamo.config.patch(recompile_limit=COMPILATIONS, accumulated_recompile_limit=COMPILATIONS):
+        return attend(q, k, v, block_mask=block_mask)
+
+
 @cache
 def _compiled() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention)
+    return torch.compile(flex_attention, dynamic=False, fullgraph=True)
 
 
 @lru_cache(maxsize=32)
