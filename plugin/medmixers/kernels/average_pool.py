@@ -72,9 +72,9 @@ def _pool(x: Tensor, kernel_size: int, transposed: bool) -> Tensor:
 
     On a GPU torch's operator runs: the number of passes over memory counts there, not the number of additions.
     """
-    share = _shares(x, kernel_size)
     if x.device.type != "cpu":
-        return _pool_by_operator(x, share, kernel_size, transposed)
+        return _pool_by_operator(x, kernel_size, transposed)
+    share = _shares(x, kernel_size)
     pooled = torch.empty_like(x)
     maps = max(1, CACHED_NUMBERS * torch.get_num_threads() // share.numel())
     if not x.is_contiguous() or maps >= x.shape[0] * x.shape[1]:
@@ -97,8 +97,13 @@ pool = operator(
 )
 
 
-def _pool_by_operator(x: Tensor, share: Tensor, kernel_size: int, transposed: bool) -> Tensor:
-    """:func:`_pool_maps` by torch's operator. Under autograd that operator would keep its input."""
+def _pool_by_operator(x: Tensor, kernel_size: int, transposed: bool) -> Tensor:
+    """:func:`_pool_maps` by torch's operator. Under autograd that operator would keep its input.
+
+    Nothing is copied from the host: that would wait for the GPU, and no CUDA graph could hold it.
+    """
+    ones = x.new_ones(1, 1, *x.shape[2:])
+    share = plain_local_average(ones, kernel_size, divisor=1).reciprocal_()
     total = plain_local_average(x * share if transposed else x, kernel_size, divisor=1)
     return torch.sub(total if transposed else total * share, x, out=torch.empty_like(x))
 
