@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from math import prod
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medmixers.kernels.eager import CHANNELS_LAST
-from medmixers.kernels.fastest import fastest
+from medmixers.kernels.fastest import Function, fastest
 from medmixers.kernels.operators import operator, takes_operators
 from medmixers.kernels.plain_depthwise import plain_depthwise_conv, plain_weight_gradient, under_autocast
 
@@ -20,7 +20,6 @@ from medmixers.kernels.plain_depthwise import plain_depthwise_conv, plain_weight
 # as long for 1024 channels of 7x7 as for 512. For 64 channels of 48^3 it takes three times as long as for their slabs.
 CHANNELS, SLAB_NUMBERS = 256, 2**19
 
-Function = Callable[..., Tensor]
 FASTEST, TORCH, TRITON = "fastest", "torch", "triton"  # ways of an operator
 PLAIN: Mapping[str, Function] = {"convolve": plain_depthwise_conv, "weight_gradient": plain_weight_gradient}
 

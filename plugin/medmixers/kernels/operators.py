@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from medmixers.kernels.eager import is_eager
+from medmixers.layers.sizes import is_exporting
 
 NAMESPACE = __name__.partition(".")[0]  # in torch.ops: the copy of this package in a packed bundle has its own
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
@@ -51,5 +52,5 @@ def takes_operators(*tensors: Tensor | None) -> bool:
     without this package, nor under a dispatch mode (FLOP counters, tracers), which must see torch's own operators.
     """
     if torch.compiler.is_compiling():
-        return not torch.compiler.is_exporting()
+        return not is_exporting()
     return is_eager(*tensors) and _get_current_dispatch_mode() is None  # torch has no public query

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medmixers.layers.sizes import has_known_size
+from medmixers.layers.sizes import has_known_size, is_exporting
 
 CHUNK = 32  # the fastest measured on a CPU
 
@@ -76,7 +76,7 @@ def _sums_between(decay: Tensor) -> Tensor:
 
 def _states(left: Tensor, decay: Tensor) -> Tensor:
     if not torch.jit.is_scripting():
-        if torch.compiler.is_exporting() and not has_known_size(left):
+        if is_exporting() and not has_known_size(left):
             return _before_by_matrix(left, decay)
     return _before(left, decay)
 

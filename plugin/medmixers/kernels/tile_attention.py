@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from medmixers.kernels.eager import is_eager_on_cpu
-from medmixers.layers.sizes import Ints, crop, product_of
+from medmixers.layers.sizes import Ints, crop, is_exporting, product_of
 
 TILE_SIZE = 4  # edge of a query tile in voxels: the fastest measured on a CPU, in 2D and 3D
 BLOCK_NUMBERS = 2**20  # elements per block and thread: 4 MiB in float32, within the caches
@@ -75,7 +75,7 @@ def whole_tile_attention(qkv: Tensor, tiling: Tiling) -> Tensor:
 def _tile_count(size: int, tile: int) -> int:
     count = (size + tile - 1) // tile
     if not torch.jit.is_scripting():
-        if torch.compiler.is_exporting():
+        if is_exporting():
             # At least two tiles: torch.export would specialise on an axis of one tile.
             count = torch.sym_max(count, 2)  # type: ignore[assignment]
     return count

@@ -50,6 +50,14 @@ def has_known_size(x: Tensor) -> bool:
     return True
 
 
+def is_exporting() -> bool:
+    """Whether torch.export records a graph, of sizes that may change.
+
+    torch.compiler.is_exporting() tells the same, but torch.compile of torch 2.11 takes it for True.
+    """
+    return torch.compiler._is_exporting_flag
+
+
 def product_of(sizes: Ints) -> int:
     """Product of sizes: ``math.prod``, which TorchScript does not know."""
     product = 1
@@ -119,7 +127,7 @@ def crop(x: Tensor, size: Ints, first_axis: int = 2) -> Tensor:
 def _narrow(x: Tensor, axis: int, length: int) -> Tensor:
     # torch.export specialises on whether a view is contiguous, i.e. on whether padding was needed. A copy avoids that.
     if not torch.jit.is_scripting():
-        if torch.compiler.is_exporting():
+        if is_exporting():
             return torch.narrow_copy(x, axis, 0, length)
     return torch.narrow(x, axis, 0, length)
 

@@ -5,7 +5,7 @@ from medmixers.errors import InputError
 from medmixers.kernels.flex_attention import flex_attention_by_tiles
 from medmixers.kernels.tile_attention import TILE_SIZE, Tiling, tile_attention
 from medmixers.layers.conv import check_kernel_size, check_spatial_dims
-from medmixers.layers.sizes import has_known_size, product_of
+from medmixers.layers.sizes import has_known_size, is_exporting, product_of
 from medmixers.mixers.global_attention import full_attention, head_count
 
 BACKENDS = ("auto", "tiles", "flex")
@@ -64,11 +64,10 @@ class LocalAttention(nn.Module):
 
     def _by_backend(self, qkv: Tensor) -> Tensor:
         is_small = product_of(qkv.shape[1:-1]) <= self.full_attention_tokens
-        is_exporting = torch.compiler.is_exporting()
-        if is_exporting and not has_known_size(qkv):  # the exported program takes small and large images
+        if is_exporting() and not has_known_size(qkv):  # the exported program takes small and large images
             tiling = Tiling(self.heads, self.kernel_size, self.tile_size)
             return torch.cond(is_small, lambda x: _full(x, self.heads), lambda x: _tiled(x, tiling), (qkv,))
-        if self.backend == "flex" and not (is_small or is_exporting or torch.jit.is_tracing()):
+        if self.backend == "flex" and not (is_small or is_exporting() or torch.jit.is_tracing()):
             return flex_attention_by_tiles(qkv, heads=self.heads, kernel_size=self.kernel_size)
         return _by_size(qkv, self.heads, self.kernel_size, self.tile_size, self.full_attention_tokens)
 

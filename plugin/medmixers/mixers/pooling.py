@@ -3,7 +3,7 @@ from torch import Tensor, nn
 
 from medmixers.kernels.average_pool import average_minus_input
 from medmixers.layers.conv import check_kernel_size, check_spatial_dims
-from medmixers.layers.sizes import has_known_size
+from medmixers.layers.sizes import has_known_size, is_exporting
 
 
 class Pooling(nn.Module):
@@ -35,7 +35,7 @@ class Pooling(nn.Module):
             return self._pool(x)
         is_small = min(list(x.shape[2:])) < self.kernel_size
         if not torch.jit.is_scripting():
-            if torch.compiler.is_exporting() and not has_known_size(x):  # the program takes small and large maps
+            if is_exporting() and not has_known_size(x):  # the program takes small and large maps
                 return torch.cond(is_small, torch.clone, self._pool, (x,))
         return x if is_small else self._pool(x)
 

@@ -45,7 +45,8 @@ def other_folds(model: Path, fold: str) -> list[Path]:
 
 def _network(plans: Mapping[str, Any], configuration: str) -> dict[str, Any]:
     """Patch size, class and arguments of the network; a configuration may inherit what it does not hold."""
-    rows, row = json.loads(json.dumps(plans["configurations"])), {}
+    rows = json.loads(json.dumps(plans["configurations"]))
+    row: dict[str, Any] = {}
     name: str | None = configuration
     while name is not None and name in rows:
         row = {**rows[name], **row}
