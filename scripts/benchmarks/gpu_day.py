@@ -13,6 +13,7 @@ code that was measured: their digests are compared.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import re
 import sys
@@ -52,10 +53,7 @@ PATCH, PATCHES = (96, 96, 96), 2
 BUNDLE, EPOCHS, VALIDATED, GOAL = "brain_tissue_segmentation_grouped_conv", 60, 3, 0.86
 TRAINED = re.compile(r"^(\S+ \S+?),\d+ - INFO - Epoch: 1/", re.MULTILINE)
 VALIDATION = re.compile(r"^(\S+ \S+?),\d+ - INFO - Epoch\[(\d+)\] Metrics -- .*val_mean_dice: ([\d.]+)", re.MULTILINE)
-AMP = {
-    "float32": {},
-    "bfloat16": {"train#trainer#amp": True, "train#trainer#amp_kwargs": "{'dtype': '$torch.bfloat16'}"},
-}
+AMP = {"float32": {"amp": False}, "bfloat16": {"amp": True}}  # the bundles' mixed precision is bfloat16
 
 
 @one_line_errors("gpu_day")
@@ -144,6 +142,7 @@ class Part:
 
     def _peak(self, build: Callable[[], torch.nn.Module], *, half: bool) -> int:
         kind = torch.device(self.device).type
+        gc.collect()  # the network before may still hold its memory
         network = build().to(self.device).train()
         optimizer = torch.optim.AdamW(network.parameters())
         context = torch.autocast(kind, torch.float16) if half and kind == "cuda" else nullcontext()
@@ -160,7 +159,7 @@ class Part:
         print(gpu_training_table(self.rows(f"gpu training {self.device}", AMP, self._training)))
 
     def _training(self, precision: str) -> list[dict[str, Any]]:
-        data, log = self.folder / "Dataset900_BrainTissue", self.folder / f"training {precision}.log"
+        data, log = self.folder / "Dataset900_BrainTissue", self.folder / f"training-{precision}.log"
         if not data.exists():
             write_brain_demo(data)
         lengths = {"epochs": EPOCHS, "val_interval": VALIDATED, "device": f"$torch.device('{self.device}')"}

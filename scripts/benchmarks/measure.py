@@ -72,6 +72,7 @@ def compare(name: str, *, device: str = "cpu", memory: bool = True) -> list[Meas
 
 def _timed(name: str, run: str, device: str, *, gpu_peaks: bool) -> list[Measurement]:
     steps, rows = {}, {}
+    torch.compiler.reset()  # its limit of compilations is of the whole process
     for label in COMPARISONS[name].contenders:
         rows[label] = Measurement(name, run, label)
         try:

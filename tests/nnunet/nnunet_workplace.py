@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -44,7 +45,8 @@ class Workplace:
 
     def start(self, command: str, *arguments: str, preload: bool = False, **variables: str) -> subprocess.Popen:
         """Start a command of nnU-Net. One that starts no workers can be preloaded."""
-        script = Path(sysconfig.get_path("scripts")) / command
+        folder = sysconfig.get_path("scripts")
+        script = shutil.which(command, path=os.pathsep.join([folder, os.environ["PATH"]])) or Path(folder, command)
         return subprocess.Popen(
             [*([preloaded.python()] if preload else []), script, *arguments],
             env={**self.environment, **variables},

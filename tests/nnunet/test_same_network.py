@@ -104,4 +104,3 @@ def test_what_agrees_passes(tmp_path, stock_plans):
     check_same_network(file, stock_plans, "3d_child", owner="this run", remedy="")
     torch.save({"init_args": {"configuration": "3d_child"}}, file)  # a portable model
     check_same_network(file, stock_plans, "3d_child", owner="this run", remedy="")
-
