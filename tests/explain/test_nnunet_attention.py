@@ -181,6 +181,18 @@ def test_a_token_unet_from_its_plans(token_unet_model: Path, tmp_path: Path) -> 
     assert all(0.5 < one[inside].mean() < 2 for one in maps)  # near the mean of the whole grid, 1
 
 
+def test_a_fold_is_explained_by_its_own_plans(token_unet_model: Path) -> None:
+    """Not by those of a fold that was trained later, with another patch: the weights alone would not show it."""
+    checkpoint, file = (token_unet_model / name for name in ("fold_0/checkpoint_final.pth", "plans.json"))
+    saved, described = torch.load(checkpoint), json.loads(file.read_text())
+    saved["init_args"]["plans"] = described
+    torch.save(saved, checkpoint)
+    later = json.loads(file.read_text())
+    later["configurations"]["3d_fullres"]["patch_size"] = [32, 16, 16]
+    file.write_text(json.dumps(later))
+    assert NnunetModel(token_unet_model).configuration.patch_size == [16, 16, 16]
+
+
 def test_what_is_missing_is_named(token_unet_model: Path, tmp_path: Path) -> None:
     image, out = write_image(tmp_path / "blob_0000.nii.gz"), tmp_path / "out.nii.gz"
     with pytest.raises(FileNotFoundError, match=r"nowhere is not a trained nnU-Net model: it has no plans\.json"):

@@ -190,8 +190,9 @@ def _load_model(
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     dataset_json = json.loads((model_folder / "dataset.json").read_text())
-    plans = PlansManager(json.loads((model_folder / "plans.json").read_text()))
     saved = read_checkpoint(weights_file)
+    own_plans = saved["init_args"].get("plans")  # of this fold; a portable model has plans.json alone
+    plans = PlansManager(own_plans or json.loads((model_folder / "plans.json").read_text()))
     configuration = plans.get_configuration(saved["init_args"]["configuration"])
     if configuration.previous_stage_name is not None:
         raise InputError(f"{model_folder} is the second stage of a cascade; attention of those is not supported")
