@@ -14,6 +14,7 @@ from medmixers.files import written_whole
 COLUMNS = ("dataset", "entry", "seed", "fold", "case", "group", "class", "metric", "value")
 ALL_CASES = "*"  # the case of a value of all cases together, such as AUROC
 MOST_NAMED = 5
+NSD_TOLERANCE = 2.0  # mm, or voxels where a file has no spacing
 Value = tuple[str, str, str, float]  # case, class, metric, value
 
 

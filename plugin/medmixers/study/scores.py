@@ -14,10 +14,9 @@ from typing import Any
 
 from medmixers.errors import InputError, MissingFileError
 from medmixers.study.classification import score_classification
-from medmixers.study.rows import ALL_CASES, COLUMNS, Value, named, write_table
+from medmixers.study.rows import ALL_CASES, COLUMNS, NSD_TOLERANCE, Value, named, write_table
 from medmixers.study.segmentation import score_segmentation
 
-NSD_TOLERANCE = 2.0  # mm, or voxels where a file has no spacing
 Plan = Mapping[str, Any]
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from medmixers.errors import ExistingFileError, InputError
 from medmixers.files import written_whole
-from medmixers.progress import Announce, silent
+from medmixers.progress import Announce, note, silent
 from medmixers.results import write_json
-from medmixers.study.engine.jobs import finished
+from medmixers.study.engine.jobs import drop_old_scores, finished
 from medmixers.study.engine.local import LocalRunner
-from medmixers.study.engine.records import PLAN, SPEC, holder, is_locked, needs, read_json
+from medmixers.study.engine.records import PLAN, SPEC, holder, is_locked, needs, read_json, stage_file
 from medmixers.study.engine.slurm import refuse_changes, refuse_live, submit_study
 from medmixers.study.engine.spec import Spec, read_spec
+from medmixers.study.rows import named
 
 PLACES = ("local", "slurm")
 
@@ -79,20 +81,51 @@ def study_folder(spec: Spec, out: str | None) -> Path:
 
 
 def write_plan(spec: Spec, folder: Path, *, allow_underpowered: bool) -> dict[str, Any]:
-    """Write plan.json and study.yaml, after a check that no finished training was made with other inputs."""
+    """Write plan.json and study.yaml, after a check that no finished training was made with other inputs.
+
+    Scores of another tolerance, truth or group are deleted; their jobs score the predictions again.
+
+    Raises:
+        ExistingFileError: the folder is no study.
+        InputError: it is another study or running, or the plan differs from what was trained.
+    """
+    from medmixers.study.engine.contents import FILES, add_contents, changed_cases
     from medmixers.study.engine.plan import make_plan
 
-    if folder.exists() and not (folder / PLAN).is_file() and any(folder.iterdir()):
+    old = read_json(folder / PLAN)
+    if old is None and folder.exists() and {path.name for path in folder.iterdir()} - {FILES}:
         raise ExistingFileError(f"{folder} exists and is no study; give another --out")
+    if old is not None and old["study"] != spec.study:
+        raise InputError(f"{folder} is study {old['study']!r}, {spec.path} is study {spec.study!r}; give another --out")
     plan = make_plan(spec, allow_underpowered=allow_underpowered)
     if folder.is_dir() and is_locked(folder):
         raise InputError(f"study {folder} is running on {holder(folder)}")
-    for name in needs(plan):
-        finished(folder, plan, name)
-    if (folder / PLAN).is_file():
+    _refuse_dropped(spec, folder, plan)
+    add_contents(folder, plan)
+    changed = f" ({said})" if (said := changed_cases(old or {}, plan)) else ""
+    try:
+        for name in needs(plan):
+            finished(folder, plan, name)
+    except InputError as error:
+        raise InputError(f"{error}{changed}") from error
+    if old is not None:
         refuse_changes(folder, plan)
-    if read_json(folder / PLAN) != plan:
+    if again := drop_old_scores(folder, plan):
+        differences = "; ".join(dict.fromkeys(again.values()))
+        note(f"{folder}: {len(again)} finished trainings are scored again: {differences}{changed}")
+    if old != plan:
         write_json(folder / PLAN, plan)
     with written_whole(folder / SPEC) as partial:
         shutil.copyfile(spec.path, partial)
     return plan
+
+
+def _refuse_dropped(spec: Spec, folder: Path, plan: Mapping[str, Any]) -> None:
+    """Refuse a file without trainings that are finished in the folder: the table of scores would lose them."""
+    kept = needs(plan)
+    trained = [path.parent.name for path in sorted(folder.glob(f"runs/*/{stage_file(folder, 'train').name}"))]
+    if dropped := [name for name in trained if name not in kept]:
+        raise InputError(
+            f"{spec.path} lacks finished trainings of {folder}: {named(dropped)}; keep their entries, seeds, folds and "
+            f"data sets, give another --out, or remove their folders in {folder / 'runs'}"
+        )

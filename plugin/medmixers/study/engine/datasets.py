@@ -1,13 +1,12 @@
-"""What a plan holds of each data set: cases, classes, parts, fingerprint. Images are not opened."""
+"""What a plan holds of each data set: definition, cases, classes, parts. Images are not opened."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,10 @@ from medmixers.tasks.from_yaml import load_task
 
 FOLDS = 5
 RAW, PREPROCESSED = "nnUNet_raw", "nnUNet_preprocessed"  # environment variables of nnU-Net
+DESCRIBED = ("channel_names", "labels", "regions_class_order", "file_ending", "overwrite_image_reader_writer")
+FREE_TEXT = (  # of a task: nothing is trained or scored by it
+    "name", "title", "codes", "licence", "citation", "data_source", "intended_use", "limits",
+)  # fmt: skip
 Parts = dict[str, dict[str, list[str]]]  # "test" or number of a fold -> training, validation, test -> cases
 
 
@@ -38,6 +41,23 @@ def task_of(task: str) -> TaskSpec:
     if spec.task == "classification" and spec.multi_label:
         raise InputError(f"task {task!r} gives an image several labels: a study compares tasks of one class per image")
     return spec
+
+
+def definition(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What the task, or the dataset.json of an nnU-Net data set, says now. Free text and colours are left out.
+
+    Args:
+        row: of the plan, with "world", "task" and "folder".
+    """
+    if row["world"] == "nnunet":
+        description = read_description(Path(row["folder"]))
+        return {key: description[key] for key in DESCRIBED if key in description}
+    spec = task_of(str(row["task"]))
+    facts = {field.name: getattr(spec, field.name) for field in fields(spec) if field.name not in FREE_TEXT}
+    facts["labels"] = [f"{value} {name}" for value, name in spec.label_names.items()]
+    if spec.regions is not None:
+        facts["regions"] = [[name, list(ids)] for name, ids in spec.regions.items()]
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in facts.items()}
 
 
 def describe(data: Data, folds: Sequence[int] | None) -> dict[str, Any]:
@@ -55,8 +75,8 @@ def describe(data: Data, folds: Sequence[int] | None) -> dict[str, Any]:
     if data.groups is not None:
         for case, group in _read_groups(data.groups, cases).items():
             cases[case]["group"] = group
-    described["fingerprint"] = _fingerprint(cases)
-    return {"name": data.name, "world": data.world, **described}
+    row = {"name": data.name, "world": data.world, **described}
+    return {**row, "definition": definition(row)}
 
 
 def describe_missing(data: Data, folds: Sequence[int] | None) -> dict[str, Any] | None:
@@ -89,7 +109,7 @@ def describe_missing(data: Data, folds: Sequence[int] | None) -> dict[str, Any] 
     nothing: dict[str, list[str]] = {"training": [], "validation": [], "test": []}
     parts = {"test": nothing} if folds is None else {str(fold): nothing for fold in folds}
     return {
-        "name": data.name, "world": data.world, **row, "cases": {}, "test": [], "parts": parts, "fingerprint": "",
+        "name": data.name, "world": data.world, **row, "cases": {}, "test": [], "parts": parts,
         "missing": missing,
     }  # fmt: skip
 
@@ -276,14 +296,3 @@ def _read_groups(file: Path, cases: Mapping[str, Any]) -> dict[str, str]:
     if missing:
         raise InputError(f"{file} has no group of case {missing[0]!r}")
     return {case: groups[case] for case in cases}
-
-
-def _fingerprint(cases: Mapping[str, Mapping[str, Any]]) -> str:
-    """Hash of each case's name, truth and file sizes, and of nothing that a copy to another place changes."""
-    rows = []
-    for name, case in sorted(cases.items()):
-        truth = case["truth"]
-        files = [*case["image"], *(truth.values() if isinstance(truth, dict) else [truth])]
-        sizes = [os.path.getsize(file) if os.path.isfile(file) else str(file) for file in files]
-        rows.append([name, case["group"], sizes])
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]

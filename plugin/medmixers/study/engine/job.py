@@ -15,8 +15,16 @@ from typing import Any
 
 from medmixers.errors import InputError
 from medmixers.study.engine.records import LOG, now_text, run_folder
+from medmixers.study.rows import NSD_TOLERANCE
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # signals that tell a job to end
+
+# stage -> digests of the parts that it and those before it read
+PARTS: dict[str, tuple[str, ...]] = {
+    "train": ("training", "validation"),
+    "predict": ("training", "validation", "test"),
+    "score": ("training", "validation", "test", "truth"),
+}
 
 
 class Ended(BaseException):
@@ -59,9 +67,13 @@ class Job:
     @property
     def parts(self) -> dict[str, list[str]]:
         """Training, validation and test cases of the run."""
+        return dict(self.dataset["parts"][self.part])
+
+    @property
+    def part(self) -> str:
+        """Name of the run's parts in the plan: "test", or the number of its fold."""
         assert self.run is not None
-        key = "test" if self.run["fold"] is None else str(self.run["fold"])
-        return dict(self.dataset["parts"][key])
+        return "test" if self.run["fold"] is None else str(self.run["fold"])
 
     @property
     def device_type(self) -> str:
@@ -73,13 +85,24 @@ class Job:
         return "cuda" if torch.cuda.is_available() else "cpu"
 
     def inputs(self, stage: str) -> dict[str, Any]:
-        """What a stage is made from."""
-        dataset = {key: self.dataset.get(key) for key in ("name", "world", "fingerprint", "training", "configuration")}
-        shared = {"dataset": dataset, "versions": self.plan["versions"], "commit": self.plan["commit"]}
+        """What a stage is made from; what the stages before it are made from is in it."""
+        keys = ("name", "world", "training", "configuration", "definition")
+        dataset = {key: self.dataset.get(key) for key in keys}
+        shared = {"stage": stage, "dataset": dataset, "versions": self.plan["versions"], "commit": self.plan["commit"]}
+        contents = self.dataset.get("contents", {})
         if self.run is None or self.entry is None:
-            return {**shared, "stage": stage}
+            names = self.dataset.get("entries", ())
+            entries = {each["name"]: each["what"] for each in self.plan["entries"] if each["name"] in names}
+            held = ("training",) if "test" in contents else ("training", "test")
+            folds = {key: {each: part[each] for each in held} for key, part in contents.items()}
+            return {**shared, "entries": entries, "cases": folds}
         entry = {key: self.entry[key] for key in ("name", "what")}
-        return {**shared, "stage": stage, "entry": entry, "seed": self.run["seed"], "fold": self.run["fold"]}
+        part = contents.get(self.part, {})
+        cases = {key: part.get(key) for key in PARTS[stage]}
+        inputs = {**shared, "entry": entry, "seed": self.run["seed"], "fold": self.run["fold"], "cases": cases}
+        if stage == "score" and self.dataset.get("kind") == "segmentation":
+            inputs["nsd_tolerance"] = float(self.plan["question"].get("nsd_tolerance") or NSD_TOLERANCE)
+        return inputs
 
     def command(self, *words: str | Path, **variables: str) -> None:
         """Run a command with its output in log.txt. It ends when the job ends, however that happens.

@@ -21,16 +21,22 @@ from medmixers.study.engine.records import (
     FAILED,
     LOG,
     PREPARE,
+    SCORE,
     STAGES,
+    difference,
     is_done,
     locked,
     needs,
     now_text,
     prepared_dataset,
+    read_json,
     read_plan,
+    run_folder,
+    stage_file,
     write_record,
 )
 
+SCORES = "scores.csv"
 REQUEUE = 75  # exit status of a job that was ended and may go on
 
 
@@ -82,6 +88,35 @@ def finished(study: Path, plan: Mapping[str, Any], name: str) -> bool:
     return all(done)
 
 
+def drop_old_scores(study: Path, plan: Mapping[str, Any]) -> dict[str, str]:
+    """Delete scores that were made with another tolerance, truth or group, so that no table mixes them with new ones.
+
+    Returns:
+        Training -> what differs. Its job scores the predictions again.
+
+    Raises:
+        InputError: there are no predictions of one of them; nothing is deleted.
+    """
+    old: dict[str, str] = {}
+    for run in plan["runs"]:
+        job = make_job(study, plan, run["id"])
+        record, inputs = read_json(stage_file(job.folder, SCORE)), job.inputs(SCORE)
+        if record is None or is_done(job.folder, SCORE, inputs, name=job.name):
+            continue
+        old[job.name] = difference(record["inputs"], inputs)
+        if not any((job.folder / name).exists() for name in ("predictions", "probabilities.csv")):
+            raise InputError(
+                f"{job.name}: its scores were made with other inputs: {old[job.name]}; it has no predictions to score "
+                f"again; restore the inputs, give another --out, or remove {job.folder}"
+            )
+    for name in old:
+        for file in (stage_file(run_folder(study, name), SCORE), run_folder(study, name) / SCORES):
+            file.unlink(missing_ok=True)
+    if old:
+        (study / SCORES).unlink(missing_ok=True)  # of all runs; made again in the end
+    return old
+
+
 def run_job(
     study: str | Path, name: str, *, device: str = "auto", find_world: Callable[[str], World] = world_of
 ) -> str:
@@ -111,6 +146,7 @@ def run_job(
                 continue
             start = now_text()
             try:
+                _refuse_changed(job)
                 facts = _stage(find_world(job.dataset["world"]), stage, job)
             except Exception as error:
                 line = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
@@ -121,6 +157,16 @@ def run_job(
             write_record(job.folder, stage, job.inputs(stage), start, **facts)
             done.append(stage)
     return f"{name}: {', '.join(done) or 'nothing to do'}"
+
+
+def _refuse_changed(job: Job) -> None:
+    """Refuse data that is no longer what the plan says. Plans of older versions do not say it."""
+    if job.dataset.get("contents") is None:
+        return
+    from medmixers.study.engine.contents import refuse_changed
+
+    cases = job.dataset["cases"] if job.run is None else [case for part in job.parts.values() for case in part]
+    refuse_changed(job.study, job.name, job.dataset, cases)
 
 
 def _stage(world: World, stage: str, job: Job) -> dict[str, Any]:

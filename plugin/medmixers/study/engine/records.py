@@ -19,8 +19,8 @@ from medmixers.errors import InputError, MissingFileError
 from medmixers.results import write_json
 
 PLAN, SPEC, LOCK, LOG, FAILED = "plan.json", "study.yaml", "lock", "log.txt", "failed.json"
-PREPARE = "prepare"
-STAGES = ("train", "predict", "score")
+PREPARE, SCORE = "prepare", "score"
+STAGES = ("train", "predict", SCORE)
 PROGRESS = "progress.csv"  # of a training: one row per finished epoch
 GRADIENT_NORMS = "gradient_norms.csv"  # of a training: one row per finished epoch and layer
 
@@ -85,16 +85,28 @@ def inputs_hash(inputs: Mapping[str, Any]) -> str:
 
 
 def is_done(folder: Path, stage: str, inputs: Mapping[str, Any], *, name: str) -> bool:
-    """Whether a stage is finished. Raises InputError, naming the difference, where it was made from other inputs."""
+    """Whether a stage is finished. Scores of other inputs are not: they are made again from the predictions.
+
+    Raises:
+        InputError: another stage was made from other inputs; the message names the difference.
+    """
     record = read_json(stage_file(folder, stage))
     if record is None:
         return False
-    if record.get("hash") != inputs_hash(inputs):
+    before = record.get("inputs", {})
+    if stage == PREPARE:  # of more entries and folds than the study has now
+        more = {key: before[key] for key in ("entries", "cases") if key in before}
+        before |= {key: {each: held[each] for each in held if each in inputs[key]} for key, held in more.items()}
+    if inputs_hash(before) == inputs_hash(inputs):
+        return True
+    if stage == SCORE:
+        return False
+    ways = f"give another --out, or remove {folder}"
+    if lacking := sorted({*inputs} - {*before}):
         raise InputError(
-            f"{name}: {stage} was made with other inputs: {difference(record.get('inputs', {}), inputs)}; restore "
-            f"them, give another --out, or remove {folder}"
+            f"{name}: {stage} was recorded by an older version, which did not note its {', '.join(lacking)}; {ways}"
         )
-    return True
+    raise InputError(f"{name}: {stage} was made with other inputs: {difference(before, inputs)}; restore them, {ways}")
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
