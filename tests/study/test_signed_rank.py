@@ -79,6 +79,7 @@ def test_rankings_tie_where_means_are_equal_but_for_noise():
     means = np.array([0.1 + 0.2, 0.3, 0.1])
     assert rank_stability(means, means[None]).ranks.tolist() == [1.5, 1.5, 3]
     assert rank_stability(means, means[None]).drawn.tolist() == [[1.5, 1.5, 3]]
+    np.testing.assert_array_equal(rank_stability(means, means[None]).share, [[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 1]])
     assert rounded(means)[0] == rounded(means)[1]
     scores = np.tile(means[:, None], 6)
     np.testing.assert_array_equal(friedman_nemenyi(scores).mean_ranks, [1.5, 1.5, 3])

@@ -34,6 +34,15 @@ def macro_auroc(probabilities: Array, labels: NDArray[np.int64], weights: Array 
     Raises:
         InputError: shapes that do not fit, or a label without a column.
     """
+    per_class = class_aurocs(probabilities, labels, weights)
+    present = np.isfinite(per_class)
+    total = np.where(present, per_class, 0).sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        return total / present.sum(axis=0)
+
+
+def class_aurocs(probabilities: Array, labels: NDArray[np.int64], weights: Array | None = None) -> Array:
+    """As :func:`macro_auroc`, each class by itself, (classes, draws); NaN without a positive or a negative case."""
     cases, classes = probabilities.shape
     if labels.shape != (cases,) or labels.min(initial=0) < 0 or labels.max(initial=0) >= classes:
         raise InputError(
@@ -41,11 +50,7 @@ def macro_auroc(probabilities: Array, labels: NDArray[np.int64], weights: Array 
             f"got {labels.shape} from {labels.min(initial=0)} to {labels.max(initial=0)}"
         )
     counts = np.ones((1, cases)) if weights is None else np.asarray(weights, np.float64)
-    per_class = np.stack([_auroc(probabilities[:, c], labels == c, counts) for c in range(classes)])
-    present = np.isfinite(per_class)
-    total = np.where(present, per_class, 0).sum(axis=0)
-    with np.errstate(invalid="ignore"):
-        return total / present.sum(axis=0)
+    return np.stack([_auroc(probabilities[:, c], labels == c, counts) for c in range(classes)])
 
 
 def _auroc(scores: Array, positive: NDArray[np.bool_], counts: Array) -> Array:

@@ -43,6 +43,14 @@ def seed_means(scores: Scores | PooledScores) -> list[Array]:
     return [each[:, known].mean(axis=1) for each in values]
 
 
+def entry_means(scores: Scores | PooledScores) -> dict[str, float]:
+    """Entry -> its mean; empty where no group has a score of every training."""
+    try:
+        return {name: float(each.mean()) for name, each in zip(scores.entries, seed_means(scores), strict=True)}
+    except InputError:
+        return {}
+
+
 def training_means(scores: Scores | PooledScores) -> tuple[list[Array], bool]:
     """As :func:`seed_means`, but one number per seed and fold where each group lies in one fold; and whether it does.
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmixers.progress import progress
-from medmixers.study.auroc import CHUNK, macro_auroc
+from medmixers.study.auroc import CHUNK, class_aurocs, macro_auroc
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -22,8 +22,13 @@ BINS = 15  # of the calibration error, as in Guo et al. 2017
 
 def average_precision(probabilities: Array, labels: Labels, counts: Array) -> Array:
     """Macro average precision: sum over thresholds of (recall step) x precision, tied scores as one threshold."""
-    values = [_average_precision(probabilities[:, c], labels == c, counts) for c in range(probabilities.shape[1])]
-    return _mean_of_known(np.stack(values))
+    return _mean_of_known(_class_precisions(probabilities, labels, counts))
+
+
+def _class_precisions(probabilities: Array, labels: Labels, counts: Array) -> Array:
+    return np.stack(
+        [_average_precision(probabilities[:, c], labels == c, counts) for c in range(probabilities.shape[1])]
+    )
 
 
 def _average_precision(scores: Array, positive: NDArray[np.bool_], counts: Array) -> Array:
@@ -46,9 +51,13 @@ def balanced_accuracy(probabilities: Array, labels: Labels, counts: Array) -> Ar
 
 def macro_f1(probabilities: Array, labels: Labels, counts: Array) -> Array:
     """Mean over the classes of F1 = 2 TP / (predicted + true)."""
+    return _mean_of_known(_class_f1(probabilities, labels, counts))
+
+
+def _class_f1(probabilities: Array, labels: Labels, counts: Array) -> Array:
     hit, true, called = _hits(probabilities, labels, counts)
     with np.errstate(invalid="ignore"):
-        return _mean_of_known(np.where(true > 0, 2 * hit / (called + true), np.nan).T)
+        return np.where(true > 0, 2 * hit / (called + true), np.nan).T
 
 
 def _hits(probabilities: Array, labels: Labels, counts: Array) -> tuple[Array, Array, Array]:
@@ -84,6 +93,11 @@ POOLED: dict[str, Callable[[Array, Labels, Array], Array]] = {
     "balanced_accuracy": balanced_accuracy,
     "f1": macro_f1,
     "ece": calibration_error,
+}
+PER_CLASS: dict[str, Callable[[Array, Labels, Array], Array]] = {  # (classes, draws)
+    "auroc": class_aurocs,
+    "average_precision": _class_precisions,
+    "f1": _class_f1,
 }
 
 

@@ -104,7 +104,7 @@ class RankStability:
         ranks: rank of each entry on all cases and seeds, 1 is best.
         low, high: ends of the 95 % interval of each entry's rank.
         kendall_tau: mean correlation of the ranking drawn again with the ranking on all data; 1 is the same order.
-        share: share of the draws in which each entry has each rank, (entries, ranks).
+        share: share of the draws in which each entry has each rank, (entries, ranks); tied entries share their ranks.
         drawn: ranks in each draw, (draws, entries).
     """
 
@@ -124,11 +124,13 @@ def rank_stability(means: Array, drawn: Array) -> RankStability:
         drawn: the same on bootstrap draws, (draws, entries).
     """
     places = decimal_places(means)
-    ranks, ranks_drawn = rankdata(-np.round(means, places)), rankdata(-np.round(drawn, places), axis=1)
+    drawn = np.round(drawn, places)
+    ranks, ranks_drawn = rankdata(-np.round(means, places)), rankdata(-drawn, axis=1)
     taus = kendall_taus(ranks, ranks_drawn)
     low, high = np.percentile(ranks_drawn, [2.5, 97.5], axis=0, method="nearest")
+    first, last = (rankdata(-drawn, axis=1, method=method)[:, :, None] for method in ("min", "max"))
     every = np.arange(1, len(means) + 1)
-    share = (np.ceil(ranks_drawn)[:, :, None] == every).mean(axis=0)
+    share = (((first <= every) & (every <= last)) / (last - first + 1)).mean(axis=0)
     return RankStability(ranks, low, high, _mean_tau(taus), share, ranks_drawn)
 
 

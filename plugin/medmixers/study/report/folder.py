@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 
 from medmixers.errors import InputError, MissingFileError
 from medmixers.study.classification import read_probabilities
+from medmixers.study.means import entry_means
 from medmixers.study.pooled import POOLED
 from medmixers.study.probabilities import PooledScores, Prediction, pooled_scores
 from medmixers.study.rows import ALL_CASES
 from medmixers.study.scores import join
-from medmixers.study.table import Scores, read_scores
+from medmixers.study.table import Scores, read_class_scores, read_scores
 
 Array = NDArray[np.float64]
 SCORED, UNFINISHED, NOT_STARTED = "scored", "unfinished", "not started"
@@ -51,9 +53,6 @@ class Run:
     curve: Array
 
 
-Key = tuple[str, str, str, str, str]  # dataset, metric, entry, seed, fold
-
-
 @dataclass(frozen=True)
 class StudyFolder:
     """A study on disk.
@@ -63,16 +62,12 @@ class StudyFolder:
         plan: content of plan.json.
         runs: in the plan's order.
         tables: scores per case of each data set and metric.
-        run_means: mean over the cases of each run, or its value of all cases together.
-        class_means: (dataset, metric, entry, class) -> mean over runs and cases.
     """
 
     path: Path
     plan: Mapping[str, Any]
     runs: tuple[Run, ...]
-    tables: Mapping[tuple[str, str], Scores]
-    run_means: Mapping[Key, float] = field(repr=False)
-    class_means: Mapping[tuple[str, str, str, str], float] = field(repr=False)
+    tables: Mapping[tuple[str, str], Scores] = field(repr=False)
 
     @property
     def question(self) -> Mapping[str, Any]:
@@ -88,13 +83,20 @@ class StudyFolder:
         """The plan's row of an entry."""
         return next((each for each in self.plan["entries"] if each["name"] == name), {"name": name})
 
-    def seed_means(self, dataset: str, metric: str, entry: str) -> list[float]:
-        """Mean over the folds of each seed."""
-        seeds: dict[str, list[float]] = {}
-        for key, value in self.run_means.items():
-            if key[:3] == (dataset, metric, entry):
-                seeds.setdefault(key[3], []).append(value)
-        return [mean(values) for values in seeds.values()]
+    @cached_property
+    def class_scores(self) -> Mapping[tuple[str, str, str], Scores]:
+        """(dataset, metric, class) -> scores per case of this class."""
+        return read_class_scores(self.path / "scores.csv") if self.tables else {}
+
+    @cached_property
+    def class_means(self) -> Mapping[tuple[str, str, str, str], float]:
+        """(dataset, metric, entry, class) -> mean, for metrics with a score per case and class."""
+        return {
+            (*key[:2], entry, key[2]): value
+            for key, scores in self.class_scores.items()
+            if key[2]
+            for entry, value in entry_means(scores).items()
+        }
 
     def same_data(self, dataset: str) -> list[str]:
         """Names of the data sets with the same cases and training, itself first: a study may compare in blocks."""
@@ -106,25 +108,64 @@ class StudyFolder:
         """Scored runs of a data set, of one entry where it is given."""
         return [r for r in self.runs if r.dataset == dataset and r.state == SCORED and entry in (None, r.entry)]
 
-    def scores(self, dataset: Mapping[str, Any]) -> Scores | PooledScores:
-        """Scores by the study's metric on one data set.
+    def scores(self, dataset: Mapping[str, Any], metric: str | None = None) -> Scores | PooledScores:
+        """Scores on one data set, by the study's metric or another.
 
         Raises:
             InputError: the metric is none of this kind of data set, or no run has scores.
         """
-        metric = dataset.get("metric") or self.question["metric"]
+        metric = metric or dataset.get("metric") or self.question["metric"]
         valid = METRICS[dataset["kind"]]
         if metric not in valid:
             raise InputError(f"{metric} is no metric of {dataset['kind']}; valid: {', '.join(valid)}")
         if not self.runs_of(dataset["name"]):
             raise InputError("no run has scores yet")
         if metric not in POOLED:
+            if (dataset["name"], metric) not in self.tables:
+                raise InputError(f"no run has a {metric} of its cases")
             return self.tables[dataset["name"], metric]
+        return self._pooled(dataset, metric)
+
+    def _pooled(self, dataset: Mapping[str, Any], metric: str) -> PooledScores:
         trainings: dict[tuple[str, str], dict[str, Prediction]] = {}
         for run in self.runs_of(dataset["name"]):
             own = trainings.setdefault((run.entry, run.seed), {})
-            own |= _predictions(self.path / "runs" / run.id / "probabilities.csv", dataset)
+            own |= _predictions(self._probabilities(run), dataset)
         return pooled_scores(dataset["name"], metric, tuple(dataset["classes"]), trainings)
+
+    def _probabilities(self, run: Run) -> Path:
+        return self.path / "runs" / run.id / "probabilities.csv"
+
+    def every_metric(self, dataset: Mapping[str, Any], known: Scores | PooledScores) -> list[Scores | PooledScores]:
+        """Scores on one data set by each metric that its runs have.
+
+        Args:
+            dataset: its row of the plan.
+            known: its scores by one metric; the probabilities are not read again.
+        """
+        name, kind = dataset["name"], dataset["kind"]
+        pooled = known if isinstance(known, PooledScores) else None
+        if pooled is None and all(self._probabilities(run).is_file() for run in self.runs_of(name)):
+            pooled = self._pooled(dataset, next(iter(POOLED)))
+        found: list[Scores | PooledScores] = []
+        for metric in METRICS[kind]:
+            if metric in POOLED and pooled is not None:
+                found.append(replace(pooled, metric=metric))
+            elif (name, metric) in self.tables:
+                found.append(self.tables[name, metric])
+        return found
+
+
+def share_of_tests(dataset: Mapping[str, Any]) -> float | None:
+    """Test cases over those that are trained and validated on, the mean over the folds; None without folds.
+
+    Args:
+        dataset: its row of the plan, or of a pack, which has the number instead of the cases.
+    """
+    parts = [part for name, part in (dataset.get("parts") or {}).items() if name != "test"]
+    sizes = [(len(part["test"]), len(part["training"]) + len(part["validation"])) for part in parts]
+    shares = [tested / known for tested, known in sizes if known]
+    return float(np.mean(shares)) if shares else dataset.get("test_share")
 
 
 def read_folder(folder: str | Path) -> StudyFolder:
@@ -144,8 +185,7 @@ def read_folder(folder: str | Path) -> StudyFolder:
         if not _only_pooled(table):
             raise
         tables = {}
-    run_means, class_means = _means(table)
-    return StudyFolder(path, plan, tuple(_read_run(path, row) for row in plan["runs"]), tables, run_means, class_means)
+    return StudyFolder(path, plan, tuple(_read_run(path, row) for row in plan["runs"]), tables)
 
 
 def _only_pooled(table: Path) -> bool:
@@ -186,29 +226,3 @@ def _predictions(file: Path, dataset: Mapping[str, Any]) -> dict[str, Prediction
         name: Prediction(name, groups[name], int(label), list(row))
         for name, label, row in zip(names, labels, values, strict=True)
     }
-
-
-def _means(table: Path) -> tuple[dict[Key, float], dict[tuple[str, str, str, str], float]]:
-    """Mean of each run, over its classes of a case first, and mean of each class."""
-    cases: dict[Key, dict[str, list[float]]] = {}
-    classes: dict[tuple[str, str, str, str], list[float]] = {}
-    together: dict[Key, float] = {}
-    with table.open(newline="", encoding="utf-8") as content:
-        for row in csv.DictReader(content):
-            value = float(row["value"] or "nan")
-            key = row["dataset"], row["metric"], row["entry"], row["seed"], row["fold"]
-            if row["class"]:
-                classes.setdefault((*key[:3], row["class"]), []).append(value)
-            if row["case"] == ALL_CASES:
-                if not row["class"]:
-                    together[key] = value
-            else:
-                cases.setdefault(key, {}).setdefault(row["case"], []).append(value)
-    run_means = {key: mean([mean(values) for values in own.values()]) for key, own in cases.items()} | together
-    return run_means, {key: mean(values) for key, values in classes.items()}
-
-
-def mean(values: Sequence[float]) -> float:
-    """Mean of the values that are known; NaN where none is."""
-    known = [value for value in values if np.isfinite(value)]
-    return float(np.mean(known)) if known else float("nan")

@@ -23,7 +23,7 @@ from medmixers.study.summary import OVERALL, PAIRS, RANKING, overall_rows, pair_
 
 TEMPLATES = Path(__file__).parent / "templates"
 LARGEST = 3_000_000  # bytes of the page; beyond, pictures of cases stay files
-METRIC_COLUMNS = ("dataset", "metric", "entry", "mean", "seed_sd")
+METRIC_COLUMNS = ("dataset", "metric", "entry", "mean", "seed_sd", "cases")
 PACKAGES = ("medmixers", "numpy", "scipy", "scikit-learn", "monai", "torch", "nnunetv2", "matplotlib")
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medmixers.errors import InputError
 from medmixers.study.classification import by_case
 from medmixers.study.comparison import Comparison
+from medmixers.study.means import seed_means, training_means
 from medmixers.study.pooled import BINS, bins_of
 from medmixers.study.probabilities import PooledScores
 from medmixers.study.report import drawing
@@ -73,18 +75,21 @@ def uplift(study: StudyFolder, comparison: Comparison, folder: Path, stem: str) 
 
     The entry from scratch may stand in another block of the study, on the same cases.
     """
-    metric = comparison.scores.metric
-    plain: dict[tuple[str, ...], tuple[str, list[float]]] = {}
+    if not any(study.entry(row.entry).get("pretrained") for row in comparison.ranking):
+        return None
+    here = dict(zip(comparison.scores.entries, seed_means(comparison.scores), strict=True))
+    plain: dict[tuple[str, ...], tuple[str, Array]] = {}
     for block in reversed(study.same_data(comparison.scores.dataset)):
+        means = here if block == comparison.scores.dataset else _means_of_block(study, block, comparison)
         for entry in study.plan["entries"]:
-            if not entry.get("pretrained") and (means := study.seed_means(block, metric, entry["name"])):
-                plain[_twin(entry)] = entry["name"], means
+            if not entry.get("pretrained") and entry["name"] in means:
+                plain[_twin(entry)] = entry["name"], means[entry["name"]]
     gains = []
     for row in comparison.ranking:
         entry = study.entry(row.entry)
         if entry.get("pretrained") and _twin(entry) in plain:
             name, before = plain[_twin(entry)]
-            after = study.seed_means(comparison.scores.dataset, metric, row.entry)
+            after = here[row.entry]
             spread = [float(np.std(each, ddof=1)) if len(each) > 1 else 0.0 for each in (after, before)]
             gains.append((float(np.mean(after) - np.mean(before)), row.entry, name, float(np.linalg.norm(spread))))
     if not gains:
@@ -107,6 +112,16 @@ def uplift(study: StudyFolder, comparison: Comparison, folder: Path, stem: str) 
     )
 
 
+def _means_of_block(study: StudyFolder, block: str, comparison: Comparison) -> Mapping[str, Array]:
+    """Entry -> mean of each seed on another block of the same cases; empty where it has no scores yet."""
+    dataset = next(row for row in study.plan["datasets"] if row["name"] == block)
+    try:
+        scores = study.scores(dataset, comparison.scores.metric)
+        return dict(zip(scores.entries, seed_means(scores), strict=True))
+    except InputError:
+        return {}
+
+
 def _twin(entry: Mapping[str, Any]) -> tuple[str, ...]:
     """Equal for two entries that differ in nothing but their start weights."""
     options = entry.get("options") or {}
@@ -114,20 +129,14 @@ def _twin(entry: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(map(str, (entry.get("network"), entry.get("mixer"), entry.get("kernel_size"), kept)))
 
 
-def boxes(study: StudyFolder, comparison: Comparison, folder: Path, stem: str) -> Picture:
+def boxes(comparison: Comparison, folder: Path, stem: str) -> Picture:
     """Mean score of each training, over seeds and folds (Tshimanga et al. 2026, Fig. 6)."""
     names = [row.entry for row in comparison.ranking]
-    asked = comparison.scores.dataset, comparison.scores.metric
-    values = {
-        name: [
-            value for (*where, entry, _, _), value in study.run_means.items() if tuple(where) == asked and entry == name
-        ]
-        for name in names
-    }
-    folds = len({key[4] for key in study.run_means if key[:2] == asked})
+    means, by_fold = training_means(comparison.scores)
+    values = dict(zip(comparison.scores.entries, means, strict=True))
     figure, axes = drawing.new_axes(drawing.list_height(len(names)))
     for place, name in enumerate(names):
-        points = [value for value in values[name] if np.isfinite(value)]
+        points = values[name]
         if len(points) >= LEAST_FOR_QUARTILES:
             low, middle, high = np.percentile(points, [25, 50, 75])
             axes.plot([low, high], [place, place], color="#CFE3F0", linewidth=10, solid_capstyle="butt", zorder=1)
@@ -135,14 +144,14 @@ def boxes(study: StudyFolder, comparison: Comparison, folder: Path, stem: str) -
         axes.plot(points, [place] * len(points), "o", color=PALETTE[0], markersize=4, alpha=0.8)
     drawing.list_names(axes, names)
     axes.set_xlabel(f"{comparison.scores.metric} of each training")
-    of = "seed and fold" if folds > 1 else "seed"
+    of = "seed and fold" if by_fold else "seed"
     return drawing.finish(
         figure,
         folder,
         f"{stem}_trainings",
         title=f"Every training, by {of}",
-        alt=f"Mean {asked[1]} of each training: "
-        + "; ".join(f"{name} {min(own):.4f} to {max(own):.4f}" for name, own in values.items() if own)
+        alt=f"Mean {comparison.scores.metric} of each training: "
+        + "; ".join(f"{name} {min(own):.4f} to {max(own):.4f}" for name, own in values.items())
         + ".",
         caption=f"One dot per {of}; from five dots on, a bar between the quartiles and a line at the median. "
         f"Scatter over seeds is what a new training "
@@ -178,16 +187,18 @@ def paired_cases(comparison: Comparison, folder: Path, stem: str) -> Picture:
 
 
 def per_case(comparison: Comparison, entry: str) -> Array:
-    """Seed-averaged score of each case; for metrics of all cases, the probability of the truth. (cases,)"""
+    """Seed-averaged score of each case, NaN where a seed has none, (cases,).
+
+    For metrics of all cases together, it is the probability of the truth.
+    """
     scores = comparison.scores
     at = scores.entries.index(entry)
     if isinstance(scores, PooledScores):
         return np.exp(
             -np.mean([by_case(model, scores.labels)["log_loss"] for model in scores.probabilities[at]], axis=0)
         )
-    with np.errstate(invalid="ignore"):
-        known = np.isfinite(scores.values[at])
-        return np.where(known, scores.values[at], 0).sum(axis=0) / known.sum(axis=0)
+    values: Array = scores.values[at].mean(axis=0)
+    return values
 
 
 def reliability(scores: PooledScores, entries: list[str], folder: Path, stem: str) -> Picture:

@@ -15,7 +15,7 @@ from medmixers.study.report import cost_figures, ranking_figures, score_figures,
 from medmixers.study.report.case_pictures import one_case_by_every_entry, worst_cases
 from medmixers.study.report.costs import cost_of
 from medmixers.study.report.drawing import Picture
-from medmixers.study.report.folder import StudyFolder
+from medmixers.study.report.folder import StudyFolder, share_of_tests
 from medmixers.study.report.swaps import swaps
 from medmixers.study.report.tables import Table
 from medmixers.study.report.words import answer
@@ -73,6 +73,7 @@ def section(study: StudyFolder, dataset: Mapping[str, Any], number: int, folder:
             alpha=float(question.get("alpha") or 0.05),
             control=study.control,
             seed=seed,
+            test_share=share_of_tests(dataset),
         )
     except InputError as error:
         says = f"No comparison: {error}"
@@ -93,7 +94,7 @@ def _compared(
         score_figures.uplift(study, comparison, folder, stem),
         cost_figures.score_over_cost(comparison, costs, folder, stem),
         cost_figures.time_and_memory(comparison, costs, folder, stem),
-        score_figures.boxes(study, comparison, folder, stem),
+        score_figures.boxes(comparison, folder, stem),
         training_figures.loss_curves(study, comparison, folder, stem),
         training_figures.gradient_norms(study, comparison, folder, stem),
         score_figures.paired_cases(comparison, folder, stem),
@@ -103,7 +104,7 @@ def _compared(
         shown = list(dict.fromkeys([comparison.ranking[0].entry, comparison.control or comparison.ranking[1].entry]))
         figures.append(score_figures.reliability(comparison.scores, shown, folder, stem))
     worst, notes = worst_cases(study, comparison, dataset, folder, stem)
-    metrics, metric_rows = tables.secondary(study, comparison, dataset["kind"], stem)
+    metrics, metric_rows = tables.secondary(study, comparison, dataset, stem)
     return Section(
         anchor=anchor,
         title=dataset["name"],

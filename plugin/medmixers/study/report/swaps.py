@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 
+import numpy as np
+
 from medmixers.errors import InputError
-from medmixers.study.report.folder import Run, StudyFolder, mean
+from medmixers.study.report.folder import Run, StudyFolder
 from medmixers.study.report.tables import Table
 from medmixers.study.swap_effects import COLUMNS, SWAP_FILE
 
@@ -36,7 +38,11 @@ def swaps(study: StudyFolder, dataset: str, stem: str) -> Table | None:
     if not found:
         return None
     rows = [
-        (*key, f"{mean([float(row['change']) for _, row in own]):+.4f}", "; ".join(_one(run, row) for run, row in own))
+        (
+            *key,
+            f"{np.mean([float(row['change']) for _, row in own]):+.4f}",
+            "; ".join(_one(run, row) for run, row in own),
+        )
         for key, own in found.items()
     ]
     return Table(

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 
 from medmixers.study.comparison import Comparison
+from medmixers.study.means import counted, entry_means, seed_means
 from medmixers.study.overall import Overall
+from medmixers.study.pooled import PER_CLASS
+from medmixers.study.probabilities import PooledScores
 from medmixers.study.report.costs import COST_COLUMNS, Cost
-from medmixers.study.report.folder import METRICS, StudyFolder, mean
+from medmixers.study.report.folder import StudyFolder
 from medmixers.study.report.words import basis, seconds
 from medmixers.study.summary import interval_text, no_interval, pair_rows, ranking_rows
 
@@ -172,35 +175,70 @@ def _level(comparison: Comparison) -> str:
     return f"{100 * (1 - comparison.alpha):g} % interval"
 
 
-def secondary(study: StudyFolder, comparison: Comparison, kind: str, stem: str) -> tuple[Table, list[dict[str, Any]]]:
-    """Mean and sd over seeds of every metric, without a test; the same as rows of metrics.csv."""
-    name = comparison.scores.dataset
-    metrics = [m for m in METRICS[kind] if any(key[:2] == (name, m) for key in study.run_means)]
-    cells, rows = [], []
-    for row in comparison.ranking:
-        line = [row.entry]
-        for metric in metrics:
-            means = study.seed_means(name, metric, row.entry)
-            spread = float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
-            rows.append({"dataset": name, "metric": metric, "entry": row.entry, "mean": mean(means), "seed_sd": spread})
-            line.append(f"{mean(means):.4f}" + ("" if np.isnan(spread) else f" ± {spread:.4f}"))
-        cells.append(tuple(line))
-    head = ("entry", *(f"{m} (lower is better)" if m in ("hd95", "brier", "ece", "log_loss") else m for m in metrics))
+def secondary(
+    study: StudyFolder, comparison: Comparison, dataset: Mapping[str, Any], stem: str
+) -> tuple[Table, list[dict[str, Any]]]:
+    """Mean and sd over seeds of every metric, without a test; the same as rows of metrics.csv.
+
+    Each metric has the mean of :func:`~medmixers.study.means.seed_means`, as the ranking has. Its cases may be fewer.
+    """
+    head, columns, rows = ["entry"], [], []
+    for scores in study.every_metric(dataset, comparison.scores):
+        metric, (cases, _) = scores.metric, counted(scores)
+        means = dict(zip(scores.entries, seed_means(scores), strict=True)) if cases else {}
+        remarks = ["lower is better"] * scores.lower_is_better + _other_n(cases, comparison)
+        head.append(f"{metric} ({'; '.join(remarks)})" if remarks else metric)
+        column = {}
+        for row in comparison.ranking:
+            own = means.get(row.entry, np.array([np.nan]))
+            mean, spread = float(own.mean()), float(own.std(ddof=1)) if len(own) > 1 else float("nan")
+            column[row.entry] = _or_dash(mean, "{:.4f}") + ("" if np.isnan(spread) else f" ± {spread:.4f}")
+            rows.append(
+                {"dataset": scores.dataset, "metric": metric, "entry": row.entry, "mean": mean, "seed_sd": spread,
+                 "cases": cases}
+            )  # fmt: skip
+        columns.append(column)
+    cells = tuple((row.entry, *(column[row.entry] for column in columns)) for row in comparison.ranking)
     caption = f"All metrics: mean ± standard deviation of the seeds. No test. {basis(comparison)}."
-    return Table(f"{stem}_metrics", caption, head, tuple(cells)), rows
+    return Table(f"{stem}_metrics", caption, tuple(head), cells), rows
+
+
+def _other_n(cases: int, comparison: Comparison) -> list[str]:
+    return [] if cases == comparison.cases else [f"n = {cases}"]
 
 
 def by_class(study: StudyFolder, comparison: Comparison, classes: Sequence[str], stem: str) -> Table | None:
     """Mean of the study's metric for each class; None where it has no values per class."""
     asked = comparison.scores.dataset, comparison.scores.metric
-    if len(classes) < 2 or not any(key[:2] == asked for key in study.class_means):
+    head, columns = ["entry"], []
+    if isinstance(comparison.scores, PooledScores):
+        head += classes
+        columns = _pooled_classes(comparison.scores)
+    else:
+        for name in classes:
+            scores = study.class_scores.get((*asked, name))
+            if scores is not None:
+                head.append(" ".join([name, *(f"({n})" for n in _other_n(counted(scores)[0], comparison))]))
+                columns.append(entry_means(scores))
+    if len(classes) < 2 or not columns:
         return None
     rows = [
-        (row.entry, *(f"{study.class_means.get((*asked, row.entry, name), float('nan')):.4f}" for name in classes))
-        for row in comparison.ranking
+        (row.entry, *(_or_dash(column.get(row.entry), "{:.4f}") for column in columns)) for row in comparison.ranking
     ]
     caption = f"Mean {asked[1]} of each class, over seeds and cases. No test. {basis(comparison)}."
-    return Table(f"{stem}_classes", caption, ("entry", *classes), tuple(rows))
+    return Table(f"{stem}_classes", caption, tuple(head), tuple(rows))
+
+
+def _pooled_classes(scores: PooledScores) -> list[dict[str, float]]:
+    """Of each class, entry -> mean over seeds of a metric of all cases together; empty where it has no such value."""
+    if scores.metric not in PER_CLASS:
+        return []
+    once = np.ones((1, len(scores.labels)))
+    values = [
+        np.mean([PER_CLASS[scores.metric](model, scores.labels, once)[:, 0] for model in entry], axis=0)
+        for entry in scores.probabilities
+    ]
+    return [dict(zip(scores.entries, map(float, column), strict=True)) for column in np.transpose(values)]
 
 
 def overall(each: Overall) -> Table:

@@ -14,6 +14,7 @@ import numpy as np
 from medmixers.errors import InputError
 from medmixers.files import refuse_overwriting_inputs
 from medmixers.study.comparison import Comparison, Pair, compare
+from medmixers.study.report.folder import share_of_tests
 from medmixers.study.rows import COLUMNS, write_table
 from medmixers.study.sharing.effects import LEAST_SITES, RandomEffects, random_effects
 from medmixers.study.sharing.read import Site, check_alike, read_pack
@@ -170,7 +171,14 @@ def _across(sites: Sequence[Site], name: str, seed: int) -> Across:
         metric = str(dataset.get("metric") or question["metric"])
         try:
             scores = site.study.scores(dataset)
-            of_sites[site.name] = compare(scores, margin=margin, alpha=alpha, control=site.study.control, seed=seed)
+            of_sites[site.name] = compare(
+                scores,
+                margin=margin,
+                alpha=alpha,
+                control=site.study.control,
+                seed=seed,
+                test_share=share_of_tests(dataset),
+            )
         except InputError as error:
             notes.append(f"{site.name}: no comparison: {error}")
     pairs = _pairs(list(of_sites.values()), margin, alpha)

@@ -26,6 +26,7 @@ from medmixers.bundles.share.archive import MANIFEST, Contents, write_archive
 from medmixers.errors import InputError, MissingFileError
 from medmixers.files import file_digest, refuse_overwriting_inputs, written_whole
 from medmixers.study.pooled import POOLED
+from medmixers.study.report.folder import share_of_tests
 from medmixers.study.rows import ALL_CASES
 
 CONTENTS = Contents("packs of scores", (".json", ".csv"), (MANIFEST,))
@@ -154,6 +155,8 @@ def _small_plan(plan: Mapping[str, Any], runs: list[dict[str, Any]], names: _Nam
         used = _scored_cases(dataset, runs)
         cases = {names.hide(case): {"group": names.hide(_group(dataset, case))} for case in used}
         kept = {key: dataset[key] for key in OF_DATASET if key in dataset}
+        if (share := share_of_tests(dataset)) is not None:
+            kept["test_share"] = share
         datasets.append({**kept, "cases": dict(sorted(cases.items())), "test": sorted(cases)})
     entries = [{key: value for key, value in entry.items() if key != "place"} for entry in plan["entries"]]
     kept_runs = [{key: run.get(key) for key in ("id", "dataset", "entry", "seed", "fold")} for run in runs]
