@@ -98,6 +98,19 @@ def test_every_test_follows_from_the_scores(derived, margin):
         assert row["verdict"] == verdict, pair
 
 
+def test_the_trained_models_have_no_interval_of_five_cases(scores):
+    """Five cases have no p value below 0.0625, so no interval of 95 % either."""
+    text = (FOLDER / "report.html").read_text(encoding="utf-8")
+    for row in rows("tests.csv"):
+        difference = scores[row["first"]].mean(0) - scores[row["second"]].mean(0)
+        assert float(row["shift_p"]) == pytest.approx(stats.wilcoxon(difference, method="exact").pvalue)
+        walsh = [(a + b) / 2 for a, b in itertools.combinations_with_replacement(difference, 2)]
+        assert float(row["shift"]) == pytest.approx(np.median(walsh), abs=1e-9)
+        assert (row["shift_low"], row["shift_high"]) == ("", "")
+        name, shift = f"{row['first']} vs {row['second']}", re.escape(f"{float(row['shift']):+.4f}")
+        assert re.search(rf"{name}</th>\s*<td>{shift}</td>\s*<td>-</td>", text)
+
+
 def test_the_detectable_difference_is_found_in_four_of_five_studies(derived):
     """Simulated: a true difference of this size, its error estimated with these degrees of freedom."""
     rng = np.random.default_rng(0)
