@@ -341,3 +341,15 @@ def test_five_cases_have_no_interval_of_95_percent(tmp_path):
     assert "-: 5 groups are too few for a 95 % interval of the signed-rank test." in text
     write_csv([comparison], tmp_path)
     assert {row["shift_low"] for row in csv.DictReader((tmp_path / "tests.csv").open())} == {""}
+
+
+def test_entries_that_never_differ_have_no_nan_in_the_text(tmp_path):
+    file = tmp_path / "t.csv"
+    rows = [f"{entry},{seed},c{case},{0.7 + case / 100}" for entry in "ab" for seed in range(3) for case in range(8)]
+    file.write_text("\n".join(["entry,seed,case,value", *rows]))
+    comparison = compare(read_scores(file)[0], margin=0.01)
+    text = as_text([comparison])
+    assert "nan" not in text
+    assert "inf" not in text
+    assert [row.rank for row in comparison.ranking] == [1.5, 1.5]
+    assert (comparison.pairs[0].retrained_pvalue, comparison.pairs[0].verdict) == (1, "equivalent")

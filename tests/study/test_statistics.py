@@ -155,6 +155,8 @@ def test_discriminability():
     assert apart == pytest.approx(0.1 / 0.01)
     assert s.discriminability(np.full((3, 1), 0.8) + seeds) == 0
     assert s.discriminability(np.array([[0.7, 0.7], [0.8, 0.8]])) == np.inf
+    assert s.discriminability(np.array([[0.1 + 0.2, 0.3, 0.3], [0.8, 0.8, 0.8]])) == np.inf
+    assert np.isnan(s.discriminability(np.array([[0.1 + 0.2, 0.3, 0.3], [0.3, 0.3, 0.3]])))
 
 
 def test_max_t_bands_hold_all_differences_at_once():

@@ -16,7 +16,7 @@ from scipy.optimize import brentq
 from scipy.stats import chi2, norm, t
 
 from medmixers.errors import InputError
-from medmixers.study.differences import decimal_places, difference, paired_difference
+from medmixers.study.differences import decimal_places, difference, paired_difference, rounded
 
 Array = NDArray[np.float64]
 VERDICTS = ("better", "worse", "equivalent", "undecided", "underpowered")
@@ -265,11 +265,19 @@ def discriminability(scores: Sequence[Array]) -> float:
         scores: of each entry, the mean over cases of each seed, (seeds,).
 
     Returns:
-        The ratio; below 1 the seeds scatter more than the entries differ. Infinity where the seeds do not scatter.
+        The ratio; below 1 the seeds scatter more than the entries differ. Infinity where the seeds do not scatter, NaN
+        where the entries do not either.
     """
-    between = float(np.std([each.mean() for each in scores], ddof=1))
-    within = float(np.sqrt(np.mean([each.var(ddof=1) for each in scores])))
-    return between / within if within else float("inf")
+    between = float(np.sqrt(_variance(np.array([each.mean() for each in scores]))))
+    within = float(np.sqrt(np.mean([_variance(each) for each in scores])))
+    if within:
+        return between / within
+    return float("inf") if between else float("nan")
+
+
+def _variance(values: Array) -> float:
+    """Exactly 0 where all values are equal but for noise."""
+    return float((rounded(values) - rounded(values)[0]).var(ddof=1))
 
 
 def max_t_bands(estimates: Array, draws: Array, *, alpha: float = 0.05) -> tuple[Array, Array, Array]:

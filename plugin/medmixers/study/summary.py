@@ -150,9 +150,10 @@ def _one(comparison: Comparison) -> str:
     ratio = comparison.discriminability
     if np.isfinite(ratio):
         lines += [f"sd between entries / sd between seeds: {ratio:.2f}"]
-    lines.append(
-        f"Kendall's tau of the ranking when cases and seeds are drawn again: {comparison.stability.kendall_tau:.2f}"
-    )
+    if np.isfinite(comparison.stability.kendall_tau):
+        lines.append(
+            f"Kendall's tau of the ranking when cases and seeds are drawn again: {comparison.stability.kendall_tau:.2f}"
+        )
     if comparison.test_share is not None and any(pair.fold_pvalue is not None for pair in comparison.pairs):
         lines.append(f"p_folds in tests.csv: test cases / training cases of a fold are {comparison.test_share:.3g}.")
     if min(seeds) < 3:

@@ -50,11 +50,11 @@ def one_case_by_every_entry(
 ) -> Picture | None:
     """Truth and every entry's prediction of the winner's median case.
 
-    None of a classification, or where a file is missing.
+    None of a classification, or where a file is missing or no case has a score of every seed.
     """
-    if dataset["kind"] == "classification":
-        return None
     _, order = _from_the_worst(comparison)
+    if dataset["kind"] == "classification" or not order:
+        return None
     at = order[len(order) // 2]
     case, shown = comparison.scores.cases[at], [row.entry for row in comparison.ranking[:MOST_ENTRIES]]
     try:

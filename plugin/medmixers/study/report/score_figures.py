@@ -159,14 +159,16 @@ def boxes(comparison: Comparison, folder: Path, stem: str) -> Picture:
     )
 
 
-def paired_cases(comparison: Comparison, folder: Path, stem: str) -> Picture:
-    """Score of every case by the control, or the second, against that by the winner."""
+def paired_cases(comparison: Comparison, folder: Path, stem: str) -> Picture | None:
+    """Score of every case by the control, or the second, against that by the winner. None without a common case."""
     best = comparison.ranking[0].entry
     other = comparison.control if comparison.control not in (None, best) else comparison.ranking[1].entry
     first, second = (per_case(comparison, name) for name in (other, best))
     label = "probability of the truth" if isinstance(comparison.scores, PooledScores) else comparison.scores.metric
     known = np.isfinite(first) & np.isfinite(second)
     first, second = first[known], second[known]
+    if not known.any():
+        return None
     figure, axes = drawing.new_axes(3.6)
     low, high = min(first.min(), second.min()), max(first.max(), second.max())
     axes.plot([low, high], [low, high], color="#777777", linewidth=0.8)

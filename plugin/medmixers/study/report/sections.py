@@ -140,5 +140,6 @@ def _notes(study: StudyFolder, comparison: Comparison) -> list[str]:
             + (" Below 1, this data set can hardly tell the entries apart." if ratio < 1 else "")
         )
     tau = comparison.stability.kendall_tau
-    notes.append(f"Kendall's tau of the ranking when cases and seeds are drawn again: {tau:.2f}.")
+    if tau == tau:  # NaN where all entries tie
+        notes.append(f"Kendall's tau of the ranking when cases and seeds are drawn again: {tau:.2f}.")
     return notes
