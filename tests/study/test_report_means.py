@@ -13,7 +13,8 @@ from scipy.stats import t
 from sklearn.metrics import roc_auc_score
 
 from medmixers.study.comparison import compare
-from medmixers.study.report import drawing
+from medmixers.study.report import drawing, tables
+from medmixers.study.report.costs import Cost
 from medmixers.study.report.folder import read_folder, share_of_tests
 from medmixers.study.report.page import write_report
 from medmixers.study.report.ranking_figures import rank_blobs
@@ -216,6 +217,12 @@ def test_entries_that_tie_are_no_winner(tmp_path):
     assert "cold is equivalent to warm within the margin of 0.02; difference +0.0000" in says
     with drawing.styled():
         assert "2 entries tie; their ranks lie between 1 and 2" in rank_blobs(comparison, tmp_path, "d").alt
+    costs = dict.fromkeys(ENTRIES, Cost(1e6, None, None, None, None, ""))
+    assert [row[:2] for row in tables.ranking(comparison, costs, "d").rows] == [
+        ("cold", "1.5"),
+        ("warm", "1.5"),
+        ("other", "3"),
+    ]
     against = answer(compare(scores, margin=0.02, control="warm"))
     assert "it is the control" not in against
     assert answer(compare(scores, margin=0.02, control="other")).count("cold is better than other") == 1

@@ -69,3 +69,15 @@ def test_pretraining_is_compared_with_the_block_from_scratch(study, tmp_path):
         assert uplift(study, compared(study, 0), tmp_path, "brain") is None
     assert "identity weights minus identity: -0.0500" in picture.alt
     assert "pooling k3 weights minus pooling k3: -0.0500" in picture.alt
+
+
+def test_pretraining_is_not_compared_with_a_block_of_other_cases(study, tmp_path):
+    """A training from scratch lacks a case, so its block compares one less."""
+    copy = tmp_path / "study"
+    shutil.copytree(study.path, copy)
+    file = next((copy / "runs").glob("brain__e0__seed0*")) / "scores.csv"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in lines if ",case00," not in line))
+    other = read_folder(copy)
+    with drawing.styled():
+        assert uplift(other, compared(other, 1), tmp_path, "weights") is None

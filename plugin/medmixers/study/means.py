@@ -63,6 +63,14 @@ def training_means(scores: Scores | PooledScores) -> tuple[list[Array], bool]:
     return [np.concatenate([each[:, part].mean(axis=1) for part in parts]) for each in values], True
 
 
+def compared_cases(scores: Scores | PooledScores) -> list[str]:
+    """Names of the cases of the groups that every training has."""
+    if isinstance(scores, PooledScores):
+        return list(scores.cases)
+    known = common_groups(scores)[1][scores.groups]
+    return [case for case, counts in zip(scores.cases, known, strict=True) if counts]
+
+
 def counted(scores: Scores | PooledScores) -> tuple[int, int]:
     """Groups that every training has, and the others, which are left out."""
     if isinstance(scores, PooledScores):

@@ -21,7 +21,7 @@ def score_over_cost(comparison: Comparison, costs: dict[str, Cost], folder: Path
     by_macs = any(cost.gmacs for cost in costs.values())
     amounts = {name: cost.gmacs if by_macs else cost.parameters for name, cost in costs.items()}
     label = "GMACs per forward pass" if by_macs else "parameters"
-    rows = [(place, row, amounts[row.entry]) for place, row in enumerate(comparison.ranking, 1) if amounts[row.entry]]
+    rows = [(f"{row.rank:g}", row, amounts[row.entry]) for row in comparison.ranking if amounts[row.entry]]
     if not rows:
         return None
     figure, axes = drawing.new_axes(3.3)
@@ -29,7 +29,7 @@ def score_over_cost(comparison: Comparison, costs: dict[str, Cost], folder: Path
     y = [row.mean for _, row, _ in rows]
     axes.errorbar(x, y, np.nan_to_num([row.seed_sd for _, row, _ in rows]), fmt="o", color=PALETTE[0], capsize=3)
     for (place, *_), at_x, at_y in zip(rows, x, y, strict=True):
-        axes.annotate(str(place), (at_x, at_y), xytext=(5, 4), textcoords="offset points")
+        axes.annotate(place, (at_x, at_y), xytext=(5, 4), textcoords="offset points")
     axes.set(xlabel=label, ylabel=f"mean {comparison.scores.metric}", xscale="log")
     drawing.plain_numbers(axes.xaxis)
     return drawing.finish(
@@ -45,7 +45,7 @@ def score_over_cost(comparison: Comparison, costs: dict[str, Cost], folder: Path
 
 def time_and_memory(comparison: Comparison, costs: dict[str, Cost], folder: Path, stem: str) -> Picture | None:
     """Training time against peak memory of each entry. None where no run recorded both."""
-    places = [(place, row.entry, costs[row.entry]) for place, row in enumerate(comparison.ranking, 1)]
+    places = [(f"{row.rank:g}", row.entry, costs[row.entry]) for row in comparison.ranking]
     rows = [
         (place, entry, cost.train_seconds / 3600, cost.peak_memory_mib / 1024, cost.device)
         for place, entry, cost in places
@@ -56,7 +56,7 @@ def time_and_memory(comparison: Comparison, costs: dict[str, Cost], folder: Path
     figure, axes = drawing.new_axes(3.3)
     axes.plot([row[2] for row in rows], [row[3] for row in rows], "o", color=PALETTE[1])
     for place, _, hours, memory, _ in rows:
-        axes.annotate(str(place), (hours, memory), xytext=(5, 4), textcoords="offset points")
+        axes.annotate(place, (hours, memory), xytext=(5, 4), textcoords="offset points")
     axes.set(xlabel="training, hours", ylabel="peak memory, GiB")
     axes.margins(0.12)
     devices = sorted({row[4] for row in rows if row[4]})

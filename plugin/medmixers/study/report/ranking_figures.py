@@ -145,7 +145,7 @@ def _pair_map(comparison: Comparison, kind: tuple[str, str, Any], folder: Path, 
     figure, axes = drawing.new_axes(drawing.list_height(len(names)) + 0.2)
     _draw_cells(axes, cells)
     drawing.list_names(axes, [f"{place} {entry}" for place, entry in enumerate(names, start=1)])
-    axes.set(xlabel="against the entry at this place", xlim=(-0.5, len(names) - 0.5))
+    axes.set(xlabel="against the entry with this number", xlim=(-0.5, len(names) - 0.5))
     axes.set_xticks(
         range(len(names)), [str(place + 1) for place in range(len(names))], fontsize=9 if len(names) < 12 else 7
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medmixers.errors import InputError
 from medmixers.study.classification import by_case
 from medmixers.study.comparison import Comparison
-from medmixers.study.means import seed_means, training_means
+from medmixers.study.means import compared_cases, seed_means, training_means
 from medmixers.study.pooled import BINS, bins_of
 from medmixers.study.probabilities import PooledScores
 from medmixers.study.report import drawing
@@ -73,7 +73,7 @@ def _others(entry: Mapping[str, Any]) -> str:
 def uplift(study: StudyFolder, comparison: Comparison, folder: Path, stem: str) -> Picture | None:
     """Gain by pretraining of entries that are equal otherwise (Keuth et al. 2025, Fig. 4). None without such pairs.
 
-    The entry from scratch may stand in another block of the study, on the same cases.
+    The entry from scratch may stand in another block of the study, if that block compares the same cases.
     """
     if not any(study.entry(row.entry).get("pretrained") for row in comparison.ranking):
         return None
@@ -108,15 +108,18 @@ def uplift(study: StudyFolder, comparison: Comparison, folder: Path, stem: str) 
         f"{stem}_pretraining",
         title="Change by pretraining",
         alt="; ".join(f"{a} minus {b}: {gain:+.4f}" for gain, a, b, _ in gains),
-        caption=f"Bars: standard deviation of the seeds of both. {basis(comparison)}.",
+        caption="Bars: standard deviation of the seeds of both. An entry from scratch of another block is shown where "
+        f"that block compares the same cases. {basis(comparison)}.",
     )
 
 
 def _means_of_block(study: StudyFolder, block: str, comparison: Comparison) -> Mapping[str, Array]:
-    """Entry -> mean of each seed on another block of the same cases; empty where it has no scores yet."""
+    """Entry -> mean of each seed on another block; empty where it has no scores yet or compares other cases."""
     dataset = next(row for row in study.plan["datasets"] if row["name"] == block)
     try:
         scores = study.scores(dataset, comparison.scores.metric)
+        if compared_cases(scores) != compared_cases(comparison.scores):
+            return {}
         return dict(zip(scores.entries, seed_means(scores), strict=True))
     except InputError:
         return {}
