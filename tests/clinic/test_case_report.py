@@ -126,6 +126,14 @@ def test_the_page_loads_and_runs_nothing(case: Path) -> None:
     assert text.count("data:image/png") == 2 * 6
 
 
+def test_a_name_may_hold_characters_of_a_pattern(tmp_path: Path) -> None:
+    affine = np.diag([-2.0, 2, 3, 1])
+    image = nifti(tmp_path / "images" / "case[1]_0000.nii.gz", affine)
+    written(tmp_path / "predictions", "case[1]", image, affine)
+    write_report(tmp_path / "predictions", tmp_path / "images", tmp_path / "report.html")
+    assert (tmp_path / "report.html").is_file()
+
+
 def test_an_image_unlike_the_training_data_has_a_stamp(case: Path) -> None:
     image = case / "images" / "case_a_0000.nii.gz"
     unlike = {"unlike_training_data": ["spacing 4 x 4 x 4 mm, in training 2 x 2 x 2"]}

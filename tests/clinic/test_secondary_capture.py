@@ -154,8 +154,36 @@ def test_a_series_without_a_window_is_shown_from_its_percentiles() -> None:
     assert stated_window(empty) is None
     empty.WindowCenter, empty.WindowWidth = 40, 1
     assert stated_window(empty) is None
+    empty.WindowCenter, empty.WindowWidth = None, ""
+    assert stated_window(empty) is None
     voxels = np.append(np.zeros(1000), np.arange(1, 1001)).astype(np.float32)
     np.testing.assert_allclose(percentile_window(voxels), np.percentile(np.arange(1, 1001), (0.5, 99.5)))
+
+
+def test_a_window_around_zero_is_a_window() -> None:
+    header = pydicom.Dataset()
+    header.WindowCenter, header.WindowWidth = "0", "2000"
+    assert stated_window(header) == (-1000, 999)  # PS3.3, C.11.2.1.2.1
+
+
+def test_a_window_of_one_frame_is_taken_for_it() -> None:
+    header, window = pydicom.Dataset(), pydicom.Dataset()
+    window.WindowCenter, window.WindowWidth = 300, 401
+    frames = [pydicom.Dataset(), pydicom.Dataset()]
+    frames[1].FrameVOILUTSequence = [window]
+    header.PerFrameFunctionalGroupsSequence = frames
+    assert stated_window(header, 0) is None
+    assert stated_window(header, 1) == (99.5, 499.5)
+
+
+def test_the_lowest_value_of_monochrome1_is_white(model: SegmentationModel, tmp_path: Path) -> None:
+    none = np.zeros(SHAPE, np.uint8)
+    plain = written(tmp_path / "plain", model, none, "axial", **WINDOW)
+    inverted = written(tmp_path / "inverted", model, none, "axial", PhotometricInterpretation="MONOCHROME1", **WINDOW)
+    for one, other in zip(plain, inverted, strict=True):
+        seen = slice(SHAPE[1] * FACTOR)  # without the legend
+        sums = one.pixel_array[seen].astype(int) + other.pixel_array[seen]
+        np.testing.assert_allclose(sums, 255, atol=1)
 
 
 def test_a_folder_with_files_is_refused(model: SegmentationModel, tmp_path: Path) -> None:

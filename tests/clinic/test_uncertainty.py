@@ -128,12 +128,15 @@ def test_an_ensemble_is_the_mean_and_knows_what_its_members_disagree_about(
     write_uncertainty([bundle, other], data, tmp_path / "both", device="cpu")
     label = np.asarray(nib.load(tmp_path / "both" / "case_6.nii.gz").dataobj)
     assert (label == p.mean(axis=0).argmax(axis=0)).mean() > 0.9999
-    found = np.asarray(nib.load(tmp_path / "both" / "uncertainty" / "case_6_mutual_information.nii.gz").dataobj)
+    disagreement = tmp_path / "both" / "uncertainty" / "case_6_mutual_information.nii.gz"
+    found = np.asarray(nib.load(disagreement).dataobj)
     expected = stats.entropy(p.mean(axis=0)) - stats.entropy(p, axis=1).mean(axis=0)
     np.testing.assert_allclose(found, expected, atol=1e-4)
     facts = facts_of(tmp_path / "both")
     assert facts["members"] == len(facts["models"]) == 2
     assert 0 < facts["mean_mutual_information"] < facts["mean_entropy"]
+    write_uncertainty([bundle], data, tmp_path / "both", device="cpu")
+    assert not disagreement.exists(), "it would belong to the prediction before"
 
 
 def test_weights_of_one_network_are_an_ensemble_as_in_the_bundle(bundle: Path, data: Path, tmp_path: Path) -> None:

@@ -54,7 +54,10 @@ def write_secondary_capture(folder: Path, labels: NDArray[Any], series: Series, 
     sources = dict(zip(series.files, source_headers(series), strict=True))
     voxels = read_slices(series.slices)
     middle = series.slices[len(series.slices) // 2]
-    window = stated_window(sources[middle.file]) or percentile_window(voxels)
+    source = sources[middle.file]
+    window = stated_window(source, middle.frame) or percentile_window(voxels)
+    if source.get("PhotometricInterpretation") == "MONOCHROME1":  # its lowest value is white
+        window = Window(window.white, window.black)
     factor = -(-READABLE // max(voxels.shape[:2]))
     made_by = {
         "ManufacturerModelName": model.name[:LONGEST],
@@ -99,17 +102,23 @@ def _image(pixels: Pixels, slice_: Slice, source: Any, factor: int, series_uid: 
     return image
 
 
-def stated_window(header: Any) -> Window | None:
-    """The first window that a DICOM file states (PS3.3, C.11.2.1.2), of a multi-frame file for all its frames."""
-    groups = [header]
-    for shared in header.get("SharedFunctionalGroupsSequence", []):
-        groups += shared.get("FrameVOILUTSequence", [])
+def stated_window(header: Any, frame: int | None = None) -> Window | None:
+    """The first window that a DICOM file, or one of its frames, states (PS3.3, C.11.2.1.2)."""
+    groups, of_frames = [header], header.get("PerFrameFunctionalGroupsSequence", [])
+    own = [] if frame is None or frame >= len(of_frames) else [of_frames[frame]]
+    for functional in [*header.get("SharedFunctionalGroupsSequence", []), *own]:
+        groups += functional.get("FrameVOILUTSequence", [])
     for group in groups:
-        centre, width = (np.atleast_1d(group.get(name) or []) for name in ("WindowCenter", "WindowWidth"))
+        centre, width = (_values(group, name) for name in ("WindowCenter", "WindowWidth"))
         if len(centre) and len(width) and float(width[0]) > 1:
             low = float(centre[0]) - 0.5 - (float(width[0]) - 1) / 2
             return Window(low, low + float(width[0]) - 1)
     return None
+
+
+def _values(group: Any, name: str) -> NDArray[Any]:
+    value = group.get(name)
+    return np.atleast_1d([] if value in (None, "") else value)
 
 
 def masks_of_slice(labels: NDArray[Any], number: int, count: int) -> list[NDArray[np.bool_]]:
@@ -133,13 +142,13 @@ def picture(
         plane: (rows, columns) in the units of the window.
         masks: of each segment, (rows, columns). Later outlines cover earlier ones.
         segments: names and colours.
-        window: of the grey values.
+        window: of the grey values; its black may be above its white.
         factor: pixels of the picture per pixel of the slice, along each axis.
 
     Returns:
         (factor x rows + legend, factor x columns, 3).
     """
-    grey = np.clip((plane.astype(np.float64) - window.black) / max(window.white - window.black, 1e-12), 0, 1)
+    grey = np.clip((plane.astype(np.float64) - window.black) / (window.white - window.black or 1e-12), 0, 1)
     pixels = np.repeat(_enlarged(np.rint(255 * grey).astype(np.uint8), factor)[..., None], 3, axis=2)
     for mask, segment in zip(masks, segments, strict=True):
         large = _enlarged(mask, factor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -106,7 +107,7 @@ def _mask(row: Mapping[str, Any], facts: Mapping[str, Any], predictions: Path, i
     """Of a structure, from its values in the label file or from a file of its own."""
     values = row["values"]  # None: the structure has a file of its own
     name = facts["case"] if values is not None else f"{facts['case']}_{row['name']}"
-    files = [path for path in predictions.glob(f"{name}.*") if stem_and_ending(path.name)[0] == name]
+    files = [path for path in predictions.glob(f"{glob.escape(name)}.*") if stem_and_ending(path.name)[0] == name]
     if not files:
         raise MissingFileError(f"{predictions} has no label file {name}")
     labels = _on_grid(files[0], image)

@@ -32,6 +32,7 @@ from medmixers.files import file_digest, refuse_overwriting_inputs, written_whol
 from medmixers.progress import Announce, note, progress, silent
 from medmixers.tasks.palette import PALETTE
 
+MAPS = ENTROPY, MUTUAL_INFORMATION = "entropy", "mutual_information"
 FOLDER = "uncertainty"  # below the output: nnU-Net takes each NIfTI file next to label maps for one of them
 
 
@@ -139,14 +140,18 @@ class CaseWriter:
         """Write the files of a case. Returns what to say of it."""
         prediction = self.ensemble.predict(entry)
         p = self.calibrated(prediction)
-        maps = {"entropy": entropy(p, exclusive=self.bundle.exclusive)}
+        maps = {ENTROPY: entropy(p, exclusive=self.bundle.exclusive)}
         if prediction.disagreement is not None:
-            maps["mutual_information"] = prediction.disagreement
+            maps[MUTUAL_INFORMATION] = prediction.disagreement
         facts = self._facts(name, entry, prediction, p, maps)
         if self.bundle.is_segmentation:
             affine = np.asarray(prediction.case.item["pred"].affine, np.float64)
-            for kind, values in maps.items():
-                _write_map(self.out / FOLDER / f"{name}_{kind}.nii.gz", values, affine)
+            for kind in MAPS:
+                path = self.out / FOLDER / f"{name}_{kind}.nii.gz"
+                if kind in maps:
+                    _write_map(path, maps[kind], affine)
+                else:
+                    path.unlink(missing_ok=True)  # of a prediction before this one
             self.ensemble.first.decide(prediction.case)
         with written_whole(self.out / FOLDER / f"{name}.json") as partial:
             partial.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
