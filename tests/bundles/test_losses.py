@@ -132,7 +132,17 @@ def test_table_of_probabilities(tmp_path: Path) -> None:
     table.finalize()
     assert (tmp_path / "out" / "p.csv").read_text().splitlines() == [
         "file,cat,dog,prediction,truth",
-        "a.png,0.250000,0.750000,dog,cat",
-        '"b, c.png",0.500000,0.500000,cat,dog',
+        "a.png,0.25,0.75,dog,cat",
+        '"b, c.png",0.5,0.5,cat,dog',
     ]
     assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def test_probabilities_are_read_back_exactly(tmp_path: Path) -> None:
+    """Rounded, those of a sure network would tie, and its AUROC would change."""
+    exact = torch.tensor([[-17.3, 0.1], [-17.2, 0.3], [9.1, 2.0]]).sigmoid()
+    table = ProbabilityTable(tmp_path / "p.csv", ["a", "b"], multi_label=True)
+    table.save_batch(exact, {"filename_or_obj": ["1.png", "2.png", "3.png"]})
+    table.finalize()
+    rows = [line.split(",")[1:] for line in (tmp_path / "p.csv").read_text().splitlines()[1:]]
+    assert torch.equal(torch.tensor([[float(value) for value in row] for row in rows]), exact)

@@ -36,7 +36,7 @@ class ProbabilityTable:
         count = len(self.classes)
         for file, values in zip(meta_data["filename_or_obj"], batch_data.tolist(), strict=True):
             probabilities = values[:count]
-            row: list[Any] = [file, *(f"{value:.6f}" for value in probabilities)]
+            row: list[Any] = [file, *(f"{value:.9g}" for value in probabilities)]  # float32 reads back exactly
             if self.multi_label:
                 row += [int(value) for value in values[count:]]
             else:
