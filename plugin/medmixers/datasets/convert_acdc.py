@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medmixers.datasets.reading import nifti_file, some
+from medmixers.datasets.raw_format import NIFTI
+from medmixers.datasets.reading import nifti_file, some, with_ending
 from medmixers.datasets.writers import RawWriter, last_of_every
 
 
@@ -13,14 +14,19 @@ def convert(writer: RawWriter, source: Path, *, test_every: int = 5) -> None:
 
     Args:
         writer: of cardiac_mri_segmentation.
-        source: folder that holds the folders of the patients, at any depth. Those below a folder "testing" are the
-            test part.
+        source: folder that holds the files of the patients, at any depth. Patients with a file below a folder
+            "testing" are the test part.
         test_every: n. Without a folder "testing", the n-th, 2n-th, ... of the sorted patients are the test part.
     """
-    labels = some(list(source.rglob("patient*_frame*_gt.nii*")), "patient*_frame*_gt.nii.gz", source)
-    given = {path.parent.name for path in labels if "testing" in path.relative_to(source).parts}
-    test = given or last_of_every((path.parent.name for path in labels), test_every)
+    found = with_ending(source.rglob("patient*_frame*_gt.*"), NIFTI)
+    labels = some(found, "patient*_frame*_gt.nii.gz", source)
+    given = {_patient(path) for path in labels if "testing" in path.relative_to(source).parts}
+    test = given or last_of_every(map(_patient, labels), test_every)
     for label in labels:
-        name, patient = label.name.partition("_gt.nii")[0], label.parent.name
+        name, patient = label.name.partition("_gt.")[0], _patient(label)
         image = nifti_file(label.parent, name)
         writer.add("test" if patient in test else "training", name, [image], label, group=patient)
+
+
+def _patient(path: Path) -> str:
+    return path.name.partition("_frame")[0]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medmixers.datasets.reading import nifti_file, read_table, some
+from medmixers.datasets.raw_format import NIFTI
+from medmixers.datasets.reading import by_name, nifti_file, read_table, some, table_file, with_ending
 from medmixers.datasets.writers import RawWriter, last_of_every
 
 SUFFIXES = {"T1": "t1", "T1ce": "t1ce", "T2": "t2", "FLAIR": "flair"}
@@ -20,18 +21,17 @@ def convert(writer: RawWriter, source: Path, *, test_every: int = 0) -> None:
         test_every: n. The n-th, 2n-th, ... of the sorted subjects are the test part; 0: none, for cross-validation as
             in Tshimanga et al.
     """
-    labels = some(list(source.rglob("*_seg.nii*")), "*_seg.nii.gz", source)
-    subjects = {path.name.partition("_seg.nii")[0]: path for path in labels}
+    labels = some(with_ending(source.rglob("*_seg.*"), NIFTI), "*_seg.nii.gz", source)
+    subjects = by_name(labels, lambda path: path.name.partition("_seg.")[0])
     test = last_of_every(subjects, test_every)
     for subject, label in subjects.items():
         images = [nifti_file(label.parent, f"{subject}_{SUFFIXES[channel]}") for channel in writer.task.channels]
         writer.add("test" if subject in test else "training", writer.case_name(subject), images, label, ids=IDS)
     writer.notes.append("label 4 (enhancing tumour) is written as 3")
-    tables = list(source.rglob("partitioning_1.csv"))
-    if not tables:
+    if not any(source.rglob("partitioning_1.csv")):
         writer.notes.append("no partitioning_1.csv: the institutions of the subjects are not known")
         return
-    rows = read_table(tables[0], ("Partition_ID", "Subject_ID"))
+    rows = read_table(table_file(source, "partitioning_1.csv"), "Subject_ID", "Partition_ID")
     writer.description["institutions"] = {
-        writer.case_name(row["Subject_ID"]): row["Partition_ID"] for row in rows if row["Subject_ID"] in subjects
+        writer.case_name(subject): row["Partition_ID"] for subject, row in rows.items() if subject in subjects
     }

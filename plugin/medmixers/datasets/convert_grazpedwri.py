@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medmixers.datasets.reading import polygon_mask, read_picture, read_table, some
+from medmixers.datasets.reading import by_name, polygon_mask, read_picture, read_table, some, table_file, with_ending
 from medmixers.datasets.writers import DatalistWriter
 from medmixers.errors import InputError, MissingFileError
 
@@ -28,11 +28,13 @@ def convert(writer: DatalistWriter, source: Path, *, annotations: str = "") -> N
         source: folder that holds the images and dataset.csv, at any depth.
         annotations: folder that holds the XML files, at any depth; the source where it is empty.
     """
-    table = some(list(source.rglob("dataset.csv")), "dataset.csv", source)[0]
-    rows = {row["filestem"]: row for row in read_table(table, ("filestem", "patient_id", "laterality"))}
-    pictures = {path.stem: path for path in source.rglob("*.png")}
+    table = table_file(source, "dataset.csv")
+    rows = read_table(table, "filestem", "patient_id", "laterality")
+    pictures = by_name(with_ending(source.rglob("*"), (".png",)))
     root = Path(annotations or source)
-    drawn = _annotated(some(list(root.rglob("*.xml")), "*.xml with polygons; give --annotations FOLDER", root))
+    drawn = _annotated(
+        some(with_ending(root.rglob("*"), (".xml",)), "*.xml with polygons; give --annotations FOLDER", root)
+    )
     for stem in drawn:
         for what, where in ((rows, table), (pictures, source)):
             if stem not in what:

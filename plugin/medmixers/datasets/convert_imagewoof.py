@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medmixers.datasets.reading import read_picture, some
+from medmixers.datasets.reading import PICTURES, read_picture, some, with_ending
 from medmixers.datasets.writers import DatalistWriter
 
 # In the order of the task's labels.
@@ -15,7 +15,6 @@ FOLDERS = (
     "n02086240", "n02087394", "n02088364", "n02089973", "n02093754", "n02096294", "n02099601", "n02105641",
     "n02111889", "n02115641",
 )  # fmt: skip
-ENDINGS = (".jpeg", ".jpg", ".png")
 # Keuth et al. 2025 select and test on the given val; the task has no part of its own for the selection.
 PARTS = {"train": "training", "val": "test"}
 
@@ -31,7 +30,7 @@ def convert(writer: DatalistWriter, source: Path) -> None:
     root = roots[0] if roots else source
     for folder, part in PARTS.items():
         for key, name in zip(writer.task.labels, FOLDERS, strict=True):
-            paths = sorted(path for path in (root / folder / name).glob("*") if path.suffix.lower() in ENDINGS)
+            paths = with_ending((root / folder / name).glob("*"), PICTURES)
             for path in some(paths, f"photograph in {folder}/{name}", source):
                 picture = squared(read_picture(path, "RGB"))
                 writer.add_class(part, f"{folder}_{writer.case_name(path.stem)}", picture, key)

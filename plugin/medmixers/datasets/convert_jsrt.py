@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medmixers.datasets.reading import polygon_mask, some
+from medmixers.datasets.reading import by_name, polygon_mask, some, with_ending
 from medmixers.datasets.writers import DatalistWriter
 from medmixers.errors import InputError, MissingFileError
 
@@ -32,7 +32,7 @@ def convert(writer: DatalistWriter, source: Path, *, landmarks: str = "") -> Non
         source: folder that holds the .IMG files, at any depth.
         landmarks: folder that holds RL, LL, H, RCLA and LCLA, at any depth; the source where it is empty.
     """
-    images = some([path for path in source.rglob("*") if path.suffix.upper() == ".IMG"], "JPC*.IMG", source)
+    images = some(with_ending(source.rglob("*"), (".img",)), "JPC*.IMG", source)
     outlines = {label: _outlines(Path(landmarks or source), name) for label, name in FOLDERS.items()}
     known = [path for path in images if any(path.stem in files for files in outlines.values())]
     if len(known) < len(images):
@@ -51,7 +51,7 @@ def convert(writer: DatalistWriter, source: Path, *, landmarks: str = "") -> Non
 
 def _outlines(root: Path, name: str) -> dict[str, Path]:
     """Image -> its landmark file, from every folder of that name."""
-    found = {path.stem: path for path in root.rglob(f"{name}/*.npy")}
+    found = by_name(with_ending(root.rglob(f"{name}/*"), (".npy",)))
     if not found:
         raise MissingFileError(f"{root} has no {name}/*.npy; give --landmarks FOLDER")
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medmixers.datasets.reading import read_picture, read_table, some
+from medmixers.datasets.reading import PICTURES, read_picture, read_table, some, table_file, with_ending
 from medmixers.datasets.writers import DatalistWriter, last_of_every
 from medmixers.errors import InputError
 
@@ -23,10 +23,10 @@ def convert(writer: DatalistWriter, source: Path, *, test_every: int = 5) -> Non
     """
     for key, label in writer.task.labels.items():
         folder, table = SOURCES[label.name]
-        images = [path for path in source.rglob(f"{folder}/*") if path.suffix.lower() in (".png", ".jpg")]
+        images = with_ending(source.rglob(f"{folder}/*"), PICTURES)
         some(images, f"image in a folder {folder}", source)
-        rows = read_table(some(list(source.rglob(table)), table, source)[0], (FILE, PATIENT))
-        patients = {row[FILE]: row[PATIENT] for row in rows if row[PATIENT]}
+        rows = read_table(table_file(source, table), FILE, PATIENT)
+        patients = {file: row[PATIENT] for file, row in rows.items() if row[PATIENT]}
         known = sorted(path for path in images if path.name in patients)
         if not known:
             raise InputError(

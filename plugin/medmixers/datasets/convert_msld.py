@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medmixers.datasets.reading import read_picture, some
+from medmixers.datasets.reading import PICTURES, read_picture, some, with_ending
 from medmixers.datasets.writers import DatalistWriter
 from medmixers.errors import InputError
 
-ENDINGS = (".jpg", ".jpeg", ".png")
 # the authors' 70 : 10 : 20, of every ten sorted patients of a class
 PARTS_OF_TEN = (
     ("training",) * 3 + ("test",) + ("training",) * 2 + ("validation",) + ("training",) + ("test", "training")
@@ -54,9 +53,9 @@ def _add(writer: DatalistWriter, part: str, path: Path, label: str, key: int, pa
 def _images(source: Path, kind: str, label: str) -> list[Path]:
     """Images of a class in "Original Images" or "Augmented Images", by the first letters of the folder's name."""
     found = []
-    for path in source.rglob("*"):
+    for path in with_ending(source.rglob("*"), PICTURES):
         folders = [part.lower().replace(" ", "") for part in path.relative_to(source).parts[:-1]]
-        if path.suffix.lower() in ENDINGS and folders and folders[-1].startswith(label):
+        if folders and folders[-1].startswith(label):
             found += [path] if any(folder.startswith(kind) for folder in folders[:-1]) else []
     return sorted(found)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import sparse
 
-from medmixers.datasets.reading import read_picture, some
+from medmixers.datasets.reading import PICTURES, read_picture, some, with_ending
 from medmixers.datasets.writers import DatalistWriter, last_of_every
 from medmixers.errors import InputError
 
@@ -32,7 +32,8 @@ def convert(writer: DatalistWriter, source: Path, *, test_every: int = 5, simila
     if not 0 < similarity < 1:
         raise InputError(f"similarity must lie between 0 and 1, got {similarity}")
     for key, label in writer.task.labels.items():
-        paths = [path for path in source.rglob("*.png") if path.parent.name.lower() == FOLDERS[label.name]]
+        paths = with_ending(source.rglob("*"), PICTURES)
+        paths = [path for path in paths if path.parent.name.lower() == FOLDERS[label.name]]
         some(paths, f"PNG in a folder {FOLDERS[label.name]!r}", source)
         paths.sort(key=lambda path: (len(path.name), path.name))  # (2) before (10)
         images = [read_picture(path, "L") for path in paths]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medmixers.datasets.reading import nifti_file, some
+from medmixers.datasets.raw_format import NIFTI
+from medmixers.datasets.reading import nifti_file, some, with_ending
 from medmixers.datasets.writers import RawWriter
 
 # The twelve test volumes that the field has used since TransUNet (Chen et al. 2021).
@@ -20,7 +21,7 @@ def convert(writer: RawWriter, source: Path) -> None:
         writer: of multi_organ_ct_segmentation.
         source: folder that holds img and label, at any depth.
     """
-    labels = [path for path in source.rglob("label/label*.nii*") if path.is_file()]
+    labels = with_ending(source.rglob("label/label*"), NIFTI)
     for label in some(labels, "label/label0001.nii.gz", source):
         number = label.name.removeprefix("label").partition(".")[0]
         image = nifti_file(label.parents[1] / "img", f"img{number}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medmixers.datasets.reading import existing, read_picture, some
+from medmixers.datasets.reading import existing, read_picture, some, with_ending
 from medmixers.datasets.writers import RawWriter, last_of_every
 from medmixers.errors import InputError
 
@@ -24,7 +24,7 @@ def convert(writer: RawWriter, source: Path, *, min_size: int = 0, test_every: i
         min_size: leave out regions with both sides shorter, in pixels; 1000 in Keuth et al.
         test_every: n. The n-th, 2n-th, ... of the sorted slides are the test part; 0: none.
     """
-    images = some(list(source.rglob("tissue-*/images/*.png")), "tissue-*/images/*.png", source)
+    images = some(with_ending(source.rglob("tissue-*/images/*"), (".png",)), "tissue-*/images/*.png", source)
     kept = [path for path in images if max(read_picture(path).shape[:2]) >= min_size]
     if len(kept) < len(images):
         writer.notes.append(f"{len(images) - len(kept)} regions smaller than {min_size} pixels were left out")

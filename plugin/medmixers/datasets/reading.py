@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
+from glob import escape
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from skimage.draw import polygon2mask
 
-from medmixers.datasets.image_files import read_any
+from medmixers.datasets.image_files import Volume, read_any
 from medmixers.datasets.raw_format import NIFTI
 from medmixers.errors import InputError, MissingFileError, first_line
 from medmixers.images import pictures
 
 Array = NDArray[Any]
+PICTURES = (".png", ".jpg", ".jpeg")
 
 
 def existing(path: Path, what: str) -> Path:
@@ -35,14 +38,36 @@ def some(paths: Collection[Path], what: str, source: Path) -> list[Path]:
     return sorted(paths)
 
 
+def with_ending(paths: Iterable[Path], endings: tuple[str, ...]) -> list[Path]:
+    """The files whose names end so, in upper or lower case."""
+    return [path for path in paths if path.name.lower().endswith(endings) and path.is_file()]
+
+
+def by_name(paths: Iterable[Path], name: Callable[[Path], str] = lambda path: path.stem) -> dict[str, Path]:
+    """Name -> its path. InputError where two paths have one name: nothing tells which one is meant."""
+    found: dict[str, Path] = {}
+    for path in sorted(paths):
+        if (other := found.setdefault(name(path), path)) != path:
+            raise InputError(f"{other} and {path} are both {name(path)}; keep one of them")
+    return found
+
+
+def table_file(source: Path, name: str) -> Path:
+    """The table of this name below ``source``. InputError where two tables differ."""
+    found = some(list(source.rglob(name)), name, source)
+    if len({path.read_bytes() for path in found}) > 1:
+        raise InputError(f"{source} holds different tables {name}: {', '.join(map(str, found))}; keep one of them")
+    return found[0]
+
+
 def nifti_file(folder: Path, stem: str) -> Path:
     """``folder/stem.nii.gz``, or ``stem.nii`` where that exists."""
-    plain = folder / f"{stem}.nii"
-    return plain if plain.is_file() else existing(folder / f"{stem}.nii.gz", f"a file of {stem}")
+    found = [path for path in folder.glob(f"{escape(stem)}.*") if path.name[len(stem) :].lower() in NIFTI]
+    return existing(min(found, default=folder / f"{stem}.nii.gz"), f"a file of {stem}")
 
 
-def open_nifti(path: Path) -> Any:
-    """A NIfTI image with three axes, without its voxels. A file of another length than its header's is read whole.
+def nifti_header(path: Path) -> Volume:
+    """The grid of a NIfTI file with three axes. A file of another length than its header's is read whole.
 
     A .nii.gz ends with its length in four bytes. `medmixers dataset check` reads the voxels of all files.
     """
@@ -52,13 +77,13 @@ def open_nifti(path: Path) -> Any:
         raise InputError(f"{path} has {len(header.shape)} axes {header.shape}; 3 are expected")
     image = nib.load(path)
     data, length = image.dataobj, path.stat().st_size
-    if path.name.endswith(".gz"):
+    if path.name.lower().endswith(".gz"):
         with path.open("rb") as file:
             file.seek(-4, 2)
             length = int.from_bytes(file.read(4), "little")
     if length != (data.offset + int(np.prod(data.shape)) * data.dtype.itemsize) % 2**32:
         read_any(path)
-    return image
+    return header
 
 
 def read_label_file(path: Path, *, valid: Collection[int]) -> Array:
@@ -66,7 +91,7 @@ def read_label_file(path: Path, *, valid: Collection[int]) -> Array:
     data = read_any(path).data if path.name.lower().endswith(NIFTI) else read_picture(path)
     unknown = sorted(set(np.unique(data).tolist()) - set(valid))
     if unknown:
-        shown = ", ".join(f"{value:g}" for value in unknown[:5])
+        shown = ", ".join(f"{value:.9g}" for value in unknown[:5])
         raise InputError(f"{path} holds label {shown}; valid: {', '.join(map(str, sorted(valid)))}")
     return data.astype(np.uint8)
 
@@ -98,19 +123,41 @@ def polygon_mask(points: Array, shape: tuple[int, int]) -> NDArray[np.bool_]:
     return polygon2mask(shape, points[:, ::-1] - 0.5)
 
 
-def read_table(path: Path, columns: Collection[str]) -> list[dict[str, str]]:
-    """Rows of a CSV file with these columns at least. Bytes that are not UTF-8 are read as Latin-1."""
+def read_table(path: Path, key: str, *columns: str) -> dict[str, dict[str, str]]:
+    """Value of the column ``key`` -> that and the values of other columns, from a CSV file.
+
+    Raises:
+        ValueError: a column is missing, no row has a key, or two rows of one key contradict each other. An empty value
+            contradicts none.
+    """
+    header, *rows = csv_rows(path) or [[]]
+    if lacking := [column for column in (key, *columns) if column not in header]:
+        raise InputError(f"{path} lacks the column {', '.join(lacking)}; it has {', '.join(header) or 'no row'}")
+    table: dict[str, dict[str, str]] = {}
+    for row in rows:
+        values = dict(zip(header, row, strict=False))
+        if not (name := values.get(key, "")):
+            continue
+        known = table.setdefault(name, {key: name, **dict.fromkeys(columns, "")})
+        for column in columns:
+            value = values.get(column, "")
+            if value and known[column] and value != known[column]:
+                raise InputError(f"{path} gives {name} two values of {column}: {known[column]!r} and {value!r}")
+            known[column] = known[column] or value
+    if not table:
+        raise InputError(f"{path} has no row with a value of {key}")
+    return table
+
+
+def csv_rows(path: Path) -> list[list[str]]:
+    """Rows of a CSV file that are not empty. Bytes that are not UTF-8 are read as Latin-1."""
     content = existing(path, "a table").read_bytes()
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = content.decode("latin-1")
-    rows = [
-        {(key or "").strip(): (value or "").strip() for key, value in row.items() if not isinstance(value, list)}
-        for row in csv.DictReader(text.splitlines())
-    ]
-    lacking = [column for column in columns if not rows or column not in rows[0]]
-    if lacking:
-        found = ", ".join(rows[0]) if rows else "no row"
-        raise InputError(f"{path} lacks the column {', '.join(lacking)}; it has {found}")
-    return rows
+    try:
+        rows = [[value.strip() for value in row] for row in csv.reader(StringIO(text, newline=""))]
+    except csv.Error as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    return [row for row in rows if any(row)]

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medmixers.datasets.datalist_format import FILE, validation_groups
-from medmixers.datasets.image_files import Volume, check_geometry
+from medmixers.datasets.image_files import check_geometry
 from medmixers.datasets.raw_format import FOLDS_FILE, region_class_order
-from medmixers.datasets.reading import open_nifti, read_label_file, read_picture
+from medmixers.datasets.reading import nifti_header, read_label_file, read_picture
 from medmixers.datasets.split_rule import PARTS, every_nth
 from medmixers.errors import InputError
 from medmixers.files import copy_file
@@ -220,7 +220,13 @@ class RawWriter(Writer):
             **self.description,
         }
         (self.folder / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        if self._is_grouped() and len({case.group for case in training}) > 1:
+        groups = {case.group for case in training}
+        if len(groups) == 1 and len(training) > 1:
+            self.notes.append(
+                f"all {len(training)} training cases belong to {min(groups)}, so there is no {FOLDS_FILE}: every fold "
+                "would divide them"
+            )
+        elif self._is_grouped() and len(training) > 1:
             folds = folds_by_group({case.name: case.group for case in training}, every=task.validation_every)
             (self.folder / FOLDS_FILE).write_text(json.dumps(folds, indent=1) + "\n", encoding="utf-8")
             self.notes.append(
@@ -228,9 +234,10 @@ class RawWriter(Writer):
             )
 
     def _place(self, source: Path, target: Path) -> None:
-        """Put ``source`` at ``target``: a copy, a hard link where asked for; compressed where the ending says so."""
-        if target.name.endswith(".nii.gz") and not source.name.endswith(".nii.gz"):
-            nib.save(nib.load(source), target)
+        """Put ``source`` at ``target``: a copy, a hard link where asked for. A volume gets .nii.gz and three axes."""
+        is_volume = self.task.spatial_dims == 3
+        if is_volume and not (source.name.lower().endswith(".gz") and len(nib.load(source).shape) == 3):
+            _save_volume(source, target)
             return
         source = source.resolve()  # a link to a symlink would break with it
         if not self._link:
@@ -256,9 +263,9 @@ class RawWriter(Writer):
     ) -> tuple[Array, set[int]]:
         """The label to write, and the ids of ``task.labels`` that it holds."""
         if self.task.spatial_dims == 3:
-            label = open_nifti(path)
+            label = nifti_header(path)
             for image in images:
-                check_geometry(image, _lazy(open_nifti(image)), path, _lazy(label))
+                check_geometry(image, nifti_header(image), path, label)
         elif (sizes := {read_picture(file).shape[:2] for file in (path, *images)}) and len(sizes) > 1:
             raise InputError(f"{path} has another size than {images[0]}: {sorted(sizes)}")
         task = self.task
@@ -303,5 +310,10 @@ def last_of_every(names: Iterable[str], every: int) -> set[str]:
     return every_nth(names, every=every, fold=every - 1) if every else set()
 
 
-def _lazy(image: Any) -> Volume:
-    return Volume(image.shape, image.affine)
+def _save_volume(source: Path, target: Path) -> None:
+    """Save a NIfTI file with three axes, its voxels as they are stored."""
+    image = nib.load(source)
+    stored = image.dataobj.get_unscaled()
+    volume = type(image)(stored.reshape(stored.shape[:3]), image.affine, image.header)
+    volume.header.set_slope_inter(image.dataobj.slope, image.dataobj.inter)  # else nibabel scales them anew
+    nib.save(volume, target)
