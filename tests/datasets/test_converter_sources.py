@@ -58,6 +58,7 @@ def test_every_form_of_the_list_tests_with_its_cases(text: str | bytes, atlas: P
     [
         ("", "lists no case BDMAP_XXXXXXXX"),
         ("case\n", "lists no case BDMAP_XXXXXXXX"),
+        (f"case 3\n{B}\n", "per row, got 'case 3'"),
         (f"{A}\n00000007\n", "must name one case BDMAP_XXXXXXXX per row, got '00000007'"),
         (f"bdmap_00000003\n{B}\n", "per row, got 'bdmap_00000003'"),
         (f"{A}\nnone\n", "per row, got 'none'"),
@@ -94,6 +95,39 @@ def test_one_group_has_no_folds_and_the_command_says_so(tmp_path: Path) -> None:
     said = convert(ACDC, tmp_path / "source", tmp_path / "out")
     assert "note: all 2 training cases belong to patient001, so there is no splits_final.json" in said
     assert not (tmp_path / "out/splits_final.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "pattern", "note"),
+    [
+        (
+            ACDC,
+            "patient002_frame01_gt.nii.gz",
+            "1 frames without a label were left out, patient002_frame01 for example",
+        ),
+        (
+            FETS,
+            "FeTS2022_00003_seg.nii.gz",
+            "1 subjects without a segmentation were left out, FeTS2022_00003 for example",
+        ),
+        (
+            "multi_organ_ct_segmentation",
+            "label0007.nii.gz",
+            "2 volumes without a label were left out, img0007 for example",
+        ),
+    ],
+)
+def test_images_without_a_label_are_named(task: str, pattern: str, note: str, tmp_path: Path) -> None:
+    source = write_source(task, tmp_path / "source")
+    next(source.rglob(pattern)).unlink()
+    assert f"note: {note}" in convert(task, source, tmp_path / "out")
+
+
+def test_images_without_polygons_are_named(tmp_path: Path) -> None:
+    source = write_source("wrist_bone_segmentation", tmp_path / "source")
+    shutil.copy(min(source.rglob("*.png")), source / "images/other.png")
+    said = convert("wrist_bone_segmentation", source, tmp_path / "out")
+    assert "note: 1 images without polygons were left out, other for example" in said
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".NII.GZ"])

@@ -10,7 +10,7 @@ from medmixers.datasets.writers import RawWriter, last_of_every
 from medmixers.errors import InputError
 
 CASE = re.compile(r"(?<![A-Za-z0-9])BDMAP_[A-Z]?[0-9]+(?![A-Za-z0-9])")
-NUMBER = re.compile("[0-9]{3}")  # a first row with one is no header
+NUMBER = re.compile("[1-9]|0[0-9]")  # a first row with one is no header; pandas writes ",0"
 
 
 def convert(writer: RawWriter, source: Path, *, test_list: str = "", test_every: int = 10) -> None:

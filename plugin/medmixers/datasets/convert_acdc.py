@@ -26,6 +26,9 @@ def convert(writer: RawWriter, source: Path, *, test_every: int = 5) -> None:
         name, patient = label.name.partition("_gt.")[0], _patient(label)
         image = nifti_file(label.parent, name)
         writer.add("test" if patient in test else "training", name, [image], label, group=patient)
+    frames = with_ending(source.rglob("patient*_frame*"), NIFTI)
+    names = {path.name.partition(".")[0].removesuffix("_gt") for path in frames}
+    writer.note_left_out(names - {case.name for case in writer.cases}, "frames without a label")
 
 
 def _patient(path: Path) -> str:

@@ -27,6 +27,9 @@ def convert(writer: RawWriter, source: Path, *, test_every: int = 0) -> None:
     for subject, label in subjects.items():
         images = [nifti_file(label.parent, f"{subject}_{SUFFIXES[channel]}") for channel in writer.task.channels]
         writer.add("test" if subject in test else "training", writer.case_name(subject), images, label, ids=IDS)
+    images = with_ending(source.rglob("*_flair.*"), NIFTI)
+    unlabelled = {path.name.partition("_flair.")[0] for path in images} - set(subjects)
+    writer.note_left_out(unlabelled, "subjects without a segmentation")
     writer.notes.append("label 4 (enhancing tumour) is written as 3")
     if not any(source.rglob("partitioning_1.csv")):
         writer.notes.append("no partitioning_1.csv: the institutions of the subjects are not known")

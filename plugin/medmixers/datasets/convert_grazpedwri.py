@@ -52,6 +52,7 @@ def convert(writer: DatalistWriter, source: Path, *, annotations: str = "") -> N
             mirrored += 1
         part = "training" if patient in training else "test"
         writer.add_masks(part, writer.case_name(stem), image, masks, group=f"patient {patient}")
+    writer.note_left_out(set(pictures) - set(drawn), "images without polygons")
     writer.notes.append(f"{mirrored} right hands were mirrored")
     if moved:
         writer.notes.append(f"{moved} test images train, because other images of their patients do")

@@ -26,4 +26,6 @@ def convert(writer: RawWriter, source: Path) -> None:
         number = label.name.removeprefix("label").partition(".")[0]
         image = nifti_file(label.parents[1] / "img", f"img{number}")
         writer.add("test" if number in TEST else "training", f"img{number}", [image], label, ids=IDS)
+    names = {path.name.partition(".")[0] for path in with_ending(source.rglob("img/img*"), NIFTI)}
+    writer.note_left_out(names - {case.name for case in writer.cases}, "volumes without a label")
     writer.notes.append("oesophagus, vena cava, portal and splenic veins and adrenal glands are written as background")

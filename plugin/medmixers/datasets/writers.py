@@ -61,6 +61,16 @@ class Writer:
         """``text`` with nothing but letters, digits, '-' and '_', which every tool takes in a file name."""
         return re.sub(r"[^A-Za-z0-9-]+", "_", text).strip("_")
 
+    def note_left_out(self, names: set[str], what: str) -> None:
+        """Say that these were left out, if there are any.
+
+        Args:
+            names: of the cases.
+            what: they are, in the plural.
+        """
+        if names:
+            self.notes.append(f"{len(names)} {what} were left out, {min(names)} for example")
+
     def finish(self) -> None:
         """Write the description. Raises ValueError where nothing trains or a group was divided."""
         self._check()
