@@ -212,6 +212,8 @@ def test_a_pilot_gives_the_spread(tmp_path, values, seed, residual):
     file.write_text("\n".join(["entry,seed,case,value", *rows]))
     spread = pilot_spread(file, dataset="any", metric="dice")
     assert (spread.seed, spread.residual) == (pytest.approx(seed, abs=1e-9), pytest.approx(residual, abs=1e-9))
+    file.write_text("\n".join(["entry,seed,case,value", *rows, "a,0,case9,0.1", "b,1,case9,0.9"]))
+    assert pilot_spread(file, dataset="any", metric="dice") == spread, "a case that a training lacks does not count"
     file.write_text("entry,seed,case,value\na,0,x,1\na,0,y,1\n")
     with pytest.raises(InputError, match="no entry with 2 seeds"):
         pilot_spread(file, dataset="any", metric="dice")

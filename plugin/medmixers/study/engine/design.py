@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from medmixers.errors import InputError
-from medmixers.study.statistics import LEAST_SEEDS, average_groups, planned_detectable
+from medmixers.study.means import common_groups
+from medmixers.study.statistics import LEAST_SEEDS, planned_detectable
 from medmixers.study.table import read_scores
 
 MOST_SEEDS = 1000
@@ -119,9 +120,9 @@ def pilot_spread(file: Path, *, dataset: str, metric: str) -> Spread:
     if len(own) != 1:
         raise InputError(f"{file} has {len(own)} tables of {metric!r} for data set {dataset!r}; one is needed")
     residuals, means = [], []
-    for values in own[0].values:
-        grouped = average_groups(values, own[0].groups)
-        grouped = grouped[:, np.isfinite(grouped).all(axis=0)]
+    found, known = common_groups(own[0])
+    for values in found:
+        grouped = values[:, known]
         seeds, n = grouped.shape
         if seeds < 2 or n < 2:
             continue
