@@ -160,6 +160,9 @@ def test_a_series_itself_is_one_case_and_x_rays_are_many(tmp_path: Path) -> None
     for file in series.glob("*.dcm"):
         file.rename(file.with_suffix(""))  # as scanners write them
     assert find_images(series) == [str(series)]
+    (series / "007.dcm").touch()  # the reader names it
+    assert find_images(series) == [str(series)]
+    (series / "007.dcm").rename(tmp_path / "000.dcm")
     (series / "a.nii.gz").touch()
     with pytest.raises(ValueError, match="holds slices of a DICOM series and other images; give each series a folder"):
         find_images(series)

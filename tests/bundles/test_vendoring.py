@@ -21,11 +21,11 @@ from medmixers.bundles.share.vendoring import (
 from medmixers.mixers import TOKEN_MIXERS
 
 # The most files and lines that bundles carry: any of them, and one per kind. bundles.md states these with the reasons.
-MOST = 69, 8950
+MOST = 70, 9060
 CARRIED = {
-    "brain_tissue_segmentation_grouped_conv": (67, 8640),
-    "chest_xray_segmentation_grouped_conv": (59, 7240),
-    "skin_lesion_classification_grouped_conv": (56, 6810),
+    "brain_tissue_segmentation_grouped_conv": (68, 8770),
+    "chest_xray_segmentation_grouped_conv": (60, 7350),
+    "skin_lesion_classification_grouped_conv": (57, 6920),
 }
 # Token mixers that no bundle here uses, and the kernels of theirs alone.
 BEYOND: dict[str, tuple[str, ...]] = {

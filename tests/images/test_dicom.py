@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from dicom_files import DX, oblique_directions, write_dicom, write_multi_frame, write_series
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medmixers.errors import InputError, MissingFileError
 from medmixers.images.dicom import read_dicom_picture, read_volume
@@ -52,6 +54,117 @@ def test_frames_of_one_file_are_slices_of_a_volume(tmp_path):
     volume = read_volume(write_multi_frame(tmp_path / "m.dcm", VOXELS))
     np.testing.assert_array_equal(volume.voxels, 2.0 * VOXELS + np.arange(8))
     np.testing.assert_allclose(volume.affine, np.diag([-2, -2, 3, 1]))
+
+
+@pytest.mark.parametrize("kept", ["groups", "top", "both"])
+def test_frames_have_the_slope_of_their_group_or_else_of_the_file(tmp_path, kept):
+    file = write_multi_frame(tmp_path / "m.dcm", VOXELS)
+    dataset = pydicom.dcmread(file)
+    if kept != "groups":
+        dataset.RescaleSlope, dataset.RescaleIntercept = 3, -100
+    if kept == "top":
+        for groups in dataset.PerFrameFunctionalGroupsSequence:
+            del groups.PixelValueTransformationSequence
+    dataset.save_as(file)
+    expected = 3.0 * VOXELS - 100 if kept == "top" else 2.0 * VOXELS + np.arange(8)
+    np.testing.assert_array_equal(read_volume(file).voxels, expected)
+
+
+def test_a_file_of_one_frame_is_one_slice(tmp_path):
+    volume = read_volume(write_multi_frame(tmp_path / "m.dcm", VOXELS[..., :1]))
+    np.testing.assert_array_equal(volume.voxels, 2.0 * VOXELS[..., :1])
+
+
+@pytest.mark.parametrize("encoding", ["file meta", ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_slices_without_preamble_are_read(tmp_path, encoding):
+    """As senders write them that send a data set as it is; SimpleITK's GDCM reads such too."""
+    folder = write_series(tmp_path / "s", VOXELS, RescaleSlope=2, RescaleIntercept=-1024)
+    for name in ("001.dcm", "002.dcm", "008.dcm"):
+        dataset = pydicom.dcmread(folder / name)
+        if encoding == "file meta":
+            (folder / name).write_bytes((folder / name).read_bytes()[132:])
+        else:
+            bare = Dataset(dict(dataset.items()))
+            bare.save_as(folder / name, implicit_vr=encoding is ImplicitVRLittleEndian, little_endian=True)
+        assert b"DICM" not in (folder / name).read_bytes()
+    np.testing.assert_array_equal(read_volume(folder).voxels, 2.0 * VOXELS - 1024)
+    if encoding != "file meta":  # with it and without preamble GDCM finds no format
+        np.testing.assert_array_equal(read_volume(folder).voxels, itk_volume(folder)[0])
+
+
+@pytest.mark.parametrize("name", ["009.dcm", "IM009", "009.IMA", "link"])
+def test_a_file_that_may_be_a_lost_slice_is_refused_and_others_are_passed_over(tmp_path, name):
+    folder = write_series(tmp_path / "s", VOXELS)
+    for other in ("notes.txt", "._001.dcm", "LICENSE"):
+        (folder / other).write_text("This is no image, and long enough to have bytes from 128 to 132. " * 3)
+    (folder / ".lock").touch()
+    (folder / "counts.raw").write_bytes(np.array([8, 5, 1, 2] * 40, np.int32).tobytes())  # begins as a data set does
+    np.testing.assert_array_equal(read_volume(folder).voxels, VOXELS)
+    if name == "link":
+        (folder / name).symlink_to(tmp_path / "gone.dcm")
+    else:
+        (folder / name).write_text("cut" if name == "009.IMA" else "")
+    fault = "cannot be read as DICOM" if name == "009.IMA" else "is empty"
+    with pytest.raises(InputError, match=rf"{name} {fault}, and may be a slice of a series: copy it again, or remove"):
+        read_volume(folder)
+
+
+def change(file, **tags):
+    """Set or delete (None) attributes of a file."""
+    dataset = pydicom.dcmread(file)
+    for name, value in tags.items():
+        if value is None:
+            del dataset[name]
+        else:
+            setattr(dataset, name, value)
+    dataset.save_as(file)
+
+
+RESCALED = {"RescaleSlope": 2, "RescaleIntercept": -1024}
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        ({"ImagePositionPatient": [0, 0]}, r"004\.dcm has no valid ImagePositionPatient, 3 finite numbers"),
+        ({"ImagePositionPatient": ["nan", 0, 0]}, r"004\.dcm has no valid ImagePositionPatient, 3 finite"),
+        ({"ImageOrientationPatient": [1, 0, 0, 0, "inf", 0]}, r"004\.dcm has no valid ImageOrientationPatient, 6"),
+        ({"PixelSpacing": [2]}, r"004\.dcm has no valid PixelSpacing, 2 finite numbers"),
+        ({"PixelSpacing": [2, -2]}, r"004\.dcm has no valid grid: .*spacing \[2\.0, -2\.0\]"),
+        ({"Rows": None}, r"004\.dcm has no Rows: its place"),
+        ({"RescaleSlope": "", "RescaleIntercept": ""}, r"004\.dcm has no valid RescaleSlope and RescaleIntercept"),
+        ({"RescaleIntercept": None}, r"004\.dcm has no valid RescaleSlope and RescaleIntercept: both must be numbers"),
+        ({"RescaleSlope": "nan"}, r"004\.dcm has no valid RescaleSlope"),
+        ({"RescaleSlope": 0}, r"004\.dcm has no valid RescaleSlope .*, and the slope not 0"),
+        (
+            {"RescaleSlope": None, "RescaleIntercept": None},
+            r"001\.dcm and 004\.dcm in .* have different units: only on",
+        ),
+        ({"PatientID": "SECRET"}, r"001\.dcm and 004\.dcm in .* have different PatientID; a series has one$"),
+        ({"FrameOfReferenceUID": "1.2.77"}, r"001\.dcm and 004\.dcm in .* have different FrameOfReferenceUID; a seri"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value")
+def test_one_slice_with_other_or_malformed_tags_is_refused(tmp_path, tags, message):
+    folder = write_series(tmp_path / "s", VOXELS, **RESCALED)
+    change(folder / "004.dcm", **tags)
+    with pytest.raises(InputError, match=message) as refused:
+        read_volume(folder)
+    assert "SECRET" not in str(refused.value)
+    assert "1.2.77" not in str(refused.value)
+
+
+def test_frames_have_a_place_each(tmp_path):
+    file = write_multi_frame(tmp_path / "m.dcm", VOXELS)
+    change(file, NumberOfFrames=9)
+    with pytest.raises(InputError, match=r"m\.dcm holds 9 frames and the places of 8"):
+        read_volume(file)
+
+
+def test_a_picture_with_an_empty_slope_is_refused(tmp_path):
+    file = write_dicom(tmp_path / "x.dcm", RAMP.astype(np.uint8), sop_class=DX, RescaleSlope="", RescaleIntercept=0)
+    with pytest.raises(InputError, match=r"x\.dcm has no valid RescaleSlope and RescaleIntercept"):
+        read_dicom_picture(file)
 
 
 def test_one_series_of_several_is_chosen_by_its_uid(tmp_path):

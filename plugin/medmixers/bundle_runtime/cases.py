@@ -78,7 +78,8 @@ def _images(folder: Path, channels: int) -> list[Any]:
     ]
     slices = [folder / name for name, is_file in entries.items() if is_file and _may_be_slice(folder / name)]
     if len(slices) > 1 and len(series := series_in(slices)) < len(slices):
-        if len(series) > 1 or set(found) - set(slices):
+        broken = {path for path in found if path.suffix.lower() == ".dcm"}  # named by the reader
+        if len(series) > 1 or set(found) - set(slices) - broken:
             raise InputError(f"{folder} holds slices of a DICOM series and other images; give each series a folder")
         return [str(folder)]
     if not found:
@@ -136,7 +137,7 @@ def _is_series(path: Path) -> bool:
     """Whether this is a folder of DICOM files."""
     if not path.is_dir():
         return False
-    first = next((file for file in sorted(path.iterdir()) if file.is_file()), None)
+    first = next((file for file in sorted(path.iterdir()) if file.is_file() and file.stat().st_size), None)
     return first is not None and is_dicom(first)
 
 

@@ -17,6 +17,7 @@ from medmixers.datasets.raw_format import NIFTI
 from medmixers.errors import InputError, MissingFileError
 from medmixers.images.dicom import (
     check_series,
+    dicom_files,
     is_dicom,
     picture_affine,
     read_dicom_picture,
@@ -144,7 +145,7 @@ class BundleImageReader(ImageReader):
             return volume.voxels, metadata(volume.voxels.shape, volume.affine)
         file = path
         if path.is_dir():
-            files = sorted(each for each in path.iterdir() if each.is_file() and is_dicom(each))
+            files = dicom_files(path, path.iterdir())
             if len(files) != 1:
                 raise InputError(f"{path} holds {len(files)} DICOM files; a 2D network takes one image per case")
             file = files[0]

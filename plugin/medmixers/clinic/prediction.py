@@ -18,6 +18,7 @@ from medmixers.datasets.raw_format import NIFTI
 from medmixers.errors import InputError
 from medmixers.images.dicom import read_slices
 from medmixers.images.dicom_seg import Series, numbered
+from medmixers.images.dicom_values import with_syntax
 from medmixers.progress import note
 
 CASE = "series"  # a name without the patient's
@@ -109,10 +110,17 @@ def inference_options(images: Path, written: Path, entry: str | list[str], devic
 
 
 def _linked(files: Sequence[Path], folder: Path) -> str:
-    """A folder with links to the files."""
+    """A folder with links to the files; with copies of those without preamble, which older bundles pass over."""
+    from pydicom import dcmread
+    from pydicom.misc import is_dicom
+
     folder.mkdir(parents=True)
     for number, file in enumerate(files):
-        (folder / f"{number:05d}_{file.name}").symlink_to(file.resolve())
+        place = folder / f"{number:05d}_{file.name}"
+        if is_dicom(file):
+            place.symlink_to(file.resolve())
+        else:
+            with_syntax(dcmread(file, force=True)).save_as(place, enforce_file_format=True)
     return str(folder)
 
 

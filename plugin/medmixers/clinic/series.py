@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from medmixers.errors import InputError, MissingFileError
-from medmixers.images.dicom import GRID_TOLERANCE, check_series, is_dicom, read_header, volume_affine
+from medmixers.images.dicom import GRID_TOLERANCE, check_series, dicom_files, read_header, volume_affine
 from medmixers.images.dicom_seg import MANUFACTURER, Series
 
 # DICOM objects that may have rows and columns, but are no images to segment
 NOT_IMAGES = {"SEG", "RTDOSE", "PR", "SR", "KO", "REG"}
-FOUND = ("SeriesInstanceUID", "Modality", "Manufacturer", "Rows")
+FOUND = ("SOPClassUID", "SeriesInstanceUID", "Modality", "Manufacturer", "Rows")
 
 
 def find_series(source: Path, *, channels: Sequence[str], series_uid: Sequence[str] = ()) -> list[Series]:
@@ -27,7 +27,8 @@ def find_series(source: Path, *, channels: Sequence[str], series_uid: Sequence[s
     Raises:
         MissingFileError: no DICOM image is there.
         InputError: several series without ``series_uid``; another number of series than channels; what
-            :func:`medmixers.images.dicom.check_series` refuses; series on different grids.
+            :func:`medmixers.images.dicom.check_series` refuses; series of different patients or on
+            different grids; as :func:`image_series`.
     """
     found = image_series(source)
     if not found:
@@ -51,28 +52,42 @@ def find_series(source: Path, *, channels: Sequence[str], series_uid: Sequence[s
         modality, files = found[uid]
         slices = tuple(check_series(files))
         volumes.append(Series(slices, volume_affine(slices), modality))
-    _check_one_grid(volumes, chosen)
+    _check_one_case(volumes, chosen)
     return volumes
 
 
 def image_series(source: Path) -> dict[str, tuple[str, list[Path]]]:
-    """SeriesInstanceUID -> modality and files, of the images below ``source``."""
+    """SeriesInstanceUID -> modality and files, of the images below ``source``.
+
+    Raises:
+        InputError: as :func:`medmixers.images.dicom.dicom_files`; an image that was cut off in its header.
+    """
     if not source.exists():
         raise MissingFileError(f"there is no DICOM series {str(source)!r}")
-    paths = [source] if source.is_file() else sorted(source.rglob("*"))
     found: dict[str, tuple[str, list[Path]]] = {}
-    for path in paths:
-        if not path.is_file() or not is_dicom(path):
-            continue
+    kinds: set[str] = set()
+    without_rows: dict[Path, str] = {}
+    for path in dicom_files(source, [source] if source.is_file() else source.rglob("*")):
         header = read_header(path, FOUND)
         modality = str(header.get("Modality") or "")
-        if "Rows" in header and modality not in NOT_IMAGES and header.get("Manufacturer") != MANUFACTURER:
+        kind = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
+        if "Rows" not in header:
+            without_rows[path] = kind
+        elif modality not in NOT_IMAGES and header.get("Manufacturer") != MANUFACTURER:
+            kinds.add(kind)
             found.setdefault(str(header.get("SeriesInstanceUID", path)), (modality, []))[1].append(path)
+    for path, start in without_rows.items():  # of a cut file, the UID may be cut too
+        if any(kind.startswith(start) for kind in kinds):
+            raise InputError(f"{path} is an image that ends in its header: copy it again, or remove it")
     return found
 
 
-def _check_one_grid(volumes: Sequence[Series], uids: Sequence[str]) -> None:
+def _check_one_case(volumes: Sequence[Series], uids: Sequence[str]) -> None:
     first = volumes[0]
+    patients = [str(each.slices[0].header.get("PatientID") or "").strip() for each in volumes]
+    if len(set(patients)) > 1:
+        stranger = next(uid for uid, patient in zip(uids, patients, strict=True) if patient != patients[0])
+        raise InputError(f"the series {uids[0]} and {stranger} have different PatientID; a case is of one patient")
     tolerance = GRID_TOLERANCE * float(np.linalg.norm(first.affine[:3, :3], axis=0).min())
     for uid, other in zip(uids, volumes, strict=True):
         if other.shape != first.shape or first.distance(other.affine) > tolerance:

@@ -6,7 +6,8 @@ from SliceThickness, SliceLocation or InstanceNumber. pydicom decodes the pixels
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medmixers.errors import InputError, MissingFileError, MissingPackageError, first_line
+from medmixers.images.dicom_values import (
+    RESCALE,
+    decoded,
+    in_units,
+    range_of_units,
+    rescale_of,
+    scaled,
+    stored_range,
+    with_syntax,
+)
 from medmixers.images.pictures import Picture, fit_channels
 
 # A slice may lie this part of a voxel away from the regular grid of its series: rounding in headers, not a gap.
@@ -23,8 +34,13 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 HEADER = (
     "SeriesInstanceUID", "ImageType", "AcquisitionNumber", "EchoNumbers", "TemporalPositionIdentifier", "Rows",
     "Columns", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "NumberOfFrames",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PatientID", "FrameOfReferenceUID", *RESCALE,
 )  # fmt: skip
+ONE_PER_SERIES = ("PatientID", "FrameOfReferenceUID")
+GEOMETRY = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}  # numbers of each
+NAMES = (".dcm", ".dicom", ".ima")  # endings of DICOM files, which may have none
+# The first element of a file without preamble: group 2 (explicit VR) or 8 (explicit, or a short implicit value).
+FIRST_ELEMENT = re.compile(rb"[\x02\x08]\x00.\x00[A-Z]{2}|\x08\x00.\x00[\x00-\x7e]\x00\x00\x00", re.DOTALL)
 DISTINGUISHING = ("AcquisitionNumber", "EchoNumbers", "TemporalPositionIdentifier")
 
 
@@ -37,6 +53,7 @@ class Slice(NamedTuple):
     directions: NDArray[np.float64]  # (2, 3): along a row, along a column
     spacing: tuple[float, float]  # between rows, between columns
     size: tuple[int, int]  # rows, columns
+    rescale: tuple[float, float] | None  # slope and intercept; None where the file states none
     header: Any
 
 
@@ -49,9 +66,39 @@ class DicomVolume(NamedTuple):
 
 
 def is_dicom(file: Path) -> bool:
-    """Whether a file is DICOM, by the letters after its preamble of 128 bytes."""
+    """Whether a file is DICOM: by the letters after its preamble, or without one by its first element and its UID."""
+    start = _start(file)
+    if start[128:] == b"DICM" or not FIRST_ELEMENT.match(start):
+        return start[128:] == b"DICM"
+    try:
+        return bool(read_header(file, ("SeriesInstanceUID",)).get("SeriesInstanceUID"))
+    except InputError:
+        return False
+
+
+def _start(file: Path) -> bytes:
     with open(file, "rb") as content:
-        return content.read(132)[128:] == b"DICM"
+        return content.read(132)
+
+
+def dicom_files(folder: Path, paths: Iterable[Path]) -> list[Path]:
+    """The DICOM files among the paths in ``folder``, sorted. Others, such as texts, are passed over.
+
+    Raises:
+        InputError: beside them lies a file that may be a lost slice: it is empty, or DICOM by its name alone.
+    """
+    files: list[Path] = []
+    others: list[Path] = []
+    for path in sorted(paths):
+        if not path.is_dir():
+            (files if path.is_file() and is_dicom(path) else others).append(path)
+    for path in others if files else ():
+        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)  # as those of macOS
+        is_empty = not path.exists() or (path.is_file() and path.stat().st_size == 0)  # or a link to no file
+        if not is_hidden and (is_empty or path.suffix.lower() in NAMES):
+            fault = "is empty" if is_empty else "cannot be read as DICOM"
+            raise InputError(f"{path} {fault}, and may be a slice of a series: copy it again, or remove it")
+    return files
 
 
 def patient_id(file: Path) -> str | None:
@@ -75,11 +122,11 @@ def series_files(source: Path, *, series_uid: str | None = None) -> list[Path]:
 
     Raises:
         MissingFileError: no DICOM file is there.
-        InputError: several series are there and ``series_uid`` names none of them.
+        InputError: several series are there and ``series_uid`` names none of them; as :func:`dicom_files`.
     """
     if source.is_file():
         return [source]
-    files = sorted(path for path in source.iterdir() if path.is_file() and is_dicom(path)) if source.is_dir() else []
+    files = dicom_files(source, source.iterdir()) if source.is_dir() else []
     if not files:
         raise MissingFileError(f"{source} holds no DICOM file")
     found = series_in(files)
@@ -97,13 +144,14 @@ def check_series(files: Sequence[Path]) -> list[Slice]:
     """The slices of a volume, sorted along their normal, after they are found to form one regular grid.
 
     Raises:
-        InputError: a slice without a position, other orientations, sizes or pixel spacings, two slices at one place,
-            unequal steps, or a gantry tilt. The message names the files.
+        InputError: a slice without a position, of another patient or frame of reference, other orientations, sizes or
+            pixel spacings, units in some slices only, two slices at one place, unequal steps, or a gantry tilt. The
+            message names the files.
     """
     slices = [slice_ for file in files for slice_ in _slices(file)]
     first = slices[0]
     for other in slices[1:]:
-        _check_same_grid(first, other)
+        _check_same_series(first, other)
     normal = np.cross(*first.directions)
     slices.sort(key=lambda each: float(each.position @ normal))
     if len(slices) > 1:
@@ -133,12 +181,12 @@ def read_slices(slices: Sequence[Slice]) -> NDArray[np.float32]:
     opened: dict[Path, tuple[Any, NDArray[Any]]] = {}
     for each in slices:
         if each.file not in opened:
-            opened = {each.file: (read_header(each.file), _decoded(each.file))}  # of one file at a time
+            opened = {each.file: (read_header(each.file), decoded(each.file))}  # of one file at a time
         dataset, pixels = opened[each.file]
-        plane = pixels if each.frame is None else pixels[each.frame]
+        plane = pixels if each.frame is None or pixels.ndim == 2 else pixels[each.frame]
         if plane.ndim != 2:
             raise InputError(f"{each.file} is a colour image, not a slice of a volume")
-        planes.append(_rescaled(dataset, plane, each).T)
+        planes.append(in_units(plane, dataset, each.rescale).astype(np.float32).T)
     return np.stack(planes, axis=-1)
 
 
@@ -158,9 +206,9 @@ def read_dicom_picture(
     Raises:
         MissingFileError, InputError: no such file; a damaged file; a film of several frames.
     """
-    from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut
+    from pydicom.pixels import apply_color_lut, apply_voi_lut
 
-    dataset, pixels = read_header(file), _decoded(file)
+    dataset, pixels = read_header(file), decoded(file)
     if int(dataset.get("NumberOfFrames", 1) or 1) > 1:
         raise InputError(f"{file} holds {dataset.NumberOfFrames} frames; give one picture per file")
     if pixels.ndim == 3 and pixels.shape[0] == 1:
@@ -168,62 +216,35 @@ def read_dicom_picture(
     interpretation = dataset.PhotometricInterpretation
     if interpretation == "PALETTE COLOR":
         bits = int(dataset.RedPaletteColorLookupTableDescriptor[2])
-        return fit_channels(file, _scaled(apply_color_lut(pixels, dataset), 0, 2**bits - 1), channels, convert=convert)
+        return fit_channels(file, scaled(apply_color_lut(pixels, dataset), 0, 2**bits - 1), channels, convert=convert)
     if pixels.ndim == 3:
-        return fit_channels(file, _scaled(pixels, *_stored_range(dataset)), channels, convert=convert)
-    values = apply_modality_lut(pixels, dataset)
-    low, high = _modality_range(dataset)
+        return fit_channels(file, scaled(pixels, *stored_range(dataset)), channels, convert=convert)
+    rescale = rescale_of(file, dataset)
+    values, (low, high) = in_units(pixels, dataset, rescale), range_of_units(dataset, rescale)
     if voi_window:
         values = apply_voi_lut(values, dataset)
         if "VOILUTSequence" in dataset:
             low, high = 0, 2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1
-    grey = _scaled(values, low, high)
+    grey = scaled(values, low, high)
     return fit_channels(file, 255 - grey if interpretation == "MONOCHROME1" else grey, channels, convert=convert)
-
-
-def _scaled(values: NDArray[Any], low: float, high: float) -> NDArray[np.float32]:
-    return ((values.astype(np.float32) - np.float32(low)) * np.float32(255 / (high - low))).astype(np.float32)
-
-
-def _stored_range(dataset: Any) -> tuple[int, int]:
-    """The lowest and the highest value that BitsStored can hold."""
-    bits = int(dataset.BitsStored)
-    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dataset.PixelRepresentation else (0, 2**bits - 1)
-
-
-def _modality_range(dataset: Any) -> tuple[float, float]:
-    """The same after the modality LUT."""
-    if "ModalityLUTSequence" in dataset:
-        return 0, 2 ** int(dataset.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
-    slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
-    ends = [end * slope + intercept for end in _stored_range(dataset)]
-    return min(ends), max(ends)
-
-
-def _rescaled(dataset: Any, plane: NDArray[Any], slice_: Slice) -> NDArray[np.float32]:
-    """The plane in the modality's units. A multi-frame file keeps slope and intercept in its functional groups."""
-    from pydicom.pixels import apply_modality_lut
-
-    if slice_.frame is None:
-        return apply_modality_lut(plane, dataset).astype(np.float32)
-    transformation = _functional_group(dataset, slice_.frame, "PixelValueTransformationSequence")
-    if transformation is None:
-        return plane.astype(np.float32)
-    return plane.astype(np.float32) * np.float32(transformation.RescaleSlope) + np.float32(
-        transformation.RescaleIntercept
-    )
 
 
 def _slices(file: Path) -> list[Slice]:
     """The slices that a file holds: one, or one per frame."""
     header = read_header(file, HEADER)
-    if int(header.get("NumberOfFrames", 1) or 1) == 1 and "PerFrameFunctionalGroupsSequence" not in header:
-        return [_slice(file, None, header, header.get)]
+    count = int(header.get("NumberOfFrames", 1) or 1)
     if "PerFrameFunctionalGroupsSequence" not in header:
-        raise InputError(
-            f"{file} holds {header.NumberOfFrames} frames without positions: a film, not the slices of a volume"
-        )
-    return [_slice(file, frame, header, _of_frame(header, frame)) for frame in range(int(header.NumberOfFrames))]
+        if count == 1:
+            return [_slice(file, None, header, header.get, header)]
+        raise InputError(f"{file} holds {count} frames without positions: a film, not the slices of a volume")
+    if (places := len(header.PerFrameFunctionalGroupsSequence)) != count:
+        raise InputError(f"{file} holds {count} frames and the places of {places}")
+    slices = []
+    for frame in range(count):
+        # Slope and intercept lie in the functional groups; some files have them at the top only.
+        units = _functional_group(header, frame, "PixelValueTransformationSequence")
+        slices.append(_slice(file, frame, header, _of_frame(header, frame), header if units is None else units))
+    return slices
 
 
 def _of_frame(header: Any, frame: int) -> Callable[[str], Any]:
@@ -247,24 +268,37 @@ def _functional_group(header: Any, frame: int, name: str) -> Any:
     return None
 
 
-def _slice(file: Path, frame: int | None, header: Any, get: Callable[[str], Any]) -> Slice:
-    names = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-    values = {name: get(name) for name in names}
-    missing = [name for name, value in values.items() if not value]
-    if missing:
-        raise InputError(f"{file} has no {', '.join(missing)}: its place in a volume is unknown")
-    position, orientation, spacing = (np.array(values[name], float) for name in names)
+def _slice(file: Path, frame: int | None, header: Any, get: Callable[[str], Any], units: Any) -> Slice:
+    position, orientation, spacing = (_numbers(file, name, get, count) for name, count in GEOMETRY.items())
+    rows, columns = (int(_numbers(file, name, header.get, 1)[0]) for name in ("Rows", "Columns"))
     directions = orientation.reshape(2, 3)
     lengths = np.linalg.norm(directions, axis=1)
     if not np.allclose(lengths, 1, atol=1e-2) or abs(directions[0] @ directions[1]) > 1e-2 or not (spacing > 0).all():
         raise InputError(f"{file} has no valid grid: orientation {orientation.tolist()}, spacing {spacing.tolist()}")
-    rows, columns = int(header.Rows), int(header.Columns)
-    return Slice(file, frame, position, directions, (spacing[0], spacing[1]), (rows, columns), header)
+    edges, size = (float(spacing[0]), float(spacing[1])), (rows, columns)
+    return Slice(file, frame, position, directions, edges, size, rescale_of(file, units), header)
 
 
-def _check_same_grid(first: Slice, other: Slice) -> None:
-    """Raise InputError unless both slices have the same orientation, size and pixel spacing."""
+def _numbers(file: Path, name: str, get: Callable[[str], Any], count: int) -> NDArray[np.float64]:
+    """The values of an attribute. InputError: it is missing, or has not ``count`` finite numbers."""
+    try:
+        value = get(name)
+        numbers = np.array([] if value is None else value, float).ravel()
+    except (TypeError, ValueError):  # no numbers
+        numbers = np.full(1, np.nan)
+    if not numbers.size:
+        raise InputError(f"{file} has no {name}: its place in a volume is unknown")
+    if len(numbers) != count or not np.isfinite(numbers).all():
+        raise InputError(f"{file} has no valid {name}, {count} finite numbers: its place in a volume is unknown")
+    return numbers
+
+
+def _check_same_series(first: Slice, other: Slice) -> None:
+    """Raise InputError unless both slices are of one patient and place, and of the same grid and units."""
     pair = f"{first.file.name} and {other.file.name} in {first.file.parent}"
+    for name in ONE_PER_SERIES:
+        if len({str(each.header.get(name) or "").strip() for each in (first, other)}) > 1:
+            raise InputError(f"{pair} have different {name}; a series has one")
     if not np.allclose(first.directions, other.directions, atol=DIRECTION_TOLERANCE):
         kind = " (one is a localizer)" if "LOCALIZER" in _kinds(first) ^ _kinds(other) else ""
         raise InputError(f"{pair} have different orientations{kind}; remove one of them")
@@ -273,6 +307,8 @@ def _check_same_grid(first: Slice, other: Slice) -> None:
     if not np.allclose(first.spacing, other.spacing, rtol=1e-3):
         one, two = (" x ".join(f"{edge:g}" for edge in each.spacing) for each in (first, other))
         raise InputError(f"{pair} have different pixel spacings, {one} and {two} mm")
+    if (first.rescale is None) != (other.rescale is None):
+        raise InputError(f"{pair} have different units: only one has {' and '.join(RESCALE)}")
 
 
 def _kinds(slice_: Slice) -> set[str]:
@@ -347,16 +383,8 @@ def read_header(file: Path, tags: Sequence[str] | None = None) -> Any:
     if not file.is_file():
         raise MissingFileError(f"there is no DICOM file {str(file)!r}")
     try:
-        return dcmread(file, specific_tags=list(tags) if tags else None, stop_before_pixels=True)
+        has_no_preamble = FIRST_ELEMENT.match(_start(file)) is not None
+        tags = list(tags) if tags else None
+        return with_syntax(dcmread(file, specific_tags=tags, stop_before_pixels=True, force=has_no_preamble))
     except Exception as error:  # a damaged file may raise anything: its bytes steer the parser
         raise InputError(f"{file} cannot be read as DICOM: {first_line(error)}") from None
-
-
-def _decoded(file: Path) -> NDArray[Any]:
-    """Stored pixels, YBR as RGB."""
-    from pydicom.pixels import pixel_array
-
-    try:
-        return np.asarray(pixel_array(file))
-    except Exception as error:  # missing plug-ins, truncated pixels, damaged frames
-        raise InputError(f"the pixels of {file} cannot be decoded: {first_line(error)}") from None
