@@ -20,6 +20,7 @@ from monai.bundle import ConfigParser
 from numpy.typing import NDArray
 from small_bundle import write_small_bundle_with_weights
 
+from medmixers.bundle_runtime import dicom_saving
 from medmixers.bundles.share.archive import write_archive
 from medmixers.bundles.share.pack import pack_bundle
 from medmixers.cli.main import main
@@ -190,6 +191,67 @@ def test_series_that_do_not_fit_are_refused(
     with pytest.raises(InputError, match=message):
         segment_series(bundle, made, tmp_path / "seg.dcm")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["series"]
+
+
+@pytest.mark.parametrize(
+    ("tag", "message"),
+    [
+        ("StudyInstanceUID", r"0(01|18)\.dcm and 005\.dcm have different StudyInstanceUID; a DICOM SEG refers to one$"),
+        ("SOPInstanceUID", r"00[45]\.dcm and 00[45]\.dcm have the same SOPInstanceUID, by which a DICOM SEG refers"),
+    ],
+)
+def test_one_slice_with_another_reference_is_refused_before_the_prediction(
+    tag: str, message: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medmixers.clinic.segment.predict", None)
+    made = series(tmp_path / "series", VOXELS)
+    changed = pydicom.dcmread(made / "005.dcm")
+    changed[tag].value = "1.2.77" if tag == "StudyInstanceUID" else pydicom.dcmread(made / "004.dcm")[tag].value
+    changed.save_as(made / "005.dcm")
+    with pytest.raises(InputError, match=message) as refused:
+        segment_series(bundle, made, tmp_path / "seg.dcm")
+    assert "1.2." not in str(refused.value)
+    options = {"images": [str(made)], "bundle_root": str(bundle), "output_dir": "out", "weights": []}
+    with pytest.raises(InputError, match=message):  # the overlay of MONAI's own command
+        dicom_saving.DicomSegmentationSaved("pred", **options)
+
+
+@pytest.mark.parametrize("size", [0, 132, 140, 300, 370, 700])
+def test_a_slice_that_was_cut_off_is_refused_wherever_it_lies(size: int, tmp_path: Path) -> None:
+    """pydicom reads the part of a header without a word; at the end of a series nothing else would miss the slice."""
+    made = series(tmp_path / "study" / "a", VOXELS)
+    last = tmp_path / "study" / "b" / "001.dcm"
+    last.parent.mkdir()
+    last.write_bytes((made / "001.dcm").read_bytes()[:size])
+    (made / "001.dcm").unlink()
+    with pytest.raises(InputError, match=r"b/001\.dcm is (empty, and may|an image that ends in its header: copy it)"):
+        find_series(tmp_path / "study", channels=["T1"])
+
+
+@pytest.mark.usefixtures("here")
+def test_slices_without_preamble_are_segmented(bundle: Path, tmp_path: Path) -> None:
+    """By bundles of before too, which know DICOM by the letters after its preamble: they are given copies."""
+    made = series(tmp_path / "series", VOXELS)
+    segment_series(bundle, made, tmp_path / "whole.dcm", device="cpu")
+    (made / "001.dcm").write_bytes((made / "001.dcm").read_bytes()[132:])
+    bare = pydicom.Dataset(dict(pydicom.dcmread(made / "002.dcm").items()))
+    bare.save_as(made / "002.dcm", implicit_vr=True, little_endian=True)
+    segment_series(bundle, made, tmp_path / "bare.dcm", device="cpu")
+    found = [voxels_in(tmp_path / name, SHAPE, lps_affine("oblique")) for name in ("whole.dcm", "bare.dcm")]
+    np.testing.assert_array_equal(*found)
+    given = Path(prediction._linked(sorted(made.iterdir()), tmp_path / "given"))
+    for k, file in enumerate(sorted(given.iterdir())):
+        np.testing.assert_array_equal(pydicom.dcmread(file).pixel_array, VOXELS[:, :, 17 - k].T)
+    assert sum(file.is_symlink() for file in given.iterdir()) == 16
+
+
+def test_the_channels_of_a_case_are_of_one_patient(tmp_path: Path) -> None:
+    for uid, patient in (("1.2.3", "SECRET7"), ("1.2.4", "SECRET8")):
+        series(tmp_path / uid, VOXELS, SeriesInstanceUID=uid, PatientID=patient)
+    with pytest.raises(
+        InputError, match=r"series 1\.2\.3 and 1\.2\.4 have different PatientID; a case is of one patient$"
+    ):
+        find_series(tmp_path, channels=["T1", "T2"], series_uid=["1.2.3", "1.2.4"])
 
 
 def test_of_several_series_one_per_channel_is_named(tmp_path: Path) -> None:

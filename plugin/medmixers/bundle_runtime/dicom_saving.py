@@ -16,7 +16,7 @@ from medmixers.datasets.raw_format import stem_and_ending
 from medmixers.errors import InputError
 from medmixers.files import file_digest
 from medmixers.images import dicom_seg
-from medmixers.images.dicom import check_series, is_dicom, series_files, volume_affine
+from medmixers.images.dicom import check_series, is_dicom, read_header, series_files, volume_affine
 from medmixers.images.dicom_seg import Maker, Series
 
 GRID_MM = 1e-2  # affines of tensors have single precision
@@ -75,7 +75,8 @@ class DicomSegmentationSaved(MapTransform):
         return series_files(path, series_uid=self.series_uid)
 
     def _check(self, path: Path) -> None:
-        dicom_seg.referenced_headers(self._files(path)[:1], (*dicom_seg.NEEDED, "FrameOfReferenceUID"), "a DICOM SEG")
+        files, needed = self._files(path), dicom_seg.NEEDED_BY_SEG
+        dicom_seg.check_references(files, [read_header(file, needed) for file in files], needed, "a DICOM SEG")
 
     def _series(self, path: Path) -> Series:
         slices = tuple(check_series(self._files(path)))

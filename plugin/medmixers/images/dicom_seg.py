@@ -23,6 +23,7 @@ MANUFACTURER = "medmixers"  # of all objects that this package writes; its pictu
 LONGEST = 64  # characters of DICOM's LO
 SERIES_NUMBER = 1000  # is added to that of the source
 NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+NEEDED_BY_SEG = (*NEEDED, "FrameOfReferenceUID")
 MAY_BE_EMPTY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex",
     "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
@@ -180,9 +181,9 @@ def source_headers(series: Series) -> list[Any]:
     Values of patient and study that DICOM does not allow are empty.
 
     Raises:
-        InputError: what a DICOM SEG must refer to is missing; several multi-frame files.
+        InputError: as :func:`check_references`; several multi-frame files.
     """
-    headers = referenced_headers(series.files, (*NEEDED, "FrameOfReferenceUID"), "a DICOM SEG")
+    headers = referenced_headers(series.files, NEEDED_BY_SEG, "a DICOM SEG")
     if len(headers) > 1 and series.slices[0].frame is not None:
         raise InputError(f"the series has {len(headers)} multi-frame files; DICOM SEG is written for one")
     return headers
@@ -197,17 +198,32 @@ def referenced_headers(files: Sequence[Path], needed: Sequence[str], by: str) ->
         by: the object, for people.
 
     Raises:
-        InputError: one of them is missing.
+        InputError: as :func:`check_references`.
     """
     headers = [read_header(file) for file in files]
-    for file, header in zip(files, headers, strict=True):
-        missing = [name for name in needed if not header.get(name)]
-        if missing:
-            raise InputError(f"{file} has no {', '.join(missing)}, which {by} refers to")
+    check_references(files, headers, needed, by)
+    for header in headers:
         for name in MAY_BE_EMPTY:
             if name not in header or not _is_valid(name, str(header[name].value)):
                 setattr(header, name, "")
     return headers
+
+
+def check_references(files: Sequence[Path], headers: Sequence[Any], needed: Sequence[str], by: str) -> None:
+    """Raise InputError unless ``needed`` is there, each image has its own SOPInstanceUID, and the rest agrees.
+
+    The values of patients and studies are not printed.
+    """
+    seen: dict[str, Path] = {}
+    for file, header in zip(files, headers, strict=True):
+        missing = [name for name in needed if not header.get(name)]
+        if missing:
+            raise InputError(f"{file} has no {', '.join(missing)}, which {by} refers to")
+        for name in needed:
+            if name != "SOPInstanceUID" and header.get(name) != headers[0].get(name):
+                raise InputError(f"{files[0]} and {file.name} have different {name}; {by} refers to one")
+        if (other := seen.setdefault(header.SOPInstanceUID, file)) != file:
+            raise InputError(f"{other} and {file.name} have the same SOPInstanceUID, by which {by} refers to an image")
 
 
 def numbered(labels: NDArray[Any], segments: Sequence[Segment]) -> NDArray[Any]:
