@@ -243,6 +243,17 @@ def series(*parts: Mapping[str, Any]) -> Door:
     return door
 
 
+def start_cut(count: int | None) -> Door:
+    """A series whose last slice lacks its first bytes; None: all of them."""
+
+    def door(folder: Path) -> None:
+        last = write_series(folder / "s", CUBE) / "001.dcm"
+        last.write_bytes(last.read_bytes()[count:] if count else b"")
+        np.testing.assert_array_equal(read_volume(folder / "s").voxels, CUBE)
+
+    return door
+
+
 def localizer(folder: Path) -> None:
     write_series(folder / "s", CUBE)
     directions = {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1], "ImagePositionPatient": [40, 0, 200]}
@@ -397,6 +408,13 @@ DOORS: dict[str, Door] = {
     "DICOM: slices without positions": series({"ImagePositionPatient": None}),
     "DICOM: localizer in the series": localizer,
     "DICOM: gantry tilt": tilted,
+    "DICOM: slices without preamble": start_cut(132),
+    "DICOM: empty slice": start_cut(None),
+    "DICOM: place of two numbers": series({"kept": list(range(7))}, {"kept": [7], "ImagePositionPatient": [0, 0]}),
+    "DICOM: slope in some slices only": series(
+        {"kept": list(range(7)), "RescaleSlope": 1, "RescaleIntercept": 0}, {"kept": [7]}
+    ),
+    "DICOM: two patients in one series": series({"kept": list(range(7))}, {"kept": [7], "PatientID": "another"}),
     "DICOM: film of frames as a picture": film,
     "DICOM picture: 12 of 16 bits": x_ray(4095, 255, BitsStored=12),
     "DICOM picture: MONOCHROME1": x_ray(4095, 0, BitsStored=12, PhotometricInterpretation="MONOCHROME1"),
