@@ -88,4 +88,4 @@ def test_the_script_names_its_parts(tmp_path):
     command = ["bash", SCRIPTS / "gpu_day.sh", tmp_path / "day", "pooling_"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "no part is called pooling_; valid: correct local-attention" in done.stderr
+    assert "no part is called pooling_; valid: correct grouped-conv local-attention-2d" in done.stderr

@@ -15,6 +15,7 @@ from PIL import Image
 from scipy.ndimage import binary_erosion, distance_transform_edt
 from sklearn import metrics
 
+from medmixers.datasets.label_values import as_text
 from medmixers.errors import InputError, MissingFileError
 from medmixers.study.classification import score_classification
 from medmixers.study.scores import join, score_run
@@ -221,3 +222,9 @@ def test_runs_of_both_kinds_join_into_one_table(tmp_path):
     (tmp_path / "runs").rename(tmp_path / "away")
     with pytest.raises(MissingFileError, match=r"no run of .* has scores yet"):
         join(tmp_path)
+
+
+def test_a_value_is_shown_in_the_digits_that_tell_it_from_a_whole_number():
+    values = (7, 1.5, float(np.float32(1.9999)), float(np.float32(3.0000004)), 0.9999999, 1 - 1e-12, float("nan"))
+    shown = [as_text(value) for value in values]
+    assert shown == ["7", "1.5", "1.9999", "3.0000005", "0.9999999", "0.999999999999", "nan"]

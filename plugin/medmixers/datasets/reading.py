@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from skimage.draw import polygon2mask
 
 from medmixers.datasets.image_files import Volume, read_any
+from medmixers.datasets.label_values import as_text
 from medmixers.datasets.raw_format import NIFTI
 from medmixers.errors import InputError, MissingFileError, first_line
 from medmixers.images import pictures
@@ -91,7 +92,7 @@ def read_label_file(path: Path, *, valid: Collection[int]) -> Array:
     data = read_any(path).data if path.name.lower().endswith(NIFTI) else read_picture(path)
     unknown = sorted(set(np.unique(data).tolist()) - set(valid))
     if unknown:
-        shown = ", ".join(f"{value:.9g}" for value in unknown[:5])
+        shown = ", ".join(as_text(value) for value in unknown[:5])
         raise InputError(f"{path} holds label {shown}; valid: {', '.join(map(str, sorted(valid)))}")
     return data.astype(np.uint8)
 

@@ -91,7 +91,7 @@ def _sums_of_ranks(ranks: Array) -> Array:
 def _quantile(n: int, alpha: float) -> int:
     """Largest rank sum at which the two-sided test rejects at this level; -1 where none does."""
     if n <= MOST_EXACT:
-        below = np.cumsum(_sums_of_ranks(np.arange(1.0, n + 1))[::2])
+        below = np.cumsum(_sums_of_ranks(np.arange(1, n + 1, dtype=np.float64))[::2])
         return int((2 * below <= alpha).sum()) - 1
     spread = np.sqrt(n * (n + 1) * (2 * n + 1) / 24)
     return max(-1, int(np.floor(n * (n + 1) / 4 - norm.isf(alpha / 2) * spread)))
