@@ -244,5 +244,5 @@ def test_rows_of_a_table_that_agree_are_one(tmp_path: Path) -> None:
 
 def test_a_label_next_to_a_whole_number_is_shown_as_such(tmp_path: Path) -> None:
     save(tmp_path / "label.nii.gz", np.full((3, 3, 3), 3.0000004, np.float32), np.eye(4))
-    with pytest.raises(ValueError, match=r"holds label 3\.00000048; valid: 0, 1, 2, 3"):
+    with pytest.raises(ValueError, match=r"holds label 3\.0000005; valid: 0, 1, 2, 3"):
         read_label_file(tmp_path / "label.nii.gz", valid=range(4))
