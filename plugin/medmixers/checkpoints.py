@@ -6,11 +6,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from medmixers.errors import InputError, MissingFileError, first_line
 
 
-def read_checkpoint(path: str | Path, *, also: Sequence[Any] = ()) -> Any:
+def read_checkpoint(path: str | Path, *, also: Sequence[Any] = (), without_tensors: bool = False) -> Any:
     """The content of a file of ``torch.save``, on the CPU.
 
     Tensors, containers, numbers, strings and NumPy's scalars are read (nnU-Net's checkpoints hold the last). A file
@@ -19,6 +20,8 @@ def read_checkpoint(path: str | Path, *, also: Sequence[Any] = ()) -> Any:
     Args:
         path: the file.
         also: further classes that the file may hold, none of which runs code, as torch's ``safe_globals`` takes them.
+        without_tensors: leave the numbers of tensors on the disk, where the file's format allows it. The content must
+            not outlive the file.
 
     Raises:
         MissingFileError: there is no such file.
@@ -30,7 +33,8 @@ def read_checkpoint(path: str | Path, *, also: Sequence[Any] = ()) -> Any:
         raise MissingFileError(f"there is no file {str(path)!r}")
     try:
         with torch.serialization.safe_globals([*_numpy_scalars(), *also]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            mapped = without_tensors and is_zipfile(path)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged file may raise anything: torch's unpickler follows its bytes
         raise InputError(f"{str(path)!r} cannot be read as weights: {_reason(error)}") from error
 

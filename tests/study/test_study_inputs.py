@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "bundles"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "nnunet"))
-from bundle_helpers import write_dataset
-from nnunet_workplace import write_cases
+from both_worlds import write_both_worlds
 
 from medmixers.errors import InputError
 from medmixers.study.engine import contents, plan
@@ -61,10 +56,7 @@ train: {epochs: 2, recipe: keuth2025_segmentation_short}
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    write_dataset(tmp_path / "brain", training=4, held_out=2)
-    write_cases(tmp_path / "nnUNet_raw" / "Dataset900_Cube")
-    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "nnUNet_raw"))
-    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    write_both_worlds(tmp_path, monkeypatch, training=4, held_out=2)
     monkeypatch.setattr(plan, "_build_all", lambda *_, **__: None)  # the networks are not the matter here
     monkeypatch.setattr(plan, "git_commit", lambda checkout: "a commit")  # another engineer may commit meanwhile
     (tmp_path / "task.yaml").write_text(TASK)

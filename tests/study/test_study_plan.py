@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-from scipy.stats import norm
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "bundles"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "nnunet"))
-from bundle_helpers import write_dataset
+from both_worlds import write_both_worlds
 from faults_of_lines import assert_fault
-from nnunet_workplace import write_cases
+from scipy.stats import norm
 
 from medmixers.cli.main import main
 from medmixers.errors import InputError
@@ -37,10 +32,7 @@ train: {{epochs: 2, recipe: keuth2025_segmentation_short}}
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    write_dataset(tmp_path / "brain", training=6, held_out=3)
-    write_cases(tmp_path / "nnUNet_raw" / "Dataset900_Cube")
-    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "nnUNet_raw"))
-    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    write_both_worlds(tmp_path, monkeypatch, training=6, held_out=3)
     return tmp_path
 
 

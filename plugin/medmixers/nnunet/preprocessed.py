@@ -115,11 +115,13 @@ def choose_data(
             is_own_computed_alike = is_computed_alike
         agreed.setdefault(identifier, {})[file.stem] = is_computed_alike and _same_spacing(plan, row)
     for identifier, plans in agreed.items():
+        if not all(plans.values()):
+            continue
         data = folder / identifier
         is_complete = {path.stem for path in data.glob("*.pkl")} == set(cases) and _are_resampled(
             data, cases, plan["spacing"], transpose
         )
-        if all(plans.values()) and (is_complete or identifier == own or not data.is_dir()):
+        if is_complete or identifier == own or not data.is_dir():
             return identifier, is_complete
     users = ", ".join(sorted(agreed.get(own, {}).keys() - {plans_name}))
     if users:

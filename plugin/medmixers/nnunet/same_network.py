@@ -26,7 +26,7 @@ def check_same_network(
         owner: what ``plans`` belong to, for the message.
         remedy: what to do, for the message.
     """
-    saved = read_checkpoint(checkpoint)
+    saved = read_checkpoint(checkpoint, without_tensors=True)
     plans_then = saved.get("init_args", {}).get("plans") if isinstance(saved, dict) else None
     if plans_then is None:
         return
