@@ -18,6 +18,13 @@ from medmixers.profiling import in_fresh_process, peak_bytes
 MIN_REPEATS, MAX_REPEATS, SECONDS = 3, 9, 5.0  # no further repeat of a pass starts after these seconds
 
 
+def reason(error: BaseException) -> str:
+    """Why a peer cannot run. torch.compile wraps what the peer raised in an error of its own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return first_line(error)
+
+
 @dataclass(frozen=True)
 class Measurement:
     """One contender in one pass.
@@ -87,7 +94,7 @@ def _timed(name: str, run: str, device: str, *, gpu_peaks: bool) -> list[Measure
         except Exception as error:  # a peer that cannot run here is reported; the others go on
             if label == OURS:
                 raise
-            rows[label] = replace(rows[label], error=first_line(error))
+            rows[label] = replace(rows[label], error=reason(error))
     times: dict[str, list[float]] = {label: [] for label in steps}
     start = time.perf_counter()
     for repeat in range(MAX_REPEATS):

@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 from exports import as_onnx
-from measure import has_bfloat16
+from measure import has_bfloat16, reason
 from recording import measure_and_print
 from torch import Tensor, nn
 
 from medmixers.bundle_runtime.openvino_inference import openvino_compile
-from medmixers.errors import InputError, first_line, one_line_errors
+from medmixers.errors import InputError, one_line_errors
 from medmixers.factory import create_network
 from medmixers.profiling import in_fresh_process, peak_bytes
 from medmixers.results.tables import runtimes_table
@@ -114,7 +114,7 @@ def compare(label: str, *, memory: bool) -> dict[str, Any]:
             run = make(network)
             found = run(x)
         except Exception as error:  # runtimes raise many kinds
-            rows[name] = {"error": first_line(error)}
+            rows[name] = {"error": reason(error)}
             continue
         seconds = time.perf_counter() - start
         found = run(x)

@@ -15,11 +15,10 @@ from typing import Any
 
 import peers
 import torch
-from measure import has_bfloat16
+from measure import has_bfloat16, reason
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medmixers.errors import first_line
 from medmixers.factory import create_network
 from medmixers.mixers.local_attention import BACKENDS as OURS
 from medmixers.results.tables import LOSS_STEPS
@@ -130,7 +129,7 @@ def train(backend: str, precision: str, *, device: str, steps: int = STEPS) -> T
     except Exception as error:  # whatever a peer raises where it cannot run
         if backend in OURS:
             raise
-        return Training(backend, precision, error=first_line(error))
+        return Training(backend, precision, error=reason(error))
     return Training(backend, precision, norms, losses)
 
 

@@ -46,6 +46,18 @@ def test_a_peer_that_cannot_run_is_reported_and_the_rest_measured(monkeypatch):
     assert lines[-1] == "Not run: absent: No module named 'absent'."
 
 
+def test_what_torch_compile_wraps_is_the_reason():
+    def no_backward():
+        try:
+            raise NotImplementedError("no backward on CPU")
+        except NotImplementedError as error:
+            raise torch._dynamo.exc.Unsupported("Observed exception\nHint: many lines") from error
+
+    with pytest.raises(torch._dynamo.exc.Unsupported) as raised:
+        no_backward()
+    assert measure.reason(raised.value) == "no backward on CPU"
+
+
 def test_bfloat16_is_a_pass_where_the_processor_has_it_and_says_what_it_changes(monkeypatch):
     pair = {OURS: lambda: nn.Linear(64, 64), "same": lambda: nn.Linear(64, 64)}
     monkeypatch.setattr(measure, "COMPARISONS", {"tiny": Comparison((4, 64), pair, passes=(FORWARD, HALF))})

@@ -63,7 +63,7 @@ def benchmark_table(figures: Iterable[Mapping[str, Any]]) -> str:
         ratios = "; ".join(_ratio(peer, base) for peer in peers if not peer.get("error"))
         rows.append([*key, _time_and_memory(base), ratios])
     table = markdown(["comparison", "pass", "ours", "peer / ours: time (memory)"], rows)
-    errors = dict.fromkeys(f"{row['contender']}: {row['error'][:80]}" for row in figures if row.get("error"))
+    errors = dict.fromkeys(f"{row['contender']}: {row['error'][:120]}" for row in figures if row.get("error"))
     return f"{table}\n\nNot run: {'; '.join(errors)}." if errors else table
 
 
@@ -79,7 +79,7 @@ def gradient_norms_table(rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> str
     lines = []
     for device, trainings in rows.items():
         for row in trainings:
-            cells = [f"not run: {row['error'][:80]}"] if "error" in row else [_number(row[key]) for key in keys]
+            cells = [f"not run: {row['error'][:120]}"] if "error" in row else [_number(row[key]) for key in keys]
             lines.append([device, row["backend"], row["precision"], *cells])
     return markdown(header, lines)
 
@@ -210,7 +210,7 @@ def runtimes_table(figures: Iterable[Mapping[str, Any]]) -> str:
         base = median(entry["runtimes"]["torch"]["ms"])
         for name, row in entry["runtimes"].items():
             if "error" in row:
-                rows.append([entry["network"], name, f"no: {row['error'][:80]}", "", "", "", ""])
+                rows.append([entry["network"], name, f"no: {row['error'][:120]}", "", "", "", ""])
                 continue
             peak = row.get("peak_mib")
             rows.append(
