@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from processes import nnunet_environment, run_until, wait_for
 from scipy import ndimage
@@ -31,6 +34,7 @@ from medmixers.demo.subjects import random_displacement, scanned, smooth_field, 
 from medmixers.errors import InputError, one_line_errors
 from medmixers.files import written_whole
 from medmixers.nnunet.strides import fitted_patch_size
+from medmixers.profiling import in_fresh_process, peak_bytes
 from medmixers.results import check_quiet_machine, check_recordable, describe_run, documents, measured, record
 from medmixers.results.tables import laptop_table
 
@@ -38,6 +42,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SECTION = "laptop cpu"
 CASES = 13
 TRAINERS = ("nnUNetTrainerTokenUNet_10minutes", "nnUNetTrainerMetaFormerGroupedConv_10minutes")
+MEMORY_STEPS = 3
 STOCK = "nnUNetTrainerStockRecipe"  # nnU-Net's network and recipe; the environment shortens it
 STOCK_LENGTH = {
     "nnUNet_n_proc_DA": "0",  # as ours
@@ -182,6 +187,7 @@ def trained(work: Path, data: DataSet, trainer: str) -> dict[str, Any]:
         "iterations": sum(int(iterations) for iterations, _ in found),
         "seconds_per_iteration": float(np.median([float(seconds) for _, seconds in found])),
         "stock_seconds_per_iteration": stock_seconds(work, data, row),
+        "step_bytes": step_bytes(work, data.number, trainer),
         "peak_bytes": int(peak.read_text()) if peak.exists() else None,
         "dice": {name: dice[str(value)]["Dice"] for value, name in enumerate(data.classes, start=1)},
     }
@@ -200,6 +206,25 @@ def stock_seconds(work: Path, data: DataSet, row: dict[str, Any]) -> float:
     environment = {**nnunet_environment(work), **STOCK_LENGTH}
     found = run_until(r"Epoch time: ([\d.]+) s", command, environment=environment)  # its validation would mirror
     return float(found[1]) / int(STOCK_LENGTH["MEDMIXERS_ITERATIONS_PER_EPOCH"])
+
+
+def step_bytes(work: Path, number: int, trainer: str) -> int:
+    """Peak memory in bytes of some training steps in a fresh process, above its imports, data loaders and weights."""
+    with tempfile.TemporaryDirectory() as results:
+        environment = {**nnunet_environment(work), "nnUNet_results": results}
+        return in_fresh_process(_step_bytes, environment, number, trainer)
+
+
+def _step_bytes(environment: dict[str, str], number: int, trainer: str) -> int:
+    os.environ.update(environment)  # nnU-Net reads it when it is imported
+    from nnunetv2.run.run_training import get_trainer_from_args
+
+    training = get_trainer_from_args(str(number), "3d_fullres", 0, trainer, "nnUNetPlans", device=torch.device("cpu"))
+    training.on_train_start()
+    before = peak_bytes("cpu", reset=True)
+    for _ in range(MEMORY_STEPS):  # the optimizer's state is there from the second step on
+        training.train_step(next(training.dataloader_train))
+    return peak_bytes("cpu") - before
 
 
 @one_line_errors("laptop")

@@ -116,7 +116,8 @@ def laptop_table(figures: Iterable[Mapping[str, Any]]) -> str:
     Args:
         figures: one per training (scripts/benchmarks/laptop.py).
     """
-    header = ["data", "trainer", "mean Dice", "Dice", "iterations", "seconds each", "nnU-Net's own network", "peak"]
+    header = ["data", "trainer", "mean Dice", "Dice", "iterations", "seconds each", "nnU-Net's own network"]
+    header += ["memory of a step", "of the process"]
     rows = []
     for row in figures:
         dice, seconds, stock = row["dice"], row["seconds_per_iteration"], row["stock_seconds_per_iteration"]
@@ -128,7 +129,7 @@ def laptop_table(figures: Iterable[Mapping[str, Any]]) -> str:
             str(row["iterations"]),
             f"{seconds:.2f}",
             f"{stock:.2f}: {seconds / stock:.2f} of it",
-            "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**30:.2f} GiB",
+            *(f"{row[key] / 2**30:.2f} GiB" if row.get(key) else "-" for key in ("step_bytes", "peak_bytes")),
         ])  # fmt: skip
     return markdown(header, rows)
 
