@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from medmixers.checkpoints import read_weights
-from medmixers.errors import InputError
+from medmixers.errors import InputError, MissingFileError
 from medmixers.factory import create_network
+from medmixers.study.engine.contents import refuse_changed_weights
 from medmixers.study.engine.plan import make_plan
 from medmixers.study.engine.spec import read_spec
 from medmixers.study.engine.start import MIXER, write_start_weights
@@ -103,6 +104,20 @@ def test_a_plan_keeps_what_an_entry_starts_from(tmp_path, published):
     before = warm["what"]["pretrained"]
     torch.save({}, tmp_path / "weights.pt")  # the content counts, not the name
     assert make_plan(spec_of(tmp_path), allow_missing=True)["entries"][2]["what"]["pretrained"] != before
+
+
+def test_a_training_refuses_weights_that_were_changed_or_removed_after_the_plan(tmp_path, published):
+    entries = make_plan(spec_of(tmp_path), allow_missing=True)["entries"]
+    for entry in entries:
+        refuse_changed_weights("job", entry)
+    file = tmp_path / "weights.pt"
+    torch.save({}, file)
+    refuse_changed_weights("job", entries[0])  # starts at random
+    with pytest.raises(InputError, match=f"^job: {file} was changed after the study was planned; medmixers study run"):
+        refuse_changed_weights("job", entries[2])
+    file.unlink()
+    with pytest.raises(MissingFileError, match=f"^job: there is no file {file}$"):
+        refuse_changed_weights("job", entries[3])
 
 
 def test_missing_weights_are_a_fault_of_a_run(tmp_path):

@@ -18,6 +18,7 @@ from medmixers.study.segmentation import label_names, read_label
 
 FILES = "files.json"  # in a study's folder: file -> its state, digest, and the label values that it was checked for
 SHORT = 16  # digits of a digest
+AGAIN = "medmixers study run says what that changes"
 
 
 class Contents:
@@ -152,17 +153,35 @@ def refuse_changed(study: Path, name: str, row: Mapping[str, Any], cases: Iterab
     Raises:
         InputError: one line that names the file, or the values of the task.
     """
-    again = "medmixers study run says what that changes"
     if changed := difference(row["definition"], definition(row)):
         what = row["task"] or f"{row['folder']}/dataset.json"
-        raise InputError(f"{name}: {what} was changed after the study was planned: {changed}; {again}")
+        raise InputError(f"{name}: {what} was changed after the study was planned: {changed}; {AGAIN}")
     contents = Contents(study)
     for case in cases:
         planned = row["cases"][case]
         now = _content(contents, planned, row["kind"])
         for key, files in (("image", planned["image"]), ("truth", _truths(planned))):
             if now[key] != planned["content"][key]:
-                raise InputError(f"{name}: {', '.join(files)} was changed after the study was planned; {again}")
+                raise InputError(f"{name}: {', '.join(files)} was changed after the study was planned; {AGAIN}")
+
+
+def refuse_changed_weights(name: str, entry: Mapping[str, Any]) -> None:
+    """Refuse to start a training from a file of weights that was changed after the study was planned.
+
+    Args:
+        name: of the job.
+        entry: its entry's row of the plan.
+
+    Raises:
+        MissingFileError, InputError: one line that names the file.
+    """
+    weights, planned = (entry.get("start") or {}).get("weights"), entry["what"].get("pretrained")
+    if weights == planned:  # none, or those of timm
+        return
+    if not Path(weights).is_file():
+        raise MissingFileError(f"{name}: there is no file {weights}")
+    if file_digest(Path(weights)) != planned:
+        raise InputError(f"{name}: {weights} was changed after the study was planned; {AGAIN}")
 
 
 def _content(contents: Contents, case: Mapping[str, Any], kind: str) -> dict[str, str]:

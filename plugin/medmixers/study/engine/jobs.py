@@ -146,7 +146,7 @@ def run_job(
                 continue
             start = now_text()
             try:
-                _refuse_changed(job)
+                _refuse_changed(job, stage)
                 facts = _stage(find_world(job.dataset["world"]), stage, job)
             except Exception as error:
                 line = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
@@ -159,11 +159,14 @@ def run_job(
     return f"{name}: {', '.join(done) or 'nothing to do'}"
 
 
-def _refuse_changed(job: Job) -> None:
-    """Refuse data that is no longer what the plan says. Plans of older versions do not say it."""
+def _refuse_changed(job: Job, stage: str) -> None:
+    """Refuse data or start weights that are no longer what the plan says. Plans of older versions do not say it."""
     if job.dataset.get("contents") is None:
         return
-    from medmixers.study.engine.contents import refuse_changed
+    from medmixers.study.engine.contents import refuse_changed, refuse_changed_weights
+
+    if stage == "train" and job.entry is not None:
+        refuse_changed_weights(job.name, job.entry)
 
     cases = job.dataset["cases"] if job.run is None else [case for part in job.parts.values() for case in part]
     refuse_changed(job.study, job.name, job.dataset, cases)

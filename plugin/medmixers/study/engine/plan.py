@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -11,6 +10,7 @@ from typing import Any
 
 import medmixers
 from medmixers.errors import FaultsError, InputError, joined_lines
+from medmixers.files import file_digest
 from medmixers.mixers import TOKEN_MIXERS
 from medmixers.peers import split_name
 from medmixers.recipes import RECIPES
@@ -142,7 +142,7 @@ def _entry(entry: Entry) -> dict[str, Any]:
     mixers, kernel, file = _mixers(entry), entry.options.get("kernel_size"), entry.weights_file
     what = dict(entry.what)
     if file is not None:  # the file may lie elsewhere; its content counts
-        what["pretrained"] = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else file.name
+        what["pretrained"] = file_digest(file) if file.is_file() else file.name
     return {
         "name": entry.name,
         "options": dict(entry.options),
