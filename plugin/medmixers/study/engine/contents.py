@@ -175,8 +175,10 @@ def refuse_changed_weights(name: str, entry: Mapping[str, Any]) -> None:
     Raises:
         MissingFileError, InputError: one line that names the file.
     """
-    weights, planned = (entry.get("start") or {}).get("weights"), entry["what"].get("pretrained")
-    if weights == planned:  # none, or those of timm
+    if not entry.get("start"):
+        return
+    weights, planned = entry["start"]["weights"], entry["what"]["pretrained"]
+    if weights == planned:  # those of timm; the plan has the digest of a file
         return
     if not Path(weights).is_file():
         raise MissingFileError(f"{name}: there is no file {weights}")
