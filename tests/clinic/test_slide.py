@@ -131,6 +131,42 @@ def test_a_view_is_the_level_that_fits(tmp_path):
             np.testing.assert_allclose(view.read((0, 0), (7, 5)), expected.transpose(2, 1, 0), atol=0.51)
 
 
+def test_tiffs_that_openslide_misreads_are_refused(tmp_path):
+    """The first pictures show that OpenSlide gives other pixels than tifffile, or the first channel alone."""
+    pixels = picture()
+    options = {"tile": (64, 64), "resolution": (2e4, 2e4), "resolutionunit": "CENTIMETER"}
+    planes = np.moveaxis(pixels, -1, 0).copy()
+    written = {
+        "turned": (pixels, {"photometric": "rgb", "extratags": [(274, "H", 1, 3, True)]}, "has the orientation 3, "),
+        "channels": (planes, {"photometric": "minisblack"}, "holds 3 pictures of 210 x 150 pixels, such as channels"),
+        "deep": (pixels.astype(np.uint16) * 16, {"photometric": "rgb"}, "has 16 bits per sample: write it with 8"),
+    }
+    for name, (values, more, message) in written.items():
+        file = tmp_path / f"{name}.tif"
+        tifffile.imwrite(file, values, metadata=None, **options, **more)
+        with openslide.OpenSlide(file) as opened:
+            read = np.asarray(opened.read_region((0, 0), 0, opened.dimensions))[..., :3]
+        assert (read != pixels).mean() > 0.5
+        with pytest.raises(InputError, match=message), open_slide(file, MPP):
+            pass
+
+
+def test_a_tiff_says_why_it_is_no_slide(tmp_path):
+    common = {"photometric": "rgb", "metadata": None}
+    tifffile.imwrite(tmp_path / "strips.tif", picture(), resolution=(2e4, 2e4), resolutionunit="CENTIMETER", **common)
+    with (
+        pytest.raises(InputError, match="reads a TIFF with tiles, not with strips"),
+        open_slide(tmp_path / "strips.tif", MPP),
+    ):
+        pass
+    tifffile.imwrite(tmp_path / "unit.tif", picture(), tile=(64, 64), resolution=(2e4, 2e4), resolutionunit=1, **common)
+    with (
+        pytest.raises(InputError, match="its resolution is 20000, per none; write"),
+        open_slide(tmp_path / "unit.tif", MPP),
+    ):
+        pass
+
+
 def test_what_does_not_fit_is_refused_in_one_line(bundle, tmp_path):
     pixels = picture()
     good = write_slide(tmp_path / "good.tif", pixels, mpp=0.5)

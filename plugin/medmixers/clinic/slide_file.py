@@ -69,7 +69,8 @@ def open_slide(path: Path, mpp: float) -> Iterator[SlideView]:
     Raises:
         MissingPackageError: OpenSlide is not installed.
         MissingFileError: there is no such file.
-        InputError: it is no slide, does not say its microns per pixel, or has no level that fits.
+        InputError: it is no slide, is a TIFF whose pixels OpenSlide does not give right, does not say its microns per
+            pixel, or has no level that fits.
     """
     if not path.is_file():
         raise MissingFileError(f"there is no slide {path}")
@@ -86,13 +87,41 @@ def open_slide(path: Path, mpp: float) -> Iterator[SlideView]:
     try:
         slide = reader.read(str(path))
     except openslide.OpenSlideError as error:  # also a format that it does not know
-        raise InputError(f"{path} is no slide that OpenSlide reads: {first_line(error)}") from None
+        hint = " (it reads a TIFF with tiles, not with strips)" if path.suffix.lower() in (".tif", ".tiff") else ""
+        raise InputError(f"{path} is no slide that OpenSlide reads: {first_line(error)}{hint}") from None
     with slide:
+        if slide.properties.get("openslide.vendor") == "generic-tiff":
+            check_tiff(path)
         mpps = level_mpps(path, reader, slide)
         level, factor = level_for(path, mpps, mpp)
         height, width = (extent // factor for extent in reader.get_size(slide, level))
         own_y, own_x = (each * factor for each in mpps[level])
         yield SlideView(path.name, reader, slide, level, factor, (width, height), (own_x, own_y))
+
+
+def check_tiff(path: Path) -> None:
+    """Raise InputError for a TIFF of which OpenSlide gives other pixels than it holds, or a part of them."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        pages = list(file.pages)
+        first = file.pages.first
+        size = (first.imagelength, first.imagewidth)
+        alike = sum((each.imagelength, each.imagewidth) == size for each in pages)
+        orientation = first.tags.valueof("Orientation", 1)
+        bits = first.tags.valueof("BitsPerSample", 8)
+    if alike > 1:  # OpenSlide takes the first alone
+        raise InputError(
+            f"{path} holds {alike} pictures of {size[1]} x {size[0]} pixels, such as channels or focal planes: write "
+            "one RGB picture"
+        )
+    if orientation != 1:  # OpenSlide turns each tile in its place
+        raise InputError(
+            f"{path} has the orientation {int(orientation)}, which OpenSlide misreads: turn its pixels to orientation 1"
+        )
+    if any(each != 8 for each in np.atleast_1d(bits)):
+        depth = ", ".join(str(each) for each in np.unique(bits))
+        raise InputError(f"{path} has {depth} bits per sample: write it with 8, so that 255 is white")
 
 
 def level_mpps(path: Path, reader: Any, slide: Any) -> list[tuple[float, float]]:
@@ -102,8 +131,12 @@ def level_mpps(path: Path, reader: Any, slide: Any) -> list[tuple[float, float]]
         raise InputError(f"{path} does not say how many microns a pixel has: write its resolution into the file")
     try:
         return [reader.get_mpp(slide, level) for level in range(reader.get_level_count(slide))]
-    except (ValueError, ZeroDivisionError) as error:
-        raise InputError(f"{path} does not say how many microns a pixel has: {first_line(error)}") from None
+    except (ValueError, ZeroDivisionError):
+        unit, value = (slide.properties.get(key) for key in ("tiff.ResolutionUnit", "tiff.XResolution"))
+        raise InputError(
+            f"{path} does not say how many microns a pixel has: its resolution is {value}, per {unit}; write the "
+            "number of pixels per inch or centimetre into the file"
+        ) from None
 
 
 def level_for(path: Path, mpps: Sequence[tuple[float, float]], mpp: float) -> tuple[int, int]:
