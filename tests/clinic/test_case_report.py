@@ -116,6 +116,22 @@ def test_the_page_says_what_is_known(case: Path) -> None:
     assert sorted(path.name for path in case.iterdir()) == ["images", "predictions", "report.html"]
 
 
+def test_each_case_has_its_own_model_and_calibration(case: Path) -> None:
+    """A folder that two runs wrote: the page must not tell the calibration of one as that of the other."""
+    file = case / "predictions" / "uncertainty" / "case_b.json"
+    known = json.loads(file.read_text())
+    own = {**facts("case_b", case / "images" / "case_b_0000.nii.gz")["calibration"], "temperature": 2.5}
+    other = model(name="second_model", weights_sha256="cd" * 32)
+    file.write_text(json.dumps({**known, "models": [other], "calibrated": True, "calibration": own}))
+    write_report(case / "predictions", case / "images", case / "report.html")
+    words = " ".join(re.sub(r"<[^>]+>", " ", (case / "report.html").read_text()).split())
+    assert "case_a only: Calibrated on 3 validation cases (temperature 1.25)" in words
+    assert "case_b only: Calibrated on 3 validation cases (temperature 2.50)" in words
+    first, second = words.split("Predicted 2026-01-31 by ")[1:]
+    assert "(weights abababab)" in first
+    assert second.startswith("second_model, version 0.1.0 (weights cdcdcdcd)")
+
+
 def test_the_page_loads_and_runs_nothing(case: Path) -> None:
     write_report(case / "predictions", case / "images", case / "report.html")
     text = (case / "report.html").read_text()

@@ -139,6 +139,33 @@ def test_an_ensemble_is_the_mean_and_knows_what_its_members_disagree_about(
     assert not disagreement.exists(), "it would belong to the prediction before"
 
 
+def test_a_calibration_is_of_the_models_in_any_order(bundle: Path, other: Path, data: Path, tmp_path: Path) -> None:
+    """Features of the training images are those of the first model: the other one's would be unlike them."""
+    file = tmp_path / "both.json"
+    write_calibration([bundle, other], data, out=file, device="cpu")
+    seen = []
+    for number, models in enumerate(([bundle, other], [other, bundle])):
+        out = tmp_path / str(number)
+        said = write_uncertainty(models, data, out, calibration=file, device="cpu")
+        seen.append((said, {**facts_of(out), "date": None}))
+    assert seen[0] == seen[1]
+
+
+def test_a_run_that_ends_between_its_files_leaves_no_numbers_of_the_run_before(
+    bundle: Path, other: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_uncertainty([bundle], data, tmp_path / "out", device="cpu")
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("medmixers.clinic.uncertainty.predictor.Predictor.decide", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_uncertainty([other], data, tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out" / "uncertainty" / "case_6.json").exists()
+    assert (tmp_path / "out" / "uncertainty" / "case_7.json").exists()  # whole, of the run before
+
+
 def test_weights_of_one_network_are_an_ensemble_as_in_the_bundle(bundle: Path, data: Path, tmp_path: Path) -> None:
     weights = torch.load(bundle / "models" / "model.pt")
     shifted = {name: value + 0.05 * torch.randn_like(value) for name, value in weights.items()}

@@ -69,6 +69,7 @@ def write_report(
         "case_report.html.j2",
         cases=shown,
         models=_models(cases),
+        calibrations=_calibrations(cases),
         date=date.today().isoformat(),
         unsure=UNSURE,
         data_uri=pages.data_uri,
@@ -107,7 +108,6 @@ def _case(
         "panels": panels,
         "sizes": _sizes(facts),
         "classes": [(name, f"{value:.3f}") for name, value in facts.get("probabilities", {}).items()],
-        "validation": _validation(facts["calibration"]),
     }
 
 
@@ -126,10 +126,21 @@ def _sizes(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _validation(calibration: Mapping[str, Any] | None) -> list[tuple[str, ...]]:
+def _calibrations(cases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each calibration once, with the names of its cases where other cases do not have it."""
+    found: list[dict[str, Any]] = []
+    for calibration in (facts["calibration"] for facts in cases):
+        if calibration is not None and all(each["facts"] != calibration for each in found):
+            names = [facts["case"] for facts in cases if facts["calibration"] == calibration]
+            only = names if len(names) < len(cases) else []
+            found.append({"facts": calibration, "validation": _validation(calibration), "only": only})
+    return found
+
+
+def _validation(calibration: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """A row per structure of how its uncertainty held on the validation cases."""
     rows = []
-    for row in (calibration or {}).get("structures", ()):
+    for row in calibration.get("structures", ()):
         scores = ("-" if row[key] is None else f"{row[key]:.3f}" for key in ("dice", "predicted_dice"))
         rows.append((row["name"].replace("_", " "), *scores, f"{row['inside']} of {row['cases']}"))
     return rows

@@ -74,8 +74,10 @@ def write_uncertainty(
         mirror=use_mirroring, device=device, announce=announce,
     ) as opened:  # fmt: skip
         found = fitting_calibration(opened, use_mirroring, None if calibration is None else Path(calibration))
-        if found is not None and found.training_images is not None:
-            opened.first.layer = found.training_images.layer
+        if found is not None:
+            opened.put_in_order(found.models)
+            if found.training_images is not None:
+                opened.first.layer = found.training_images.layer
         entries = opened.first.cases(Path(images))
         names = _case_names(entries)
         refuse_overwriting_inputs(out, [file for entry in entries for file in _files(entry)])
@@ -144,6 +146,8 @@ class CaseWriter:
         if prediction.disagreement is not None:
             maps[MUTUAL_INFORMATION] = prediction.disagreement
         facts = self._facts(name, entry, prediction, p, maps)
+        about = self.out / FOLDER / f"{name}.json"
+        about.unlink(missing_ok=True)  # of a prediction before this one: other files never stand next to its numbers
         if self.bundle.is_segmentation:
             affine = np.asarray(prediction.case.item["pred"].affine, np.float64)
             for kind in MAPS:
@@ -153,7 +157,7 @@ class CaseWriter:
                 else:
                     path.unlink(missing_ok=True)  # of a prediction before this one
             self.ensemble.first.decide(prediction.case)
-        with written_whole(self.out / FOLDER / f"{name}.json") as partial:
+        with written_whole(about) as partial:
             partial.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         return "\n".join(f"{name}: {line}" for line in _lines(facts))
 

@@ -56,6 +56,12 @@ class Ensemble:
         if len(set(self.digests)) < len(self.digests):
             raise InputError("two of the models have the same weights: the same model twice tells nothing")
 
+    def put_in_order(self, digests: Sequence[str]) -> None:
+        """Order the models as their calibration has them: it knows the training images by the first one's features."""
+        self.predictors.sort(key=lambda each: digests.index(each.weights_digest))
+        self.first = self.predictors[0]
+        self.bundle = self.first.bundle
+
     @property
     def digests(self) -> list[str]:
         """Of the weights of each model."""
