@@ -18,12 +18,16 @@ import torch
 from bundle_helpers import ROOT
 from clinic_series import PATIENT, STUDY, series
 from dicom_files import DX, write_dicom
+from pydicom.encaps import encapsulate
+from pydicom.pixels import get_decoder
+from pydicom.uid import MPEG2MPML, JPEGLosslessSV1
 from small_bundle import write_small_bundle
 
 from medmixers import create_network
 from medmixers.bundles.catalog import BUNDLES
 from medmixers.bundles.render.bundle import render_bundle
 from medmixers.cli.main import main
+from medmixers.clinic import prediction
 from medmixers.clinic.classify import classify_images
 from medmixers.clinic.model import ClassificationModel
 from medmixers.errors import InputError
@@ -142,6 +146,49 @@ def test_images_that_do_not_fit(tags: dict[str, str], message: str, pneumonia: P
     with pytest.raises(InputError, match=message):
         classify_images(pneumonia, tmp_path / "study", tmp_path / "report.dcm", device="cpu")
     assert not (tmp_path / "report.dcm").exists()
+
+
+def test_a_single_slice_is_no_volume(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "bundles", NODULE)
+    made = series(tmp_path / "series", np.zeros((8, 9, 3), np.uint16), "axial", Modality="CT")
+    with pytest.raises(InputError, match=r"series/001\.dcm is a single slice, and the model takes a volume"):
+        classify_images(bundle, made / "001.dcm", tmp_path / "report.dcm", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("syntax", "message"),
+    [
+        (JPEGLosslessSV1, r"a\.dcm has the transfer syntax JPEG Lossless.*: to decode it, install x>=1, or y and z$"),
+        (MPEG2MPML, r"a\.dcm has the transfer syntax MPEG2 .*, which pydicom does not decode"),
+    ],
+)
+def test_pixels_without_a_decoder_are_refused(
+    syntax: str, message: str, pneumonia: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is installed here: a decoder that pydicom has, and misses packages for."""
+    known = get_decoder(JPEGLosslessSV1)
+    monkeypatch.setattr(type(known), "is_available", property(lambda self: False))
+    monkeypatch.setattr(type(known), "missing_dependencies", property(lambda self: ["x - requires x>=1", "y and z"]))
+    image = pydicom.dcmread(picture(tmp_path / "a.dcm"))
+    image.file_meta.TransferSyntaxUID = syntax
+    image.PixelData = encapsulate([b"ab"])
+    image["PixelData"].is_undefined_length = True
+    image.save_as(tmp_path / "a.dcm")
+    with pytest.raises(InputError, match=message):
+        classify_images(pneumonia, tmp_path / "a.dcm", tmp_path / "report.dcm", device="cpu")
+
+
+def test_errors_name_the_files_of_the_user(pneumonia: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bundle sees links to them."""
+
+    def refuse(bundle: Path, options: dict[str, Any], folder: Path, names: Any) -> None:
+        (link,) = Path(options["datalist"][0]).iterdir()
+        raise InputError(f"{link} of {link.parent}: {link.name}")
+
+    monkeypatch.setattr(prediction, "run_inference", refuse)
+    image = picture(tmp_path / "study" / "a.dcm")
+    with pytest.raises(InputError, match=f"^{image} of {image.parent}: a.dcm$"):
+        classify_images(pneumonia, image, tmp_path / "report.dcm", device="cpu")
 
 
 def test_one_image_is_chosen(pneumonia: Path, tmp_path: Path) -> None:

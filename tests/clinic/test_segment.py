@@ -239,7 +239,7 @@ def test_slices_without_preamble_are_segmented(bundle: Path, tmp_path: Path) -> 
     segment_series(bundle, made, tmp_path / "bare.dcm", device="cpu")
     found = [voxels_in(tmp_path / name, SHAPE, lps_affine("oblique")) for name in ("whole.dcm", "bare.dcm")]
     np.testing.assert_array_equal(*found)
-    given = Path(prediction._linked(sorted(made.iterdir()), tmp_path / "given"))
+    prediction._linked(sorted(made.iterdir()), given := tmp_path / "given")
     for k, file in enumerate(sorted(given.iterdir())):
         np.testing.assert_array_equal(pydicom.dcmread(file).pixel_array, VOXELS[:, :, 17 - k].T)
     assert sum(file.is_symlink() for file in given.iterdir()) == 16

@@ -67,6 +67,8 @@ def _images(source: Path, model: ClassificationModel, series_uid: str | None) ->
     """The files of the case, and their modality."""
     if model.spatial_dims == 3:
         (series,) = find_series(source, channels=("image",), series_uid=() if series_uid is None else (series_uid,))
+        if len(series.slices) == 1:
+            raise InputError(f"{series.files[0]} is a single slice, and the model takes a volume: give its folder")
         return series.files, series.modality
     found = image_series(source)
     if not found:

@@ -6,7 +6,8 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +58,19 @@ def predict(
     images, written = folder / "images", folder / "labels"
     images.mkdir(parents=True)
     written.mkdir()
-    entry = _nifti_files(model, channels, images) if model.is_of_nnunet else _linked_folders(channels, images)
+    links: dict[Path, Path] = {}
+    if model.is_of_nnunet:
+        entry: str | list[str] = _nifti_files(model, channels, images)
+    else:
+        entry, links = _linked_folders(channels, images)
     options = inference_options(images, written, entry, device)
     options["ckpt_path"] = str(model.weights.resolve())
     if "output_ext" in model.config:
         options |= {"output_ext": FILE, "separate_folder": False}
     if "output_postfix" in model.config:
         options["output_postfix"] = ""
-    run_inference(model.bundle, options, folder, RUNTIMES[runtime])
+    with _names_as_given(links):
+        run_inference(model.bundle, options, folder, RUNTIMES[runtime])
     return _read(model, channels[0], written)
 
 
@@ -88,9 +94,11 @@ def classify(
     """
     images, written = folder / "images", folder / "tables"
     written.mkdir(parents=True)
-    options = inference_options(images, written, _linked(files, images / CASE), device)
+    links = _linked(files, images / CASE)
+    options = inference_options(images, written, str(images / CASE), device)
     options["ckpt_path"] = str(model.weights.resolve())
-    run_inference(model.bundle, options, folder, RUNTIMES[runtime])
+    with _names_as_given(links):
+        run_inference(model.bundle, options, folder, RUNTIMES[runtime])
     with open(written / "predictions.csv", newline="", encoding="utf-8") as table:
         (row,) = csv.DictReader(table)
     return {name: float(row[name]) for name in model.classes}
@@ -109,26 +117,48 @@ def inference_options(images: Path, written: Path, entry: str | list[str], devic
     return options if device is None else {**options, "device": f"$torch.device({device!r})"}
 
 
-def _linked(files: Sequence[Path], folder: Path) -> str:
-    """A folder with links to the files; with copies of those without preamble, which older bundles pass over."""
+def _linked(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """A folder with links to the files; with copies of those without preamble, which older bundles pass over.
+
+    Returns:
+        Each link, and at the end the folder -> what it stands for.
+    """
     from pydicom import dcmread
     from pydicom.misc import is_dicom
 
     folder.mkdir(parents=True)
-    for number, file in enumerate(files):
-        place = folder / f"{number:05d}_{file.name}"
+    links = {folder / f"{number:05d}_{file.name}": file for number, file in enumerate(files)}
+    for place, file in links.items():
         if is_dicom(file):
             place.symlink_to(file.resolve())
         else:
             with_syntax(dcmread(file, force=True)).save_as(place, enforce_file_format=True)
-    return str(folder)
+    return {**links, folder: files[0].parent}
 
 
-def _linked_folders(channels: Sequence[Series], images: Path) -> str | list[str]:
+def _linked_folders(channels: Sequence[Series], images: Path) -> tuple[str | list[str], dict[Path, Path]]:
     """A folder per channel with links to its files: a folder of the user's may hold several series."""
     if len(channels) == 1:
-        return _linked(channels[0].files, images / CASE)
-    return [_linked(series.files, images / CASE / f"{channel:04d}") for channel, series in enumerate(channels)]
+        return str(images / CASE), _linked(channels[0].files, images / CASE)
+    folders = [images / CASE / f"{channel:04d}" for channel in range(len(channels))]
+    links: dict[Path, Path] = {}
+    for series, folder in zip(channels, folders, strict=True):
+        links |= _linked(series.files, folder)
+    return [str(folder) for folder in folders], links
+
+
+@contextmanager
+def _names_as_given(links: Mapping[Path, Path]) -> Iterator[None]:
+    """Name the user's files, in place of the links to them, in an input error of a bundle."""
+    try:
+        yield
+    except InputError as error:
+        text = str(error)
+        for place, file in links.items():
+            text = text.replace(str(place), str(file))
+            if file.is_file():
+                text = text.replace(place.name, file.name)
+        raise InputError(text) from None
 
 
 def _nifti_files(model: SegmentationModel, channels: Sequence[Series], images: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,8 @@ def image_series(source: Path) -> dict[str, tuple[str, list[Path]]]:
     """SeriesInstanceUID -> modality and files, of the images below ``source``.
 
     Raises:
-        InputError: as :func:`medmixers.images.dicom.dicom_files`; an image that was cut off in its header.
+        InputError: as :func:`medmixers.images.dicom.dicom_files`; an image that was cut off in its header; pixels that
+            no installed package decodes.
     """
     if not source.exists():
         raise MissingFileError(f"there is no DICOM series {str(source)!r}")
@@ -75,11 +77,26 @@ def image_series(source: Path) -> dict[str, tuple[str, list[Path]]]:
             without_rows[path] = kind
         elif modality not in NOT_IMAGES and header.get("Manufacturer") != MANUFACTURER:
             kinds.add(kind)
+            _check_decoder(path, header)
             found.setdefault(str(header.get("SeriesInstanceUID", path)), (modality, []))[1].append(path)
     for path, start in without_rows.items():  # of a cut file, the UID may be cut too
         if any(kind.startswith(start) for kind in kinds):
             raise InputError(f"{path} is an image that ends in its header: copy it again, or remove it")
     return found
+
+
+def _check_decoder(file: Path, header: Any) -> None:
+    """Raise InputError, before a model is loaded, where no package is installed that decodes the pixels."""
+    from pydicom.pixels import get_decoder
+
+    syntax = header.file_meta.get("TransferSyntaxUID")
+    try:
+        decoder = get_decoder(syntax) if syntax else None
+    except NotImplementedError:
+        raise InputError(f"{file} has the transfer syntax {syntax.name}, which pydicom does not decode") from None
+    if decoder is not None and not decoder.is_available:
+        packages = ", or ".join(each.rpartition("requires ")[2] for each in decoder.missing_dependencies)
+        raise InputError(f"{file} has the transfer syntax {syntax.name}: to decode it, install {packages}")
 
 
 def _check_one_case(volumes: Sequence[Series], uids: Sequence[str]) -> None:
