@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from medmixers import files
-from medmixers.errors import ExistingFileError, InputError
+from medmixers.errors import ExistingFileError, InputError, is_input_error
 from medmixers.files import copy_file, held, refuse_overwriting_inputs, written_whole
 
 
@@ -163,3 +163,36 @@ def test_without_locks_files_are_written_too(tmp_path, monkeypatch):
         partial.write_text("whole")
     copy_file(tmp_path / "out.txt", tmp_path / "copy.txt")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy.txt", "out.txt"]
+
+
+def write_to_a_full_disk(is_wrapped):
+    """The system names no file where a write fails, and pydicom wraps its error in one without a number."""
+    try:
+        with open("/dev/full", "w") as file:
+            file.write("x")
+    except OSError as error:
+        if is_wrapped:
+            raise OSError(f"With tag (0040,A730) got exception: {error}\nTraceback") from error
+        raise
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_a_full_disk_ends_in_one_line_that_names_the_target(is_wrapped, tmp_path):
+    with (
+        pytest.raises(OSError, match=r"No space left on device: .*a\.dcm") as caught,
+        written_whole(tmp_path / "a.dcm"),
+    ):
+        write_to_a_full_disk(is_wrapped)
+    assert is_input_error(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_a_full_disk_takes_is_deleted(tmp_path, monkeypatch):
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "_this_process", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*a\.txt"), written_whole(tmp_path / "a.txt"):
+        pass
+    assert list(tmp_path.iterdir()) == []

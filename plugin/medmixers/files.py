@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import os
@@ -24,6 +25,7 @@ except ImportError:  # Windows, where 3D Slicer runs bundles
 CLONE = 0x40049409  # FICLONE of Linux: a copy that shares the blocks until one of both is changed
 PIECE = 2**20  # bytes that are read at a time
 PARTIAL = ".partial-"  # in the name of a working folder: .NAME.partial-xxxx
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)  # writers raise them without the name of a file
 RAW_FOLDERS = ("imagesTr", "imagesTs", "labelsTr", "labelsTs")  # nnU-Net's raw data
 
 _WRITTEN: ContextVar[list[Path] | None] = ContextVar("_WRITTEN", default=None)
@@ -61,6 +63,7 @@ def working_folder(target: Path) -> Iterator[Path]:
 
     Raises:
         ExistingFileError: another process writes it.
+        OSError: the disk is full; it names the target.
     """
     is_new = not target.parent.exists()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -73,10 +76,23 @@ def working_folder(target: Path) -> Iterator[Path]:
                 yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        if error.filename is None and (number := _no_space(error)) is not None:
+            raise OSError(number, os.strerror(number), str(target)) from error
+        raise
     finally:
         if is_new:
             with suppress(OSError):  # not empty
                 target.parent.rmdir()
+
+
+def _no_space(error: BaseException | None) -> int | None:
+    """The number of the system's error of a full disk, which pydicom wraps in another."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            return error.errno
+        error = error.__cause__
+    return None
 
 
 def delete_leftovers(folder: Path, name: str | None = None) -> None:
@@ -104,11 +120,11 @@ def held(lock: Path, what: Path) -> Iterator[bool]:
             with held(lock, what) as again:
                 yield again
             return
-        if is_alone:
-            file.truncate(0)
-            file.write(_this_process())
-            file.flush()
         try:
+            if is_alone:
+                file.truncate(0)
+                file.write(_this_process())
+                file.flush()
             yield bool(is_alone)
         finally:
             if is_alone is not False:
