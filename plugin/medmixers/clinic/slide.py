@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from medmixers.clinic.slide_file import SlideView, open_slide, write_label_map
 from medmixers.clinic.tissue import SATURATION, block_edge, has_tissue
 from medmixers.clinic.uncertainty.bundle import Bundle, open_bundle
+from medmixers.clinic.uncertainty.ensemble import quiet
 from medmixers.errors import InputError
 from medmixers.files import file_digest, refuse_overwriting_inputs
 from medmixers.progress import Announce, progress, silent
@@ -73,7 +74,7 @@ def segment_slide(
         raise InputError(f"mpp is microns per pixel, such as 0.5; got {mpp}")
     least = check_threshold(tissue_threshold, all_windows=all_windows)
     refuse_overwriting_inputs(out, [slide])
-    with tempfile.TemporaryDirectory(prefix="medmixers-") as folder:
+    with quiet(), tempfile.TemporaryDirectory(prefix="medmixers-") as folder:
         weights = None if checkpoint is None else Path(checkpoint)
         bundle = open_bundle(Path(model), Path(folder), weights=weights, announce=announce)
         check_bundle(bundle)

@@ -131,7 +131,7 @@ def opened_ensemble(
     """
     if weights and len(models) > 1:
         raise InputError("--ensemble FILE,FILE gives weights for one model; several models have their own")
-    with _quiet(), TemporaryDirectory(prefix="medmixers-") as folder:
+    with quiet(), TemporaryDirectory(prefix="medmixers-") as folder:
         own: list[Path | None] = [None]
         pairs = [(model, file) for model in models for file in weights or own]
         bundles = [
@@ -151,7 +151,7 @@ def _predictor(bundle: Bundle, *, mirror: bool, device: str | None) -> Predictor
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """MONAI's log names each file that is written, and codecs that are not installed."""
     loggers = [logging.getLogger(f"monai.data.{name}") for name in ("image_writer", "nvimgcodec_pydicom_plugin")]
     levels = [each.level for each in loggers]
