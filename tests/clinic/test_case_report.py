@@ -18,6 +18,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from clinic_series import PATIENT, lps_affine, series
+from dicom_files import write_multi_frame
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -170,6 +171,24 @@ def test_a_dicom_series_is_found_by_its_content(tmp_path: Path) -> None:
     assert text.count("data:image/png") == 6
     words = re.sub(r'base64,[^"]*', "", text)
     assert not any(str(value) in words for value in PATIENT.values() if len(str(value)) > 3)
+
+
+def test_a_multi_frame_file_is_a_volume(tmp_path: Path) -> None:
+    """Its pictures are those of the same voxels in a NIfTI file."""
+    voxels = np.random.default_rng(0).integers(1, 900, SHAPE).astype(np.uint16)
+    (tmp_path / "frames").mkdir()
+    file = write_multi_frame(tmp_path / "frames" / "scan.dcm", voxels)
+    affine = np.diag([-2.0, -2, 3, 1])
+    other = tmp_path / "nifti" / "scan.nii.gz"
+    other.parent.mkdir()
+    nib.save(nib.Nifti1Image((2 * voxels + np.arange(SHAPE[2])).astype(np.float32), affine), other)
+    pictures = []
+    for image in (file, other):
+        written(tmp_path / "predictions", "scan", image, affine)
+        write_report(tmp_path / "predictions", image.parent, tmp_path / "report.html")
+        pictures.append(re.findall(r'data:image/png;base64,([^"]*)', (tmp_path / "report.html").read_text()))
+    assert len(pictures[0]) == 6
+    assert pictures[0] == pictures[1]
 
 
 def test_classes_need_no_pictures(tmp_path: Path) -> None:

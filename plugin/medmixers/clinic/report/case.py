@@ -17,7 +17,7 @@ from medmixers.clinic.uncertainty.command import FOLDER, image_digest
 from medmixers.datasets.image_files import read_any
 from medmixers.datasets.raw_format import NIFTI, stem_and_ending
 from medmixers.errors import InputError, MissingFileError
-from medmixers.images.dicom import is_dicom, read_dicom_picture, read_volume
+from medmixers.images.dicom import is_dicom, read_dicom_picture, read_header, read_volume
 from medmixers.images.pictures import PICTURES, read_picture
 
 SAME_MM = 1e-2  # affines in NIfTI files have single precision
@@ -79,10 +79,12 @@ def _candidates(case: str, images: Path) -> Iterator[Path]:
 
 def read_image(path: Path) -> Image:
     """An image for people: one channel of a volume, or a picture."""
-    if path.is_dir():
+    is_file_of_dicom = path.is_file() and is_dicom(path)
+    is_multi_frame = is_file_of_dicom and int(read_header(path, ("NumberOfFrames",)).get("NumberOfFrames") or 1) > 1
+    if path.is_dir() or is_multi_frame:
         series = read_volume(path)
         return Image(series.voxels, series.affine)
-    if is_dicom(path):
+    if is_file_of_dicom:
         return Image(np.swapaxes(read_dicom_picture(path, voi_window=True).pixels, 0, 1), None)
     if path.name.lower().endswith(PICTURES) and not path.name.lower().endswith(NIFTI):
         return Image(np.swapaxes(read_picture(path).pixels, 0, 1), None)
