@@ -115,8 +115,11 @@ def test_a_bundle_that_deploy_would_get_wrong_is_refused(
 def test_what_is_no_zip_or_would_be_overwritten_is_refused(packed: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give the zip that medmixers bundle pack writes"):
         write_application(packed.parent, tmp_path)
-    with pytest.raises(InputError, match="neither a bundle"):
+    with pytest.raises(InputError, match=r"there is no model '.*gone\.zip': give"):
         write_application(tmp_path / "gone.zip", tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is a file: give the folder"):
+        write_application(packed, tmp_path / "file")
     (tmp_path / "brain_tissue_segmentation_small_app").mkdir()
     with pytest.raises(ExistingFileError, match="is there already"):
         write_application(packed, tmp_path)

@@ -162,7 +162,8 @@ ROOT_OF_BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
         ),
         ("chest_xray_segmentation_conv", r"takes single pictures; this command segments volumes"),
         ("brain_tissue_segmentation_conv", r"has no weights, model\.pt; train it, or give a file by --checkpoint"),
-        ("gone", r"is neither a bundle, with configs/inference\.json, nor the zip of one, nor a trained nnU-Net model"),
+        ("gone", r"there is no model '.*gone': give the folder or the zip of a bundle"),
+        (".", r"is neither a bundle, with configs/inference\.json, nor the zip of one, nor a trained nnU-Net model"),
     ],
 )
 def test_models_that_segment_no_volume_are_refused(model: str, message: str, tmp_path: Path) -> None:

@@ -359,6 +359,8 @@ def changed(bundle: Path, copy: Path, config: dict[str, Any]) -> Path:
 def test_what_is_no_model_or_calibration(bundle: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is neither a bundle"):
         write_uncertainty([tmp_path], data, tmp_path / "out")
+    with pytest.raises(InputError, match=r"there is no model '.*gone\.zip'"):
+        write_uncertainty([tmp_path / "gone.zip"], data, tmp_path / "out")
     bare = write_small_bundle(tmp_path / "bare")
     with pytest.raises(InputError, match="an untrained network is not sure of anything"):
         write_uncertainty([bare], data, tmp_path / "out")

@@ -47,6 +47,8 @@ def write_application(source: str | Path, out: str | Path = ".", *, codes: str |
     source, out = Path(source), Path(out)
     if source.is_dir():
         raise InputError(f"{source} is a folder: give the zip that medmixers bundle pack writes, with weights and code")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file: give the folder that will hold the application")
     with working_folder(out / source.stem) as scratch:
         model = open_model(source, scratch, checkpoint=None, announce=silent)
         _check(model, source)

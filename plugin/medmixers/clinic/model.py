@@ -121,6 +121,7 @@ def open_classifier(source: Path, folder: Path, *, checkpoint: str | None, annou
         MissingFileError: there is no such bundle, or it has no weights.
         InputError: a zip that is refused; a bundle that segments, or that takes several files per image.
     """
+    check_exists(source)
     bundle = source
     if source.is_file():
         announce("open the zip")
@@ -166,6 +167,7 @@ def open_model(source: Path, folder: Path, *, checkpoint: str | None, announce: 
         MissingFileError: there is no such model, or it has no weights.
         InputError: a zip that is refused; a bundle that does not segment volumes.
     """
+    check_exists(source)
     if source.is_file():
         announce("open the zip")
         return _read_bundle(open_archive(source, folder), source.name, checkpoint)
@@ -190,6 +192,12 @@ def _text(bundle: Path, config: str) -> str:
     if not path.is_file():
         raise MissingFileError(f"{bundle} is no bundle that predicts: it has no configs/{config}.json")
     return path.read_text("utf-8")
+
+
+def check_exists(source: Path) -> None:
+    """Raise MissingFileError where there is no file or folder of a model."""
+    if not source.exists():
+        raise MissingFileError(f"there is no model {str(source)!r}: give the folder or the zip of a bundle")
 
 
 def is_nnunet_model(source: Path) -> bool:

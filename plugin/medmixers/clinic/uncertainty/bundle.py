@@ -11,7 +11,7 @@ from typing import Any
 
 from medmixers.bundles.share.archive import open_archive
 from medmixers.bundles.share.pack import CALIBRATION
-from medmixers.clinic.model import is_nnunet_model
+from medmixers.clinic.model import check_exists, is_nnunet_model
 from medmixers.errors import InputError, MissingFileError
 from medmixers.images.dicom_seg import read_segments
 from medmixers.progress import Announce
@@ -133,6 +133,7 @@ def calibration_file(model: Path) -> Path:
 
 def _root(source: Path, folder: Path, announce: Announce) -> Path:
     """The folder of the bundle."""
+    check_exists(source)
     if source.is_file():
         announce("open the zip")
         return open_archive(source, folder)
