@@ -85,11 +85,14 @@ def create_network(
 
     check_spatial_dims(spatial_dims)
     check_positive(in_channels=in_channels, out_channels=out_channels)
+    _check_switches(warm_start=warm_start, activation_checkpointing=activation_checkpointing)
+    _check_source(pretrained)
     network = _build(name, spatial_dims, in_channels, out_channels, options)
     if pretrained is True:
         pretrained = _published_weights(name, options)
     if pretrained:
         _weights_loader()(network, pretrained, warm_start=warm_start)
+        _check_finite(network, pretrained)
     if frozen:
         from medmixers.layers.freezing import freeze
 
@@ -99,6 +102,26 @@ def create_network(
 
         checkpoint_blocks(network, [locate(path) for path in NETWORKS[name].blocks])
     return network
+
+
+def _check_switches(**switches: Any) -> None:
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise InputError(f"{name} must be True or False, got {value!r}")
+
+
+def _check_source(pretrained: Any) -> None:
+    """An empty text is refused: a variable that is not set would leave the network untrained."""
+    if not (pretrained is None or isinstance(pretrained, bool | Path)) and (
+        not isinstance(pretrained, str) or not pretrained.strip()
+    ):
+        raise InputError(f'pretrained must be a weights file, "timm:NAME", True or None, got {pretrained!r}')
+
+
+def _check_finite(network: nn.Module, source: str | Path) -> None:
+    broken = [name for name, value in network.state_dict().items() if not value.isfinite().all()]
+    if broken:
+        raise InputError(f"{str(source)!r} holds NaN or infinity in {len(broken)} tensors, {broken[0]!r} for example")
 
 
 def network_of_weights(source: str | Path, *, mixer: str | None = None, kernel_size: int | None = None) -> Any:
@@ -175,11 +198,15 @@ def check_network_options(name: str, options: Mapping[str, Any], *, types: bool 
     Args:
         name: of the network.
         options: of the network.
-        types: check the types of the values too.
+        types: check the types of the values too, and of the values in ``mixer_options``.
     """
     row = NETWORKS[name]
     owner, targets = f"network {name!r}", [locate(path) for path in (row.target, row.encoder) if path]
     valid = [option for target in targets for option in option_names(target)]
     check_options(owner, options, valid, listing=f"medmixers list options {name}")
-    for target in targets if types else ():
-        check_types(owner, options, target)
+    if types:
+        for target in targets:
+            check_types(owner, options, target)
+        for mixer in sorted(stage_mixers(name, options)):
+            mixer_options = options.get("mixer_options") or {}
+            check_types(f"token mixer {mixer!r}", mixer_options, locate(TOKEN_MIXERS[mixer].target))
