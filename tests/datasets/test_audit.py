@@ -25,7 +25,7 @@ from medmixers.datasets.raw_format import label_names
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 SHAPE = (6, 7, 5)
 FEW = (
-    "2 training cases are fewer than nnU-Net's 5 folds: nnUNetv2_train takes only fold 'all' then, unless "
+    "the training cases, 2, are fewer than nnU-Net's 5 folds: nnUNetv2_train takes only fold 'all' then, unless "
     "splits_final.json names the folds"
 )
 
@@ -194,7 +194,7 @@ FAULTS: list[tuple[str, Callable[[Path], Any], type[Exception], str]] = [
         "empty",
         lambda f: (describe(f, numTraining=0), [path.unlink() for path in (f / "imagesTr").iterdir()]),
         ValueError,
-        r"numTraining 0, found 0 cases",
+        r"has no training case; dataset.json says numTraining 0",
     ),
     ("count", lambda f: describe(f, numTraining=9), ValueError, r"numTraining 9, found 2 cases"),
     (
@@ -413,6 +413,40 @@ def test_notes(folder: Path) -> None:
         FEW,
         "1 files in labelsTr have no image, extra.nii.gz for example",
     )
+
+
+def test_qform_and_sform_that_differ_are_noted_where_simpleitk_and_nibabel_disagree(folder: Path) -> None:
+    path = folder / "imagesTr/a_0000.nii.gz"
+    for file in (path, folder / "labelsTr/a.nii.gz"):
+        loaded = nib.load(file)
+        both = nib.Nifti1Image(np.asanyarray(loaded.dataobj), AFFINE)
+        both.set_qform(np.eye(4), 1)
+        both.set_sform(AFFINE, 2)
+        nib.save(both, file)
+    assert sitk.ReadImage(str(path)).GetSpacing() == (1, 1, 1)
+    assert nib.load(path).header.get_best_affine().diagonal()[:3].tolist() == [2, 2, 3]
+    note = next(note for note in audit_nnunet_dataset(folder).notes if "qform" in note)
+    assert "differ in 2 of " in note
+    assert "(a_0000.nii.gz: voxels of 1 x 1 x 1 and 2 x 2 x 3 mm)" in note
+
+
+def test_files_without_qform_and_sform_are_noted_where_simpleitk_and_nibabel_disagree(folder: Path) -> None:
+    for path in (*folder.glob("imagesTr/a_*.nii.gz"), folder / "labelsTr/a.nii.gz"):
+        loaded = nib.Nifti1Image(np.asanyarray(nib.load(path).dataobj), None)
+        loaded.header.set_zooms((2, 2, 3))
+        nib.save(loaded, path)
+    direction = np.reshape(sitk.ReadImage(str(path)).GetDirection(), (3, 3)).diagonal() * [-1, -1, 1]  # to RAS
+    assert np.sign(nib.load(path).affine.diagonal()[:3]).tolist() != direction.tolist()
+    note = next(note for note in audit_nnunet_dataset(folder).notes if "qform" in note)
+    assert "neither qform nor sform is set in 3 of " in note
+
+
+def test_forms_that_agree_to_rounding_are_not_noted(folder: Path) -> None:
+    path = folder / "imagesTr/a_0000.nii.gz"
+    both = nib.load(path)
+    both.set_qform(AFFINE + 1e-5 * np.eye(4)[:, :4], 1)
+    nib.save(nib.Nifti1Image(both.get_fdata(dtype=np.float32), AFFINE, both.header), path)
+    assert not [note for note in audit_nnunet_dataset(folder).notes if "form" in note.split("nnU-Net")[0]]
 
 
 def test_files_named_in_dataset_json(folder: Path) -> None:

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medmixers.bundle_runtime.image_reader import BundleImageReader
+from medmixers.bundle_runtime.preflight_files import check_listed_case
 from medmixers.datasets.audit_datalist import audit_datalist
 
 
@@ -136,3 +138,21 @@ def test_no_training_case(classes: Path) -> None:
     write(classes, test=[entry("d", 0)])
     with pytest.raises(ValueError, match=r"datalist\.json lists no training case"):
         audit_datalist(classes)
+
+
+@pytest.mark.parametrize("affine", [np.diag([-1.0, 1, 1, 1]), np.diag([1.0, 1, 2, 1])])
+def test_a_mask_of_a_volume_that_lies_elsewhere(affine: np.ndarray, tmp_path: Path) -> None:
+    """By the auditor, and by the check of a training, which reorients and resamples by each file's own affine."""
+    volume = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
+    nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / "a.nii.gz")
+    nib.save(nib.Nifti1Image((volume > 30).astype(np.uint8), affine), tmp_path / "m.nii.gz")
+    write(tmp_path, training=[{"image": "a.nii.gz", "label": ["m.nii.gz"]}])
+    with pytest.raises(ValueError, match=r"m\.nii\.gz lies elsewhere than a\.nii\.gz: a corner is \d mm away"):
+        audit_datalist(tmp_path)
+    case = {"image": str(tmp_path / "a.nii.gz"), "label": [str(tmp_path / "m.nii.gz")]}
+    reader = BundleImageReader(spatial_dims=3, channels=1)
+    with pytest.raises(ValueError, match=r"lies elsewhere"):
+        check_listed_case(case, reader=reader, masks=1)
+    nib.save(nib.Nifti1Image((volume > 30).astype(np.uint8), np.eye(4)), tmp_path / "m.nii.gz")
+    check_listed_case(case, reader=reader, masks=1)
+    assert audit_datalist(tmp_path).masks == 1

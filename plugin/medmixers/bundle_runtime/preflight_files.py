@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medmixers.datasets.image_files import read_image
+from medmixers.datasets.image_files import check_mask_grid, read_image
 from medmixers.errors import InputError
 from medmixers.files import refuse_overwriting_inputs
 from medmixers.images.pictures import PICTURES, picture_size
@@ -109,6 +109,10 @@ def check_listed_case(
     sizes = {_size(Path(file)) for file in (case["image"], *label)}
     if len(sizes) > 1:
         raise InputError(f"{case['image']!r} and its masks have different sizes: {sorted(sizes)}")
+    if not case["image"].lower().endswith(PICTURES):
+        grid = read_image(Path(case["image"]), whole=False)
+        for file in map(Path, label):
+            check_mask_grid(file, read_image(file, whole=False), Path(case["image"]), grid)
 
 
 def check_label_ids(image: str, ids: object, labels: int) -> None:

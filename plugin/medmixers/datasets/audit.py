@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from medmixers.datasets.case_facts import CaseFacts, facts_of
 from medmixers.datasets.findings import Finding, find
 from medmixers.datasets.image_files import Volume
+from medmixers.datasets.nifti_forms import form_notes
 from medmixers.datasets.raw_checks import AUDITED, CaseVoxels, CheckedCase, check_cases, listed_cases
 from medmixers.datasets.raw_format import FOLDS_FILE, CaseFiles, label_names, read_description, read_folds
 from medmixers.progress import progress
@@ -189,6 +190,10 @@ def voxels_line(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> str:
     return f"voxels: {smallest}" + (f" to {largest}" if largest != smallest else "")
 
 
+def _files(case: CheckedCase) -> list[Path]:
+    return [*case.files.images, *([] if case.files.label is None else [case.files.label])]
+
+
 def _notes(
     folder: Path,
     description: dict[str, Any],
@@ -205,9 +210,10 @@ def _notes(
         yield f"only background in {len(empty)} training labels, {empty[0]} for example"
     if len(training) < NNUNET_FOLDS and not (folder / FOLDS_FILE).is_file():
         yield (
-            f"{len(training)} training cases are fewer than nnU-Net's {NNUNET_FOLDS} folds: nnUNetv2_train takes only "
-            f"fold 'all' then, unless {FOLDS_FILE} names the folds"
+            f"the training cases, {len(training)}, are fewer than nnU-Net's {NNUNET_FOLDS} folds: nnUNetv2_train takes "
+            f"only fold 'all' then, unless {FOLDS_FILE} names the folds"
         )
+    yield from form_notes([file for case in checked for file in _files(case)])
     if "dataset" not in description:
         files = {path.name for path in (folder / "labelsTr").glob(f"*{description['file_ending']}")}
         orphans = sorted(files - {case.files.label.name for case in training if case.files.label})

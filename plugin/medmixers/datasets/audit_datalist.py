@@ -16,8 +16,9 @@ from medmixers.datasets.audit import extremes, thumbnail_step, voxels_line
 from medmixers.datasets.case_facts import CaseFacts, facts_of, grey_of
 from medmixers.datasets.datalist_format import Item, read_datalist
 from medmixers.datasets.findings import Finding, find
-from medmixers.datasets.image_files import Volume, read_any, read_image
+from medmixers.datasets.image_files import Volume, check_mask_grid, read_any, read_image
 from medmixers.datasets.label_values import check_mask_values
+from medmixers.datasets.nifti_forms import form_notes
 from medmixers.datasets.split_rule import PARTS
 from medmixers.errors import InputError
 from medmixers.images.pictures import PICTURES, read_picture
@@ -90,7 +91,7 @@ def audit_datalist(folder: str | Path, *, with_thumbnails: bool = False) -> Data
     look = _Look(Path(folder), _kind(first), every=thumbnail_step(len(listed)) if with_thumbnails else 0)
     for part, item in progress(listed, "check"):
         look(part, item, item["group"] if part == "training" and not items["validation"] else "")
-    kind = look.masks
+    kind, files = look.masks, [file for _, item in listed for file in _files(item)]
     counts = {} if kind > 0 else {part: Counter(_ids(items[part])) for part in PARTS if items[part]}
     return DatalistReport(
         Path(folder),
@@ -100,7 +101,7 @@ def audit_datalist(folder: str | Path, *, with_thumbnails: bool = False) -> Data
         kind,
         max(look.colours),
         extremes([each.size for each in look.facts]),
-        (*_notes(items, counts), *_colour_notes(look.colours)),
+        (*_notes(items, counts), *form_notes(files), *_colour_notes(look.colours)),
         tuple(look.facts),
         find(look.facts, keeping="that a split may divide, as their groups differ"),
     )
@@ -170,6 +171,11 @@ def _read_listed(path: Path) -> Volume:
     return Volume(pixels.shape[1::-1], np.eye(3), 1 if pixels.ndim == 2 else 3, pixels.swapaxes(0, 1))
 
 
+def _files(item: Item) -> list[Path]:
+    """The image and the masks of a case."""
+    return [Path(item["image"]), *(Path(entry) for entry in np.atleast_1d(item["label"]) if isinstance(entry, str))]
+
+
 def _kind(item: Item) -> int:
     """Number of masks of a case, 0 for one class, SEVERAL for a list of classes.
 
@@ -201,6 +207,7 @@ def _read_mask(path: Path, item: Item, image: Volume) -> NDArray[Any]:
         raise InputError(
             f"{path} has {mask.components} channels of {mask.shape}, {item['image']} has the shape {image.shape}"
         )
+    check_mask_grid(path, mask, Path(item["image"]), image)
     check_mask_values(path, mask.data)
     return mask.data
 

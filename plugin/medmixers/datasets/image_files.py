@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from medmixers.datasets.raw_format import NIFTI
 from medmixers.errors import InputError, MissingPackageError, first_line, joined_lines
+from medmixers.images.pictures import PICTURES
 
 PILLOW_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp")
 # Grids may differ by rounding in their headers: by this part of a voxel's edge, at the volume's corners.
@@ -46,6 +47,18 @@ def check_geometry(path: Path, volume: Volume, other_path: Path, other: Volume) 
         raise InputError(
             f"{path} lies elsewhere than {other_path.name}: a corner is {distance:.3g} mm away by the affines"
         )
+
+
+def check_mask_grid(path: Path, mask: Volume, image_path: Path, image: Volume) -> None:
+    """Raises InputError where a mask lies elsewhere than its image. A picture lies nowhere.
+
+    Affines are compared that one reader gave: NIfTI's counts to the right and to anterior, ITK's to the left and to
+    posterior.
+    """
+    is_nifti = [file.name.lower().endswith(NIFTI) for file in (path, image_path)]
+    is_picture = any(file.name.lower().endswith(PICTURES) for file in (path, image_path))
+    if is_nifti[0] == is_nifti[1] and not is_picture:
+        check_geometry(path, mask, image_path, image)
 
 
 def read_image(path: Path, *, whole: bool = True, channels_last: bool = False) -> Volume:

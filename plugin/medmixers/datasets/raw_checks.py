@@ -169,7 +169,9 @@ def _check_folder(folder: Path, ending: str) -> None:
 
 def _counted_training_cases(folder: Path, description: dict[str, Any]) -> list[CaseFiles]:
     cases, expected = training_cases(folder, description), description["numTraining"]
-    if len(cases) != expected or not cases:
+    if not cases:
+        raise InputError(f"{folder} has no training case; dataset.json says numTraining {expected}")
+    if len(cases) != expected:
         raise InputError(f"{folder}: dataset.json says numTraining {expected}, found {len(cases)} cases")
     return cases
 
