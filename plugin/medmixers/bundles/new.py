@@ -77,7 +77,10 @@ def new_bundle(
     if weights is not None:
         given = {"network": network, "stem_stride": stem_stride, "roi_size": roi_size, **network_options}
         if wrong := [f"--{name}" for name, value in given.items() if value is not None]:
-            raise InputError(f"--weights decides the network: leave {', '.join(wrong)} out")
+            raise InputError(
+                f"--weights decides the network: leave {', '.join(wrong)} out; for weights of another code than "
+                "the authors' leave --weights out, and train with --pretrained_ckpt FILE"
+            )
         row = _row_of_weights(spec, weights, mixer, kernel_size, recipe)
     elif network is None:
         raise InputError("give --network NAME, or --weights FILE of the authors' code")
