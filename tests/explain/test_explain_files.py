@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,9 +158,20 @@ def test_a_zip_explains_as_its_folder(skin: Path, tmp_path: Path) -> None:
         write_activation(tmp_path / "no.zip", picture, tmp_path / "n.png")
 
 
+@pytest.fixture
+def warnings_each_time(recwarn: pytest.WarningsRecorder) -> Iterator[pytest.WarningsRecorder]:
+    """Warnings that torch otherwise gives once per process, too."""
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    yield recwarn
+    torch.set_warn_always(before)
+
+
 @pytest.mark.parametrize("kind", [Bright, FlatBright])
 @pytest.mark.parametrize("method", ["gradcam", "gradcampp", "occlusion"])
-def test_evidence_of_an_nnunet_model_lies_on_the_blob(tmp_path: Path, method: str, kind: type[Bright]) -> None:
+def test_evidence_of_an_nnunet_model_lies_on_the_blob(
+    tmp_path: Path, method: str, kind: type[Bright], warnings_each_time: pytest.WarningsRecorder
+) -> None:
     image = write_image(tmp_path / "blob_0000.nii.gz")
     name = {"network_class_name": f"{__name__}.{kind.__name__}", "arch_kwargs": {}, "_kw_requires_import": []}
     axes = 3 if kind is Bright else 2
@@ -169,6 +181,7 @@ def test_evidence_of_an_nnunet_model_lies_on_the_blob(tmp_path: Path, method: st
     voxel = tuple(map(int, BLOB[[0, 2, 1]]))
     options = {"mask_size": 10} if method == "occlusion" else {"layer": "cells"}
     said = write_activation(model, image, tmp_path / "o.nii.gz", method=method, voxel=voxel, **options)
+    assert not [each for each in warnings_each_time if each.category is UserWarning]
     assert f"{method} of class 1, blob (mean probability in its voxels 0." in said
     assert np.linalg.norm(peak(tmp_path / "o.nii.gz") - voxel) < 6
     assert np.allclose(nib.load(tmp_path / "o.nii.gz").affine, nib.load(image).affine, atol=1e-5)
@@ -200,6 +213,7 @@ def test_an_nnunet_model_as_a_bundle_or_its_zip(tmp_path: Path) -> None:
         write_attention(tmp_path / "bundle", image, tmp_path / "o.nii", fold="3")
 
 
+@pytest.mark.parametrize("channels", ["channel_names", "modality"])
 @pytest.mark.parametrize(
     ("labels", "names", "values"),
     [
@@ -208,12 +222,13 @@ def test_an_nnunet_model_as_a_bundle_or_its_zip(tmp_path: Path) -> None:
     ],
 )
 def test_names_of_an_nnunet_models_classes(
-    labels: dict[str, object], names: list[str], values: dict[str, list[int]], tmp_path: Path
+    labels: dict[str, object], names: list[str], values: dict[str, list[int]], channels: str, tmp_path: Path
 ) -> None:
     (tmp_path / "plans.json").write_text("{}")
-    (tmp_path / "dataset.json").write_text(json.dumps({"channel_names": {"0": "T1"}, "labels": labels}))
+    (tmp_path / "dataset.json").write_text(json.dumps({channels: {"0": "T1"}, "labels": labels}))
     model = Model(tmp_path)
     assert (model.channels, model.outputs, dict(model.structures)) == (1, names, values)
+    assert model.ignored == [3]
     assert model.classes_exclude_each_other == ("background" in names)
 
 

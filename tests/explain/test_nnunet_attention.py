@@ -181,6 +181,26 @@ def test_a_token_unet_from_its_plans(token_unet_model: Path, tmp_path: Path) -> 
     assert all(0.5 < one[inside].mean() < 2 for one in maps)  # near the mean of the whole grid, 1
 
 
+def test_the_older_name_of_channels_is_read_and_ignored_voxels_do_not_count(
+    token_unet_model: Path, tmp_path: Path
+) -> None:
+    image, file = write_image(tmp_path / "blob_0000.nii.gz"), token_unet_model / "dataset.json"
+    write_attention(token_unet_model, image, tmp_path / "now.nii")
+    dataset = json.loads(file.read_text())
+    dataset["modality"] = dataset.pop("channel_names")
+    dataset["labels"]["ignore"] = 2
+    file.write_text(json.dumps(dataset))
+    given = nib.load(image)
+    values = np.full(given.shape, 2, np.uint8)
+    values[:4] = 0
+    values[:2] = 1
+    nib.save(nib.Nifti1Image(values, given.affine), tmp_path / "label.nii")
+    said = write_attention(token_unet_model, image, tmp_path / "older.nii", labels=tmp_path / "label.nii")
+    assert f"left out: {np.count_nonzero(values == 2)} voxels with the ignore label" in said
+    assert "values of no structure" not in said
+    assert (tmp_path / "older.nii").read_bytes() == (tmp_path / "now.nii").read_bytes()
+
+
 def test_a_fold_is_explained_by_its_own_plans(token_unet_model: Path) -> None:
     """Not by those of a fold that was trained later, with another patch: the weights alone would not show it."""
     checkpoint, file = (token_unet_model / name for name in ("fold_0/checkpoint_final.pth", "plans.json"))
@@ -199,6 +219,10 @@ def test_what_is_missing_is_named(token_unet_model: Path, tmp_path: Path) -> Non
         NnunetModel(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"checkpoint_final\.pth of fold_3; folds that have: fold_0"):
         write_attention(token_unet_model, image, out, fold="3")
+    with pytest.raises(
+        FileNotFoundError, match=r"no best\.pth of any fold; there are: --checkpoint checkpoint_final\.pth$"
+    ):
+        write_attention(token_unet_model, image, out, checkpoint="best.pth")
     with pytest.raises(FileNotFoundError, match=r"there is no image .*absent\.nii\.gz"):
         write_attention(token_unet_model, tmp_path / "absent.nii.gz", out)
     with pytest.raises(ValueError, match="takes 1 image files, got 2"):

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from medmixers import create_network
-from medmixers.explain.labels import dice_table, label_file, read_masks, soft_dice
+from medmixers.explain.labels import Masks, dice_table, label_file, read_masks, soft_dice
 from medmixers.explain.picture import Row, write_picture
 from medmixers.explain.source import read_source
 from medmixers.explain.tokens import diversity_text, near_copies, tokens_of
@@ -81,13 +81,30 @@ def test_the_table_names_the_token_of_each_label() -> None:
     left, right = np.zeros((2, 4, 4, 1), bool)
     left[:2], right[2:] = True, True
     maps = np.stack([right + 0.1, left + 0.5], -1).astype(np.float32)
-    lines = dice_table(maps, {"left": left, "right": right, "none": left & right}, others=[9]).splitlines()
+    masks = {"left": left, "right": right, "none": left & right}
+    lines = dice_table(maps, Masks(masks, [9], left | right)).splitlines()
     assert lines[1].split() == ["token", "left", "right", "none"]
     assert [line.split()[0] for line in lines[2:4]] == ["0", "1"]
     assert "*" in lines[2].split()[2]
     assert "*" in lines[3].split()[1]
     assert lines[-2:] == ["not in this case: none", "values of no structure: 9"]
     assert lines[3].split()[1] == f"{2 * 8 / (8 + 8 / 3 + 8):.3f}*"
+
+
+def test_ignored_voxels_do_not_count(tmp_path: Path) -> None:
+    """The oracle is the same table of the part without them."""
+    maps = np.random.default_rng(0).random((6, 5, 4, 3), np.float32)
+    maps[5] += 4  # most attention where nothing is known
+    data = np.zeros(maps.shape[:3], np.uint8)
+    data[1:3, 1:4], data[3:] = 1, 2
+    image = save(tmp_path / "a_0000.nii.gz", data.astype(np.float32))
+    found = read_masks(save(tmp_path / "a.nii.gz", data), image, {"one": [1]}, [2])
+    part = read_masks(save(tmp_path / "b.nii.gz", data[:3]), save(tmp_path / "b_0000.nii.gz", data[:3]), {"one": [1]})
+    lines = dice_table(maps, found).splitlines()
+    assert lines[:-1] == dice_table(maps[:3], part).splitlines()
+    assert lines[-1] == "left out: 60 voxels with the ignore label"
+    nothing = found._replace(counted=np.zeros_like(found.counted))
+    assert dice_table(maps, nothing).startswith("every voxel has the ignore label")
 
 
 def save(path: Path, voxels: np.ndarray, shift: float = 0) -> Path:
@@ -102,7 +119,8 @@ def test_label_files(tmp_path: Path) -> None:
     data = np.zeros((4, 5, 6), np.uint8)
     data[0, 0, 0], data[1], data[2] = 1, 3, 7
     label = save(tmp_path / "a.nii.gz", data)
-    masks, others = read_masks(label, image, {"all": [1, 3], "core": [3]})
+    masks, others, counted = read_masks(label, image, {"all": [1, 3], "core": [3]})
+    assert counted.all()
     assert {name: int(mask.sum()) for name, mask in masks.items()} == {"all": 31, "core": 30}
     assert others == [7]
     assert list(read_masks(label, image, {})[0]) == ["value 1", "value 3", "value 7"]

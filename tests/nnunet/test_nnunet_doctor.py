@@ -63,6 +63,7 @@ def test_every_fault_has_a_line_of_advice(sound, tmp_path):
     assert "mkdir -p" in advice["nnUNet_results"]
     assert "remove it from nnUNet_extTrainer" in advice["nnUNet_extTrainer"]
     assert "no_such_module" in done.stdout
+    assert "correct the file that raises this" in advice["trainers"]
     assert "MEDMIXERS_EPOCHS must be a whole number of at least 1, got 'ten'" in done.stdout
     assert "mine.py' cannot be read as weights: torch.save did not write it" in done.stdout
 
@@ -118,7 +119,17 @@ def test_no_worker_for_planning_is_a_warning(sound):
     assert (note.is_wrong, str(note)[:4]) == (False, "note")
     done = doctor({**sound, "nnUNet_n_proc_DA": "all"}, sys.executable)
     assert done.returncode == 1
-    assert "wrong  nnUNet_n_proc_DA: 'all' is not a whole number" in done.stdout
+    assert "wrong  nnUNet_n_proc_DA: 'all' is not a whole number of at least 0" in done.stdout
     assert "nnU-Net: cannot be imported" in done.stdout
     assert "Traceback" not in done.stderr
     assert "nnUNet_n_proc_DA" not in found({**sound, "nnUNet_n_proc_DA": "2"})
+
+
+def test_a_variable_that_stops_the_import_of_nnunet_is_named(sound):
+    lines = doctor({**sound, "nnUNet_def_n_proc": "many"}, sys.executable).stdout.splitlines()
+    at = lines.index("wrong  nnUNet_def_n_proc: 'many' is not a whole number of at least 1")
+    assert lines[at + 1].strip() == "-> correct or unset nnUNet_def_n_proc"
+    at = next(number for number, line in enumerate(lines) if line.startswith("wrong  trainers: "))
+    assert lines[at + 1].strip() == "-> first do what the other lines say"
+    assert found({**sound, "nnUNet_def_n_proc": "0"})["nnUNet_def_n_proc"].is_wrong
+    assert "nnUNet_def_n_proc" not in found({**sound, "nnUNet_def_n_proc": "1"})

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import monai.bundle
@@ -43,7 +44,7 @@ from medmixers.nnunet import portable
 from medmixers.nnunet.bundle import write_nnunet_bundle
 from medmixers.nnunet.environment import trainer_path
 from medmixers.nnunet.portable import make_portable
-from medmixers.nnunet.trained import load_checkpoint
+from medmixers.nnunet.trained import external_trainers, load_checkpoint
 from medmixers.nnunet.trainer_classes import nnUNetTrainerTokenUNetNoTransformer
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -144,6 +145,12 @@ def test_a_model_that_the_plans_do_not_describe_is_refused(root, tmp_path, capsy
     assert said[-1:] == lines
     assert lines[0].startswith(f"medmixers: error: {message}")
     assert not list(tmp_path.iterdir())
+
+
+def test_warnings_of_nnunets_imports_are_hidden(recwarn):
+    with external_trainers(None):
+        warnings.warn("another package will change", FutureWarning, stacklevel=1)
+    assert not list(recwarn)
 
 
 def test_a_copy_that_predicts_otherwise_is_not_kept(ours, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -264,7 +265,8 @@ def _occlusion(scores: ClassScores, image: Tensor, label: int, mask_size: int | 
     network = _Probabilities(scores).eval()  # MONAI puts a network in training mode back into it, with all its parts
     # MONAI's own choice of sigmoid or softmax looks at the channels of the image
     method = OcclusionSensitivity(network, mask_size=block, n_batch=4, verbose=False, activate=False)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using a non-tuple sequence")  # of MONAI's own indexing
         hidden, _ = method(image)
         found = network(image)[0, label] - hidden.as_subclass(Tensor)[0, label]
     if not found.any():

@@ -72,7 +72,7 @@ def write_attention(
 
 def _write_tokens(loaded: Model, files: Sequence[Path], output: Output, label: Path | None, announce: Announce) -> str:
     case = loaded.case(files)
-    masks, others = ({}, []) if label is None else read_masks(label, files[0], loaded.structures)
+    labelled = None if label is None else read_masks(label, files[0], loaded.structures, loaded.ignored)
     announce("run the network")
     tokens = tokens_of(case.network, case.image)
     announce("resample the maps")
@@ -80,7 +80,7 @@ def _write_tokens(loaded: Model, files: Sequence[Path], output: Output, label: P
     maps = tokens.attention if tokens.spread is None else torch.cat([tokens.attention, tokens.spread], 1)
     voxels = on_file(case, maps)
     attention = voxels[..., :number]
-    voxel = _most_attended(attention, masks)
+    voxel = _most_attended(attention, {} if labelled is None else labelled.masks)
     entry = 0 if len(tokens.vectors) == 1 else case.place(voxel[: len(case.source.shape)])[0]
     copies = {each.token: f", near-copy of {each.original}" for each in near_copies(tokens.vectors[entry])}
     rows = [
@@ -97,8 +97,8 @@ def _write_tokens(loaded: Model, files: Sequence[Path], output: Output, label: P
     if tokens.spread is not None:
         lines.append(f"volumes 0 to {number - 1}: TokenLearner's A; {number} to {2 * number - 1}: TokenFuser's B")
     lines += diversity
-    if label is not None:
-        lines.append(dice_table(attention, masks, others))
+    if labelled is not None:
+        lines.append(dice_table(attention, labelled))
     return "\n".join(lines)
 
 
@@ -242,7 +242,8 @@ def write_activation(
         logits = scores.logits[index]
         number = int(logits.argmax()) if label is None else _class_number(label, one.model.outputs)
         found = class_activation(scores, image_in, method=method, label=number, layer=layer, mask_size=mask_size)
-        probability = float(scores.probabilities(image_in)[0, number])
+        with torch.no_grad():
+            probability = float(scores.probabilities(image_in)[0, number])
         of = f"class {number}, {one.model.outputs[number]}"
         how = (
             f"layer {found.layer}, feature map of {_by(found.grid)}" if found.layer else f"blocks of {_by(found.grid)}"

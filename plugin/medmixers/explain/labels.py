@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +35,28 @@ def label_file(labels: str | Path, image: Path, case: str, *, is_folder: bool) -
     return found[0]
 
 
-def read_masks(file: Path, image: Path, structures: Structures) -> tuple[dict[str, NDArray[np.bool_]], list[int]]:
-    """Structure -> its voxels, (X, Y, Z), on the grid of the image file; and values that belong to none.
+class Masks(NamedTuple):
+    """A label file on the grid of its image file.
+
+    Args:
+        masks: structure -> its voxels, (X, Y, Z).
+        others: values that belong to no structure.
+        counted: the voxels without the ignore label, (X, Y, Z).
+    """
+
+    masks: dict[str, NDArray[np.bool_]]
+    others: list[int]
+    counted: NDArray[np.bool_]
+
+
+def read_masks(file: Path, image: Path, structures: Structures, ignored: Sequence[int] = ()) -> Masks:
+    """Read a label file.
 
     Args:
         file: of whole numbers.
         image: the image file that it belongs to.
         structures: of the model; where it has none, every value above 0 is one.
+        ignored: values of voxels that do not count.
 
     Raises:
         InputError: a damaged file, one on another grid than the image, or numbers that are not whole.
@@ -56,7 +72,8 @@ def read_masks(file: Path, image: Path, structures: Structures) -> tuple[dict[st
     named = structures or {f"value {value}": (value,) for value in values}
     known = {value for each in named.values() for value in each}
     masks = {name: np.isin(data, list(each)) for name, each in named.items()}
-    return masks, [value for value in values if value not in known]
+    others = [value for value in values if value not in known and value not in ignored]
+    return Masks(masks, others, ~np.isin(data, list(ignored)))
 
 
 def soft_dice(attention: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
@@ -71,21 +88,25 @@ def soft_dice(attention: NDArray[np.float32], mask: NDArray[np.bool_]) -> float:
     return float(2 * scaled[mask].sum() / whole) if whole > 0 else float("nan")
 
 
-def dice_table(maps: NDArray[np.float32], masks: Mapping[str, NDArray[np.bool_]], others: Sequence[int] = ()) -> str:
+def dice_table(maps: NDArray[np.float32], label: Masks) -> str:
     """Soft Dice of every token and structure. A star marks the token that looks most at a structure.
 
     Args:
         maps: (X, Y, Z, N).
-        masks: structure -> (X, Y, Z).
-        others: values of the label file that belong to no structure.
+        label: of the same grid. Voxels that do not count are left out, as in nnU-Net's evaluation.
     """
-    numbers = range(maps.shape[-1])
-    scores = {name: [soft_dice(maps[..., n], mask) for n in numbers] for name, mask in masks.items()}
+    numbers, (masks, others, counted) = range(maps.shape[-1]), label
+    inside = maps[counted]
+    if not len(inside):
+        return "every voxel has the ignore label, so there is no Dice of attention and label"
+    scores = {name: [soft_dice(inside[:, n], mask[counted]) for n in numbers] for name, mask in masks.items()}
     rows = [["token", *masks], *([str(n), *(_cell(scores[name], n) for name in masks)] for n in numbers)]
     absent = [name for name, mask in masks.items() if not mask.any()]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     title = "soft Dice of attention (largest value 1) and label; * the highest of a label"
+    left_out = counted.size - np.count_nonzero(counted)
+    lines += [f"left out: {left_out} voxels with the ignore label"] if left_out else []
     lines += [f"not in this case: {', '.join(absent)}"] if absent else []
     lines += [f"values of no structure: {', '.join(map(str, others))}"] if others else []
     return "\n".join([title, *lines])

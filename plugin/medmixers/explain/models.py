@@ -15,6 +15,7 @@ from medmixers.errors import InputError, MissingFileError
 from medmixers.explain.bundle_case import BundleModel
 from medmixers.explain.case import Case
 from medmixers.explain.labels import IGNORED
+from medmixers.explain.source import channel_names
 from medmixers.images.dicom_seg import read_segments
 from medmixers.progress import Announce, silent
 
@@ -69,8 +70,13 @@ class Model:
     def channels(self) -> int:
         """Images per case."""
         if self.is_of_nnunet:
-            return len(self._facts["channel_names"])
+            return len(channel_names(self._facts))
         return int(self._facts["network_data_format"]["inputs"]["image"]["num_channels"])
+
+    @property
+    def ignored(self) -> list[int]:
+        """Values of a label file that mark voxels which do not count: nnU-Net's ignore label."""
+        return [int(self._facts["labels"][IGNORED])] if self.is_of_nnunet and IGNORED in self._facts["labels"] else []
 
     @property
     def outputs(self) -> list[str]:

@@ -23,7 +23,7 @@ from medmixers.checkpoints import read_checkpoint, read_weights
 from medmixers.errors import InputError, MissingFileError
 from medmixers.explain.bundle_case import parsed_bundle
 from medmixers.explain.case import Case, check_voxel
-from medmixers.explain.source import is_picture, read_source
+from medmixers.explain.source import channel_names, is_picture, read_source
 from medmixers.progress import Announce, silent
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class NnunetModel:
         Raises:
             InputError: a wrong number of files, or one with a shape or values that the model cannot take.
         """
-        channels = len(self.dataset_json["channel_names"])
+        channels = len(channel_names(self.dataset_json))
         if len(files) != channels and not (is_picture(files[0]) and len(files) == 1):
             raise InputError(f"the model in {self.folder} takes {channels} image files, got {len(files)}")
         spatial_dims = len(self.configuration.patch_size)
@@ -177,9 +177,13 @@ def _weights_file(model_folder: Path, fold: int | str | None, checkpoint: str) -
     found = sorted(model_folder.glob(f"fold_*/{checkpoint}"))
     wanted = [path for path in found if fold is None or path.parent.name == f"fold_{fold}"]
     if not wanted:
-        folds = ", ".join(path.parent.name for path in found) or "none"
         which = "any fold" if fold is None else f"fold_{fold}"
-        raise MissingFileError(f"{model_folder} has no {checkpoint} of {which}; folds that have: {folds}")
+        if found:
+            there = f"folds that have: {', '.join(path.parent.name for path in found)}"
+        else:  # such as a training that did not end
+            others = sorted({path.name for path in model_folder.glob("fold_*/*.pth")})
+            there = f"there are: {', '.join(f'--checkpoint {name}' for name in others) or 'no weights'}"
+        raise MissingFileError(f"{model_folder} has no {checkpoint} of {which}; {there}")
     return wanted[0]
 
 
@@ -200,7 +204,7 @@ def _load_model(
         configuration.network_arch_class_name,
         configuration.network_arch_init_kwargs,
         configuration.network_arch_init_kwargs_req_import,
-        len(dataset_json["channel_names"]),
+        len(channel_names(dataset_json)),
         plans.get_label_manager(dataset_json).num_segmentation_heads,
         allow_init=False,
         deep_supervision=False,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -38,6 +39,12 @@ class Source(NamedTuple):
         """Edges of a voxel in millimetres; 1 for a picture."""
         x, y, z = voxel_sizes(self.affine)
         return float(x), float(y), float(z)
+
+
+def channel_names(dataset: Mapping[str, Any]) -> Mapping[str, str]:
+    """Channel -> its name, of nnU-Net's dataset.json; as nnU-Net does, also under the older key, "modality"."""
+    names: Mapping[str, str] = dataset["channel_names"] if "channel_names" in dataset else dataset["modality"]
+    return names
 
 
 def is_picture(file: Path) -> bool:

@@ -24,6 +24,7 @@ from medmixers.nnunet.environment import TRAINER_VARIABLE, trainer_folder
 FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 PACKAGES = ("torch", "monai", "nnunetv2", "timm")
 ENV_ADVICE = 'eval "$(medmixers nnunet env)"'
+OTHER_LINES = "first do what the other lines say"
 CPU_ADVICE = (
     'eval "$(medmixers nnunet env --cpu)" makes nnU-Net\'s own trainers 1.2 to 2 times faster; those of medmixers need '
     "no such setting"
@@ -126,11 +127,17 @@ def _trainers() -> Finding:
             from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
             from medmixers.nnunet.trainer_classes import TRAINERS
-
+    except Exception as error:  # a package is missing, or a variable stops nnU-Net's own import
+        return Finding("trainers", first_line(error), OTHER_LINES)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             for name in TRAINERS:
                 recursive_find_trainer_class_by_name(name)
-    except Exception as error:  # a folder of the user may raise anything
+    except RuntimeError as error:  # nnU-Net finds no such trainer
         return Finding("trainers", first_line(error), ENV_ADVICE)
+    except Exception as error:  # a folder of the user may raise anything
+        advice = f"correct the file that raises this, or remove its folder from {TRAINER_VARIABLE}"
+        return Finding("trainers", first_line(error), advice)
     return Finding("trainers", f"{len(TRAINERS)} found")
 
 
@@ -138,7 +145,7 @@ def _run_variables() -> Iterator[Finding]:
     try:
         from medmixers.nnunet.trainer import pretrained_from_environment, run_length_from_environment
     except Exception as error:  # a package is missing, or a variable stops nnU-Net's own import
-        yield Finding("nnU-Net", f"cannot be imported: {first_line(error)}", "first do what the other lines say")
+        yield Finding("nnU-Net", f"cannot be imported: {first_line(error)}", OTHER_LINES)
         return
     advice = "correct or unset the variable"
     try:
@@ -173,10 +180,13 @@ def _device(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _workers(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """The numbers of processes. One that is no number stops the import of nnU-Net."""
+    for name, least in (("nnUNet_n_proc_DA", 0), ("nnUNet_def_n_proc", 1)):
+        value = environment.get(name)
+        if value is not None and not (value.isascii() and value.isdigit() and int(value) >= least):
+            found = f"{value!r} is not a whole number of at least {least}"
+            yield Finding(name, found, f"correct or unset {name}")
     name = "nnUNet_n_proc_DA"
-    value = environment.get(name)
-    if value is not None and not value.isdigit():
-        yield Finding(name, f"{value!r} is not a whole number", f"correct or unset {name}")
-    elif value == "0":
+    if environment.get(name) == "0":
         advice = f"unset it for nnUNetv2_plan_and_preprocess, or use: {name}=1 nnUNetv2_plan_and_preprocess ..."
         yield Finding(name, "0 is good for training on a CPU, but it stops nnU-Net's planning", advice, is_hint=True)

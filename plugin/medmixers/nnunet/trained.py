@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,12 +146,13 @@ def _name_our_network(plans: dict[str, Any], saved: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def external_trainers(path: str | None) -> Iterator[None]:
-    """Set ``nnUNet_extTrainer`` to ``path``, or unset it, and hide what nnU-Net prints on stdout."""
+    """Set ``nnUNet_extTrainer`` to ``path``, or unset it, and hide what nnU-Net prints and what its imports warn of."""
     before = os.environ.pop(TRAINER_VARIABLE, None)
     try:
         if path is not None:
             os.environ[TRAINER_VARIABLE] = path
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
         os.environ.pop(TRAINER_VARIABLE, None)
