@@ -224,7 +224,10 @@ def _step_bytes(environment: dict[str, str], number: int, trainer: str) -> int:
     before = peak_bytes("cpu", reset=True)
     for _ in range(MEMORY_STEPS):  # the optimizer's state is there from the second step on
         training.train_step(next(training.dataloader_train))
-    return peak_bytes("cpu") - before
+    after = peak_bytes("cpu")
+    assert before is not None  # Windows alone does not report it
+    assert after is not None
+    return after - before
 
 
 @one_line_errors("laptop")
