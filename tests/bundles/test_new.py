@@ -173,3 +173,17 @@ def test_a_network_of_another_library_has_its_bundle_and_its_zip(
     assert type(network).__module__.startswith(vendored.name)
     shapes = [{key: value.shape for key, value in each.state_dict().items()} for each in (network, expected)]
     assert shapes[0] == shapes[1]
+
+
+def test_one_mixer_per_stage(task: Path, tmp_path: Path) -> None:
+    mixers = ("pooling", "identity", "grouped_conv", "local_attention")
+    bundle = new_bundle(str(task), network="metaformer_segformer_s12", mixer=",".join(mixers), out=tmp_path / "b")
+    parser = ConfigParser()
+    parser.read_config(bundle / "configs" / "inference.json")
+    parser["bundle_root"] = str(bundle)
+    network = parser.get_parsed_content("network_def")
+    found = [stage.blocks[0].token_mixer for stage in network.encoder.stages]
+    assert [type(each).__name__.lower() for each in found] == [name.replace("_", "") for name in mixers]
+    for wrong, message in (("pooling,identity", "one per stage; got"), ("pooling,poolng", "token mixer 'poolng'")):
+        with pytest.raises(ValueError, match=message):
+            new_bundle(str(task), network="metaformer_segformer_s12", mixer=wrong, out=tmp_path / "c")

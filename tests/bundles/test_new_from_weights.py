@@ -71,7 +71,7 @@ def test_one_command(mixer, picture_task, tmp_path, capsys):
         ({"training": False}, {"mixer": "pooling"}, "does not tell the kernel size of pooling"),
         ({}, {"mixer": "identity"}, "is of token mixer 'pooling', not 'identity'"),
         ({}, {"kernel_size": 3}, "is of kernel size 5, not 3"),
-        ({}, {"network": "metaformer_s12"}, "--weights decides the network: leave --network out; for weights of another code"),
+        ({}, {"network": "metaformer_s12"}, "leave --network out; for weights of another code"),
         ({"classes": 3}, {}, "has 3 input and 3 output channels, task 'my_task' 3 and 2"),
     ],
 )

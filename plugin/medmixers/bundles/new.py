@@ -50,7 +50,7 @@ def new_bundle(
     Args:
         task: a YAML file (:func:`medmixers.tasks.from_yaml.load_task`), a name in ``TASKS``, or the task.
         network: name in ``NETWORKS``; needed unless ``weights`` tells it.
-        mixer: name in ``TOKEN_MIXERS``, for a MetaFormer with one token mixer.
+        mixer: name in ``TOKEN_MIXERS``, for a MetaFormer; or one per stage, separated by commas.
         recipe: name in ``RECIPES``, or the end of one name; by default that of Keuth et al. 2025 for the kind of task.
         out: an existing folder, or one to make.
         weights: checkpoint of the code of Keuth et al. or of the released Token-UNet; it decides the network, and the
@@ -209,8 +209,11 @@ def _row(
             sorted(name for name, row in NETWORKS.items() if row.encoder and "mixer" not in row.arguments)
         )
         raise InputError(f"network {network!r} has no token mixer to choose; those that have: {valid}")
-    if mixer is not None and mixer not in list_mixers():
-        raise InputError(f"unknown token mixer {mixer!r}; valid: {', '.join(list_mixers())}")
+    names = [] if mixer is None else mixer.split(",")
+    if unknown := [name for name in names if name not in list_mixers()]:
+        raise InputError(f"unknown token mixer {unknown[0]!r}; valid: {', '.join(list_mixers())}")
+    if len(names) > 1:
+        mixer, options = None, {**options, "mixer": names}
     size = roi_size
     if roi_size is None and task.image_size is None and task.task != "classification":
         size = _default_size(network, mixer, options, task.spatial_dims)

@@ -36,7 +36,7 @@ class Bundle:
             task: a YAML file that describes your task, or a task of `medmixers list tasks`.
             network: a network of `medmixers list networks` or of another library, such as monai:SwinUNETR
                 (`medmixers list peers`); --weights tells it.
-            mixer: a token mixer of `medmixers list mixers`, for MetaFormer networks.
+            mixer: a token mixer of `medmixers list mixers`, for MetaFormer networks; or one per stage, as a,b,c,d.
             recipe: training recipe, whole or its end such as short; `medmixers list recipes` describes
                 keuth2025_segmentation, keuth2025_segmentation_volumes, keuth2025_segmentation_slides,
                 keuth2025_segmentation_short, short_run, keuth2025_classification,

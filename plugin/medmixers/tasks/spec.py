@@ -113,22 +113,25 @@ class TaskSpec:
 
     def _check_grid_and_window(self) -> None:
         if self.spacing is not None and self.image_size is not None:
-            raise InputError(f"give spacing or image_size, not both, got {self.spacing=}, {self.image_size=}")
+            raise InputError(f"give spacing or image_size, not both, got {self.spacing} and {self.image_size}")
         for name in ("spacing", "image_size"):
             values = getattr(self, name)
             if values is not None and (len(values) != self.spatial_dims or min(values) <= 0):
                 raise InputError(
-                    f"{name} must have spatial_dims values above 0, got {name}={values}, {self.spatial_dims=}"
+                    f"{name} must have spatial_dims values above 0, got {name}={values}, "
+                    f"spatial_dims={self.spatial_dims}"
                 )
         if self.spacing is not None and not all(SPACINGS[0] <= value <= SPACINGS[1] for value in self.spacing):
             raise InputError(f"spacing must be from {SPACINGS[0]:g} to {SPACINGS[1]:g} mm per axis, got {self.spacing}")
         if self.mpp is not None and (self.spatial_dims != 2 or self.spacing or self.image_size or not self.mpp > 0):
             raise InputError(
-                f"mpp is a number above 0 of 2D images without spacing and image_size, got {self.mpp=}, "
-                f"{self.spatial_dims=}, {self.spacing=}, {self.image_size=}"
+                f"mpp is a number above 0 of 2D images without spacing and image_size, got mpp={self.mpp}, "
+                f"spatial_dims={self.spatial_dims}, spacing={self.spacing}, image_size={self.image_size}"
             )
         if (self.intensity == "window") != (self.window is not None):
-            raise InputError(f'window belongs to intensity "window", got {self.intensity=}, {self.window=}')
+            raise InputError(
+                f'window belongs to intensity "window", got intensity={self.intensity!r}, window={self.window}'
+            )
         if self.window is not None and not (
             len(self.window) == 2 and -MOST_INTENSITY <= self.window[0] < self.window[1] <= MOST_INTENSITY
         ):
