@@ -147,3 +147,14 @@ def test_volumes_of_a_4d_file_are_channels_on_request(tmp_path: Path) -> None:
     image = load(str(tmp_path / "a.nii.gz"), spatial_dims=3, channels=4, volumes_as_channels=True)
     np.testing.assert_array_equal(image, np.moveaxis(voxels, -1, 0))
     np.testing.assert_array_equal(image.affine, np.diag([2.0, 3, 4, 1]))
+
+
+def test_dicom_pictures_of_other_endings_are_cases_too(tmp_path: Path) -> None:
+    for name, series in (("a.IMA", "1.2.3"), ("b.dicom", "1.2.4"), ("c.dcm", "1.2.5")):
+        write_dicom(tmp_path / name, RAMP, SeriesInstanceUID=series)
+    images = find_images(tmp_path)
+    assert images == [str(tmp_path / name) for name in ("a.IMA", "b.dicom", "c.dcm")]
+    assert unread_files(tmp_path, images) == []
+    first, *others = (load(Path(image))[0] for image in images)
+    for other in others:
+        np.testing.assert_array_equal(other, first)

@@ -170,14 +170,15 @@ def test_patients_by_names(name: str, patient: str | None) -> None:
     assert patient_of(name, Path(f"{name}.nii.gz")) == patient
 
 
-def test_patients_by_dicom(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["a.dcm", "a.IMA", "a.dicom", "a"])
+def test_patients_by_dicom(tmp_path: Path, name: str) -> None:
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = meta.MediaStorageSOPInstanceUID = "1.2.3"
-    dataset = FileDataset(str(tmp_path / "a.dcm"), {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset = FileDataset(str(tmp_path / name), {}, file_meta=meta, preamble=b"\0" * 128)
     dataset.PatientID = "MRN 42"
-    dataset.save_as(tmp_path / "a.dcm")
-    assert patient_of("image", tmp_path / "a.dcm") == "MRN 42"
+    dataset.save_as(tmp_path / name)
+    assert patient_of("image", tmp_path / name) == "MRN 42"
 
 
 def test_a_patient_in_two_parts(raw: Path) -> None:

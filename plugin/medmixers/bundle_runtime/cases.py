@@ -26,12 +26,12 @@ from medmixers.datasets.raw_format import (
 from medmixers.datasets.readings import Files, listing
 from medmixers.datasets.split_rule import check_part, every_nth
 from medmixers.errors import InputError, MissingFileError
-from medmixers.images.dicom import is_dicom, series_in
+from medmixers.images.dicom import DICOM_ENDINGS, is_dicom, series_in
 from medmixers.images.pictures import PICTURES
 
 Item = dict[str, Any]
 CHANNEL_FILE = re.compile(r"(.+)_(\d{4})\.nii(\.gz)?", re.IGNORECASE)
-IMAGE_ENDINGS = (*NIFTI, *PICTURES, ".dcm", ".nrrd")
+IMAGE_ENDINGS = (*NIFTI, *PICTURES, *DICOM_ENDINGS, ".nrrd")
 
 
 def find_images(dataset_dir: str | Path, *, channels: int = 1, missing_ok: bool = False) -> list[Any]:
@@ -78,7 +78,7 @@ def _images(folder: Path, channels: int) -> list[Any]:
     ]
     slices = [folder / name for name, is_file in entries.items() if is_file and _may_be_slice(folder / name)]
     if len(slices) > 1 and len(series := series_in(slices)) < len(slices):
-        broken = {path for path in found if path.suffix.lower() == ".dcm"}  # named by the reader
+        broken = {path for path in found if path.suffix.lower() in DICOM_ENDINGS}  # named by the reader
         if len(series) > 1 or set(found) - set(slices) - broken:
             raise InputError(f"{folder} holds slices of a DICOM series and other images; give each series a folder")
         return [str(folder)]
@@ -142,7 +142,7 @@ def _is_series(path: Path) -> bool:
 
 
 def _may_be_slice(file: Path) -> bool:
-    return not file.name.lower().endswith(tuple(set(IMAGE_ENDINGS) - {".dcm"})) and is_dicom(file)
+    return not file.name.lower().endswith(tuple(set(IMAGE_ENDINGS) - set(DICOM_ENDINGS))) and is_dicom(file)
 
 
 def split(dataset_dir: str | Path, *, part: str, validation_every: int, fold: int = 0) -> list[Item]:

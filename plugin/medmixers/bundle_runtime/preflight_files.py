@@ -106,13 +106,16 @@ def check_listed_case(
         return
     if isinstance(label, int) or len(label) != masks or not all(isinstance(file, str) for file in label):
         raise InputError(f"{case['image']!r} has the label {label}; the network has {masks} channels, a mask file each")
-    sizes = {_size(Path(file)) for file in (case["image"], *label)}
+    files = [Path(file) for file in (case["image"], *label)]
+    volumes = {file: None if file.name.lower().endswith(PICTURES) else read_image(file, whole=False) for file in files}
+    sizes = {picture_size(file)[0] if volume is None else tuple(volume.shape) for file, volume in volumes.items()}
     if len(sizes) > 1:
         raise InputError(f"{case['image']!r} and its masks have different sizes: {sorted(sizes)}")
-    if not case["image"].lower().endswith(PICTURES):
-        grid = read_image(Path(case["image"]), whole=False)
-        for file in map(Path, label):
-            check_mask_grid(file, read_image(file, whole=False), Path(case["image"]), grid)
+    image = volumes[files[0]]
+    for file in files[1:]:
+        mask = volumes[file]
+        if image is not None and mask is not None:
+            check_mask_grid(file, mask, files[0], image)
 
 
 def check_label_ids(image: str, ids: object, labels: int) -> None:
@@ -138,9 +141,3 @@ def check_label_counts(cases: Sequence[Mapping[str, Any]], part: str) -> None:
     counts = Counter(label for case in cases for label in case["label"])
     if not any(count < len(cases) for count in counts.values()):
         raise InputError(f"no label is present in some {part} cases and absent in others, so AUROC has no value")
-
-
-def _size(path: Path) -> tuple[int, ...]:
-    if path.name.lower().endswith(PICTURES):
-        return picture_size(path)[0]
-    return tuple(read_image(path, whole=False).shape)

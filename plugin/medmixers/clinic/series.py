@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medmixers.errors import InputError, MissingFileError
-from medmixers.images.dicom import GRID_TOLERANCE, check_series, dicom_files, read_header, volume_affine
+from medmixers.images.dicom import GRID_TOLERANCE, check_series, dicom_files, identifier, read_header, volume_affine
 from medmixers.images.dicom_seg import MANUFACTURER, Series
 
 # DICOM objects that may have rows and columns, but are no images to segment
@@ -101,7 +101,7 @@ def _check_decoder(file: Path, header: Any) -> None:
 
 def _check_one_case(volumes: Sequence[Series], uids: Sequence[str]) -> None:
     first = volumes[0]
-    patients = [str(each.slices[0].header.get("PatientID") or "").strip() for each in volumes]
+    patients = [identifier(each.slices[0].header, "PatientID") for each in volumes]
     if len(set(patients)) > 1:
         stranger = next(uid for uid, patient in zip(uids, patients, strict=True) if patient != patients[0])
         raise InputError(f"the series {uids[0]} and {stranger} have different PatientID; a case is of one patient")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from medmixers.datasets.image_files import Volume
 from medmixers.datasets.raw_format import NIFTI
 from medmixers.datasets.thumbnails import Thumbnail, thumbnail
-from medmixers.images.dicom import patient_id
+from medmixers.images.dicom import DICOM_ENDINGS, patient_id
 from medmixers.images.pictures import PICTURES
 
 Array = NDArray[Any]
@@ -69,11 +69,11 @@ class CaseFacts:
 
 def patient_of(name: str, file: Path) -> str | None:
     """Whose case it is, by PatientID of a DICOM file or by the case's name; None where neither says so."""
-    if file.suffix.lower() in ("", ".dcm") and (patient := patient_id(file)):
+    if file.suffix.lower() in ("", *DICOM_ENDINGS) and (patient := patient_id(file)):
         return patient
     if found := NAMED.search(name) or KNOWN.search(name):
         return found[0].lower()
-    ending = next((each for each in (*NIFTI, *PICTURES, ".dcm") if name.lower().endswith(each)), "")
+    ending = next((each for each in (*NIFTI, *PICTURES, *DICOM_ENDINGS) if name.lower().endswith(each)), "")
     name = stem = name[: len(name) - len(ending)]
     while match := VISIT.fullmatch(stem):
         stem = match[1]

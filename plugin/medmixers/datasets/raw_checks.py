@@ -24,11 +24,12 @@ from medmixers.datasets.raw_format import (
 )
 from medmixers.datasets.readings import Files, listing
 from medmixers.errors import InputError, MissingFileError
+from medmixers.images.dicom import DICOM_ENDINGS
 from medmixers.images.pictures import PICTURES
 
 AUDITED = ("training", "test")  # parts of the raw format: folds take the validation cases from the training part
 FOLDERS = {"training": ("imagesTr", "labelsTr"), "test": ("imagesTs", "labelsTs")}
-IMAGE_ENDINGS = (*NIFTI, *PICTURES, ".mha", ".nrrd", ".dcm")
+IMAGE_ENDINGS = (*NIFTI, *PICTURES, ".mha", ".nrrd", *DICOM_ENDINGS)
 
 
 class CheckedCase(NamedTuple):

@@ -38,7 +38,7 @@ HEADER = (
 )  # fmt: skip
 ONE_PER_SERIES = ("PatientID", "FrameOfReferenceUID")
 GEOMETRY = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}  # numbers of each
-NAMES = (".dcm", ".dicom", ".ima")  # endings of DICOM files, which may have none
+DICOM_ENDINGS = (".dcm", ".dicom", ".ima")  # a DICOM file may have none
 # The first element of a file without preamble: group 2 (explicit VR) or 8 (explicit, or a short implicit value).
 FIRST_ELEMENT = re.compile(rb"[\x02\x08]\x00.\x00[A-Z]{2}|\x08\x00.\x00[\x00-\x7e]\x00\x00\x00", re.DOTALL)
 DISTINGUISHING = ("AcquisitionNumber", "EchoNumbers", "TemporalPositionIdentifier")
@@ -95,7 +95,7 @@ def dicom_files(folder: Path, paths: Iterable[Path]) -> list[Path]:
     for path in others if files else ():
         is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)  # as those of macOS
         is_empty = not path.exists() or (path.is_file() and path.stat().st_size == 0)  # or a link to no file
-        if not is_hidden and (is_empty or path.suffix.lower() in NAMES):
+        if not is_hidden and (is_empty or path.suffix.lower() in DICOM_ENDINGS):
             fault = "is empty" if is_empty else "cannot be read as DICOM"
             raise InputError(f"{path} {fault}, and may be a slice of a series: copy it again, or remove it")
     return files
@@ -105,7 +105,12 @@ def patient_id(file: Path) -> str | None:
     """PatientID of a DICOM file; None where it is empty, or where the file is not DICOM."""
     if not is_dicom(file):
         return None
-    return str(read_header(file, ("PatientID",)).get("PatientID") or "").strip() or None
+    return identifier(read_header(file, ("PatientID",)), "PatientID") or None
+
+
+def identifier(header: Any, name: str) -> str:
+    """An identifier of a header; empty where it has none."""
+    return str(header.get(name) or "").strip()
 
 
 def series_in(files: Sequence[Path]) -> dict[str, list[Path]]:
@@ -297,7 +302,7 @@ def _check_same_series(first: Slice, other: Slice) -> None:
     """Raise InputError unless both slices are of one patient and place, and of the same grid and units."""
     pair = f"{first.file.name} and {other.file.name} in {first.file.parent}"
     for name in ONE_PER_SERIES:
-        if len({str(each.header.get(name) or "").strip() for each in (first, other)}) > 1:
+        if identifier(first.header, name) != identifier(other.header, name):
             raise InputError(f"{pair} have different {name}; a series has one")
     if not np.allclose(first.directions, other.directions, atol=DIRECTION_TOLERANCE):
         kind = " (one is a localizer)" if "LOCALIZER" in _kinds(first) ^ _kinds(other) else ""
