@@ -125,6 +125,26 @@ def test_no_worker_for_planning_is_a_warning(sound):
     assert "nnUNet_n_proc_DA" not in found({**sound, "nnUNet_n_proc_DA": "2"})
 
 
+def test_minutes_and_runtime_are_checked(sound, monkeypatch):
+    assert not {"minutes", "runtime"} & set(found(sound))
+    monkeypatch.setenv("MEDMIXERS_MINUTES", "5")
+    monkeypatch.setenv("MEDMIXERS_RUNTIME", "openvino")
+    sane = found(sound)
+    assert sane["minutes"].found.startswith("5, of the trainers _10minutes")
+    assert not sane["minutes"].is_wrong
+    assert not sane["runtime"].is_wrong
+    monkeypatch.setenv("MEDMIXERS_EPOCHS", "2")
+    assert "MEDMIXERS_EPOCHS is set, but a trainer _10minutes counts minutes" in found(sound)["minutes"].found
+    monkeypatch.delenv("MEDMIXERS_EPOCHS")
+    monkeypatch.setenv("MEDMIXERS_MINUTES", "five")
+    monkeypatch.setenv("MEDMIXERS_RUNTIME", "tensorrt")
+    wrong = found(sound)
+    assert "must be a whole number of at least 1, got 'five'" in wrong["minutes"].found
+    assert wrong["runtime"].found == "MEDMIXERS_RUNTIME must be torch or openvino, got 'tensorrt'"
+    assert wrong["minutes"].is_wrong
+    assert wrong["runtime"].is_wrong
+
+
 def test_a_variable_that_stops_the_import_of_nnunet_is_named(sound):
     lines = doctor({**sound, "nnUNet_def_n_proc": "many"}, sys.executable).stdout.splitlines()
     at = lines.index("wrong  nnUNet_def_n_proc: 'many' is not a whole number of at least 1")

@@ -143,7 +143,13 @@ def _trainers() -> Finding:
 
 def _run_variables() -> Iterator[Finding]:
     try:
-        from medmixers.nnunet.trainer import pretrained_from_environment, run_length_from_environment
+        from medmixers.nnunet.architecture import RUNTIMES, runtime_from_environment
+        from medmixers.nnunet.trainer import (
+            MINUTES_VARIABLE,
+            minutes_from_environment,
+            pretrained_from_environment,
+            run_length_from_environment,
+        )
     except Exception as error:  # a package is missing, or a variable stops nnU-Net's own import
         yield Finding("nnU-Net", f"cannot be imported: {first_line(error)}", OTHER_LINES)
         return
@@ -153,6 +159,17 @@ def _run_variables() -> Iterator[Finding]:
         yield Finding("run", ", ".join(f"{key} {value}" for key, value in lengths.items()) or "nnU-Net's own length")
     except ValueError as error:
         yield Finding("run", str(error), advice)
+    try:
+        if MINUTES_VARIABLE in os.environ:
+            minutes = minutes_from_environment(10, trainer="a trainer _10minutes")
+            yield Finding("minutes", f"{minutes}, of the trainers _10minutes; the others refuse {MINUTES_VARIABLE}")
+    except ValueError as error:
+        yield Finding("minutes", str(error), advice)
+    try:
+        if (runtime := runtime_from_environment()) != RUNTIMES[0]:
+            yield Finding("runtime", runtime)
+    except ValueError as error:
+        yield Finding("runtime", str(error), advice)
     try:
         if pretrained := pretrained_from_environment():
             yield Finding("start weights", pretrained)
