@@ -8,6 +8,7 @@ import torch
 
 from medmixers import create_network
 from medmixers.errors import InputError
+from medmixers.networks.weights import load_weights
 
 SMALL = {"spatial_dims": 2, "in_channels": 1, "out_channels": 2, "depths": (1, 1, 1, 1), "dims": (16, 16, 16, 16)}
 
@@ -46,3 +47,5 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     create_network("metaformer_segformer_s12", **SMALL, pretrained=tmp_path / "sound.pt")
     with pytest.raises(InputError, match=rf"broken\.pt' holds NaN or infinity in 1 tensors, '{re.escape(name)}'"):
         create_network("metaformer_segformer_s12", **SMALL, pretrained=tmp_path / "broken.pt")
+    with pytest.raises(InputError, match=r"^the state dict holds NaN or infinity in 1 tensors"):
+        load_weights(create_network("metaformer_segformer_s12", **SMALL), state | {name: state[name] * math.inf})

@@ -92,7 +92,6 @@ def create_network(
         pretrained = _published_weights(name, options)
     if pretrained:
         _weights_loader()(network, pretrained, warm_start=warm_start)
-        _check_finite(network, pretrained)
     if frozen:
         from medmixers.layers.freezing import freeze
 
@@ -116,12 +115,6 @@ def _check_source(pretrained: Any) -> None:
         not isinstance(pretrained, str) or not pretrained.strip()
     ):
         raise InputError(f'pretrained must be a weights file, "timm:NAME", True or None, got {pretrained!r}')
-
-
-def _check_finite(network: nn.Module, source: str | Path) -> None:
-    broken = [name for name, value in network.state_dict().items() if not value.isfinite().all()]
-    if broken:
-        raise InputError(f"{str(source)!r} holds NaN or infinity in {len(broken)} tensors, {broken[0]!r} for example")
 
 
 def network_of_weights(source: str | Path, *, mixer: str | None = None, kernel_size: int | None = None) -> Any:

@@ -193,3 +193,18 @@ def test_isotropic_stems_pad_and_downsample(stem, size):
     ).encoder
     (features,) = encoder(torch.randn(1, 1, *size))
     assert tuple(features.shape[2:]) == tuple(-(-axis // 16) for axis in size)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("metaformer_segformer_s12", {"mixer": "pooling", **TINY}), ("token_unet", {})],
+)
+def test_a_compiled_network_takes_a_second_size(name, options):
+    """At the second size torch compiles for all sizes: "TensorReferenceAnalysis has no attribute python_mod" once."""
+    torch._dynamo.reset()
+    network = build(name, **options).eval()
+    compiled = torch.compile(network, backend="aot_eager")
+    with torch.inference_mode():
+        for size in ((64, 64), (70, 90)):
+            x = torch.randn(1, 3, *size)
+            torch.testing.assert_close(compiled(x), network(x))

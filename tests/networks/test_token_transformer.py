@@ -126,6 +126,7 @@ def test_any_sequence_module_stands_in_the_bottleneck(name: str) -> None:
         ({"transformer": "timm:vit_tini"}, "unknown network 'timm:vit_tini'; valid: timm:gcvit"),
         ({"transformer": "monai:UNet"}, "has no blocks over tokens; valid: timm:NAME"),
         ({"transformer": "mlp_mixer"}, "cannot be imported.*valid: timm:NAME, or package"),
+        ({"transformer": "os.system"}, "'os.system' is no class of torch.nn.Module; valid: timm:NAME, or"),
         ({"transformer": OWN_MIXER, "transformer_layers": 2}, "no option transformer_layers; valid: transformer_opt"),
         ({"transformer": OWN_MIXER, "transformer_options": {"depth": 2}}, "unexpected keyword argument 'depth'"),
         ({"transformer_options": {"layers": 2}}, "no option transformer_options; valid: transformer_layers, trans"),

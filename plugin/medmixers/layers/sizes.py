@@ -96,7 +96,7 @@ def pad_to_multiple(x: Tensor, multiple: int | Ints) -> Tensor:
     """Pad the end of each spatial axis of (B, C, *spatial) with zeros to the next multiple of ``multiple``."""
     padding: list[int] = []  # torch expects the last axis first
     for size, step in zip(x.shape[2:], _for_each_axis(multiple, x.ndim - 2)):  # noqa: B905  not in TorchScript
-        padding = [0, -size % step] + padding
+        padding = [0, (size + step - 1) // step * step - size] + padding  # torch 2.14 cannot compile -size % step
     if has_known_size(x) and max(padding) == 0:
         return x
     return F.pad(x, padding)

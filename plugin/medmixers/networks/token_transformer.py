@@ -28,9 +28,9 @@ def named_transformer(
     """A module over tokens, (B, num_tokens, dim) -> the same shape, by the name of :class:`TokenUNet`'s option.
 
     Args:
-        name: "timm:NAME", or the dotted path of a callable that is called with ``dim`` and ``num_tokens``.
+        name: "timm:NAME", or the dotted path of a module's class, which is built with ``dim`` and ``num_tokens``.
         layers: of timm's network the first ones; None takes all.
-        options: further arguments of the callable.
+        options: further arguments of the class.
     """
     library, _, own = name.rpartition(":")
     if library:
@@ -46,6 +46,8 @@ def named_transformer(
         if library and isinstance(error, AttributeError):
             missing = "has no blocks over tokens"
         raise InputError(f"transformer {name!r} {missing}; valid: timm:NAME, or package.module.Class") from error
+    if not library and not (isinstance(target, type) and issubclass(target, nn.Module)):
+        raise InputError(f"transformer {name!r} is no class of torch.nn.Module; valid: timm:NAME, or such a class")
     try:
         module: nn.Module = target(*arguments, **options)
     except TypeError as error:

@@ -277,7 +277,7 @@ class TokenUNet(nn.Module):
             to the same shape.
         transformer_layers: encoder layers, 4 by default; of timm's network the first ones, all by default.
         transformer_heads: attention heads per encoder layer, 8 by default.
-        transformer_options: further arguments of the callable.
+        transformer_options: further arguments of the class.
         head_channels: hidden width of the pointwise classifier.
         aux_heads: whether all decoder levels but the finest have a classifier for deep supervision.
 

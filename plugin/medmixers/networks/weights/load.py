@@ -103,8 +103,8 @@ def load_weights(
         other_classes: leave the last layers out where they have another number of classes, in segmentation too.
 
     Raises:
-        ValueError: keys or shapes that do not fit, a network built of other parts, or a file without a state dict;
-            nothing is loaded then.
+        ValueError: keys or shapes that do not fit, a network built of other parts, NaN or infinity, or a file without a
+            state dict; nothing is loaded then.
         FileNotFoundError: no such file.
         OSError: timm could not download.
     """
@@ -112,7 +112,7 @@ def load_weights(
     checkpoint = open_source(source)
     if (of_transformer := transformer_keys(network, checkpoint.tensors)) is not None:
         fitted, skipped, kept = transformer_weights(network, checkpoint.tensors, of_transformer)
-        network.load_state_dict({**network.state_dict(), **fitted})
+        _load(network, fitted, source)
         return LoadReport(tuple(fitted), {}, skipped, kept, FORMAT, checkpoint.part)
     row = recognise(checkpoint.tensors, is_lightning=checkpoint.is_lightning)
     names = our_names(checkpoint.tensors, row) if row else {name: name for name in checkpoint.tensors}
@@ -136,9 +136,17 @@ def load_weights(
         plan.skipped |= {name: OTHER_MIXER for name in plan.misfits if name in names.values() and name in own}
         plan.kept |= {name: OTHER_MIXER for name in plan.misfits if name in own}
     plan.skipped |= dict.fromkeys(checkpoint.loss, "class weights of the loss")
-    network.load_state_dict({**own, **plan.fitted})
+    _load(network, plan.fitted, source)
     loaded = tuple(key for key in plan.fitted if key not in plan.adapted)
     return LoadReport(loaded, plan.adapted, plan.skipped, plan.kept, row.name if row else "", checkpoint.part)
+
+
+def _load(network: nn.Module, fitted: Mapping[str, Tensor], source: str | Path | Mapping[str, Tensor]) -> None:
+    held = {name: value for name, value in fitted.items() if not value.is_meta}
+    if broken := [name for name, value in held.items() if not value.isfinite().all()]:
+        whose = "the state dict" if isinstance(source, Mapping) else repr(str(source))
+        raise InputError(f"{whose} holds NaN or infinity in {len(broken)} tensors, {broken[0]!r} for example")
+    network.load_state_dict({**network.state_dict(), **fitted})
 
 
 def _plan(network: nn.Module, state: Mapping[str, Tensor], other_classes: bool) -> _Plan:
