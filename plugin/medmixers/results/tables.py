@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from statistics import mean, median
-from textwrap import fill
+from textwrap import fill, shorten
 from typing import Any
 
 from medmixers.results import measured_note
@@ -63,8 +63,13 @@ def benchmark_table(figures: Iterable[Mapping[str, Any]]) -> str:
         ratios = "; ".join(_ratio(peer, base) for peer in peers if not peer.get("error"))
         rows.append([*key, _time_and_memory(base), ratios])
     table = markdown(["comparison", "pass", "ours", "peer / ours: time (memory)"], rows)
-    errors = dict.fromkeys(f"{row['contender']}: {row['error'][:120]}" for row in figures if row.get("error"))
+    errors = dict.fromkeys(f"{row['contender']}: {_reason(row)}" for row in figures if row.get("error"))
     return f"{table}\n\nNot run: {'; '.join(errors)}." if errors else table
+
+
+def _reason(row: Mapping[str, Any]) -> str:
+    """Why a row has no figures, in at most 120 characters; "[...]" where the rest is left out."""
+    return shorten(row["error"], 120)
 
 
 def gradient_norms_table(rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> str:
@@ -79,7 +84,7 @@ def gradient_norms_table(rows: Mapping[str, Iterable[Mapping[str, Any]]]) -> str
     lines = []
     for device, trainings in rows.items():
         for row in trainings:
-            cells = [f"not run: {row['error'][:120]}"] if "error" in row else [_number(row[key]) for key in keys]
+            cells = [f"not run: {_reason(row)}"] if "error" in row else [_number(row[key]) for key in keys]
             lines.append([device, row["backend"], row["precision"], *cells])
     return markdown(header, lines)
 
@@ -211,7 +216,7 @@ def runtimes_table(figures: Iterable[Mapping[str, Any]]) -> str:
         base = median(entry["runtimes"]["torch"]["ms"])
         for name, row in entry["runtimes"].items():
             if "error" in row:
-                rows.append([entry["network"], name, f"no: {row['error'][:120]}", "", "", "", ""])
+                rows.append([entry["network"], name, f"no: {_reason(row)}", "", "", "", ""])
                 continue
             peak = row.get("peak_mib")
             rows.append(
