@@ -39,9 +39,11 @@ from medmixers.results import check_quiet_machine, check_recordable, describe_ru
 from medmixers.results.tables import laptop_table
 
 ROOT = Path(__file__).resolve().parents[2]
-SECTION = "laptop cpu"
 CASES = 13
-TRAINERS = ("nnUNetTrainerTokenUNet_10minutes", "nnUNetTrainerMetaFormerGroupedConv_10minutes")
+SECTIONS = {  # trainer -> its section of measured.json
+    "nnUNetTrainerTokenUNet_10minutes": "laptop token_unet cpu",
+    "nnUNetTrainerMetaFormerGroupedConv_10minutes": "laptop metaformer cpu",
+}
 MEMORY_STEPS = 3
 STOCK = "nnUNetTrainerStockRecipe"  # nnU-Net's network and recipe; the environment shortens it
 STOCK_LENGTH = {
@@ -241,25 +243,26 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="write the figures and the documents' tables")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    pairs = [(data, trainer) for data in data_sets(arguments.templates) for trainer in TRAINERS]
+    pairs = [(data, trainer) for data in data_sets(arguments.templates) for trainer in SECTIONS]
     chosen = [(data, trainer) for data, trainer in pairs if arguments.only in f"{data.name}, {trainer}"]
     if not chosen:
         valid = "; ".join(f"{data.name}, {trainer}" for data, trainer in pairs)
         raise InputError(f"no row has {arguments.only!r} in it; valid: {valid}")
     documents.render(ROOT)  # wrong markers must show before the minutes of training
-    about = describe_run(SECTION, device="cpu", checkout=ROOT)
+    about = {trainer: describe_run(SECTIONS[trainer], device="cpu", checkout=ROOT) for _, trainer in chosen}
     if arguments.record:
-        check_recordable(about)
+        check_recordable(*about.values())
     for data, trainer in chosen:
         if arguments.record:
             check_quiet_machine()
         figures = trained(arguments.work, data, trainer)
         print(laptop_table([figures]), flush=True)
         if arguments.record:  # each row by itself: it took 12 minutes
-            before = measured().get(SECTION, {})
-            rows = before["figures"] if before.get("code") == about["code"] else []  # none of older code
-            kept = [row for row in rows if (row["data"], row["trainer"]) != (data.name, trainer)]
-            record(SECTION, sorted([*kept, figures], key=lambda row: (row["data"], row["trainer"])), run=about)
+            section, start = SECTIONS[trainer], about[trainer]
+            before = measured().get(section, {})
+            rows = before["figures"] if before.get("code") == start["code"] else []  # none of older code
+            kept = [row for row in rows if row["data"] != data.name]
+            record(section, sorted([*kept, figures], key=lambda row: row["data"]), run=start)
     if arguments.record:
         documents.write(ROOT)
 

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from medmixers.errors import InputError
 from medmixers.kernels.eager import is_eager
+from medmixers.kernels.instance_norm import InstanceNorm
+from medmixers.kernels.upsampling import upsample_map
 from medmixers.layers.conv import check_positive, check_spatial_dims, conv_nd, transposed_conv_nd
 from medmixers.layers.sizes import (
     Ints,
@@ -21,7 +23,6 @@ from medmixers.layers.sizes import (
     halvings,
     level_strides,
     pad_for_instance_norm,
-    upsample,
 )
 from medmixers.networks.deep_supervision import at_scales, segmentation_layers
 from medmixers.networks.token_transformer import (
@@ -32,7 +33,6 @@ from medmixers.networks.token_transformer import (
     published_transformer,
 )
 
-INSTANCE_NORMS: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 RESAMPLINGS = ("none", "down", "up")
 
 
@@ -62,7 +62,7 @@ class ResamplingBlock(nn.Module):
         if self.resample == "down":
             x = block_average(x, self.stride)
         x = self.shortcut(x)  # before the interpolation, with which it commutes: the same result, far cheaper
-        return upsample(x, self.stride) if self.resample == "up" else x
+        return upsample_map(x, self.stride) if self.resample == "up" else x
 
 
 def create_shortcut(in_channels: int, out_channels: int, *, spatial_dims: int) -> nn.Module:
@@ -101,7 +101,7 @@ class ResBlock(ResamplingBlock):
             )  # fmt: skip
         else:
             self.conv = conv_nd(spatial_dims)(in_channels, out_channels, 3, stride=self.stride, padding=1)
-        self.norm: Any = INSTANCE_NORMS[spatial_dims](out_channels)
+        self.norm = InstanceNorm(out_channels)
         self.act = nn.GELU()
         self.shortcut = create_shortcut(in_channels, out_channels, spatial_dims=spatial_dims)
 

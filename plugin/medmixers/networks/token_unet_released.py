@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmixers.errors import InputError
+from medmixers.kernels.instance_norm import InstanceNorm
 from medmixers.layers.conv import check_positive, conv_nd, transposed_conv_nd
 from medmixers.layers.sizes import check_image_shape, crop, pad_for_instance_norm
 from medmixers.networks.token_unet import (
-    INSTANCE_NORMS,
     ResamplingBlock,
     TokenPooling,
     TokenSpreading,
@@ -75,7 +75,7 @@ class GatedBlock(ResamplingBlock):
 
     def __init__(self, in_channels: int, out_channels: int, *, spatial_dims: int, resample: str = "none") -> None:
         super().__init__(spatial_dims=spatial_dims, resample=resample, stride=2)
-        conv, norm, width = conv_nd(spatial_dims), INSTANCE_NORMS[spatial_dims], 2 * in_channels
+        conv, width = conv_nd(spatial_dims), 2 * in_channels
         expand = conv(in_channels, width, 3, stride=2 if resample == "down" else 1, padding=1)
         if resample == "up":
             project = transposed_conv_nd(spatial_dims)(width, out_channels, 2, stride=2)
@@ -83,7 +83,7 @@ class GatedBlock(ResamplingBlock):
             project = conv(width, out_channels, 1)
         for layer in (expand, project):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        self.branch = nn.Sequential(norm(in_channels), expand, nn.LeakyReLU(0.1), norm(width), project)
+        self.branch = nn.Sequential(InstanceNorm(in_channels), expand, nn.LeakyReLU(0.1), InstanceNorm(width), project)
         self.shortcut = create_shortcut(in_channels, out_channels, spatial_dims=spatial_dims)
         self.gate = Gate()
 
@@ -238,7 +238,7 @@ class TokenUNetReleased(nn.Module):
         self.stride = 2 ** (len(channels) - 1)
 
         pairs = list(pairwise(channels))
-        self.norm = INSTANCE_NORMS[spatial_dims](in_channels)
+        self.norm = InstanceNorm(in_channels)
         self.stem = GatedBlock(in_channels, channels[0], spatial_dims=spatial_dims)
         self.encoder = nn.ModuleList(
             GatedBlock(fine, coarse, spatial_dims=spatial_dims, resample="down") for fine, coarse in pairs

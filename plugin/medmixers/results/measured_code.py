@@ -19,24 +19,29 @@ DIGITS = 16
 
 
 DEPTHWISE = ("depthwise", "depthwise_triton", "plain_depthwise", "fastest", "operators")
-# mixer -> files of kernels/ that it computes with; all of them use eager.py, and so do the Token-UNets
+# mixer, or file of networks/ -> files of kernels/ that it computes with; all of them use eager.py too
 KERNELS: Mapping[str, tuple[str, ...]] = {
     "pooling": ("average_pool", "operators"),
     "grouped_conv": DEPTHWISE,
     "sep_conv": DEPTHWISE,
     "local_attention": ("flex_attention", "tile_attention"),
     "random_mixing": ("random_rows",),
+    "token_unet": ("instance_norm", "upsampling"),
+    "token_unet_released": ("instance_norm",),
 }
 
 
+def _kernels(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(f"kernels/{kernel}.py" for name in names for kernel in KERNELS.get(name, ())))
+
+
 def _mixers(*names: str) -> tuple[str, ...]:
-    kernels = dict.fromkeys(f"kernels/{kernel}.py" for name in names for kernel in KERNELS.get(name, ()))
-    return ("mixers/build.py", *(f"mixers/{name}.py" for name in names), *kernels)
+    return ("mixers/build.py", *(f"mixers/{name}.py" for name in names), *_kernels(names))
 
 
 def _networks(*names: str) -> tuple[str, ...]:
     """Without factory.py: it checks options and passes them on; variants.py says what a name builds."""
-    return ("variants.py", "kernels/eager.py", "layers", *(f"networks/{name}.py" for name in names))
+    return ("variants.py", "kernels/eager.py", "layers", *(f"networks/{name}.py" for name in names), *_kernels(names))
 
 
 KEUTH = _mixers(
@@ -48,7 +53,8 @@ SEGFORMER = ("metaformer", "blocks", "segformer", "deep_supervision")
 TOKEN_UNETS = ("token_unet", "token_unet_released", "token_transformer", "token_mlp_mixer", "deep_supervision")
 RUNNING = ("bundle_runtime", "images", "datasets/image_files.py", "datasets/raw_format.py", "datasets/raw_checks.py")
 BENCHMARK = (*_networks(*CLASSIFIERS, *TOKEN_UNETS), *KEUTH, *CONVFORMER)
-IN_NNUNET = (*_networks(*SEGFORMER, *TOKEN_UNETS), "nnunet", "bundle_runtime/allocator.py")
+NNUNET = ("nnunet", "bundle_runtime/allocator.py")
+IN_NNUNET = (*_networks(*SEGFORMER, *TOKEN_UNETS), *NNUNET)
 # kind of section, and clients.json -> files and folders of the package that its figures depend on
 MEASURED_CODE: Mapping[str, tuple[str, ...]] = {
     "benchmark": BENCHMARK,
@@ -69,7 +75,8 @@ MEASURED_CODE: Mapping[str, tuple[str, ...]] = {
     ),
     "demo": (*IN_NNUNET, *_mixers("identity", "grouped_conv"), *RUNNING),
     "compare_nnunet": (*IN_NNUNET, *KEUTH),
-    "laptop": (*IN_NNUNET, *_mixers("grouped_conv"), "recipes.py"),
+    "laptop metaformer": (*_networks(*SEGFORMER), *_mixers("grouped_conv"), *NNUNET, "recipes.py"),
+    "laptop token_unet": (*_networks(*TOKEN_UNETS), *NNUNET, "recipes.py"),
     "demo model": (*_networks(*TOKEN_UNETS), *RUNNING),
     "uncertainty": (*_networks(*SEGFORMER), *_mixers("grouped_conv"), *RUNNING, "clinic/uncertainty"),
     "flag": (*RUNNING, "clinic/uncertainty", "demo/subjects.py"),
