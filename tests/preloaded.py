@@ -121,16 +121,20 @@ def supervise(connection: socket.socket) -> dict[str, Any]:
         return request
     for stream in streams:
         os.close(stream)  # else a pipe would not end with the process
-    connection.sendall(b"begun\n")
+    with suppress(ConnectionError):  # its client was killed: the first look at the connection tells it
+        connection.sendall(b"begun\n")
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
             os._exit(0)
         if select.select([connection], [], [], 0.01)[0]:
-            sent = connection.recv(1)
+            try:
+                sent = connection.recv(1)
+            except ConnectionResetError:  # closed by a client that had not read all
+                sent = b""
             os.kill(pid, sent[0] if sent else signal.SIGKILL)
-            if not sent:  # closed
+            if not sent:
                 os._exit(0)
 
 

@@ -1,10 +1,13 @@
 """A preloaded process ends, speaks and dies as one that Python itself starts."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +28,14 @@ CODES = {
 def run(python, *words, **options):
     done = subprocess.run([python, *words], capture_output=True, text=True, input="given", **options)
     return done.returncode, done.stdout, done.stderr
+
+
+def ends(pid):
+    """Whether a process is gone within ten seconds."""
+    end = time.monotonic() + 10
+    while os.path.exists(f"/proc/{pid}") and time.monotonic() < end:
+        time.sleep(0.01)
+    return not os.path.exists(f"/proc/{pid}")
 
 
 @pytest.mark.parametrize("code", CODES)
@@ -55,10 +66,21 @@ def test_a_signal_ends_the_process_and_not_only_its_client(number, tmp_path):
         pid = int(client.stdout.readline())
         client.send_signal(number)
         assert client.wait(10) == -number
-    end = time.monotonic() + 10
-    while os.path.exists(f"/proc/{pid}") and time.monotonic() < end:
-        time.sleep(0.01)
-    assert not os.path.exists(f"/proc/{pid}")
+    assert ends(pid)
+
+
+def test_a_process_ends_with_a_client_that_was_killed_before_it_read_anything(tmp_path):
+    """Its connection is then reset, not closed."""
+    words = ["-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
+    request = json.dumps({"words": words, "environment": dict(os.environ), "folder": str(tmp_path)}).encode()
+    reader, writer = os.pipe()
+    with socket.socket(socket.AF_UNIX) as server, open(reader) as printed:
+        server.connect(str(Path(preloaded.python()).with_name("socket")))
+        socket.send_fds(server, [len(request).to_bytes(4, "big")], [0, writer, 2])
+        server.sendall(request)
+        os.close(writer)
+        pid = int(printed.readline())
+    assert ends(pid)
 
 
 def test_a_process_that_kills_its_group_kills_neither_its_server_nor_the_tests():
