@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from medmixers import create_network
 from medmixers.kernels import upsampling
+from medmixers.kernels.eager import CHANNELS_LAST
 from medmixers.kernels.instance_norm import InstanceNorm
 from medmixers.kernels.upsampling import MOST_POSITIONS, upsample_map
 from medmixers.layers.sizes import upsample
@@ -48,7 +49,7 @@ def test_upsampling_and_its_gradient_equal_torchs(shape, strides, dtype, fast_ca
         torch.randn(1, 2, 6, 5),
         torch.randn(1, 1, 2, 2, MOST_POSITIONS + 1),
         torch.randn(1, 2, 4, 4, 4).bfloat16(),
-        torch.randn(1, 2, 4, 4, 4).to(memory_format=torch.channels_last_3d),
+        torch.randn(1, 2, 4, 4, 4).to(memory_format=CHANNELS_LAST[5]),
     ],
     ids=["2d", "long", "bfloat16", "channels-last"],
 )
@@ -69,9 +70,7 @@ def test_autocast_does_not_round_the_upsampling():
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_instance_norm_and_its_gradient_equal_torchs(shape, channels_last):
     x = (5 + 3 * torch.randn(shape, dtype=torch.float64)).requires_grad_()
-    held = x
-    if channels_last:
-        held = x.contiguous(memory_format={4: torch.channels_last, 5: torch.channels_last_3d}[x.ndim])
+    held = x.contiguous(memory_format=CHANNELS_LAST[x.ndim]) if channels_last else x
     ours, theirs = InstanceNorm(shape[1])(held), F.instance_norm(x)
     torch.testing.assert_close(ours, theirs)
     weights = torch.randn_like(theirs)
