@@ -67,10 +67,10 @@ def real_slurm(folder: Path) -> Iterator[dict[str, str]]:
     Raises:
         NotStarted: the daemons do not run here, as in some containers.
     """
-    host, variables = socket.gethostname().partition(".")[0], {"SLURM_CONF": str(folder / "slurm.conf")}
+    variables = {"SLURM_CONF": str(folder / "slurm.conf")}
     for name in ("state", "spool"):
         (folder / name).mkdir()
-    text = CONFIGURATION.format(host=host, folder=folder, ports=_free_ports())
+    text = CONFIGURATION.format(host=_host(), folder=folder, ports=_free_ports())
     (folder / "slurm.conf").write_text(text)
     (folder / "gres.conf").write_text(PRETEND_GPUS)
     key = folder / "munge.key"
@@ -84,14 +84,20 @@ def real_slurm(folder: Path) -> Iterator[dict[str, str]]:
         for daemon in ("slurmctld", "slurmd"):
             stack.enter_context(_running(folder, daemon, "-D", **variables))
         _wait(lambda: "idle" in _said(variables, "sinfo", "--noheader", "--format=%T"), folder)
-        try:
-            yield variables
-        finally:  # what a failed test left would live on
-            _said(variables, "scancel", "--state=PENDING")
-            _said(variables, "scancel", f"--nodelist={host}")
-            end = time.monotonic() + WAIT
-            while _said(variables, "squeue", "--noheader") and time.monotonic() < end:
-                time.sleep(0.2)
+        yield variables
+
+
+def end_all_jobs() -> None:
+    """Cancel what a failed test left: it would hold the node for the next test, and live on after Slurm."""
+    _said({}, "scancel", "--state=PENDING")
+    _said({}, "scancel", f"--nodelist={_host()}")
+    end = time.monotonic() + WAIT
+    while _said({}, "squeue", "--noheader") and time.monotonic() < end:
+        time.sleep(0.2)
+
+
+def _host() -> str:
+    return socket.gethostname().partition(".")[0]
 
 
 def _said(variables: dict[str, str], *words: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from fake_study import STEPS, command, fake_plan, traced, write_study
-from real_slurm import NotStarted, real_slurm, why_not
+from real_slurm import NotStarted, end_all_jobs, real_slurm, why_not
 
 from medmixers.bundle_runtime.epoch_table import PROGRESS_COLUMNS, EpochTable
 from medmixers.errors import InputError
@@ -33,7 +33,7 @@ needs_slurm = pytest.mark.skipif(bool(why_not()), reason=f"no real Slurm: {why_n
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory) -> Iterator[None]:
+def daemons(tmp_path_factory) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             variables = stack.enter_context(real_slurm(tmp_path_factory.mktemp("slurm")))
@@ -43,6 +43,12 @@ def slurm(tmp_path_factory) -> Iterator[None]:
         for name, value in variables.items():
             patch.setenv(name, value)
         yield
+
+
+@pytest.fixture
+def slurm(daemons) -> Iterator[None]:
+    yield
+    end_all_jobs()
 
 
 def a_study(folder: Path, *, trainings: int = 4, **options) -> tuple[Path, list[str]]:
@@ -88,9 +94,9 @@ def test_a_grid_with_a_cancelled_and_a_requeued_training(slurm, tmp_path):
     running = [words[1] for words in traced(study, "start")]
     waiting = [name for name in names if name not in running]
     assert line(study, running[0]).endswith(f", Slurm job {numbers[running[0]]}")
-    assert line(study, waiting[0]).startswith(
-        f"{waiting[0]}: waiting, train, Slurm job {numbers[waiting[0]]} PENDING ("
-    )
+    queued = f"{waiting[0]}: waiting, train, Slurm job {numbers[waiting[0]]} PENDING"
+    assert line(study, waiting[0]).startswith(queued)
+    wait_for(study, lambda: line(study, waiting[0]).startswith(f"{queued} ("))  # the scheduler says why after a look
     assert counts(study) == "4 jobs: 0 done, 2 running, 2 waiting, 0 stopped, 0 failed"
     plan = read_plan(study)
     with pytest.raises(InputError, match=r"Slurm has 4 jobs of .*: --on slurm, or scancel"):
