@@ -123,14 +123,19 @@ def available_bytes() -> int | None:
 
 
 def measure(point: Point, name: str) -> dict[str, Any]:
-    """Times in ms and the peak in MiB of one pass; the peak is right in a fresh process only.
-
-    A first pass that is short is a warm-up. The network's gradients exist before, so the peak is that of activations.
-    """
+    """As :func:`measure_pass`, of a point."""
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
     module, x = build(point)
     x.requires_grad_(name == "training step" and point.kind == "mixers")  # a mixer has layers before it
+    return measure_pass(module, x, name)
+
+
+def measure_pass(module: nn.Module, x: Tensor, name: str) -> dict[str, Any]:
+    """Times in ms and the peak in MiB of one of ``PASSES``; the peak is right in a fresh process only.
+
+    A first pass that is short is a warm-up. The network's gradients exist before, so the peak is that of activations.
+    """
     step = training_step(module, x) if name == "training step" else inference(module, x)
     before = peak_bytes("cpu", reset=True)
     times = [timed(step)]

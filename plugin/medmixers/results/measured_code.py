@@ -59,6 +59,7 @@ IN_NNUNET = (*_networks(*SEGFORMER, *TOKEN_UNETS), *NNUNET)
 MEASURED_CODE: Mapping[str, tuple[str, ...]] = {
     "benchmark": BENCHMARK,
     "allocator": BENCHMARK,
+    "costs": ("variants.py", "kernels", "layers", "mixers", "networks", "bundle_runtime/allocator.py"),
     "runtimes": (
         *_networks(*CLASSIFIERS, *SEGFORMER, *TOKEN_UNETS), *KEUTH, *CONVFORMER,
         "bundle_runtime/openvino_inference.py",

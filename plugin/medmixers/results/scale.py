@@ -7,7 +7,7 @@ from math import log, prod
 from statistics import median
 from typing import Any
 
-from medmixers.results.markdown import markdown
+from medmixers.results.markdown import duration, markdown
 
 QUADRATIC = ("global_attention", "random_mixing")  # mixers whose time grows with tokens squared
 FITTED = 3  # largest sizes that an exponent is fitted to
@@ -127,11 +127,7 @@ def _cell(row: Row) -> str:
     if "left_out" in row:
         return f"left out: {row['left_out']}"
     peak = "" if row["peak_mib"] is None else f", {row['peak_mib']:.0f} MiB"
-    return f"{_duration(median(row['ms']))}{peak}"
-
-
-def _duration(milliseconds: float) -> str:
-    return f"{milliseconds / 1000:.1f} s" if milliseconds >= 1000 else f"{milliseconds:.3g} ms"
+    return f"{duration(median(row['ms']))}{peak}"
 
 
 def _number(value: float | None) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from medmixers.results import measured_note
 from medmixers.results.allocator import allocator_table
+from medmixers.results.costs import costs_tables
 from medmixers.results.gpu import gpu_training_table, planner_memory_table
 from medmixers.results.limits import limits_tables
 from medmixers.results.markdown import markdown
@@ -312,6 +313,7 @@ SCALE_TABLES: Mapping[str, Callable[[Iterable[Mapping[str, Any]]], str]] = {
 TABLES: dict[str, Callable[[Mapping[str, Section], Mapping[str, Any]], str]] = {
     "demo": _study("demo"),
     "compare_nnunet": _study("compare_nnunet"),
+    "costs": _each("costs", costs_tables),
     "benchmark": _each("benchmark", benchmark_table),
     "runtimes": _each("runtimes", runtimes_table),
     "demo model": _each("demo model", demo_model_table),
