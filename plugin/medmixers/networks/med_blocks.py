@@ -115,7 +115,7 @@ class SEM(nn.Module):
             near.append(strip(z))
         for strip in self.far:
             far.append(strip(z))
-        parts = [torch.stack(near).sum(0), torch.stack(far).sum(0), self.join(torch.cat(self.along_axes(z), 1))]
+        parts = [_sum(near), _sum(far), self.join(torch.cat(self.along_axes(z), 1))]
         return self.out(self.weigh(torch.cat(parts, 1)) * self.right(x))
 
     def along_axes(self, z: Tensor) -> list[Tensor]:
@@ -127,6 +127,13 @@ class SEM(nn.Module):
             mixed = linear(resize(z, size).movedim(axis + 2, -1)).movedim(-1, axis + 2)
             lines.append(resize(mixed, z.shape[2:]))
         return lines
+
+
+def _sum(maps: list[Tensor]) -> Tensor:
+    total = maps[0]
+    for each in maps[1:]:
+        total = total + each
+    return total
 
 
 def _strip(dim: int, spatial_dims: int, axis: int, length: int) -> nn.Module:
