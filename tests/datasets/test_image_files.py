@@ -47,6 +47,19 @@ def test_several_gzip_members_and_padding_are_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "a.nii.gz").data, DATA)
 
 
+@pytest.mark.parametrize("ending", [".mha", ".nrrd", ".tif"])
+def test_files_that_itk_reads_hold_the_voxels_that_were_written(ending: str, tmp_path: Path) -> None:
+    """One after another: the voxels of an image that is gone are overwritten by the next one."""
+    import SimpleITK as sitk
+
+    files = {tmp_path / f"{k}{ending}": np.random.default_rng(k).integers(0, 9, (14, 16, 12), "u1") for k in range(8)}
+    files = {path: data[0] if ending == ".tif" else data for path, data in files.items()}
+    for path, data in files.items():
+        sitk.WriteImage(sitk.GetImageFromArray(data), str(path))
+    for path, data in files.items():
+        np.testing.assert_array_equal(read_any(path).data, data.T)
+
+
 def flipped(raw: bytes) -> bytes:
     """A flipped bit that leaves finite voxels and a stream that unpacks: only the checksum finds it."""
     packed = gzip.compress(raw)

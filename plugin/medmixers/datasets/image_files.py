@@ -206,5 +206,6 @@ def _read_itk(path: Path, *, whole: bool) -> Volume:
     header = Volume(reader.GetSize(), affine, reader.GetNumberOfComponents())
     if not whole:
         return header
-    data = np.moveaxis(sitk.GetArrayViewFromImage(reader.Execute()), range(axes), range(axes)[::-1])  # to x, y, z
+    image = reader.Execute()  # named: a view into an image that is gone shows whatever the memory holds next
+    data = np.moveaxis(sitk.GetArrayViewFromImage(image), range(axes), range(axes)[::-1])  # to x, y, z
     return header._replace(data=data.copy())
