@@ -21,11 +21,11 @@ from medmixers.bundles.share.vendoring import (
 from medmixers.mixers import TOKEN_MIXERS
 
 # The most files and lines that bundles carry: any of them, and one per kind. bundles.md states these with the reasons.
-MOST = 70, 9130
+MOST = 70, 9300
 CARRIED = {
-    "brain_tissue_segmentation_grouped_conv": (68, 8850),
-    "chest_xray_segmentation_grouped_conv": (60, 7430),
-    "skin_lesion_classification_grouped_conv": (57, 7000),
+    "brain_tissue_segmentation_grouped_conv": (68, 9000),
+    "chest_xray_segmentation_grouped_conv": (60, 7600),
+    "skin_lesion_classification_grouped_conv": (57, 7150),
 }
 # Token mixers that no bundle here uses, and the kernels of theirs alone.
 BEYOND: dict[str, tuple[str, ...]] = {

@@ -278,6 +278,17 @@ def modality_lut(values):
     return {"ModalityLUTSequence": Sequence([lut])}
 
 
+def table(data, descriptor):
+    item = Dataset()
+    item.LUTDescriptor = descriptor
+    item.add_new("LUTData", "OW", data.tobytes())
+    return Sequence([item])
+
+
+STEEP = np.clip(np.arange(4096) - 1000, 0, 255)  # shows 1000 to 1255, by 4096 entries
+FAR = (RAMP + 1000).astype(np.uint16)
+
+
 @pytest.mark.parametrize(
     ("pixels", "tags", "voi", "expected"),
     [
@@ -292,8 +303,19 @@ def modality_lut(values):
         (RAMP.astype(np.uint8), window(64.5, 129), False, RAMP),
         (RAMP.astype(np.uint8), window(64, 128), True, np.clip((RAMP - 63.5) / 127 + 0.5, 0, 1) * 255),
         (RAMP.astype(np.uint8), modality_lut([255 - value for value in range(256)]), False, 255 - RAMP),
+        (RAMP.astype(np.uint8), {"ModalityLUTSequence": table(np.arange(256, dtype=np.uint8), [256, 0, 8])}, False,
+         RAMP),
+        (FAR, {"BitsStored": 12, "VOILUTSequence": table(STEEP.astype("<u2") * 257, [4096, 0, 16])}, True, RAMP),
+        (FAR, {"BitsStored": 12, "VOILUTSequence": table(STEEP.astype("<u2"), [4096, 0, 8])}, True, RAMP),
+        (FAR, {"BitsStored": 12, "VOILUTSequence": table(STEEP.astype(np.uint8), [4096, 0, 8])}, True, RAMP),
+        (FAR, {"BitsStored": 12, "VOILUTSequence": table(STEEP.astype("<u2"), [4096, 0, 16])}, True, RAMP),
+        (RAMP.astype(np.uint8), {"VOILUTSequence": Sequence()}, True, RAMP),
+        (4095 - FAR, {"BitsStored": 12, "RescaleSlope": -1, "RescaleIntercept": 4095, **window(1128, 256)}, True, RAMP),
+        (FAR, {"BitsStored": 12, "VOILUTFunction": "", **window(1128, 256)}, True, RAMP),
     ],
-    ids=["8", "12", "16", "monochrome1", "signed", "rescale", "window ignored", "window", "modality lut"],
+    ids=["8", "12", "16", "monochrome1", "signed", "rescale", "window ignored", "window", "modality lut",
+         "modality lut, two entries in a word", "voi lut", "voi lut of 8 bits", "voi lut, two entries in a word",
+         "voi lut of 16 bits with values of 8", "no voi lut", "window after a negative slope", "no function"],
 )  # fmt: skip
 def test_a_picture_is_scaled_by_its_own_depth(tmp_path, pixels, tags, voi, expected):
     file = write_dicom(tmp_path / "x.dcm", pixels, sop_class=DX, **tags)
@@ -315,6 +337,39 @@ def test_colour_models_become_rgb(tmp_path):
         tmp_path / "palette.dcm", RAMP.astype(np.uint8), PhotometricInterpretation="PALETTE COLOR", **table
     )
     np.testing.assert_allclose(read_dicom_picture(palette).pixels, np.repeat(RAMP[..., None], 3, -1), atol=0.01)
+
+
+RGB = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
+
+
+@pytest.mark.parametrize(
+    ("entries", "bits"),
+    [(np.arange(256, dtype="<u2"), 16), (np.arange(256, dtype="<u2"), 8), (np.arange(256, dtype=np.uint8), 8),
+     (np.arange(2000, dtype="<u2") // 8, 8)],
+    ids=["16 bits with values of 8", "8 bits in words", "8 bits", "more than 256 entries"],
+)  # fmt: skip
+def test_a_palette_with_values_of_8_bits_is_not_dark(tmp_path, entries, bits):
+    tags = {f"{name}Descriptor": [len(entries), 0, bits] for name in RGB}
+    tags |= {f"{name}Data": entries.tobytes() for name in RGB}
+    pixels = (RAMP * (len(entries) // 256)).astype(np.uint16)
+    file = write_dicom(tmp_path / "p.dcm", pixels, PhotometricInterpretation="PALETTE COLOR", **tags)
+    np.testing.assert_allclose(read_dicom_picture(file).pixels[..., 1], entries[pixels], atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        ({"VOILUTSequence": table(STEEP[:100].astype("<u2"), [4096, 0, 16])}, "or the data is shorter"),
+        ({"VOILUTSequence": Sequence([Dataset()])}, "LUTDescriptor or LUTData is missing"),
+        (window(100, 0), r"no valid window: .*Window Width"),
+        ({**window(100, 50), "VOILUTFunction": "OTHER"}, r"no valid window: .*'OTHER'"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "RedPaletteColorLookupTableDescriptor or"),
+    ],
+)
+def test_a_faulty_table_or_window_ends_in_one_line(tmp_path, tags, message):
+    file = write_dicom(tmp_path / "x.dcm", RAMP.astype(np.uint8), sop_class=DX, **tags)
+    with pytest.raises(InputError, match=message):
+        read_dicom_picture(file, voi_window=True)
 
 
 def test_a_film_is_no_picture(tmp_path):

@@ -94,6 +94,14 @@ def test_a_coloured_palette_gives_its_colours(tmp_path):
     np.testing.assert_array_equal(picture.pixels, np.asarray(Image.fromarray(COLOURS).quantize(256).convert("RGB")))
 
 
+def test_a_palette_of_16_bits_with_values_of_8_bits_is_not_black(tmp_path):
+    colours = np.stack([np.arange(256), 255 - np.arange(256), np.arange(256) // 2])
+    file = tmp_path / "p.tif"
+    tifffile.imwrite(file, RAMP, photometric="palette", colormap=colours.astype(np.uint16))
+    np.testing.assert_array_equal(read_picture(file).pixels, COLOURS)
+    assert picture_size(file) == (RAMP.shape[::-1], 3)
+
+
 def test_channels_are_converted_and_said_or_refused(tmp_path):
     Image.fromarray(RAMP).save(tmp_path / "grey.png")
     Image.fromarray(COLOURS).save(tmp_path / "colour.png")

@@ -18,7 +18,9 @@ from medmixers.errors import InputError, MissingFileError, MissingPackageError, 
 from medmixers.images.dicom_values import (
     RESCALE,
     decoded,
+    in_colour,
     in_units,
+    in_window,
     range_of_units,
     rescale_of,
     scaled,
@@ -191,7 +193,7 @@ def read_slices(slices: Sequence[Slice]) -> NDArray[np.float32]:
         plane = pixels if each.frame is None or pixels.ndim == 2 else pixels[each.frame]
         if plane.ndim != 2:
             raise InputError(f"{each.file} is a colour image, not a slice of a volume")
-        planes.append(in_units(plane, dataset, each.rescale).astype(np.float32).T)
+        planes.append(in_units(each.file, plane, dataset, each.rescale).astype(np.float32).T)
     return np.stack(planes, axis=-1)
 
 
@@ -209,10 +211,9 @@ def read_dicom_picture(
         voi_window: apply the file's VOI LUT or window, so that 0 and 255 are its ends.
 
     Raises:
-        MissingFileError, InputError: no such file; a damaged file; a film of several frames.
+        MissingFileError, InputError: no such file; a damaged file; a look-up table or a window that is not
+            valid; a film of several frames.
     """
-    from pydicom.pixels import apply_color_lut, apply_voi_lut
-
     dataset, pixels = read_header(file), decoded(file)
     if int(dataset.get("NumberOfFrames", 1) or 1) > 1:
         raise InputError(f"{file} holds {dataset.NumberOfFrames} frames; give one picture per file")
@@ -220,17 +221,12 @@ def read_dicom_picture(
         pixels = pixels[0]
     interpretation = dataset.PhotometricInterpretation
     if interpretation == "PALETTE COLOR":
-        bits = int(dataset.RedPaletteColorLookupTableDescriptor[2])
-        return fit_channels(file, scaled(apply_color_lut(pixels, dataset), 0, 2**bits - 1), channels, convert=convert)
+        return fit_channels(file, in_colour(file, pixels, dataset), channels, convert=convert)
     if pixels.ndim == 3:
         return fit_channels(file, scaled(pixels, *stored_range(dataset)), channels, convert=convert)
     rescale = rescale_of(file, dataset)
-    values, (low, high) = in_units(pixels, dataset, rescale), range_of_units(dataset, rescale)
-    if voi_window:
-        values = apply_voi_lut(values, dataset)
-        if "VOILUTSequence" in dataset:
-            low, high = 0, 2 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1
-    grey = scaled(values, low, high)
+    values, ends = in_units(file, pixels, dataset, rescale), range_of_units(file, dataset, rescale)
+    grey = in_window(file, values, dataset, ends) if voi_window else scaled(values, *ends)
     return fit_channels(file, 255 - grey if interpretation == "MONOCHROME1" else grey, channels, convert=convert)
 
 

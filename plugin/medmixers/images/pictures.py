@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+BITS_PER_SAMPLE, PHOTOMETRIC, COLOUR_MAP, SAMPLE_FORMAT = 258, 262, 320, 339  # tags of TIFF
 UNSIGNED, WHITE_IS_ZERO = 1, 0
 
 
@@ -92,6 +92,7 @@ def _opened(path: Path, *, whole: bool) -> Iterator[Image]:
         with Image.open(path) as image:
             if getattr(image, "n_frames", 1) > 1:
                 raise InputError(f"{path} holds {image.n_frames} pages; give one picture per file")
+            _correct_palette(image)
             yield image
     except InputError:
         raise
@@ -99,6 +100,14 @@ def _opened(path: Path, *, whole: bool) -> Iterator[Image]:
         raise InputError(f"{path} cannot be read: Pillow knows no such picture format") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others
         raise InputError(f"{path} cannot be read: {first_line(error)}") from None
+
+
+def _correct_palette(image: Image) -> None:
+    """Take a TIFF's palette without a value above 255 as one of 8 bits, as libtiff does: Pillow makes it black."""
+    if image.format == "TIFF" and image.mode == "P":
+        colours: Any = np.array(image.tag_v2[COLOUR_MAP]).reshape(3, -1)  # type: ignore[attr-defined]
+        if colours.max() < 256:
+            image.putpalette(colours.T.astype(np.uint8).tobytes())
 
 
 def _by_depth(path: Path, image: Image) -> NDArray[np.float32]:
