@@ -50,6 +50,7 @@ TABLES = {
     "files",
     "pages",
     "peers",
+    "processes",
     "progress",
     "registry",
     "variants",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +18,7 @@ from medmixers.errors import InputError
 from medmixers.images.dicom import read_slices
 from medmixers.images.dicom_seg import Series, numbered
 from medmixers.images.dicom_values import with_syntax
+from medmixers.processes import run_python
 from medmixers.progress import note
 
 CASE = "series"  # a name without the patient's
@@ -198,7 +197,7 @@ def run_inference(bundle: Path, options: dict[str, Any], folder: Path, names: Se
         raise InputError(f"the bundle has no configs/{missing[0]}")
     configs = [str(file) for file in (*files, overlay)]
     command = ["-m", "monai.bundle", "run", "--bundle_root", str(bundle.resolve()), "--config_file", str(configs)]
-    done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True)
+    done = run_python(command, cwd=folder)
     if done.returncode == 0:
         return
     lines = done.stderr.strip().splitlines() or ["no message"]

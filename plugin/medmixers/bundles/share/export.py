@@ -6,7 +6,6 @@ Every export runs in a new process: TorchScript numbers class names per process,
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from medmixers.checkpoints import read_checkpoint
 from medmixers.errors import InputError, MissingPackageError, first_line
+from medmixers.processes import run_python
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,8 +32,7 @@ def export_models(bundle: Path) -> dict[str, str]:
     Returns:
         File name -> reason, for each file that could not be made.
     """
-    command = [sys.executable, "-m", __name__, str(bundle)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_python(["-m", __name__, str(bundle)])
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return dict.fromkeys(MODELS, f"exporting ended with: {reason}")

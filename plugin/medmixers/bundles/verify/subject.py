@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +17,7 @@ from medmixers.bundles.share.pack import pack_bundle
 from medmixers.bundles.verify.hidden import environment_without_package
 from medmixers.bundles.verify.synthetic import is_classification, write_synthetic
 from medmixers.peers import split_name
+from medmixers.processes import run_python
 
 TIMEOUT = 1800  # seconds for one command
 
@@ -171,8 +170,7 @@ class Subject:
         """Output of a Python process that must end well, from a foreign working directory."""
         elsewhere = self.scratch / "elsewhere"
         elsewhere.mkdir(exist_ok=True)
-        command = [sys.executable, *arguments]
-        done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+        done = run_python(arguments, cwd=elsewhere, env=environment, timeout=TIMEOUT)
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         demand(done.returncode == 0, f"{' '.join(arguments[1:4])} ... ended with: {last}")
         return done.stdout
