@@ -86,6 +86,34 @@ def test_a_control_is_compared_with_every_other_entry(tmp_path):
         compare(scores, margin=0.01, control="poling")
 
 
+def test_spaces_and_empty_rows_change_nothing(tmp_path):
+    """A space after hd95 would turn the ranking."""
+    file = write_table(tmp_path / "t.csv", metric="hd95")
+    spaced = file.read_text().replace(",", " , ").replace("\n", " \n , , \n")
+    (tmp_path / "u.csv").write_text(spaced, encoding="utf-8-sig")
+    (before,), (after,) = read_scores(file), read_scores(tmp_path / "u.csv")
+    assert (after.metric, after.lower_is_better, after.entries) == ("hd95", True, before.entries)
+    np.testing.assert_array_equal(after.values, before.values)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_table_of_another_encoding_is_named(tmp_path, encoding):
+    (tmp_path / "t.csv").write_text("entry,seed,case,value\né,0,c,1\n", encoding=encoding)
+    with pytest.raises(InputError, match=r"t\.csv is not UTF-8 text"):
+        read_any_table(tmp_path / "t.csv", None)
+
+
+def test_the_direction_is_said_and_can_be_given(tmp_path):
+    file = write_table(tmp_path / "t.csv", sign=-1.0, metric="landmark_error")
+    texts = [
+        as_text([compare(read_any_table(file, None, smaller_is_better=smaller)[0], margin=0.01)])
+        for smaller in (False, True)
+    ]
+    assert [text.splitlines()[0].rpartition("; ")[2] for text in texts] == ["larger is better", "smaller is better"]
+    best, worst = (max(EFFECTS, key=EFFECTS.get), min(EFFECTS, key=EFFECTS.get))
+    assert [text.splitlines()[3].split()[4] for text in texts] == [worst, best]
+
+
 def test_lower_is_better_turns_the_order(tmp_path):
     (scores,) = read_scores(write_table(tmp_path / "t.csv", sign=-1.0, metric="hd95"))
     result = compare(scores, margin=0.01)
@@ -141,6 +169,11 @@ def test_text_and_csv_say_the_same(tmp_path):
         ("entry,seed,case,value\na,0,c,1\na,0,c,1\n", "line 3: the score of a, seed 0, case c is in line 2 too"),
         ("entry,seed,case,value,group\na,0,c,1,g\na,1,c,1,h\n", "line 3: case c is in the groups g and h"),
         ("entry,seed,case,value\na,,c,1\n", "line 2: entry, seed and case must not be empty"),
+        ("entry,seed,case,value\na,0,c,0,85\n", "line 2 has 5 values for 4 columns; write decimals with a point"),
+        ("entry,seed,case,value\na,0,c\n", "line 2 has 3 values for 4 columns"),
+        ("entry,seed,case,value,value\na,0,c,1,2\n", "has the column 'value' 2 times"),
+        ("entry;seed;case;value\na;0;c;0,85\n", "columns are separated by commas, not ';', and decimals by a point"),
+        ('entry,seed,case,value\na,0,c,"0,85"\n', "line 2: value must be a number, got '0,85'"),
     ],
 )
 def test_a_bad_table_is_refused_by_its_line(tmp_path, text, message):

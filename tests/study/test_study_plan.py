@@ -138,6 +138,9 @@ def test_a_group_counts_once(folder):
     plan = make_plan(spec_of(folder, text), allow_underpowered=True)
     assert plan["datasets"][0]["cases"]["case_7"]["group"] == "patient_3"
     assert any(reason.startswith("brain: 2 independent test cases") for reason in plan["refusals"])
+    (folder / "groups.csv").write_text(f"case,group\n{rows}\ncase_7,patient_5\n")
+    with pytest.raises(InputError, match=r"line 11: case case_7 is in the groups patient_3 and patient_5"):
+        make_plan(spec_of(folder, text), allow_underpowered=True)
 
 
 @pytest.mark.parametrize(("pairs", "cases"), [(105, 13), (14, 10), (3, 7), (1, 6), (171, 13)])

@@ -103,6 +103,7 @@ class Study:
         alpha: float = 0.05,
         control: str | None = None,
         metric: str | None = None,
+        smaller_is_better: bool = False,
         folds: int | None = None,
         out: str | None = None,
         seed: int = 0,
@@ -120,6 +121,7 @@ class Study:
             alpha: level of all verdicts together (Holm).
             control: entry to compare all others with; by default every pair is compared.
             metric: which metric of the table; of probabilities auroc, average_precision, balanced_accuracy, f1 or ece.
+            smaller_is_better: for a metric whose name does not say so, such as a distance in mm.
             folds: number of folds that the data was split into, for p_folds; by default those in the table.
             out: folder for ranking.csv and tests.csv, and overall.csv of several data sets.
             seed: of the random draws.
@@ -145,7 +147,7 @@ class Study:
                 seed=seed,
                 test_share=None if folds is None else share_of_folds(scores, folds),
             )
-            for scores in read_any_table(table, metric)
+            for scores in read_any_table(table, metric, smaller_is_better=smaller_is_better)
         ]
         text = as_text(comparisons)
         if out is None:

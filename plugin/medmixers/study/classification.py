@@ -5,7 +5,6 @@ Macro means are over the classes that the truth holds, so that a class without a
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medmixers.errors import InputError, MissingFileError
+from medmixers.errors import InputError
 from medmixers.study.pooled import calibration_error
-from medmixers.study.rows import ALL_CASES, Value, check_complete
+from medmixers.study.rows import ALL_CASES, Value, check_complete, table_rows
 
 Array = NDArray[np.float64]
 SUM_TOLERANCE = 1e-3
@@ -103,16 +102,8 @@ def read_probabilities(file: Path, classes: Sequence[str]) -> tuple[list[str], N
         MissingFileError: there is no such file.
         InputError: a missing column, an unknown class, a case twice, or probabilities that do not sum to 1.
     """
-    if not file.is_file():
-        raise MissingFileError(f"there are no probabilities {str(file)!r}")
-    with file.open(newline="", encoding="utf-8-sig") as content:
-        reader = csv.DictReader(content)
-        lacking = [name for name in ("case", "truth", *classes) if name not in (reader.fieldnames or ())]
-        if lacking:
-            raise InputError(f"{file} lacks the column {', '.join(lacking)}")
-        rows = list(reader)
     names, labels, values = [], [], []
-    for line, row in enumerate(rows, start=2):
+    for line, row in table_rows(file, ("case", "truth", *classes))[1]:
         names.append(row["case"])
         label, probabilities = parse_row(row, classes, f"{file}, line {line}")
         labels.append(label)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medmixers.errors import InputError, MissingFileError
+from medmixers.errors import InputError
 from medmixers.registry import valid_names
 from medmixers.study.classification import parse_row
 from medmixers.study.pooled import POOLED
+from medmixers.study.rows import table_rows
 from medmixers.study.table import LOWER_IS_BETTER, Scores, by_number, read_scores
 
 Array = NDArray[np.float64]
@@ -117,23 +117,23 @@ def pooled_scores(
     )
 
 
-def read_any_table(file: str | Path, metric: str | None) -> list[Scores] | list[PooledScores]:
+def read_any_table(
+    file: str | Path, metric: str | None, *, smaller_is_better: bool = False
+) -> list[Scores] | list[PooledScores]:
     """Read one metric of a table of scores, or of one of probabilities, which has the column truth.
 
     Args:
         file: the CSV file.
         metric: None where the table of scores holds one metric; of probabilities, "auroc".
+        smaller_is_better: of a table of scores, as of :func:`~medmixers.study.table.read_scores`.
 
     Raises:
         MissingFileError: there is no such file.
         InputError: several metrics or another one than asked for, and the errors of the table's reader.
     """
-    if not Path(file).is_file():
-        raise MissingFileError(f"there is no table {str(file)!r}")
-    with Path(file).open(newline="", encoding="utf-8-sig") as content:
-        if "truth" in next(csv.reader(content), []):
-            return read_probability_table(file, metric or "auroc")
-    scores = read_scores(file)
+    if "truth" in table_rows(Path(file), ())[0]:
+        return read_probability_table(file, metric or "auroc")
+    scores = read_scores(file, smaller_is_better=smaller_is_better)
     found = sorted({each.metric for each in scores})
     if metric is None and len(found) > 1:
         raise InputError(f"{file} holds {', '.join(found)}; the margin is in the units of one: choose it by --metric")
@@ -151,17 +151,12 @@ def read_probability_table(file: str | Path, metric: str) -> list[PooledScores]:
         InputError: a missing column, a bad row, a case twice in one training; the message names the line.
     """
     path = Path(file)
-    with path.open(newline="", encoding="utf-8-sig") as content:
-        reader = csv.DictReader(content)
-        columns = list(reader.fieldnames or ())
-        if lacking := [name for name in REQUIRED if name not in columns]:
-            raise InputError(f"{path} lacks the column {', '.join(lacking)}; it has {', '.join(columns)}")
-        rows = list(enumerate(reader, start=2))
-    if not rows:
-        raise InputError(f"{path} holds no row")
+    columns, rows = table_rows(path, REQUIRED)
     tables: dict[str, list[tuple[int, dict[str, str]]]] = {}
     for line, row in rows:
-        tables.setdefault(row.get("dataset") or "", []).append((line, row))
+        tables.setdefault(row.get("dataset", ""), []).append((line, row))
+    if not tables:
+        raise InputError(f"{path} holds no row")
     others = [name for name in columns if name not in COLUMNS]
     return [_one_dataset(path, name, metric, others, own) for name, own in sorted(tables.items())]
 
@@ -173,7 +168,7 @@ def _one_dataset(
     trainings: dict[Training, dict[str, Prediction]] = {}
     for line, row in rows:
         where = f"{path}, line {line}"
-        entry, seed, case = (str(row[name] or "").strip() for name in ("entry", "seed", "case"))
+        entry, seed, case = (row[name] for name in ("entry", "seed", "case"))
         if not (entry and seed and case):
             raise InputError(f"{where}: entry, seed and case must not be empty")
         label, values = parse_row(row, classes, where)

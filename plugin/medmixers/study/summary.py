@@ -135,7 +135,8 @@ def _one(comparison: Comparison) -> str:
     left_out = (
         f", {comparison.left_out} left out without a score of every entry and seed" if comparison.left_out else ""
     )
-    lines = [f"{title}: {counted}{left_out}; {' or '.join(map(str, seeds))} seed(s) per entry"]
+    better = "smaller" if scores.lower_is_better else "larger"
+    lines = [f"{title}: {counted}{left_out}; {' or '.join(map(str, seeds))} seed(s) per entry; {better} is better"]
     lines += ["", text_table(("rank", "95 %", "entry", "mean", "sd of seeds", "points", "score"), _ranking(comparison))]
     lines += [
         "",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medmixers.errors import InputError, MissingFileError
-from medmixers.study.rows import ALL_CASES
+from medmixers.errors import InputError
+from medmixers.study.rows import ALL_CASES, table_rows
 
 REQUIRED = ("entry", "seed", "case", "value")
 OPTIONAL = ("dataset", "fold", "group", "class", "metric")
-LOWER_IS_BETTER = ("hd95", "brier", "ece", "loss", "log_loss")
+NO_SCORE = ("", "nan", "na")  # as pandas and R write it
+LOWER_IS_BETTER = (
+    "hd", "hd95", "asd", "assd", "masd", "mae", "mse", "rmse", "brier", "ece", "loss", "log_loss", "nll",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Scores:
     folds: NDArray[np.int64] | None = None
 
 
-def read_scores(file: str | Path, *, lower_is_better: Sequence[str] = LOWER_IS_BETTER) -> list[Scores]:
+def read_scores(file: str | Path, *, smaller_is_better: bool = False) -> list[Scores]:
     """Read a CSV file with the columns entry, seed, case and value; dataset, fold, group, class and metric may follow.
 
     An empty value or "nan" is a case or class without a score (a structure that is absent and was not predicted). A row
@@ -57,7 +59,7 @@ def read_scores(file: str | Path, *, lower_is_better: Sequence[str] = LOWER_IS_B
 
     Args:
         file: the CSV file.
-        lower_is_better: metrics of which a smaller value is better.
+        smaller_is_better: of every metric; else of those in :data:`LOWER_IS_BETTER`.
 
     Returns:
         One :class:`Scores` per data set and metric, sorted.
@@ -69,7 +71,7 @@ def read_scores(file: str | Path, *, lower_is_better: Sequence[str] = LOWER_IS_B
     """
     tables = _read(Path(file), ("dataset", "metric"))
     return [
-        builder.build(dataset, metric, lower_is_better=metric.lower() in lower_is_better)
+        builder.build(dataset, metric, lower_is_better=smaller_is_better or metric.lower() in LOWER_IS_BETTER)
         for (dataset, metric), builder in sorted(tables.items())
     ]
 
@@ -84,22 +86,14 @@ def read_class_scores(file: str | Path) -> dict[tuple[str, str, str], Scores]:
 
 
 def _read(path: Path, by: Sequence[str]) -> dict[tuple[str, ...], _Builder]:
-    if not path.is_file():
-        raise MissingFileError(f"there is no table {str(path)!r}")
-    with path.open(newline="", encoding="utf-8-sig") as content:
-        reader = csv.DictReader(content)
-        columns = tuple(reader.fieldnames or ())
-        missing = [name for name in REQUIRED if name not in columns]
-        if missing:
-            raise InputError(f"{path} lacks the column {', '.join(missing)}; it has {', '.join(columns) or 'none'}")
-        tables: dict[tuple[str, ...], _Builder] = {}
-        only_pooled = False
-        for row in reader:
-            if (row["case"] or "").strip() == ALL_CASES:
-                only_pooled = True
-                continue
-            key = tuple(row.get(name) or "" for name in by)
-            tables.setdefault(key, _Builder(path)).add(row, reader.line_num)
+    tables: dict[tuple[str, ...], _Builder] = {}
+    only_pooled = False
+    for line, row in table_rows(path, REQUIRED)[1]:
+        if row["case"] == ALL_CASES:
+            only_pooled = True
+            continue
+        key = tuple(row.get(name, "") for name in by)
+        tables.setdefault(key, _Builder(path)).add(row, line)
     if not tables and only_pooled:
         raise InputError(f"{path} holds values of all cases together only; a comparison needs a value of each case")
     if not tables:
@@ -119,7 +113,7 @@ class _Builder:
 
     def add(self, row: dict[str, str], line: int) -> None:
         where = f"{self.path}, line {line}"
-        entry, seed, case = (str(row[name] or "").strip() for name in ("entry", "seed", "case"))
+        entry, seed, case = (row[name] for name in ("entry", "seed", "case"))
         if not (entry and seed and case):
             raise InputError(f"{where}: entry, seed and case must not be empty")
         key = (entry, seed, case, row.get("fold"), row.get("class"))
@@ -166,8 +160,8 @@ class _Builder:
         return np.array([names.index(next(iter(self.folds_of[group]))) for group in groups])
 
 
-def _number(text: str | None, where: str) -> float:
-    if text is None or text.strip() in ("", "nan", "NaN"):
+def _number(text: str, where: str) -> float:
+    if text.lower() in NO_SCORE:
         return float("nan")
     try:
         value = float(text)

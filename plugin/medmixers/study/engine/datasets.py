@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from medmixers.datasets.split_rule import every_nth
 from medmixers.errors import InputError, MissingFileError
 from medmixers.registry import valid_names
 from medmixers.study.engine.spec import METRICS, Data
+from medmixers.study.rows import table_rows
 from medmixers.tasks import TASKS, TaskSpec
 from medmixers.tasks.from_yaml import load_task
 
@@ -285,13 +285,11 @@ def _nnunet_folds(folder: Path, names: list[str], folds: Sequence[int]) -> Parts
 
 
 def _read_groups(file: Path, cases: Mapping[str, Any]) -> dict[str, str]:
-    if not file.is_file():
-        raise MissingFileError(f"there is no table of groups {file}")
-    with file.open(newline="", encoding="utf-8-sig") as content:
-        rows = list(csv.DictReader(content))
-    if not rows or not {"case", "group"} <= set(rows[0]):
-        raise InputError(f"{file} must have the columns case and group")
-    groups = {row["case"]: row["group"] for row in rows}
+    groups: dict[str, str] = {}
+    for line, row in table_rows(file, ("case", "group"))[1]:
+        case, group = row["case"], row["group"]
+        if groups.setdefault(case, group) != group:
+            raise InputError(f"{file}, line {line}: case {case} is in the groups {groups[case]} and {group}")
     missing = [case for case in cases if not groups.get(case)]
     if missing:
         raise InputError(f"{file} has no group of case {missing[0]!r}")
