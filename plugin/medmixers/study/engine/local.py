@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from medmixers.study.engine.jobs import finished, job_command
-from medmixers.study.engine.records import locked, needs
+from medmixers.study.engine.records import holder, is_locked, locked, needs, run_folder
 from medmixers.study.engine.status import describe_job
 
 Command = Callable[[Path, str, str], Sequence[str]]
@@ -101,6 +101,7 @@ class LocalRunner:
         """Run a job on a free device; the reason of its failure, empty where it succeeded."""
         device = self.slots.get()
         try:
+            self._wait_for_orphan(name)
             with self.lock:
                 if self.ending.is_set():
                     return "interrupted"
@@ -117,6 +118,14 @@ class LocalRunner:
             return said if process.returncode else ""
         finally:
             self.slots.put(device)
+
+    def _wait_for_orphan(self, name: str) -> None:
+        """Wait while the job runs on after its runner was killed: another one beside it would share its device."""
+        folder = run_folder(self.study, name)
+        if is_locked(folder):
+            tell(f"{name} is running on {holder(folder)}; waiting for it")
+        while is_locked(folder) and not self.ending.is_set():
+            time.sleep(REFRESH)
 
     def end_all(self) -> None:
         """Tell all running jobs to end, and wait for them: each leaves what it needs to go on."""
@@ -182,7 +191,12 @@ class _Display:
 
     def finish(self, name: str, reason: str) -> None:
         """Count a job."""
-        from tqdm import tqdm
-
-        tqdm.write(f"{name}: {f'failed: {reason}' if reason else 'done'}", file=sys.stderr)
+        tell(f"{name}: {f'failed: {reason}' if reason else 'done'}")
         self.bar.update()
+
+
+def tell(text: str) -> None:
+    """Print a line above the bars."""
+    from tqdm import tqdm
+
+    tqdm.write(text, file=sys.stderr)
