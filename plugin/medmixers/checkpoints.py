@@ -1,9 +1,10 @@
-"""Read files that torch wrote, without running code from them. torch is imported when a file is read."""
+"""Read files that torch wrote, without running code from them, and write them. torch is imported when it is needed."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -37,6 +38,36 @@ def read_checkpoint(path: str | Path, *, also: Sequence[Any] = (), without_tenso
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged file may raise anything: torch's unpickler follows its bytes
         raise InputError(f"{str(path)!r} cannot be read as weights: {_reason(error)}") from error
+
+
+@contextmanager
+def one_line_writes(path: str | Path) -> Iterator[None]:
+    """Raise InputError in place of what ``torch.save`` raises where it cannot write all bytes of ``path``.
+
+    Args:
+        path: what the message names.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not re.search("PytorchStreamWriter|inline_container", str(error)):  # torch's writer of archives
+            raise
+        raise InputError(f"{str(path)!r} cannot be written, is the disk full? {first_line(error)}") from error
+
+
+def compact_copies(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Copies of tensors for ``torch.save``, which writes the whole storage of a view.
+
+    Names that share a tensor share its copy: nnU-Net's own networks have up to three names for each.
+    """
+    copies: dict[Any, Any] = {}
+    result = {}
+    for name, value in weights.items():
+        place = (value.data_ptr(), value.dtype, value.shape, value.stride())
+        if place not in copies:
+            copies[place] = value.detach().clone()
+        result[name] = copies[place]
+    return result
 
 
 def read_weights(path: str, network: Any, *, option: str = "ckpt_path", hint: str = "") -> dict[str, Any]:

@@ -7,6 +7,7 @@ mirroring and writing are nnU-Net's functions, called as ``nnUNetv2_predict`` ca
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -291,4 +292,7 @@ class NnUNetSaved(PlansTransform):
             with written_whole(Path(self.output_dir) / f"{self.plans.case_name(properties)}{ending}") as partial:
                 writer = self.plans.manager.image_reader_writer_class()
                 writer.write_seg(np.asarray(result[key][0]), str(partial), properties)
+                for other in partial.parent.iterdir():  # nnU-Net's Tiff3DIO writes the spacing to CASE.json
+                    if other != partial:
+                        os.replace(other, Path(self.output_dir) / other.name)
         return result

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
 import shlex
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
@@ -25,6 +27,7 @@ from nnunetv2.paths import nnUNet_preprocessed
 
 from medmixers.errors import InputError
 from medmixers.factory import check_network_options, stage_mixers
+from medmixers.files import written_whole
 from medmixers.nnunet.architecture import (
     NETWORK_CLASS_NAME,
     check_segmentation,
@@ -37,6 +40,7 @@ from medmixers.nnunet.architecture import (
 from medmixers.nnunet.memory import GIB, TrainingMemory, training_memory
 from medmixers.nnunet.preprocessed import (
     STOCK_PLANS,
+    check_description,
     check_plans_file,
     choose_data,
     dataset_id,
@@ -62,6 +66,8 @@ class MedMixersPlanner(ExperimentPlanner):
             other configurations are searched.
         announce: called with each patch that the search tries.
     """
+
+    dataset_name: str
 
     def __init__(
         self,
@@ -152,6 +158,19 @@ class MedMixersPlanner(ExperimentPlanner):
         )
         return plan
 
+    def save_plans(self, plans: dict[str, Any]) -> None:
+        """As nnU-Net does, but whole or not at all: it keeps the configurations of the file before."""
+        dataset = self.dataset_name
+        target = Path(nnUNet_preprocessed, dataset, f"{self.plans_identifier}.json")
+        with written_whole(target) as partial:
+            if target.is_file():
+                shutil.copyfile(target, partial)
+            try:
+                self.dataset_name = os.path.relpath(partial.parent, nnUNet_preprocessed)
+                super().save_plans(plans)
+            finally:
+                self.dataset_name = dataset
+
     @property
     def _channels(self) -> int:
         return len(self.dataset_json.get("channel_names", self.dataset_json.get("modality")))
@@ -238,6 +257,7 @@ def plan_network(
     patches = {} if patch_size is None else {len(patch_size): patch_size}
     ours = partial(MedMixersPlanner, network=network, options=options, patch_sizes=patches, announce=announce)
     folder = dataset_name(dataset)
+    check_description(folder)
     check_plans_file(folder, name, network_class=NETWORK_CLASS_NAME)
     return _summary(*_plan(folder, ours, gpu_memory_gb, name))
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from medmixers.checkpoints import compact_copies, one_line_writes
 from medmixers.errors import ExistingFileError, InputError, joined_lines
 from medmixers.files import refuse_overwriting_inputs, written_whole
 from medmixers.nnunet.environment import trainer_path
@@ -53,7 +54,7 @@ def make_portable(
     refuse_overwriting_inputs(target, [folder])
     announce("read the model")
     model = read_trained_model(folder, checkpoint=checkpoint)
-    with written_whole(target) as partial:
+    with written_whole(target) as partial, one_line_writes(target):
         announce("copy the weights")
         sizes = _copy(model, partial)
         _check_same(model, partial, announce)
@@ -82,8 +83,7 @@ def _copy(model: TrainedModel, target: Path) -> tuple[int, int]:
         file.parent.mkdir()
         saved = load_checkpoint(source)
         kept = {
-            # clone: torch.save writes a view's whole storage
-            "network_weights": {key: value.clone() for key, value in saved["network_weights"].items()},
+            "network_weights": compact_copies(saved["network_weights"]),
             "trainer_name": "nnUNetTrainer",
             "init_args": {"configuration": saved["init_args"]["configuration"]},
             "inference_allowed_mirroring_axes": saved.get("inference_allowed_mirroring_axes"),

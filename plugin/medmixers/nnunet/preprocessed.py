@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets, maybe_convert_to_dataset_name
 
-from medmixers.errors import InputError, first_line
+from medmixers.datasets.readings import read_json
+from medmixers.errors import InputError, MissingFileError, first_line
 
 STOCK_PLANS = "nnUNetPlans"
 # Preprocessed data are shared only where these and the spacing agree.
@@ -61,6 +62,22 @@ def nnunet_reason(error: Exception) -> str:
     return re.sub(r" [(]see .*", "", first_line(error))
 
 
+def check_description(dataset: str) -> None:
+    """Raise an error that names the file, unless nnU-Net's planner can read what describes a data set.
+
+    Raises:
+        MissingFileError: the raw data set has no dataset.json.
+        InputError: it or the fingerprint is not JSON.
+    """
+    description = Path(nnUNet_raw or ".", dataset, "dataset.json")
+    if not description.is_file():
+        raise MissingFileError(f"there is no {description}: set nnUNet_raw to the folder of the raw data sets")
+    fingerprint = Path(nnUNet_preprocessed, dataset, "dataset_fingerprint.json")
+    for file in (description, fingerprint):
+        if file.is_file():
+            read_json(str(file))
+
+
 def check_plans_file(dataset: str, plans_name: str, *, network_class: str) -> None:
     """Raise InputError if a file of this name exists and its plans do not name ``network_class``."""
     file = Path(nnUNet_preprocessed, dataset, f"{plans_name}.json")
@@ -101,7 +118,7 @@ def choose_data(
     is_own_computed_alike = True
     agreed: dict[str, dict[str, bool]] = {}  # identifier -> plans that name it -> whether they preprocess alike
     for file in sorted(folder.glob("*.json"), key=lambda path: (path.stem != STOCK_PLANS, path.stem)):
-        other = json.loads(file.read_text())
+        other = read_json(str(file))
         if not isinstance(other, dict) or "configurations" not in other:
             continue  # dataset.json, the fingerprint, the splits
         row = other["configurations"].get(configuration, {})
