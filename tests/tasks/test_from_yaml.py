@@ -93,6 +93,8 @@ def test_numbers_in_exponent_notation(tmp_path: Path) -> None:
         (REGIONS | {"regions": {"all": [1, 300], "core": [300]}}, r"ids of regions must be .* got \[1, 300\]"),
         (REGIONS | {"regions": {"all": [-1, 2], "core": [2]}}, r"ids of regions must be whole numbers from 1"),
         (REGIONS | {"regions": {"all": [0, 1], "core": [1]}}, r"ids of regions must be whole numbers from 1"),
+        ({"labels": ["background", "left\\lobe"]}, r"a label must not hold \\: .*; got 'left.*lobe'"),
+        ({"multi_label": True, "labels": ["lung/left", "heart"]}, r"a label must not hold \\ or /: .*'lung/left'"),
         ({"labels": {0: "background"}}, r"label 0 must be \{name: \.\.\., colour: .*got 'background'"),
         ({"labels": {"a": {"name": "a", "colour": [0, 0, 0]}}}, r"an id of labels must be a whole number, got 'a'"),
         ({"labels": {0: {"name": "a", "colour": [0, 0, 256]}}}, r"colour of label 0 .* from 0 to 255"),

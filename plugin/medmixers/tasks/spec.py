@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -146,6 +146,7 @@ class TaskSpec:
         if len(set(names)) != len(names):
             raise InputError(f"labels must have different names, got {', '.join(names)}")
         segments = self.task == "segmentation"
+        self._check_names(names, "\\/" if segments and self.multi_label else "\\")
         if segments and not self.multi_label and self.labels[0].name != "background":
             raise InputError(f'label 0 of an exclusive segmentation must be "background", got {self.labels[0].name!r}')
         if self.ignore_label is not None and (
@@ -168,6 +169,16 @@ class TaskSpec:
             raise InputError(
                 f"a task has at most {MOST_ID} labels, since label files hold 8 bits; got {len(self.labels)}"
             )
+
+    @staticmethod
+    def _check_names(names: Sequence[str], refused: str) -> None:
+        """Raise InputError for a label that cannot name a value of DICOM, or the file of a mask."""
+        for name in names:
+            if set(refused) & set(name):
+                raise InputError(
+                    f"a label must not hold {' or '.join(refused)}: it names values of DICOM and files of masks; "
+                    f"got {name!r}"
+                )
 
     def _check_region_ids(self, regions: Mapping[str, tuple[int, ...]]) -> None:
         """Raise InputError for ids that label files cannot hold."""
