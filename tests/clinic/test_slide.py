@@ -159,6 +159,14 @@ def test_a_tiff_says_why_it_is_no_slide(tmp_path):
         open_slide(tmp_path / "strips.tif", MPP),
     ):
         pass
+    (tmp_path / "other.tif").write_bytes(b"no slide at all")
+    tifffile.imwrite(tmp_path / "webp.tif", picture(), tile=(64, 64), compression="webp", **common)
+    for name in ("other.tif", "webp.tif"):  # the reason lies elsewhere
+        with (
+            pytest.raises(InputError, match=r"is no slide that OpenSlide reads: [^()]*$"),
+            open_slide(tmp_path / name, MPP),
+        ):
+            pass
     tifffile.imwrite(tmp_path / "unit.tif", picture(), tile=(64, 64), resolution=(2e4, 2e4), resolutionunit=1, **common)
     with (
         pytest.raises(InputError, match="its resolution is 20000, per none; write"),

@@ -87,7 +87,7 @@ def open_slide(path: Path, mpp: float) -> Iterator[SlideView]:
     try:
         slide = reader.read(str(path))
     except openslide.OpenSlideError as error:  # also a format that it does not know
-        hint = " (it reads a TIFF with tiles, not with strips)" if path.suffix.lower() in (".tif", ".tiff") else ""
+        hint = " (it reads a TIFF with tiles, not with strips)" if has_strips(path) else ""
         raise InputError(f"{path} is no slide that OpenSlide reads: {first_line(error)}{hint}") from None
     with slide:
         if slide.properties.get("openslide.vendor") == "generic-tiff":
@@ -97,6 +97,17 @@ def open_slide(path: Path, mpp: float) -> Iterator[SlideView]:
         height, width = (extent // factor for extent in reader.get_size(slide, level))
         own_y, own_x = (each * factor for each in mpps[level])
         yield SlideView(path.name, reader, slide, level, factor, (width, height), (own_x, own_y))
+
+
+def has_strips(path: Path) -> bool:
+    """Whether a file is a TIFF without tiles."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            return not file.pages.first.is_tiled
+    except Exception:  # no TIFF, or a damaged one
+        return False
 
 
 def check_tiff(path: Path) -> None:
