@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from fake_study import STEPS, command, fake_plan, traced, write_study
 from medmixers.errors import InputError
 from medmixers.study.engine.jobs import finished, make_job, run_job
 from medmixers.study.engine.local import LocalRunner
-from medmixers.study.engine.records import difference, is_locked, locked, needs, run_folder
+from medmixers.study.engine.records import difference, is_locked, locked, needs, read_plan, run_folder
 from medmixers.study.engine.status import describe_job, study_status
 
 FAKE = Path(__file__).parent / "fake_study.py"
@@ -176,6 +177,24 @@ def test_other_inputs_are_refused_with_the_difference(whole, tmp_path):
     plan["versions"] = {"torch": "9"}
     with pytest.raises(InputError, match="torch None -> 9"):
         finished(whole, plan, JOBS[0])
+
+
+def test_a_table_of_scores_that_is_gone_is_made_again(whole, tmp_path):
+    study = Path(shutil.copytree(whole, tmp_path / "study"))
+    (study / "runs" / JOBS[0] / "scores.csv").unlink()
+    assert not finished(study, PLAN, JOBS[0])
+    assert describe_job(study, PLAN, JOBS[0]).state != "done"
+    assert run(study)[:2] == (0, {})
+    assert results(study) == results(whole)
+    assert len(traced(study, "trained")) == len(JOBS)
+
+
+@pytest.mark.parametrize("name", ["plan.json", f"runs/{JOBS[0]}/score.json"])
+def test_a_damaged_record_is_named(whole, tmp_path, name):
+    study = Path(shutil.copytree(whole, tmp_path / "study"))
+    (study / name).write_text("")
+    with pytest.raises(InputError, match=rf"{name} is damaged: .*; restore it, or remove"):
+        finished(study, read_plan(study), JOBS[0])
 
 
 def test_difference_names_nested_values():

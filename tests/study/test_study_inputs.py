@@ -209,7 +209,7 @@ def test_scores_of_other_truths_or_tolerance_are_made_again(done, change, said, 
     kept = shutil.copytree(done / "out", done / "kept")
     shutil.rmtree(done / "out" / "runs" / "brain__pooling__seed0" / "predictions")
     with pytest.raises(
-        InputError, match=r"brain__pooling__seed0: its scores were made with .* no predictions to score"
+        InputError, match=r"brain__pooling__seed0: its scores must be made again: .* no predictions to score"
     ):
         run(done)
     assert len(list(done.glob("out/runs/*/scores.csv"))) == 4

@@ -6,15 +6,14 @@ one case and class. Values of all cases together, such as AUROC, have the case `
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from medmixers.errors import InputError, MissingFileError
 from medmixers.study.classification import score_classification
-from medmixers.study.rows import ALL_CASES, COLUMNS, NSD_TOLERANCE, Value, named, write_table
+from medmixers.study.engine.records import read_plan
+from medmixers.study.rows import ALL_CASES, COLUMNS, NSD_TOLERANCE, Value, named, table_rows, write_table
 from medmixers.study.segmentation import score_segmentation
 
 Plan = Mapping[str, Any]
@@ -77,13 +76,12 @@ def join(study_folder: Path) -> Path:
         MissingFileError: no run has scores yet.
     """
     folder = Path(study_folder)
-    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    plan = read_plan(folder)
     files = [folder / "runs" / run["id"] / "scores.csv" for run in plan["runs"]]
     rows: list[dict[str, str]] = []
     for file in files:
         if file.is_file():
-            with file.open(newline="", encoding="utf-8") as content:
-                rows.extend(csv.DictReader(content))
+            rows.extend(row for _, row in table_rows(file, ())[1])
     if not rows:
         raise MissingFileError(f"no run of {folder} has scores yet")
     write_table(folder / "scores.csv", COLUMNS, rows)

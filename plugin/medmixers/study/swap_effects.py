@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from medmixers.errors import InputError, MissingFileError
 from medmixers.progress import progress
 from medmixers.registry import valid_names
 from medmixers.study.classification import by_case
+from medmixers.study.engine.records import read_plan
 from medmixers.study.pooled import POOLED, bootstrap
 from medmixers.study.rows import write_table
 from medmixers.study.scores import cases_of, dataset_of
@@ -221,7 +221,7 @@ def _settings(model: Path, bundle: Path, data: str | Path | None, part: str) -> 
         return {"dataset_dir": str(Path(data).absolute()), "evaluated_part": part}, []
     if plan_file is None or not plan_file.is_file():
         raise InputError(f"{model} needs its data: medmixers study swap {model} DATA")
-    plan = json.loads(plan_file.read_text(encoding="utf-8"))
+    plan = read_plan(plan_file.parent)
     run = next((each for each in plan["runs"] if each["id"] == model.resolve().name), None)
     if run is None:
         raise InputError(f"{plan_file} has no run {model.resolve().name!r}")

@@ -22,6 +22,7 @@ from medmixers.study.engine.records import (
     LOG,
     PREPARE,
     SCORE,
+    SCORES,
     STAGES,
     difference,
     is_done,
@@ -36,7 +37,6 @@ from medmixers.study.engine.records import (
     write_record,
 )
 
-SCORES = "scores.csv"
 REQUEUE = 75  # exit status of a job that was ended and may go on
 
 
@@ -91,6 +91,8 @@ def finished(study: Path, plan: Mapping[str, Any], name: str) -> bool:
 def drop_old_scores(study: Path, plan: Mapping[str, Any]) -> dict[str, str]:
     """Delete scores that were made with another tolerance, truth or group, so that no table mixes them with new ones.
 
+    Scores whose table is gone are old too.
+
     Returns:
         Training -> what differs. Its job scores the predictions again.
 
@@ -103,11 +105,11 @@ def drop_old_scores(study: Path, plan: Mapping[str, Any]) -> dict[str, str]:
         record, inputs = read_json(stage_file(job.folder, SCORE)), job.inputs(SCORE)
         if record is None or is_done(job.folder, SCORE, inputs, name=job.name):
             continue
-        old[job.name] = difference(record["inputs"], inputs)
+        old[job.name] = difference(record["inputs"], inputs) or f"no {SCORES}"
         if not any((job.folder / name).exists() for name in ("predictions", "probabilities.csv")):
             raise InputError(
-                f"{job.name}: its scores were made with other inputs: {old[job.name]}; it has no predictions to score "
-                f"again; restore the inputs, give another --out, or remove {job.folder}"
+                f"{job.name}: its scores must be made again: {old[job.name]}; it has no predictions to score; restore "
+                f"the inputs, give another --out, or remove {job.folder}"
             )
     for name in old:
         for file in (stage_file(run_folder(study, name), SCORE), run_folder(study, name) / SCORES):

@@ -19,7 +19,7 @@ from medmixers.errors import InputError, MissingFileError
 from medmixers.results import write_json
 
 PLAN, SPEC, LOCK, LOG, FAILED = "plan.json", "study.yaml", "lock", "log.txt", "failed.json"
-PREPARE, SCORE = "prepare", "score"
+PREPARE, SCORE, SCORES = "prepare", "score", "scores.csv"
 STAGES = ("train", "predict", SCORE)
 PROGRESS = "progress.csv"  # of a training: one row per finished epoch
 GRADIENT_NORMS = "gradient_norms.csv"  # of a training: one row per finished epoch and layer
@@ -36,16 +36,17 @@ def read_plan(study: str | Path) -> dict[str, Any]:
     file = Path(study) / PLAN
     if not file.is_file():
         raise MissingFileError(f"{study} has no {PLAN}: medmixers study run S.yaml makes it")
-    plan: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return plan
+    return dict(read_json(file))
 
 
 def read_json(file: Path) -> Any:
-    """Content of a JSON file that may be missing: None then."""
+    """Content of a JSON file that may be missing: None then. Raises InputError for a damaged one."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise InputError(f"{file} is damaged: {error}; restore it, or remove {file.parent}") from None
 
 
 def run_folder(study: Path, job: str) -> Path:
@@ -79,19 +80,24 @@ def stage_file(folder: Path, stage: str) -> Path:
     return folder / ("PREPARE.json" if stage == PREPARE else f"{stage}.json")
 
 
+def is_recorded(folder: Path, stage: str) -> bool:
+    """Whether a stage was finished once, and its scores are still there."""
+    return stage_file(folder, stage).is_file() and (stage != SCORE or (folder / SCORES).is_file())
+
+
 def inputs_hash(inputs: Mapping[str, Any]) -> str:
     """Hash of what a stage is made from."""
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 def is_done(folder: Path, stage: str, inputs: Mapping[str, Any], *, name: str) -> bool:
-    """Whether a stage is finished. Scores of other inputs are not: they are made again from the predictions.
+    """Whether a stage is finished. Scores of other inputs, or without their table, are made again from the predictions.
 
     Raises:
         InputError: another stage was made from other inputs; the message names the difference.
     """
     record = read_json(stage_file(folder, stage))
-    if record is None:
+    if record is None or not is_recorded(folder, stage):
         return False
     before = record.get("inputs", {})
     if stage == PREPARE:  # of more entries and folds than the study has now

@@ -15,13 +15,13 @@ from medmixers.study.engine.records import (
     STAGES,
     holder,
     is_locked,
+    is_recorded,
     needs,
     prepared_dataset,
     progress_rows,
     read_json,
     read_plan,
     run_folder,
-    stage_file,
 )
 from medmixers.study.engine.slurm_queue import UNKNOWN, SlurmJob, last_words, slurm_jobs
 
@@ -44,7 +44,7 @@ def describe_job(study: Path, plan: Mapping[str, Any], name: str, slurm: SlurmJo
     """Where a job stands; ``slurm`` is its last Slurm job."""
     folder = run_folder(study, name)
     stages = STAGES if prepared_dataset(name) is None else (PREPARE,)
-    left = [stage for stage in stages if not stage_file(folder, stage).is_file()]
+    left = [stage for stage in stages if not is_recorded(folder, stage)]
     if not left:
         return JobStatus(name, "done")
     failure = read_json(folder / FAILED)

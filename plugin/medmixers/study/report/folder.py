@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from medmixers.errors import InputError, MissingFileError
 from medmixers.study.classification import read_probabilities
+from medmixers.study.engine.records import read_json, read_plan
 from medmixers.study.means import entry_means
 from medmixers.study.pooled import POOLED
 from medmixers.study.probabilities import PooledScores, Prediction, pooled_scores
@@ -177,7 +177,7 @@ def read_folder(folder: str | Path) -> StudyFolder:
     path = Path(folder)
     if not (path / "plan.json").is_file():
         raise MissingFileError(f"{path} is not the folder of a study: there is no {path / 'plan.json'}")
-    plan = json.loads((path / "plan.json").read_text(encoding="utf-8"))
+    plan = read_plan(path)
     table = join(path)
     try:
         tables = {(each.dataset, each.metric): each for each in read_scores(table)}
@@ -203,8 +203,7 @@ def _read_run(study: Path, row: Mapping[str, Any]) -> Run:
         if (folder / "log.txt").is_file():
             lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").split("\n")
             last_line = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    facts_file = folder / "run.json"
-    facts = json.loads(facts_file.read_text(encoding="utf-8")) if facts_file.is_file() else {}
+    facts = read_json(folder / "run.json") or {}
     fold = "" if row.get("fold") is None else str(row["fold"])
     seed = str(row["seed"])
     curve = _read_curve(folder / "curve.csv")

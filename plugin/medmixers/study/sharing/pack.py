@@ -25,6 +25,7 @@ import yaml
 from medmixers.bundles.share.archive import MANIFEST, Contents, write_archive
 from medmixers.errors import InputError, MissingFileError
 from medmixers.files import file_digest, refuse_overwriting_inputs, written_whole
+from medmixers.study.engine.records import read_json, read_plan
 from medmixers.study.pooled import POOLED
 from medmixers.study.report.folder import share_of_tests
 from medmixers.study.rows import ALL_CASES
@@ -81,7 +82,7 @@ def pack_study(study: str | Path, out: str | Path) -> Pack:
         raise InputError(f"out must be a zip such as SITE.zip, got {str(out)!r}")
     if not (folder / "plan.json").is_file():
         raise MissingFileError(f"{folder} is not the folder of a study: there is no {folder / 'plan.json'}")
-    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    plan = read_plan(folder)
     refuse_overwriting_inputs(out, [folder / "plan.json"])
     done = [run for run in plan["runs"] if (folder / "runs" / run["id"] / "scores.csv").is_file()]
     if not done:
@@ -238,8 +239,7 @@ def _of_run(home: Path, run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return content
+    return dict(read_json(file) or {})
 
 
 def _digest_of(files: Mapping[str, Path]) -> str:
