@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -195,4 +196,20 @@ def test_a_lock_that_a_full_disk_takes_is_deleted(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_this_process", full)
     with pytest.raises(OSError, match=r"No space left on device: .*a\.txt"), written_whole(tmp_path / "a.txt"):
         pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("message", "is_told"),
+    [
+        ("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534", True),
+        ("PytorchStreamWriter failed writing file data/0: file write failed", True),
+        ("[enforce fail at inline_container.cc:132] . PytorchStreamReader failed reading zip archive", False),
+        ("CUDA out of memory", False),
+    ],
+)
+def test_a_disk_that_torch_finds_full_is_told_with_the_target(message, is_told, tmp_path):
+    error, words = (InputError, "a.pt' cannot be written, is the disk full") if is_told else (RuntimeError, message)
+    with pytest.raises(error, match=re.escape(words)), written_whole(tmp_path / "a.pt"):
+        raise RuntimeError(message)
     assert list(tmp_path.iterdir()) == []

@@ -1,10 +1,9 @@
-"""Read files that torch wrote, without running code from them, and write them. torch is imported when it is needed."""
+"""Read files that torch wrote, without running code from them. torch is imported when a file is read."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -38,21 +37,6 @@ def read_checkpoint(path: str | Path, *, also: Sequence[Any] = (), without_tenso
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged file may raise anything: torch's unpickler follows its bytes
         raise InputError(f"{str(path)!r} cannot be read as weights: {_reason(error)}") from error
-
-
-@contextmanager
-def one_line_writes(path: str | Path) -> Iterator[None]:
-    """Raise InputError in place of what ``torch.save`` raises where it cannot write all bytes of ``path``.
-
-    Args:
-        path: what the message names.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not re.search("PytorchStreamWriter|inline_container", str(error)):  # torch's writer of archives
-            raise
-        raise InputError(f"{str(path)!r} cannot be written, is the disk full? {first_line(error)}") from error
 
 
 def compact_copies(weights: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import errno
 import glob
 import hashlib
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -15,7 +16,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import IO
 
-from medmixers.errors import ExistingFileError, InputError
+from medmixers.errors import ExistingFileError, InputError, first_line
 
 try:
     import fcntl
@@ -25,7 +26,8 @@ except ImportError:  # Windows, where 3D Slicer runs bundles
 CLONE = 0x40049409  # FICLONE of Linux: a copy that shares the blocks until one of both is changed
 PIECE = 2**20  # bytes that are read at a time
 PARTIAL = ".partial-"  # in the name of a working folder: .NAME.partial-xxxx
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)  # writers raise them without the name of a file
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # writers raise them without the name of a file
+TORCHS_WRITER = "PytorchStreamWriter|inline_container(?!.*PytorchStreamReader)"  # in its errors
 RAW_FOLDERS = ("imagesTr", "imagesTs", "labelsTr", "labelsTs")  # nnU-Net's raw data
 
 _WRITTEN: ContextVar[list[Path] | None] = ContextVar("_WRITTEN", default=None)
@@ -64,6 +66,7 @@ def working_folder(target: Path) -> Iterator[Path]:
     Raises:
         ExistingFileError: another process writes it.
         OSError: the disk is full; it names the target.
+        InputError: ``torch.save`` could not write all bytes.
     """
     is_new = not target.parent.exists()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -80,6 +83,10 @@ def working_folder(target: Path) -> Iterator[Path]:
         if error.filename is None and (number := _no_space(error)) is not None:
             raise OSError(number, os.strerror(number), str(target)) from error
         raise
+    except RuntimeError as error:
+        if not re.search(TORCHS_WRITER, str(error)):
+            raise
+        raise InputError(f"{str(target)!r} cannot be written, is the disk full? {first_line(error)}") from error
     finally:
         if is_new:
             with suppress(OSError):  # not empty

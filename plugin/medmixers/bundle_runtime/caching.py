@@ -21,7 +21,7 @@ from monai.utils import convert_to_tensor
 
 from medmixers.bundle_runtime.cache_keys import described, with_file_facts
 from medmixers.checkpoints import read_checkpoint
-from medmixers.errors import ExistingFileError, InputError, first_line
+from medmixers.errors import ExistingFileError, InputError
 from medmixers.files import code_digest, written_whole
 
 ROOMS = ("bundle_runtime", "datasets", "images")  # of this package: what reads and checks images and labels
@@ -107,7 +107,4 @@ def _metadata_classes() -> list[Any]:
 def _write(file: Path, content: Any) -> None:
     """Write a preprocessed case whole, unless another process is writing it."""
     with suppress(ExistingFileError), written_whole(file) as partial:
-        try:
-            torch.save(content, partial)
-        except (RuntimeError, OSError) as error:  # of torch's writer of archives, or of the system
-            raise InputError(f"{str(file)!r} cannot be written, is the disk full? {first_line(error)}") from error
+        torch.save(content, partial)

@@ -10,7 +10,6 @@ from ignite import distributed
 from ignite.handlers.checkpoint import BaseSaveHandler
 
 from medmixers.bundle_runtime.stack import one_line_in_command
-from medmixers.errors import InputError, first_line
 from medmixers.files import written_whole
 
 
@@ -34,10 +33,7 @@ class WholeFiles(BaseSaveHandler):
         if distributed.get_rank() > 0:
             return
         with written_whole(path) as partial:
-            try:
-                torch.save(checkpoint, partial)
-            except (RuntimeError, OSError) as error:  # of torch's writer of archives, or of the system
-                raise InputError(f"{str(path)!r} cannot be written, is the disk full? {first_line(error)}") from error
+            torch.save(checkpoint, partial)
 
     def remove(self, filename: str) -> None:
         """Delete a file that ignite no longer keeps."""

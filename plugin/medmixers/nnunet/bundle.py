@@ -38,7 +38,7 @@ from medmixers.bundles.render.parts import (
     weights_loader,
 )
 from medmixers.bundles.render.text import readable_json, render_markdown
-from medmixers.checkpoints import compact_copies, matching_weights, one_line_writes
+from medmixers.checkpoints import compact_copies, matching_weights
 from medmixers.errors import ExistingFileError, InputError, MissingFileError
 from medmixers.files import refuse_overwriting_inputs, written_whole
 from medmixers.nnunet.trained import (
@@ -100,7 +100,7 @@ def write_nnunet_bundle(
     announce("read the weights of all folds")
     weights = _weights(model, network)
     announce("write the bundle")
-    with written_whole(target) as partial, one_line_writes(target):
+    with written_whole(target) as partial:
         for path, text in texts.items():
             (partial / path).parent.mkdir(parents=True, exist_ok=True)
             (partial / path).write_text(text, encoding="utf-8")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medmixers.checkpoints import compact_copies, one_line_writes
+from medmixers.checkpoints import compact_copies
 from medmixers.errors import ExistingFileError, InputError, joined_lines
 from medmixers.files import refuse_overwriting_inputs, written_whole
 from medmixers.nnunet.environment import trainer_path
@@ -54,7 +54,7 @@ def make_portable(
     refuse_overwriting_inputs(target, [folder])
     announce("read the model")
     model = read_trained_model(folder, checkpoint=checkpoint)
-    with written_whole(target) as partial, one_line_writes(target):
+    with written_whole(target) as partial:
         announce("copy the weights")
         sizes = _copy(model, partial)
         _check_same(model, partial, announce)

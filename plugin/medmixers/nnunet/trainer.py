@@ -23,7 +23,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
 from medmixers.bundle_runtime.allocator import keep_freed_memory
-from medmixers.checkpoints import one_line_writes
 from medmixers.errors import InputError, end_in_one_line
 from medmixers.files import written_whole
 from medmixers.networks.weights import check_source, load_weights
@@ -155,7 +154,7 @@ class nnUNetTrainerMedMixers(nnUNetTrainer):
         """As nnU-Net does, but whole or not at all: a kill or a full disk leaves the checkpoint of before."""
         if self.local_rank != 0 or self.disable_checkpointing:
             return super().save_checkpoint(filename)
-        with written_whole(Path(filename)) as partial, one_line_writes(filename):
+        with written_whole(Path(filename)) as partial:
             super().save_checkpoint(str(partial))
 
 
