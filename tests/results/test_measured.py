@@ -22,7 +22,9 @@ import made_study
 from house import ROOT
 from medmixers import create_network, results
 from medmixers.errors import InputError
-from medmixers.results.measured_code import KERNELS, MEASURED_CODE, PACKAGE, kind_of, measured_code_digest, missing_code
+from medmixers.results.measured_code import (
+    KERNELS, MEASURED_CODE, PACKAGE, TRAINERS, kind_of, measured_code_digest, missing_code,
+)  # fmt: skip
 from medmixers.results.tables import TABLES, study_table
 
 COMMIT = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false", "commit", "-qm"]
@@ -90,6 +92,13 @@ def test_what_is_measured_is_in_the_digest():
         known = MEASURED_CODE[kind]
         assert {file for file in files if file not in known and file.split("/")[0] not in known} == set(), kind
         assert len(files) > 5
+
+
+def test_the_files_of_a_training_in_nnunet_are_in_the_digest():
+    code = "import sys, medmixers.nnunet.trainer_classes; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    used = {f"nnunet/{name.split('.')[2]}.py" for name in modules if name.startswith("medmixers.nnunet.")}
+    assert used == {file for file in TRAINERS if file.startswith("nnunet/") and file.endswith(".py")}
 
 
 def imported_kernels(file):

@@ -53,8 +53,12 @@ SEGFORMER = ("metaformer", "blocks", "segformer", "deep_supervision")
 TOKEN_UNETS = ("token_unet", "token_unet_released", "token_transformer", "token_mlp_mixer", "deep_supervision")
 RUNNING = ("bundle_runtime", "images", "datasets/image_files.py", "datasets/raw_format.py", "datasets/raw_checks.py")
 BENCHMARK = (*_networks(*CLASSIFIERS, *TOKEN_UNETS), *KEUTH, *CONVFORMER)
-NNUNET = ("nnunet", "bundle_runtime/allocator.py")
-IN_NNUNET = (*_networks(*SEGFORMER, *TOKEN_UNETS), *NNUNET)
+TRAINERS = (
+    "nnunet/accumulation.py", "nnunet/architecture.py", "nnunet/same_network.py", "nnunet/schedule.py",
+    "nnunet/strides.py", "nnunet/timed.py", "nnunet/trainer.py", "nnunet/trainer_classes.py", "nnunet/trainers",
+    "bundle_runtime/allocator.py",
+)  # fmt: skip
+IN_NNUNET = (*_networks(*SEGFORMER, *TOKEN_UNETS), "nnunet", "bundle_runtime/allocator.py")
 # kind of section, and clients.json -> files and folders of the package that its figures depend on
 MEASURED_CODE: Mapping[str, tuple[str, ...]] = {
     "benchmark": BENCHMARK,
@@ -76,8 +80,8 @@ MEASURED_CODE: Mapping[str, tuple[str, ...]] = {
     ),
     "demo": (*IN_NNUNET, *_mixers("identity", "grouped_conv"), *RUNNING),
     "compare_nnunet": (*IN_NNUNET, *KEUTH),
-    "laptop metaformer": (*_networks(*SEGFORMER), *_mixers("grouped_conv"), *NNUNET, "recipes.py"),
-    "laptop token_unet": (*_networks(*TOKEN_UNETS), *NNUNET, "recipes.py"),
+    "laptop metaformer": (*_networks(*SEGFORMER), *_mixers("grouped_conv"), *TRAINERS, "recipes.py"),
+    "laptop token_unet": (*_networks(*TOKEN_UNETS), *TRAINERS, "recipes.py"),
     "demo model": (*_networks(*TOKEN_UNETS), *RUNNING),
     "uncertainty": (*_networks(*SEGFORMER), *_mixers("grouped_conv"), *RUNNING, "clinic/uncertainty"),
     "flag": (*RUNNING, "clinic/uncertainty", "demo/subjects.py"),
