@@ -23,7 +23,13 @@ from house import ROOT
 from medmixers import create_network, results
 from medmixers.errors import InputError
 from medmixers.results.measured_code import (
-    KERNELS, MEASURED_CODE, PACKAGE, TRAINERS, kind_of, measured_code_digest, missing_code,
+    KERNELS,
+    MEASURED_CODE,
+    PACKAGE,
+    TRAINERS,
+    kind_of,
+    measured_code_digest,
+    missing_code,
 )  # fmt: skip
 from medmixers.results.tables import TABLES, study_table
 
