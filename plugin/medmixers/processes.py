@@ -24,11 +24,11 @@ def run_python(arguments: Sequence[str], **options: Any) -> subprocess.Completed
         Exit status and output as text.
     """
     command = [sys.executable, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, preexec_fn=_end_with_parent(), **options)
+    return subprocess.run(command, capture_output=True, text=True, preexec_fn=end_with_parent(), **options)
 
 
-def _end_with_parent() -> Callable[[], object] | None:
-    """What the new process calls first; None where the system has no such call."""
+def end_with_parent() -> Callable[[], object] | None:
+    """What a new process calls first (``preexec_fn``) to end with its parent; None where the system has no such call."""
     if sys.platform != "linux":
         return None
     return partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGTERM)

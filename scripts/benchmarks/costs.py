@@ -1,6 +1,6 @@
 """Time and memory of every network on a CPU, beside a peer that most people know.
 
-python scripts/benchmarks/costs.py                     # all networks, on 2 quiet cores
+python scripts/benchmarks/costs.py                     # all networks: 18 minutes on 2 quiet cores
 python scripts/benchmarks/costs.py --only token_unet   # those with this text in their name
 python scripts/benchmarks/costs.py --record            # all, then results/measured.json and the documents' tables
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medmixers.errors import InputError
+from medmixers.processes import end_with_parent
 from medmixers.study.engine.records import LOG, now_text, run_folder
 from medmixers.study.rows import NSD_TOLERANCE
 
@@ -120,7 +119,7 @@ class Job:
             place = log.tell()
             process = subprocess.Popen(
                 [str(word) for word in words], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                env=environment, pass_fds=[self.lock] if self.lock >= 0 else [], preexec_fn=_die_with_parent,
+                env=environment, pass_fds=[self.lock] if self.lock >= 0 else [], preexec_fn=end_with_parent(),
                 start_new_session=True,
             )  # fmt: skip
         try:
@@ -140,12 +139,6 @@ def device_variables(device: str) -> dict[str, str]:
     if device == "auto" or kind == "mps":
         return {}
     return {"CUDA_VISIBLE_DEVICES": number if kind == "cuda" else ""}
-
-
-def _die_with_parent() -> None:
-    """End this process when the job ends, by kill -9 too (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
