@@ -28,7 +28,7 @@ def run_python(arguments: Sequence[str], **options: Any) -> subprocess.Completed
 
 
 def end_with_parent() -> Callable[[], object] | None:
-    """What a new process calls first (``preexec_fn``) to end with its parent; None where the system has no such call."""
+    """What a new process calls first (``preexec_fn``) to end with its parent; None where the system lacks the call."""
     if sys.platform != "linux":
         return None
     return partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGTERM)
