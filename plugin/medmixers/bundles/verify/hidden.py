@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from importlib.metadata import PackageNotFoundError, distributions, packages_distributions, requires
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,24 @@ def environment_without_package(folder: Path, root: Path, metadata: Mapping[str,
         metadata: of the bundle; it names the requirements.
     """
     known = _with_dependencies([*BASE, *metadata["required_packages_version"]])
-    hidden = {name for name, owners in packages_distributions().items() if not known & set(map(_plain, owners))}
+    hidden = {name for name, owners in _owners().items() if not known & set(map(_plain, owners))}
     own = __name__.partition(".")[0]
     hidden -= {own, *sys.stdlib_module_names}  # a backport may be installed under the name of a standard module
     text = SITECUSTOMIZE.format(own=own, root=os.path.realpath(root), hidden=sorted(hidden))
     folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(text, encoding="utf-8")
     return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+def _owners() -> dict[str, list[str]]:
+    """Name that can be imported -> the packages that install it."""
+    owners = {name: list(packages) for name, packages in packages_distributions().items()}
+    if sys.version_info < (3, 11):  # there it leaves out packages without top_level.txt, such as scipy
+        for package in distributions():
+            if not package.read_text("top_level.txt"):
+                for name in {file.parts[0].removesuffix(".py") for file in package.files or ()}:
+                    owners.setdefault(name, []).append(package.metadata["Name"])
+    return owners
 
 
 def _with_dependencies(names: Iterable[str]) -> set[str]:
