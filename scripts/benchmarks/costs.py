@@ -39,32 +39,27 @@ ROUNDS = 2  # of short passes, so that what else the machine does meets all netw
 BETWEEN = 8  # networks between two visits of their peer
 
 
-def cost_figures(
-    names: Sequence[str],
-    *,
-    sizes: Mapping[str, Mapping[int, tuple[int, ...]]] = SIZES,
-    announce: Callable[[str], None] = lambda line: None,
-) -> list[dict[str, Any]]:
+def cost_figures(names: Sequence[str], *, announce: Callable[[str], None] = lambda line: None) -> list[dict[str, Any]]:
     """Measure networks and the peers of their tasks.
 
     Args:
         names: of networks.
-        sizes: of the image, per task and number of dimensions.
         announce: gets a line per network.
 
     Returns:
         One row per network, number of dimensions and pass: ``network``, ``task``, ``dims``, ``pass``, ``ms`` of each
         repeat and ``peak_mib`` above weights, gradients and input. A network has no rows for a form that it lacks.
     """
+    forms = [(name, dims) for name in names for dims in IN_CHANNELS if count_parameters(name, dims) is not None]
     rows: dict[tuple[str, int, str], dict[str, Any]] = {}
-    for number, task, dims in product(range(ROUNDS), sizes, (2, 3)):
-        asked = [name for name in names if NETWORKS[name].task == task and count_parameters(name, dims) is not None]
+    for number, task, dims in product(range(ROUNDS), SIZES, IN_CHANNELS):
+        asked = [name for name in names if NETWORKS[name].task == task and (name, dims) in forms]
         for network in with_peer(asked, PEERS[task][dims]):
             for name in PASSES:
                 known = rows.get((network, dims, name))
                 if number and known and min(known["ms"]) > 1000 * QUICK:
                     continue
-                found = in_fresh_process(measure, network, sizes[task][dims], name)
+                found = in_fresh_process(measure, network, SIZES[task][dims], name)
                 if known is None:
                     key = {"network": network, "task": task, "dims": dims, "pass": name}
                     rows[network, dims, name] = {**key, **found}

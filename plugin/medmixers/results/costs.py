@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Any
 
-from medmixers.results.markdown import duration, markdown
+from medmixers.results.markdown import markdown, time_and_memory
 
 # task -> number of dimensions -> the network that the others of this task stand beside
 PEERS: Mapping[str, Mapping[int, str]] = {
@@ -39,7 +39,7 @@ def cost(row: Row | None, peer: Row | None) -> str:
     if row is None:
         return "-"
     peak = row["peak_mib"]
-    text = duration(median(row["ms"])) + ("" if peak is None else f", {peak:.0f} MiB")
+    text = time_and_memory(row["ms"], peak)
     if peer is None or row is peer:
         return text
     text += f": **{median(peer['ms']) / median(row['ms']):.2f}**"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from statistics import median
 
 
 def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -12,6 +13,8 @@ def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def duration(milliseconds: float) -> str:
-    """In seconds from one second on."""
-    return f"{milliseconds / 1000:.1f} s" if milliseconds >= 1000 else f"{milliseconds:.3g} ms"
+def time_and_memory(milliseconds: Iterable[float], peak_mib: float | None) -> str:
+    """Median of the times, in seconds from one second on, and the peak where it is known."""
+    middle = median(milliseconds)
+    time = f"{middle / 1000:.1f} s" if middle >= 1000 else f"{middle:.3g} ms"
+    return time if peak_mib is None else f"{time}, {peak_mib:.0f} MiB"

@@ -7,7 +7,7 @@ from math import log, prod
 from statistics import median
 from typing import Any
 
-from medmixers.results.markdown import duration, markdown
+from medmixers.results.markdown import markdown, time_and_memory
 
 QUADRATIC = ("global_attention", "random_mixing")  # mixers whose time grows with tokens squared
 FITTED = 3  # largest sizes that an exponent is fitted to
@@ -126,8 +126,7 @@ def loading_table(figures: Iterable[Row]) -> str:
 def _cell(row: Row) -> str:
     if "left_out" in row:
         return f"left out: {row['left_out']}"
-    peak = "" if row["peak_mib"] is None else f", {row['peak_mib']:.0f} MiB"
-    return f"{duration(median(row['ms']))}{peak}"
+    return time_and_memory(row["ms"], row["peak_mib"])
 
 
 def _number(value: float | None) -> str:
