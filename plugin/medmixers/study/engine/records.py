@@ -46,7 +46,7 @@ def read_json(file: Path) -> Any:
     except FileNotFoundError:
         return None
     except ValueError as error:  # UnicodeDecodeError is one
-        raise InputError(f"{file} is damaged: {error}; restore it, or remove {file.parent}") from None
+        raise InputError(f"{file} is damaged: {error}; restore it, or remove it") from None
 
 
 def run_folder(study: Path, job: str) -> Path:
