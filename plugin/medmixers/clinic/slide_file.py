@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -195,12 +196,17 @@ def write_label_map(
                 shape=view.shape,
                 dtype=np.uint8,
                 subfiletype=int(level > 0),
-                resolution=[10000 / (each * step) for each in mpp],
+                resolution=[_rational(10000 / (each * step)) for each in mpp],
                 resolutionunit="CENTIMETER",
                 description=None if level else json.dumps(record),
                 metadata=None,
                 **options,
             )
+
+
+def _rational(value: float) -> tuple[int, int]:
+    """As TIFF holds it, in 32 bits each: tifffile of 2025 rounds a number to five digits."""
+    return Fraction(value).limit_denominator(1000).as_integer_ratio()
 
 
 def tiles(labels: NDArray[Any], touched: Callable[[int], None]) -> Iterator[Pixels]:
